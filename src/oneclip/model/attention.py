@@ -1,0 +1,153 @@
+"""Multi-head attention under the published parameter names.
+
+Shapes: B batch, L query tokens, S key tokens, C width, H heads, E = C / H.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneclip.errors import ConfigError
+from oneclip.model.layers import LayerNorm
+
+MAX_LOGIT_SCALE = math.log(1.0 / 0.01)  # bound of the learned temperature of cosine attention (Liu et al. 2022, Swin V2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; over its own input, or over a context of another width.
+
+    The parameters are named as those of `nn.MultiheadAttention`: `in_proj_weight`, `in_proj_bias`,
+    `out_proj.weight`, `out_proj.bias`, and `q_proj_weight`, `k_proj_weight`, `v_proj_weight` when the context's width
+    differs.
+
+    Args:
+        dim: C.
+        num_heads: H, a divisor of C.
+        context_dim: width of the keys' and values' input, C when None.
+        qk_norm: normalise queries and keys per head (Dehghani et al. 2023).
+        scaled_cosine: cosine attention with a learned temperature per head (Liu et al. 2022, Swin V2).
+        scale_heads: a learned factor per head on the output (Shleifer et al. 2021, NormFormer).
+        inner_norm: normalise before the output projection (Wang et al. 2022, Foundation Transformers).
+        norm_layer: makes a norm from a width.
+
+    Raises:
+        ConfigError: if H does not divide C, or both `qk_norm` and `scaled_cosine` are asked for.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        context_dim: int | None = None,
+        qk_norm: bool = False,
+        scaled_cosine: bool = False,
+        scale_heads: bool = False,
+        inner_norm: bool = False,
+        norm_layer: Callable[[int], nn.Module] = LayerNorm,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ConfigError(f"attention of width {dim} cannot be split into {num_heads} heads of equal width")
+        if qk_norm and scaled_cosine:
+            raise ConfigError("qk_norm and scaled_cosine_attn both rescale queries and keys: choose one")
+        self.embed_dim = dim
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        context_dim = context_dim or dim
+        if context_dim == dim:
+            self.in_proj_weight = nn.Parameter(torch.randn(3 * dim, dim) * self.head_dim**-0.5)
+            for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+                self.register_parameter(name, None)
+        else:
+            self.register_parameter("in_proj_weight", None)
+            self.q_proj_weight = nn.Parameter(torch.randn(dim, dim) * self.head_dim**-0.5)
+            self.k_proj_weight = nn.Parameter(torch.randn(dim, context_dim) * self.head_dim**-0.5)
+            self.v_proj_weight = nn.Parameter(torch.randn(dim, context_dim) * self.head_dim**-0.5)
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.ln_q = norm_layer(self.head_dim) if qk_norm else nn.Identity()
+        self.ln_k = norm_layer(self.head_dim) if qk_norm else nn.Identity()
+        log_ten = torch.full((num_heads, 1, 1), math.log(10.0))
+        self.register_parameter("logit_scale", nn.Parameter(log_ten) if scaled_cosine else None)
+        self.register_parameter("head_scale", nn.Parameter(torch.ones(num_heads, 1, 1)) if scale_heads else None)
+        self.ln_inner = norm_layer(dim) if inner_norm else nn.Identity()
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, L, C) what the queries are made of.
+            context: (B, S, context_dim) what the keys and values are made of; `x` when None.
+            attn_mask: added to the attention logits, broadcastable to (B, H, L, S).
+
+        Returns:
+            (B, L, C).
+        """
+        q, k, v = self.project(x, context)
+        mask = attn_mask.to(q.dtype) if attn_mask is not None else None
+        if self.logit_scale is not None:
+            scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()  # (H, 1, 1)
+            q, k = F.normalize(q, dim=-1) * scale.to(q.dtype), F.normalize(k, dim=-1)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        else:
+            y = F.scaled_dot_product_attention(self.ln_q(q), self.ln_k(k), v, attn_mask=mask)  # (B, H, L, E)
+        if self.head_scale is not None:
+            y = y * self.head_scale
+        y = y.transpose(1, 2).reshape(x.shape[0], x.shape[1], self.embed_dim)
+        out: Tensor = self.out_proj(self.ln_inner(y))
+        return out
+
+    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, E), keys and values (B, H, S, E)."""
+        if self.in_proj_weight is not None:
+            if context is None:
+                q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            else:
+                c = self.embed_dim
+                q = F.linear(x, self.in_proj_weight[:c], self.in_proj_bias[:c])
+                k, v = F.linear(context, self.in_proj_weight[c:], self.in_proj_bias[c:]).chunk(2, dim=-1)
+        else:
+            source = x if context is None else context
+            q_bias, k_bias, v_bias = self.in_proj_bias.chunk(3)
+            q = F.linear(x, self.q_proj_weight, q_bias)
+            k, v = F.linear(source, self.k_proj_weight, k_bias), F.linear(source, self.v_proj_weight, v_bias)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, H, L, E)."""
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
+
+
+class AttentionalPooler(nn.Module):
+    """Pool tokens by attention from learned queries (Yu et al. 2022, CoCa, section 3.2).
+
+    Args:
+        d_model: width of queries and output.
+        context_dim: width of the tokens.
+        n_head: heads.
+        n_queries: Q, how many vectors come out.
+        norm_layer: makes a norm from a width.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        context_dim: int,
+        n_head: int = 8,
+        n_queries: int = 256,
+        norm_layer: Callable[[int], nn.Module] = LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(n_queries, d_model))
+        self.attn = Attention(d_model, n_head, context_dim=context_dim)
+        self.ln_q = norm_layer(d_model)
+        self.ln_k = norm_layer(context_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, context_dim) -> (B, Q, d_model)."""
+        query = self.ln_q(self.query).to(x.dtype).expand(x.shape[0], -1, -1)
+        out: Tensor = self.attn(query, self.ln_k(x))
+        return out

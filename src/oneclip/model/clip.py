@@ -1,0 +1,304 @@
+"""The dual encoder: pictures and captions into one space.
+
+Shapes: B batch, N pictures, M captions, L tokens, D joint embedding.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg
+from oneclip.errors import ConfigError
+from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
+from oneclip.model.text import TextTower, may_trim
+
+Outputs = dict[str, Any] | tuple[Any, ...]
+
+
+class DualEncoder(nn.Module):
+    """What `CLIP` and `CustomTextCLIP` share: a visual tower, a temperature, and all that takes features from both."""
+
+    visual: nn.Module
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
+    output_dict: bool
+
+    def _init_dual(
+        self,
+        embed_dim: int,
+        vision_cfg: CLIPVisionCfg | Mapping[str, Any],
+        quick_gelu: bool,
+        init_logit_scale: float,
+        init_logit_bias: float | None,
+        nonscalar_logit_scale: bool,
+        output_dict: bool,
+    ) -> None:
+        self.output_dict = output_dict
+        self.visual = build_visual_tower(embed_dim, _as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
+        shape = [1] if nonscalar_logit_scale else []
+        self.logit_scale = nn.Parameter(torch.full(shape, float(init_logit_scale)))
+        bias = nn.Parameter(torch.full(shape, float(init_logit_bias))) if init_logit_bias is not None else None
+        self.register_parameter("logit_bias", bias)
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """Encode pictures.
+
+        Args:
+            image: (B, 3, H, W), preprocessed.
+            normalize: make each feature vector of unit length.
+
+        Returns:
+            (B, D).
+        """
+        features = self.visual(image)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    @abstractmethod
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """Encode captions.
+
+        Args:
+            text: (B, L) token ids, L up to the context length.
+            normalize: make each feature vector of unit length.
+
+        Returns:
+            (B, D).
+        """
+
+    def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine similarity times the temperature, plus the bias if there is one.
+
+        Args:
+            image: (N, 3, H, W).
+            text: (M, L).
+
+        Returns:
+            (N, M) logits for each picture, and their transpose (M, N) for each caption.
+        """
+        return self._logits(self.encode_image(image, normalize=True), self.encode_text(text, normalize=True))
+
+    def _logits(self, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
+        image_logits = self.logit_scale.exp() * image_features @ text_features.T
+        if self.logit_bias is not None:
+            image_logits = image_logits + self.logit_bias
+        return image_logits, image_logits.T
+
+    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Outputs:
+        """Encode what is given, normalised.
+
+        Args:
+            image: (N, 3, H, W).
+            text: (M, L).
+
+        Returns:
+            With `output_dict`, a dict of `image_features` (N, D), `text_features` (M, D), `logit_scale` exponentiated, and
+            `logit_bias` if there is one; else the tuple of those three or four. What was not given is None.
+        """
+        image_features = self.encode_image(image, normalize=True) if image is not None else None
+        text_features = self.encode_text(text, normalize=True) if text is not None else None
+        scale = self.logit_scale.exp()
+        if self.output_dict:
+            output = {"image_features": image_features, "text_features": text_features, "logit_scale": scale}
+            return output if self.logit_bias is None else {**output, "logit_bias": self.logit_bias}
+        if self.logit_bias is None:
+            return image_features, text_features, scale
+        return image_features, text_features, scale, self.logit_bias
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        image: Tensor | None = None,
+        text: Tensor | None = None,
+        image_indices: int | list[int] | None = None,
+        text_indices: int | list[int] | None = None,
+        stop_early: bool = False,
+        normalize: bool = True,
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        image_output_fmt: str = "NCHW",
+        image_output_extra_tokens: bool = False,
+        text_output_fmt: str = "NLC",
+        text_output_extra_tokens: bool = False,
+        output_logits: bool = False,
+        output_logit_scale_bias: bool = False,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """Encode what is given and keep what chosen blocks of each tower gave.
+
+        Args:
+            image: (N, 3, H, W).
+            text: (M, L).
+            image_indices: which blocks of the visual tower: all (None), the last n (int), or those listed.
+            text_indices: likewise, of the text tower.
+            stop_early: with `intermediates_only`, compute nothing past the last block chosen in each tower.
+            normalize: make the features of unit length.
+            normalize_intermediates: apply each tower's final norm to its intermediates.
+            intermediates_only: leave out features and logits.
+            image_output_fmt: "NCHW" or "NLC".
+            image_output_extra_tokens: also give `image_intermediates_prefix`.
+            text_output_fmt: "NLC".
+            text_output_extra_tokens: also give `text_intermediates_suffix`, where the tower has a class token.
+            output_logits: also give `image_logits` (N, M) and `text_logits` (M, N), of normalised or raw features as
+                `normalize` says.
+            output_logit_scale_bias: also give `logit_scale`, exponentiated, and `logit_bias` if there is one.
+
+        Returns:
+            A dict of what was asked for: `image_intermediates`, `image_features`, `text_intermediates`,
+            `text_features`, and the keys named above.
+
+        Raises:
+            ConfigError: if logits are asked for without both inputs, or an index or format is not known.
+        """
+        output_logits = output_logits and not intermediates_only
+        if output_logits and (image is None or text is None):
+            raise ConfigError("logits compare pictures with captions: give both image and text")
+        output: dict[str, Any] = {}
+        common = (stop_early, normalize_intermediates, intermediates_only)
+        if image is not None:
+            tower = cast(Any, self.visual)
+            extra = (image_output_fmt, image_output_extra_tokens)
+            output.update(tower.forward_intermediates(image, image_indices, *common, *extra))
+        if text is not None:
+            output.update(
+                self._text_tower()._text_intermediates(
+                    text, text_indices, *common, text_output_fmt, text_output_extra_tokens
+                )
+            )
+        if normalize and not intermediates_only:
+            for key in ("image_features", "text_features"):
+                if key in output:
+                    output[key] = F.normalize(output[key], dim=-1)
+        if output_logits:
+            image_logits, text_logits = self._logits(output["image_features"], output["text_features"])
+            output.update(image_logits=image_logits, text_logits=text_logits)
+        if output_logit_scale_bias:
+            output["logit_scale"] = self.logit_scale.exp()
+            if self.logit_bias is not None:
+                output["logit_bias"] = self.logit_bias
+        return output
+
+    @torch.jit.ignore
+    def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the visual tower but for its last groups (Zhai et al. 2022, LiT); see the tower's `lock`."""
+        cast(Any, self.visual).lock(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
+
+    @torch.jit.ignore
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the text tower but for its last groups; see `TextTransformer.lock`."""
+        self._text_tower()._lock_text(unlocked_layers, freeze_layer_norm)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations, in both towers."""
+        cast(Any, self.visual).set_grad_checkpointing(enable)
+        self._text_tower().transformer.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
+        of_visual = getattr(self.visual, "no_weight_decay", set)()
+        return {f"visual.{name}" for name in of_visual}
+
+    @abstractmethod
+    def _text_tower(self) -> TextTower:
+        """What holds the text tower's parameters: the model itself, or its `text`."""
+
+
+class CLIP(DualEncoder, TextTower):
+    """A dual encoder whose text tower lies flat in it, as in the published checkpoints of OpenAI and OpenCLIP.
+
+    Args:
+        embed_dim: D.
+        vision_cfg: the visual tower, as a configuration or a mapping of its fields.
+        text_cfg: the text tower, likewise.
+        quick_gelu: the activation of OpenAI's weights.
+        init_logit_scale: logarithm of the temperature at the start of training.
+        init_logit_bias: added to the logits (Zhai et al. 2023, SigLIP); None for none.
+        nonscalar_logit_scale: give temperature and bias the shape (1,), as some sharding wrappers need.
+        cast_dtype: accepted for older programs; norms here always compute in the precision of their own weights.
+        output_dict: whether `forward` gives a dict.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: CLIPVisionCfg | Mapping[str, Any],
+        text_cfg: CLIPTextCfg | Mapping[str, Any],
+        quick_gelu: bool = False,
+        init_logit_scale: float = INIT_LOGIT_SCALE,
+        init_logit_bias: float | None = None,
+        nonscalar_logit_scale: bool = False,
+        cast_dtype: torch.dtype | None = None,
+        output_dict: bool = False,
+    ) -> None:
+        super().__init__()
+        text = _as_cfg(CLIPTextCfg, text_cfg)
+        check_text_is_native(text)
+        if text.embed_cls:
+            raise ConfigError("a text tower with a class token is a module of its own: build a CustomTextCLIP")
+        self._init_dual(
+            embed_dim, vision_cfg, quick_gelu, init_logit_scale, init_logit_bias, nonscalar_logit_scale, output_dict
+        )
+        self._init_text(text, embed_dim, quick_gelu)
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        if may_trim():
+            text = self.trim(text)
+        features, _ = self._encode(text)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | {"positional_embedding"}
+
+    @torch.jit.ignore
+    def _text_tower(self) -> TextTower:
+        return self
+
+
+class CustomTextCLIP(DualEncoder):
+    """A dual encoder whose text tower is a module of its own, `text`; arguments as for `CLIP`."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: CLIPVisionCfg | Mapping[str, Any],
+        text_cfg: CLIPTextCfg | Mapping[str, Any],
+        quick_gelu: bool = False,
+        init_logit_scale: float = INIT_LOGIT_SCALE,
+        init_logit_bias: float | None = None,
+        nonscalar_logit_scale: bool = False,
+        cast_dtype: torch.dtype | None = None,
+        output_dict: bool = False,
+    ) -> None:
+        super().__init__()
+        self._init_dual(
+            embed_dim, vision_cfg, quick_gelu, init_logit_scale, init_logit_bias, nonscalar_logit_scale, output_dict
+        )
+        self.text = build_text_tower(embed_dim, _as_cfg(CLIPTextCfg, text_cfg), quick_gelu)
+        self.context_length = self.text.context_length
+        self.vocab_size = self.text.vocab_size
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        features = self.text(text)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    @torch.jit.ignore
+    def trim(self, text: Tensor) -> Tensor:
+        """Cut off the token ids that cannot change the features, see `TextTower.trim`."""
+        return text if self.text.output_tokens else self.text.trim(text)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | {f"text.{name}" for name in self.text.no_weight_decay()}
+
+    @torch.jit.ignore
+    def _text_tower(self) -> TextTower:
+        return self.text
+
+
+def _as_cfg(kind: Any, value: Any) -> Any:
+    return kind.from_dict(value) if isinstance(value, Mapping) else value

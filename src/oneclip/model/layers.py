@@ -1,0 +1,90 @@
+"""The small parts that towers are made of: norm, activation, layer scale, patch dropout.
+
+Shapes: B batch, L tokens, C width.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm in the precision of its own weights, given back in the precision of its input.
+
+    fp16 or bf16 activations under fp32 norm weights are thus normalised in fp32, as OpenAI's models expect.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last dimension of `input`, (..., C) -> (..., C)."""
+        x = F.layer_norm(input.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.to(input.dtype)
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), the approximation that OpenAI's models were trained with (Hendrycks & Gimpel 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, dim: int, init_value: float = 1e-5) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(init_value * torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return x * self.gamma
+
+
+class PatchDropout(nn.Module):
+    """In training, keep a random subset of the patches and always the class token (Li et al. 2022, FLIP).
+
+    Args:
+        prob: the share of patches left out, 0 <= prob < 1.
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        super().__init__()
+        self.prob = prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1 + N, C) -> (B, 1 + max(1, int(N (1 - prob))), C) in training, unchanged otherwise."""
+        if not self.training or self.prob == 0.0:
+            return x
+        class_token, patches = x[:, :1], x[:, 1:]
+        kept = max(1, int(patches.shape[1] * (1 - self.prob)))
+        chosen = torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices  # (B, kept)
+        rows = torch.arange(patches.shape[0], device=x.device)[:, None]
+        return torch.cat([class_token, patches[rows, chosen]], dim=1)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics never move, whatever the mode; parameter names as in `nn.BatchNorm2d`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), by the running statistics."""
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def freeze_batch_norm(module: nn.Module, keep: Collection[nn.Module] = ()) -> None:
+    """Replace every batch norm below `module`, but for those below `keep`, by a frozen one that shares its tensors."""
+    for name, child in module.named_children():
+        if child in keep:
+            continue
+        if isinstance(child, nn.BatchNorm2d) and not isinstance(child, FrozenBatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps, device="meta")
+            frozen._parameters, frozen._buffers = child._parameters, child._buffers
+            setattr(module, name, frozen.train(child.training))
+        else:
+            freeze_batch_norm(child, keep)
+
+
+def make_activation(quick_gelu: bool, act_kwargs: dict[str, str] | None) -> nn.Module:
+    """QuickGELU or GELU with the keyword arguments of `nn.GELU` (`{"approximate": "tanh"}`)."""
+    return QuickGELU() if quick_gelu else nn.GELU(**(act_kwargs or {}))

@@ -1,0 +1,281 @@
+"""ResNet visual tower: pictures to feature vectors (Radford et al. 2021, section 2.4).
+
+Shapes: B batch, (H, W) pixels or cells, C channels, D joint embedding.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from oneclip.errors import ConfigError, ShapeError
+from oneclip.model.layers import freeze_batch_norm
+from oneclip.model.locking import unlock_last
+from oneclip.model.transformer import take_indices
+
+
+class Bottleneck(nn.Module):
+    """Bottleneck block that averages where others stride, so that nothing aliases."""
+
+    expansion = 4
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        out = planes * self.expansion
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(planes, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or inplanes != out:
+            self.downsample = nn.Sequential(
+                OrderedDict[str, nn.Module](
+                    {"-1": nn.AvgPool2d(stride), "0": nn.Conv2d(inplanes, out, 1, bias=False), "1": nn.BatchNorm2d(out)}
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(self.avgpool(out)))
+        x = self.relu(out + self.downsample(x))
+        return x
+
+
+class AttentionPool2d(nn.Module):
+    """Pool a feature map by attention from its mean.
+
+    Args:
+        spacial_dim: side of the map, in cells.
+        embed_dim: C, channels of the map.
+        num_heads: heads.
+        output_dim: D.
+    """
+
+    def __init__(self, spacial_dim: int, embed_dim: int, num_heads: int, output_dim: int | None = None) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ConfigError(f"attention of width {embed_dim} cannot be split into {num_heads} heads of equal width")
+        self.positional_embedding = nn.Parameter(torch.randn(spacial_dim**2 + 1, embed_dim) / embed_dim**0.5)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.c_proj = nn.Linear(embed_dim, output_dim or embed_dim)
+        self.num_heads = num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D). Only the mean asks; the cells' own queries would be thrown away."""
+        x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # (B, HW + 1, C)
+        x = x + self.positional_embedding.to(x.dtype)
+        q, k, v = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
+        heads = (x.shape[0], -1, self.num_heads, x.shape[2] // self.num_heads)
+        q, k, v = q.reshape(heads).transpose(1, 2), k.reshape(heads).transpose(1, 2), v.reshape(heads).transpose(1, 2)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, 1, E)
+        out: Tensor = self.c_proj(x.transpose(1, 2).flatten(1))
+        return out
+
+
+class ModifiedResNet(nn.Module):
+    """ResNet with a stem of three convolutions, antialiased strides and attention pooling.
+
+    Args:
+        layers: blocks in each of the four stages.
+        output_dim: D.
+        heads: heads of the attention pool.
+        image_size: side of the pictures, in pixels; (height, width) must be equal.
+        width: channels after the stem.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        output_dim: int,
+        heads: int,
+        image_size: int | tuple[int, int] = 224,
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4:
+            raise ConfigError(f"a ResNet tower has four stages; layers is {list(layers)}")
+        self.output_dim = output_dim
+        self.image_size = image_size
+        height, side = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if height != side:
+            raise ConfigError(f"a ResNet tower takes square pictures; image_size is {image_size}")
+        self.side = side
+
+        self.conv1 = nn.Conv2d(3, width // 2, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, kernel_size=3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AvgPool2d(2)
+
+        self.layer1 = _stage(width, width, layers[0])
+        self.layer2 = _stage(width * 4, width * 2, layers[1], stride=2)
+        self.layer3 = _stage(width * 8, width * 4, layers[2], stride=2)
+        self.layer4 = _stage(width * 16, width * 8, layers[3], stride=2)
+        self.attnpool = AttentionPool2d(side // 32, width * 32, heads, output_dim)
+        self.grad_checkpointing = False
+        self.init_parameters()
+
+    def init_parameters(self) -> None:
+        """Begin each residual branch at zero, and the attention pool at unit variance."""
+        std = self.attnpool.c_proj.in_features**-0.5
+        for linear in (self.attnpool.q_proj, self.attnpool.k_proj, self.attnpool.v_proj, self.attnpool.c_proj):
+            nn.init.normal_(linear.weight, std=std)
+        for block in self.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.bn3.weight)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, width, H / 4, W / 4)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(self.bn3(self.conv3(x)))
+        x = self.avgpool(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode pictures, (B, 3, S, S) -> (B, D), not normalised.
+
+        Raises:
+            ShapeError: if the pictures are not of the tower's size.
+        """
+        if torch.jit.is_scripting():
+            x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+        else:
+            self._check(x)
+            for stage in self._stages():
+                x = self._run(stage, x)
+        x = self.attnpool(x)
+        return x
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        stop_early: bool = False,
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        output_fmt: str = "NCHW",
+        output_extra_tokens: bool = False,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """Encode pictures and keep the feature maps of chosen stages: 0 the stem, 1 to 4 the residual stages.
+
+        Args:
+            x: (B, 3, S, S).
+            indices: which stages, see `take_indices`.
+            stop_early: with `intermediates_only`, compute nothing past the last stage chosen.
+            normalize_intermediates: without effect, this tower has no final norm.
+            intermediates_only: leave out `image_features`.
+            output_fmt: "NCHW" maps (B, C, H, W), or "NLC" tokens (B, HW, C).
+            output_extra_tokens: without effect, this tower has no prefix tokens.
+
+        Returns:
+            `image_intermediates`, and `image_features` (B, D) unless left out.
+        """
+        check_output_format(output_fmt, ("NCHW", "NLC"))
+        self._check(x)
+        stages = self._stages()
+        chosen = take_indices(len(stages), indices)
+        last = max(chosen) if stop_early and intermediates_only else len(stages) - 1
+        kept = []
+        for index, stage in enumerate(stages[: last + 1]):
+            x = self._run(stage, x)
+            if index in chosen:
+                kept.append(x.flatten(2).transpose(1, 2) if output_fmt == "NLC" else x)
+        output: dict[str, Tensor | list[Tensor]] = {"image_intermediates": kept}
+        if not intermediates_only:
+            output["image_features"] = self.attnpool(x)
+        return output
+
+    @torch.jit.ignore
+    def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the tower but for its last groups: stem, four stages, attention pool (Zhai et al. 2022, LiT).
+
+        Args:
+            unlocked_groups: how many groups stay trainable, from the end.
+            freeze_bn_stats: also hold the batch norm statistics of the frozen groups still.
+        """
+        stem: list[nn.Module] = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
+        groups = [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4], [self.attnpool]]
+        unlock_last(groups, unlocked_groups)
+        if freeze_bn_stats:
+            unlocked = groups[max(0, len(groups) - unlocked_groups) :]
+            freeze_batch_norm(self, keep=[module for group in unlocked for module in group])
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each stage in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def _stages(self) -> list[nn.Module]:
+        return [_Stem(self), self.layer1, self.layer2, self.layer3, self.layer4]
+
+    @torch.jit.ignore
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if not self.grad_checkpointing:
+            out: Tensor = stage(x)
+            return out
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _statistics_kept(self)
+
+        out = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
+        return out
+
+    @torch.jit.ignore
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != (self.side, self.side):
+            raise ShapeError(f"the visual tower takes pictures (B, 3, {self.side}, {self.side}); found {tuple(x.shape)}")
+
+
+class _Stem:
+    """The stem as something to call, without becoming a second owner of its modules."""
+
+    def __init__(self, tower: ModifiedResNet) -> None:
+        self.tower = tower
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.tower.stem(x)
+
+
+@contextmanager
+def _statistics_kept(tower: nn.Module) -> Iterator[None]:
+    """Let a recomputation in the backward pass leave the batch norm statistics alone."""
+    norms = [m for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
+
+
+def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
+    first = Bottleneck(inplanes, planes, stride)
+    return nn.Sequential(first, *[Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(1, blocks)])
+
+
+def check_output_format(found: str, known: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `found` is one of the formats that a tower can give."""
+    if found not in known:
+        raise ConfigError(f"output format {found!r} is not one of {', '.join(known)}")

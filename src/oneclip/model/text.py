@@ -1,0 +1,338 @@
+"""Text tower: token ids to one feature vector a caption.
+
+Shapes: B batch, L tokens, C width, H heads, D joint embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from oneclip.config import CLIPTextCfg
+from oneclip.errors import ConfigError, ShapeError
+from oneclip.model.locking import Part, unlock_last
+from oneclip.model.resnet import check_output_format
+from oneclip.model.transformer import BlockCfg, Transformer
+
+POOL_TYPES = ("argmax", "eos", "first", "last", "none")
+
+
+class TextTower(nn.Module):
+    """What the stand-alone text tower and the flat `CLIP` share: the parameters and the forward of a text tower.
+
+    A subclass calls `_init_text` in its constructor; the parameters are then its own, under their published names.
+    """
+
+    transformer: Transformer
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter
+    ln_final: nn.Module
+    text_projection: nn.Parameter | nn.Linear | None
+    cls_emb: nn.Parameter | None
+    attn_mask: Tensor | None
+
+    def _init_text(
+        self,
+        cfg: CLIPTextCfg,
+        embed_dim: int | None,
+        quick_gelu: bool,
+        use_pad_mask: bool = False,
+        correct_cls_mask: bool = False,
+    ) -> None:
+        if cfg.pool_type not in POOL_TYPES:
+            raise ConfigError(f"pool_type of the text tower is {cfg.pool_type!r}; expected one of {', '.join(POOL_TYPES)}")
+        if cfg.proj_type not in ("linear", "none"):
+            raise ConfigError(f"proj_type of the text tower is {cfg.proj_type!r}; expected 'linear' or 'none'")
+        blocks = BlockCfg.of_tower(cfg, cfg.heads, quick_gelu)
+        self.context_length = cfg.context_length
+        self.vocab_size = cfg.vocab_size
+        self.text_pool_type = cfg.pool_type
+        self.text_eos_id = cfg.eos_id
+        self.pad_id = cfg.pad_id
+        self.use_pad_mask = use_pad_mask and cfg.no_causal_mask
+        self.correct_cls_mask = correct_cls_mask
+
+        positions = cfg.context_length + int(cfg.embed_cls)
+        self.token_embedding = nn.Embedding(cfg.vocab_size, cfg.width)
+        self.register_parameter("cls_emb", nn.Parameter(torch.empty(cfg.width)) if cfg.embed_cls else None)
+        self.positional_embedding = nn.Parameter(torch.empty(positions, cfg.width))
+        self.transformer = Transformer(blocks, cfg.layers)
+        self.ln_final = blocks.norm_layer(cfg.width)
+        causal = None if cfg.no_causal_mask else torch.full((positions, positions), float("-inf")).triu_(1)
+        self.register_buffer("attn_mask", causal, persistent=False)
+        if cfg.proj_type == "none" or not embed_dim:
+            self.register_parameter("text_projection", None)
+        elif cfg.proj_bias:
+            self.text_projection = nn.Linear(cfg.width, embed_dim)
+        else:
+            self.text_projection = nn.Parameter(torch.empty(cfg.width, embed_dim))
+        self._init_text_parameters()
+
+    @torch.jit.ignore
+    def _init_text_parameters(self) -> None:
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        if self.cls_emb is not None:
+            nn.init.normal_(self.cls_emb, std=0.01)
+        self.transformer.init_parameters()
+        std = self.transformer.width**-0.5
+        if isinstance(self.text_projection, nn.Linear):
+            nn.init.normal_(self.text_projection.weight, std=std)
+            nn.init.zeros_(self.text_projection.bias)
+        elif self.text_projection is not None:
+            nn.init.normal_(self.text_projection, std=std)
+
+    def _encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions (B, L) to features (B, D), not normalised, and their tokens (B, L, C)."""
+        x, mask = self._embed_text(text)
+        x = self._run_text_blocks(x, mask)
+        return self._pool_text(x, text)
+
+    def _embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Captions (B, L) to tokens (B, L or L + 1, C), and what is added to the attention logits, if anything."""
+        length = text.shape[1]
+        if not torch.jit.is_scripting():
+            self._check_text(text)
+        dtype = self.transformer.get_cast_dtype()
+        x = self.token_embedding(text).to(dtype)  # (B, L, C)
+        if self.cls_emb is not None:
+            class_token = self.cls_emb.to(dtype).expand(x.shape[0], 1, -1)
+            x = torch.cat([x, class_token], dim=1)
+            length += 1
+        x = x + self.positional_embedding[:length].to(dtype)
+        mask = self.attn_mask
+        if mask is not None:
+            mask = mask[:length, :length]
+        if self.use_pad_mask or self.cls_emb is not None:
+            padding = self._padding_mask(text, dtype)
+            mask = padding if mask is None else mask.to(dtype) + padding
+        return x, mask
+
+    def _run_text_blocks(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        x = self.transformer(x, attn_mask=mask)
+        return x
+
+    def _padding_mask(self, text: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 1, 1, L or L + 1): minus infinity where a key is padding, zero elsewhere.
+
+        Published CoCa weights were trained with the class token's place at the front of this mask, one off from where
+        the token stands; `correct_cls_mask` puts it at the end.
+        """
+        real = text != self.pad_id
+        if self.cls_emb is not None:
+            always = torch.ones_like(real[:, :1])
+            real = torch.cat([real, always] if self.correct_cls_mask else [always, real], dim=1)
+        mask = torch.zeros(real.shape, dtype=dtype, device=text.device).masked_fill(~real, float("-inf"))
+        return mask[:, None, None, :]
+
+    def _pool_text(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, C) to features (B, D), and the tokens that go with them."""
+        if self.cls_emb is not None:  # the class token is pooled whatever pool_type says, and normalised after
+            pooled, tokens = self.ln_final(x[:, -1]), x[:, :-1]
+        else:
+            tokens = self.ln_final(x)
+            pooled = pool_text(tokens, text, self.text_pool_type, self.text_eos_id)
+        if self.text_projection is not None:
+            pooled = project(pooled, self.text_projection)
+        return pooled, tokens
+
+    @torch.jit.ignore
+    def _text_intermediates(
+        self,
+        text: Tensor,
+        indices: int | list[int] | None,
+        stop_early: bool,
+        normalize_intermediates: bool,
+        intermediates_only: bool,
+        output_fmt: str,
+        output_extra_tokens: bool,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        check_output_format(output_fmt, ("NLC",))
+        x, mask = self._embed_text(text)
+        x, kept = self.transformer.forward_intermediates(x, mask, indices, stop_early and intermediates_only)
+        if normalize_intermediates:
+            kept = [self.ln_final(y) for y in kept]
+        output: dict[str, Tensor | list[Tensor]] = {}
+        if self.cls_emb is not None:
+            if output_extra_tokens:
+                output["text_intermediates_suffix"] = [y[:, -1:] for y in kept]
+            kept = [y[:, :-1] for y in kept]
+        output["text_intermediates"] = kept
+        if not intermediates_only:
+            output["text_features"], _ = self._pool_text(x, text)
+        return output
+
+    @torch.jit.ignore
+    def trim(self, text: Tensor) -> Tensor:
+        """Cut off the token ids that cannot change the features: those behind the last position that is pooled.
+
+        Exact, because in a causal tower no position sees what follows it. Where that does not hold, or the ids are
+        not in the CPU's memory (finding the length would stall the device), they are given back whole.
+
+        Args:
+            text: (B, L) token ids.
+
+        Returns:
+            (B, L') with L' <= L.
+        """
+        causal = self.attn_mask is not None and self.cls_emb is None and not self.use_pad_mask
+        if not causal or text.device.type != "cpu" or text.ndim != 2 or not text.numel():
+            return text
+        if self.text_pool_type == "first":
+            return text[:, :1]
+        if self.text_pool_type not in ("argmax", "eos"):
+            return text
+        return text[:, : 1 + int(pooled_positions(text, self.text_pool_type, self.text_eos_id).max())]
+
+    @torch.jit.ignore
+    def _lock_text(self, unlocked_layers: int, freeze_layer_norm: bool) -> None:
+        blocks: list[Part] = list(self.transformer.resblocks)
+        groups: list[list[Part]] = [
+            [self.token_embedding, self.positional_embedding, self.cls_emb],
+            *[[block] for block in blocks[:-1]],
+            [blocks[-1], self.ln_final],
+        ]
+        if self.text_projection is not None:
+            groups.append([self.text_projection])
+        unlock_last(groups, unlocked_layers, keep_norms=not freeze_layer_norm)
+
+    @torch.jit.ignore
+    def _check_text(self, text: Tensor) -> None:
+        if text.ndim != 2 or text.shape[1] > self.context_length:
+            raise ShapeError(
+                f"the text tower takes token ids (B, L) with L up to {self.context_length}; found {tuple(text.shape)}"
+            )
+
+
+class TextTransformer(TextTower):
+    """Transformer over token ids, pooled at the end-of-text token (Radford et al. 2021, section 2.4).
+
+    Args:
+        cfg: widths, depth and pooling of the tower.
+        embed_dim: D; None leaves out the projection.
+        quick_gelu: the activation of OpenAI's weights.
+        use_pad_mask: in a tower that is not causal, attend to no padding.
+        correct_cls_mask: see `_padding_mask`.
+    """
+
+    def __init__(
+        self,
+        cfg: CLIPTextCfg,
+        embed_dim: int | None,
+        quick_gelu: bool = False,
+        use_pad_mask: bool = False,
+        correct_cls_mask: bool = False,
+    ) -> None:
+        super().__init__()
+        self._init_text(cfg, embed_dim, quick_gelu, use_pad_mask, correct_cls_mask)
+        self.width, self.heads, self.output_dim = cfg.width, cfg.heads, embed_dim
+        self.pool_type, self.eos_id = cfg.pool_type, cfg.eos_id
+        self.output_tokens = cfg.output_tokens
+
+    def forward(self, text: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode captions.
+
+        Args:
+            text: (B, L) int64 token ids, padded after the end-of-text token.
+
+        Returns:
+            (B, D) features, not normalised; with `output_tokens` also the tokens (B, L, C).
+
+        Raises:
+            ShapeError: if L exceeds `context_length`.
+        """
+        if not self.output_tokens and may_trim():
+            text = self.trim(text)
+        pooled, tokens = self._encode(text)
+        if self.output_tokens:
+            return pooled, tokens
+        return pooled
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        text: Tensor,
+        indices: int | list[int] | None = None,
+        stop_early: bool = False,
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        output_fmt: str = "NLC",
+        output_extra_tokens: bool = False,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """Encode captions and keep the tokens of chosen blocks.
+
+        Args:
+            text: (B, L) token ids; all L positions are computed.
+            indices: which blocks, see `take_indices`.
+            stop_early: with `intermediates_only`, compute nothing past the last block chosen.
+            normalize_intermediates: apply the tower's final norm to them.
+            intermediates_only: leave out `text_features`.
+            output_fmt: "NLC", tokens (B, L, C), is the only one.
+            output_extra_tokens: also give the class tokens (B, 1, C), where the tower has them.
+
+        Returns:
+            `text_intermediates`, `text_intermediates_suffix` if asked for, and `text_features` (B, D) unless left out.
+        """
+        return self._text_intermediates(
+            text, indices, stop_early, normalize_intermediates, intermediates_only, output_fmt, output_extra_tokens
+        )
+
+    @torch.jit.ignore
+    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the tower but for its last groups: embeddings, each block, projection.
+
+        Args:
+            unlocked_layers: how many groups stay trainable, from the end; the last block goes with the final norm.
+            freeze_layer_norm: False leaves the layer norms of the frozen groups trainable.
+        """
+        self._lock_text(unlocked_layers, freeze_layer_norm)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.transformer.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
+        return {"positional_embedding"} | ({"cls_emb"} if self.cls_emb is not None else set())
+
+
+def pool_text(x: Tensor, text: Tensor, pool_type: str, eos_id: int) -> Tensor:
+    """Choose each caption's token: (B, L, C) to (B, C), or all of them (B, L, C) when `pool_type` is "none".
+
+    Args:
+        x: (B, L, C) tokens.
+        text: (B, L) the ids they came from.
+        pool_type: "argmax" the greatest id (CLIP's end of text), "eos" the first `eos_id`, "first", "last" or "none".
+        eos_id: the end-of-text id that "eos" looks for; a caption without one is pooled at its first token.
+    """
+    if pool_type == "first":
+        return x[:, 0]
+    if pool_type == "last":
+        return x[:, -1]
+    if pool_type == "none":
+        return x
+    positions = pooled_positions(text, pool_type, eos_id)
+    return x[torch.arange(x.shape[0], device=x.device), positions]
+
+
+def pooled_positions(text: Tensor, pool_type: str, eos_id: int) -> Tensor:
+    """(B, L) ids to (B,) positions of the tokens that "argmax" or "eos" pooling chooses."""
+    if pool_type == "eos":
+        return (text == eos_id).int().argmax(dim=-1)
+    return text.argmax(dim=-1)
+
+
+def project(x: Tensor, projection: Tensor | nn.Linear) -> Tensor:
+    """(B, C) -> (B, D) by a matrix (C, D) or a linear layer."""
+    if isinstance(projection, nn.Linear):
+        out: Tensor = projection(x)
+        return out
+    return x @ projection
+
+
+def may_trim() -> bool:
+    """Whether a length may depend on the data: not while a graph is recorded, which must serve other captions."""
+    if torch.jit.is_scripting():
+        return False
+    return not (torch.jit.is_tracing() or torch.compiler.is_compiling())
