@@ -1,0 +1,31 @@
+"""Which models exist: architectures and trained weights as data, and what a name means.
+
+`architectures.json` has a line for each architecture: the fields of `ModelCfg` that differ from their defaults, or from
+those of the architecture it is `like`. `weights.json` has a line for each set of trained weights.
+"""
+
+from oneclip.zoo.catalogue import (
+    OPENAI_NAMES,
+    Pretrained,
+    architecture,
+    architectures,
+    canonical_name,
+    preprocess_of,
+    pretrained,
+    pretrained_tags,
+)
+from oneclip.zoo.resolve import Source, pocket_path, resolve
+
+__all__ = [
+    "OPENAI_NAMES",
+    "Pretrained",
+    "Source",
+    "architecture",
+    "architectures",
+    "canonical_name",
+    "pocket_path",
+    "preprocess_of",
+    "pretrained",
+    "pretrained_tags",
+    "resolve",
+]

@@ -1,0 +1,147 @@
+"""A name to what it means: the model in the wheel, published weights, a file, a folder, or a repository."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from oneclip.errors import AmbiguousModelError, UnknownModelError
+from oneclip.zoo.catalogue import OPENAI_NAMES, Pretrained, architectures, canonical_name, pretrained, pretrained_tags
+
+POCKET = "pocket"
+HUB_PREFIX = "hf-hub:"
+FOLDER_PREFIX = "local-dir:"
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+_HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<subfolder>[^@]+?))?/?(?:@(?P<revision>.+))?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a name means.
+
+    Attributes:
+        name: the name as it was given.
+        kind: "pocket", the model in the wheel; "pretrained", published weights; "architecture-file", a file with weights
+            for the architecture named; "file" and "folder", which have to say themselves what they are; "hub", a
+            repository that does.
+        architecture: for "pretrained" and "architecture-file".
+        pretrained: for "pretrained": the facts of the weights.
+        path: for "pocket", "architecture-file", "file" and "folder".
+        repo, subfolder, revision: for "hub".
+    """
+
+    name: str
+    kind: Literal["pocket", "pretrained", "architecture-file", "file", "folder", "hub"]
+    architecture: str | None = None
+    pretrained: Pretrained | None = None
+    path: Path | None = None
+    repo: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
+
+
+def resolve(name: str | os.PathLike[str]) -> Source:
+    """Find out what a name means, without opening or fetching anything.
+
+    A known name comes before a file of that name; write `./RN50` for the file. Only a path object is always a path.
+
+    Args:
+        name: `pocket`, an OpenAI name (`ViT-B/32`), `ARCHITECTURE:tag`, `ARCHITECTURE:path/to/file`,
+            `hf-hub:owner/name` (also `hf-hub:owner/name/subfolder@revision`), `local-dir:path`, or the path of a file or
+            folder.
+
+    Raises:
+        UnknownModelError: if it means nothing; the message has the nearest names.
+        AmbiguousModelError: for an architecture without weights; the message has those it could be given.
+    """
+    text = os.fspath(name)
+    if isinstance(name, str):
+        if text == POCKET:
+            return Source(text, "pocket", path=pocket_path())
+        if text.startswith(HUB_PREFIX):
+            return _hub(text)
+        if text.startswith(FOLDER_PREFIX):
+            return _local(text, text.removeprefix(FOLDER_PREFIX))
+        if text in OPENAI_NAMES:
+            arch = OPENAI_NAMES[text]
+            return Source(text, "pretrained", architecture=arch, pretrained=pretrained(arch, "openai"))
+        arch_name, colon, rest = text.partition(":")
+        if _is_architecture(arch_name):
+            return _of_architecture(text, canonical_name(arch_name), rest if colon else None)
+    return _local(text, text)
+
+
+def pocket_path() -> Path:
+    """Where the weights of the model in the wheel lie."""
+    return Path(__file__).parent / "pocket.safetensors"
+
+
+def _is_architecture(name: str) -> bool:
+    try:
+        canonical_name(name)
+    except UnknownModelError:
+        return False
+    return True
+
+
+def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
+    """`rest` is what stands behind the colon: a tag, or else a path."""
+    tags = pretrained_tags(arch)
+    if not rest:
+        ways = [f"{arch}:{tag}" for tag in tags[:4]] + [f"{arch}:path/to/file"]
+        raise AmbiguousModelError(f"{name!r} names an architecture, which has no weights of its own; try {', '.join(ways)}")
+    path = Path(rest).expanduser()
+    if rest not in tags:
+        if path.is_file():
+            return Source(name, "architecture-file", architecture=arch, path=path)
+        if path.is_dir():
+            raise UnknownModelError(rest, kind="checkpoint file", hint="It is a folder: give its path alone, it says what it is.")
+        if _looks_like_a_path(rest):
+            raise UnknownModelError(rest, _neighbours(path), kind="file", hint=_missing(path))
+    return Source(name, "pretrained", architecture=arch, pretrained=pretrained(arch, rest))
+
+
+def _hub(name: str) -> Source:
+    match = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    if not match:
+        raise UnknownModelError(name, kind="repository", hint="Write hf-hub:owner/name, or hf-hub:owner/name@revision.")
+    return Source(
+        name, "hub", repo=match["repo"], subfolder=match["subfolder"] or None, revision=match["revision"] or None
+    )
+
+
+def _local(name: str, location: str) -> Source:
+    path = Path(location).expanduser()
+    if path.is_dir():
+        return Source(name, "folder", path=path)
+    if path.is_file():
+        return Source(name, "file", path=path)
+    arch_name, colon, tag = location.partition(":")
+    if _looks_like_a_path(location):
+        raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
+    known = [POCKET, *OPENAI_NAMES, *architectures()]
+    if colon:
+        raise UnknownModelError(arch_name, known, kind="architecture", hint=f"(It was named by {name!r}.)")
+    raise UnknownModelError(location, known, hint="`oneclip models` lists them; it is no file or folder either.")
+
+
+def _looks_like_a_path(text: str) -> bool:
+    """Whether a person who wrote this meant a file: a checkpoint's suffix, or a path that names no model."""
+    if text.lower().endswith(_CHECKPOINT_SUFFIXES) or text.startswith((".", "~", "/", "\\")):
+        return True
+    return "\\" in text or ("/" in text and not re.match(r"(ViT|RN|EVA|PE)", text))
+
+
+def _neighbours(path: Path) -> list[str]:
+    """Files beside a missing one, as a person would write them."""
+    try:
+        return [str(path.with_name(entry.name)) for entry in path.parent.iterdir()][:1000]
+    except (OSError, ValueError):
+        return []
+
+
+def _missing(path: Path) -> str:
+    return f"There is no {path.absolute()}."
