@@ -1,7 +1,8 @@
 """Which models exist: architectures and trained weights as data, and what a name means.
 
-`architectures.json` has a line for each architecture: the fields of `ModelCfg` that differ from their defaults, or from
-those of the architecture it is `like`. `weights.json` has a line for each set of trained weights.
+`architectures.json` has a line for each architecture: the fields of `ModelCfg` that differ from their
+defaults, or from those of the architecture it is `like`. `weights.json` has a line for each set of trained
+weights.
 """
 
 from oneclip.zoo.catalogue import (

@@ -27,7 +27,7 @@ OPENAI_NAMES: Mapping[str, str] = MappingProxyType(
         "ViT-L/14@336px": "ViT-L-14-336",
     }
 )
-"""OpenAI's names, in OpenAI's order, and the architectures they stand for; the weights are those tagged `openai`."""
+"""OpenAI's names in OpenAI's order, and the architectures they stand for; the weights are tagged `openai`."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,14 @@ class Pretrained:
 
     @property
     def sha256(self) -> str | None:
-        """The checksum that the URL carries: a folder of 64 digits, or the start of one behind the file's name."""
-        if self.url is None:
-            return None
-        found = re.search(r"/([0-9a-f]{64})/[^/]+$", self.url) or re.search(r"-([0-9a-f]{8})\.pth?$", self.url)
-        return found.group(1) if found else None
+        """The checksum that the URL carries: all 64 digits as a folder, or the first 8 in the file's name."""
+        found = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.pth?$", self.url or "")
+        return found and (found[1] or found[2])
 
     def preprocess_cfg(self, size: int | tuple[int, int]) -> PreprocessCfg:
         """How a picture becomes a tensor for these weights, at a given size in pixels."""
-        return PreprocessCfg(
-            size=size, mean=self.mean, std=self.std, interpolation=self.interpolation, resize_mode=self.resize_mode
-        )
+        facts = {key: getattr(self, key) for key in ("mean", "std", "interpolation", "resize_mode")}
+        return PreprocessCfg(size=size, **facts)
 
 
 def architectures() -> list[str]:
@@ -119,7 +116,8 @@ def pretrained(name: str, tag: str) -> Pretrained:
 def preprocess_of(name: str) -> PreprocessCfg:
     """How a picture becomes a tensor for weights of an architecture that say nothing themselves.
 
-    What all published weights of the architecture share; OpenAI's preprocessing where they differ or there are none.
+    What all published weights of the architecture share; OpenAI's preprocessing where they differ or there
+    are none.
     """
     arch = canonical_name(name)
     size = architecture(arch).vision_cfg.image_size
@@ -169,12 +167,12 @@ def _weights_of(arch: str) -> dict[str, Pretrained]:
     if row.keys() == {"like", "quick_gelu"}:
         twins = _weights_of(row["like"]).values()
         return {w.tag: Pretrained(**vars(w) | {"architecture": arch}) for w in twins if w.quick_gelu}
-    table = _weight_table()
-    return {tag: _pretrained(arch, tag, facts, table) for tag, facts in table["weights"].get(arch, {}).items()}
+    table = _weight_table()["weights"]
+    return {tag: _pretrained(arch, tag, facts) for tag, facts in table.get(arch, {}).items()}
 
 
-def _pretrained(arch: str, tag: str, facts: dict[str, Any], table: dict[str, Any]) -> Pretrained:
-    facts = dict(facts)
+def _pretrained(arch: str, tag: str, facts: dict[str, Any]) -> Pretrained:
+    facts, table = dict(facts), _weight_table()
     if "url" in facts:
         server, path = facts["url"].split(":", 1)
         facts["url"] = table["urls"][server] + path

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from oneclip.errors import AmbiguousModelError, UnknownModelError
-from oneclip.zoo.catalogue import OPENAI_NAMES, Pretrained, architectures, canonical_name, pretrained, pretrained_tags
+from oneclip.zoo.catalogue import (
+    OPENAI_NAMES,
+    Pretrained,
+    architectures,
+    canonical_name,
+    pretrained,
+    pretrained_tags,
+)
 
 POCKET = "pocket"
 HUB_PREFIX = "hf-hub:"
@@ -24,9 +31,9 @@ class Source:
 
     Attributes:
         name: the name as it was given.
-        kind: "pocket", the model in the wheel; "pretrained", published weights; "architecture-file", a file with weights
-            for the architecture named; "file" and "folder", which have to say themselves what they are; "hub", a
-            repository that does.
+        kind: "pocket", the model in the wheel; "pretrained", published weights; "architecture-file", a file
+            with weights for the architecture named; "file" and "folder", which have to say themselves what
+            they are; "hub", a repository that does.
         architecture: for "pretrained" and "architecture-file".
         pretrained: for "pretrained": the facts of the weights.
         path: for "pocket", "architecture-file", "file" and "folder".
@@ -46,12 +53,13 @@ class Source:
 def resolve(name: str | os.PathLike[str]) -> Source:
     """Find out what a name means, without opening or fetching anything.
 
-    A known name comes before a file of that name; write `./RN50` for the file. Only a path object is always a path.
+    A known name comes before a file of that name: write `./RN50` for the file. A path object is always a
+    path.
 
     Args:
         name: `pocket`, an OpenAI name (`ViT-B/32`), `ARCHITECTURE:tag`, `ARCHITECTURE:path/to/file`,
-            `hf-hub:owner/name` (also `hf-hub:owner/name/subfolder@revision`), `local-dir:path`, or the path of a file or
-            folder.
+            `hf-hub:owner/name` (also `hf-hub:owner/name/subfolder@revision`), `local-dir:path`, or the path
+            of a file or folder.
 
     Raises:
         UnknownModelError: if it means nothing; the message has the nearest names.
@@ -92,13 +100,15 @@ def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
     tags = pretrained_tags(arch)
     if not rest:
         ways = [f"{arch}:{tag}" for tag in tags[:4]] + [f"{arch}:path/to/file"]
-        raise AmbiguousModelError(f"{name!r} names an architecture, which has no weights of its own; try {', '.join(ways)}")
+        raise AmbiguousModelError(f"{name!r} names an architecture but no weights; try {', '.join(ways)}")
     path = Path(rest).expanduser()
     if rest not in tags:
         if path.is_file():
             return Source(name, "architecture-file", architecture=arch, path=path)
         if path.is_dir():
-            raise UnknownModelError(rest, kind="checkpoint file", hint="It is a folder: give its path alone, it says what it is.")
+            raise UnknownModelError(
+                rest, kind="checkpoint file", hint="It is a folder: give its path alone, it says what it is."
+            )
         if _looks_like_a_path(rest):
             raise UnknownModelError(rest, _neighbours(path), kind="file", hint=_missing(path))
     return Source(name, "pretrained", architecture=arch, pretrained=pretrained(arch, rest))
@@ -107,9 +117,15 @@ def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
 def _hub(name: str) -> Source:
     match = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
     if not match:
-        raise UnknownModelError(name, kind="repository", hint="Write hf-hub:owner/name, or hf-hub:owner/name@revision.")
+        raise UnknownModelError(
+            name, kind="repository", hint="Write hf-hub:owner/name, or hf-hub:owner/name@revision."
+        )
     return Source(
-        name, "hub", repo=match["repo"], subfolder=match["subfolder"] or None, revision=match["revision"] or None
+        name,
+        "hub",
+        repo=match["repo"],
+        subfolder=match["subfolder"] or None,
+        revision=match["revision"] or None,
     )
 
 
@@ -119,13 +135,15 @@ def _local(name: str, location: str) -> Source:
         return Source(name, "folder", path=path)
     if path.is_file():
         return Source(name, "file", path=path)
-    arch_name, colon, tag = location.partition(":")
+    arch_name, colon, _ = location.partition(":")
     if _looks_like_a_path(location):
         raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
     known = [POCKET, *OPENAI_NAMES, *architectures()]
     if colon:
         raise UnknownModelError(arch_name, known, kind="architecture", hint=f"(It was named by {name!r}.)")
-    raise UnknownModelError(location, known, hint="`oneclip models` lists them; it is no file or folder either.")
+    raise UnknownModelError(
+        location, known, hint="It is no file or folder; `oneclip models` lists the models."
+    )
 
 
 def _looks_like_a_path(text: str) -> bool:
