@@ -16,6 +16,8 @@ OneCLIPError
 │   └── TextTooLongError (RuntimeError)   more tokens than the context holds
 ├── ShapeError (ValueError)               a tensor of the wrong shape or range
 │   └── TokenRangeError (IndexError)      a token id outside the vocabulary
+├── DataError (ValueError)                a table or folder of training data that cannot be used
+├── TrainingError (RuntimeError)          a training that cannot go on: its loss is no longer a number
 ├── OutputError (OSError)                 a result that could not be written
 └── MissingExtraError (ImportError)       an optional dependency that is not installed
 
@@ -123,6 +125,14 @@ class ShapeError(OneCLIPError, ValueError):
 
 class TokenRangeError(ShapeError, IndexError):
     """A token id outside the vocabulary."""
+
+
+class DataError(OneCLIPError, ValueError):
+    """A table or a folder of training data that cannot be used."""
+
+
+class TrainingError(OneCLIPError, RuntimeError):
+    """A training that cannot go on, such as one whose loss is no longer a number."""
 
 
 class OutputError(OneCLIPError, OSError):

@@ -1,0 +1,131 @@
+"""Image and text features to the contrastive loss of CLIP.
+
+Shapes: B batch of this rank, D joint embedding, W number of ranks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oneclip.errors import ConfigError
+from oneclip.losses.gather import gather_rows
+
+
+class ClipLoss(nn.Module):
+    """Softmax cross-entropy over the pairs of a batch, both ways (Radford et al. 2021, figure 3).
+
+    Args:
+        local_loss: each rank scores its own rows against those of every rank, instead of all against all:
+            memory of B x WB instead of WB x WB.
+        gather_with_grad: gradients flow to the ranks that gathered rows came from. Without it they flow through
+            this rank's own rows only, and with `local_loss` only through the side that was not gathered.
+        cache_labels: keep the labels of the last batch size.
+        rank: this process, in [0, world_size).
+        world_size: number of processes of the initialised torch.distributed group; 1 needs no group.
+        use_horovod: refused; it exists for the signature.
+
+    Raises:
+        ConfigError: on `use_horovod`, or a rank outside the world.
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+    ) -> None:
+        super().__init__()
+        if use_horovod:
+            raise ConfigError(
+                "ClipLoss gathers through torch.distributed; Horovod is not supported, leave use_horovod out"
+            )
+        if not 0 <= rank < world_size:
+            raise ConfigError(
+                f"rank {rank} is not in a world of {world_size}; expected 0 <= rank < world_size"
+            )
+        self.local_loss = local_loss
+        self.gather_with_grad = gather_with_grad
+        self.cache_labels = cache_labels
+        self.rank = rank
+        self.world_size = world_size
+        self.use_horovod = use_horovod
+        self.prev_num_logits = 0
+        self.labels: dict[torch.device, Tensor] = {}
+
+    def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
+        """The column of each row's own partner: (num_logits,) int64."""
+        if self.cache_labels and self.prev_num_logits == num_logits and device in self.labels:
+            return self.labels[device]
+        labels = torch.arange(num_logits, device=device)
+        if self.world_size > 1 and self.local_loss:
+            labels = labels + num_logits * self.rank
+        if self.cache_labels:
+            if self.prev_num_logits != num_logits:
+                self.labels.clear()
+            self.labels[device] = labels
+            self.prev_num_logits = num_logits
+        return labels
+
+    def get_logits(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Scaled similarities, per image and per text.
+
+        Args:
+            image_features: (B, D), unit length.
+            text_features: (B, D), unit length.
+            logit_scale: the exponentiated scale.
+            logit_bias: added to every logit.
+
+        Returns:
+            Two matrices: (B, B) on one rank, (B, WB) with `local_loss`, else (WB, WB).
+        """
+        if self.world_size == 1:
+            per_image = logit_scale * image_features @ text_features.T
+            per_text = logit_scale * text_features @ image_features.T
+        else:
+            all_images, all_texts = self._gather(image_features), self._gather(text_features)
+            if self.local_loss:
+                per_image = logit_scale * image_features @ all_texts.T
+                per_text = logit_scale * text_features @ all_images.T
+            else:
+                per_image = logit_scale * all_images @ all_texts.T
+                per_text = per_image.T
+        if logit_bias is not None:
+            per_image, per_text = per_image + logit_bias, per_text + logit_bias
+        return per_image, per_text
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """The mean of the two cross-entropies: a scalar, or `{"contrastive_loss": scalar}`.
+
+        Row i of the images belongs to row i of the texts. Arguments are those of `get_logits`.
+        """
+        per_image, per_text = self.get_logits(image_features, text_features, logit_scale, logit_bias)
+        labels = self.get_ground_truth(image_features.device, per_image.shape[0])
+        loss = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _gather(self, features: Tensor) -> Tensor:
+        return gather_rows(
+            features,
+            rank=self.rank,
+            world_size=self.world_size,
+            with_grad=self.gather_with_grad,
+            keep_local=not self.local_loss,
+        )

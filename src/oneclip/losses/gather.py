@@ -1,0 +1,71 @@
+"""The features of one rank to those of every rank, with gradients that flow back where they are asked to."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from oneclip.errors import ConfigError
+
+
+def gather_rows(features: Tensor, *, rank: int, world_size: int, with_grad: bool, keep_local: bool) -> Tensor:
+    """Concatenate the rows of all ranks, in the order of the ranks.
+
+    Args:
+        features: (B, D) of this rank; B is the same on every rank.
+        with_grad: let gradients flow to the ranks that the rows came from (a sum over ranks in the backward pass).
+        keep_local: without `with_grad`, put this rank's own rows in as they are, so that they keep their gradient.
+
+    Returns:
+        (world_size * B, D)
+
+    Raises:
+        ConfigError: if torch.distributed is not initialised, or has another number of ranks.
+    """
+    _require_process_group(world_size)
+    if with_grad:
+        return _GatherRows.apply(features)  # type: ignore[no-any-return, no-untyped-call]
+    parts = _all_gather(features)
+    if keep_local:
+        parts[rank] = features
+    return torch.cat(parts)
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose backward pass sums, over the ranks, the gradients of each rank's own rows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
+        return torch.cat(_all_gather(features))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(
+            total
+        )  # (world_size * B, D); all_reduce exists on every backend, reduce_scatter does not
+        rows = total.shape[0] // dist.get_world_size()
+        return total[dist.get_rank() * rows :][:rows]
+
+
+def _all_gather(features: Tensor) -> list[Tensor]:
+    parts = [
+        torch.empty_like(features, memory_format=torch.contiguous_format)
+        for _ in range(dist.get_world_size())
+    ]
+    dist.all_gather(parts, features.detach().contiguous())
+    return parts
+
+
+def _require_process_group(world_size: int) -> None:
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ConfigError(
+            f"world_size={world_size} needs torch.distributed, which is not initialised; "
+            "call torch.distributed.init_process_group first, or leave world_size at 1"
+        )
+    if dist.get_world_size() != world_size:
+        raise ConfigError(
+            f"world_size={world_size}, but the process group has {dist.get_world_size()} ranks; the two must agree"
+        )

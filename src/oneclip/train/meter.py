@@ -1,0 +1,85 @@
+"""Losses, gradients and seconds of single steps to the figures of a report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from oneclip.train.metrics import Report
+
+
+class Meter:
+    """Gathers what steps measure until a report is made of it. Holds tensors, so that no step waits for a device.
+
+    Args:
+        step: steps done before.
+        steps: where the training ends.
+    """
+
+    def __init__(self, step: int, steps: int) -> None:
+        self._first, self._steps = step, steps
+        self._all_seconds = 0.0
+        self._norm, self._lr = torch.zeros(()), 0.0
+        self._clear()
+
+    def add(self, losses: Mapping[str, Tensor], pairs: int) -> None:
+        """Count a batch."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+        self._batches += 1
+        self._pairs += pairs
+
+    def stepped(self, grad_norm: Tensor, lr: float) -> None:
+        """Count an update of the weights."""
+        self._norm, self._lr = grad_norm.detach(), lr
+        self._norms = self._norms + self._norm
+
+    def is_finite(self) -> bool:
+        """Whether all losses and gradients since the last report are."""
+        return all(math.isfinite(float(value)) for value in (*self._sums.values(), self._norms))
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not of training, such as an evaluation."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - start
+
+    def report(self, step: int, logit_scale: float) -> Report:
+        """The figures since the last report."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        self._all_seconds += seconds
+        report = Report(
+            step=step,
+            steps=self._steps,
+            losses={name: float(value) / self._batches for name, value in self._sums.items()},
+            lr=self._lr,
+            logit_scale=logit_scale,
+            grad_norm=float(self._norm),
+            pairs_per_second=self._pairs / seconds,
+            waiting=self._waited / seconds,
+            seconds_left=self._all_seconds / (step - self._first) * (self._steps - step),
+        )
+        self._clear()
+        return report
+
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor | int] = {}
+        self._norms = torch.zeros(())
+        self._batches = self._pairs = 0
+        self._waited = 0.0
+        self._start = time.perf_counter()

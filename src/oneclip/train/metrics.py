@@ -1,0 +1,78 @@
+"""What a training measures, to JSON lines: one file a run, cut back to the step that a run resumes from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oneclip.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state of a training after a step. Losses are means over the steps since the last report."""
+
+    step: int  # steps done
+    steps: int  # to do, from the beginning
+    losses: Mapping[str, float]
+    lr: float
+    logit_scale: float
+    grad_norm: float  # of the last step, before clipping
+    pairs_per_second: float
+    waiting: float  # share of the time spent waiting for data
+    seconds_left: float
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat, for a line of JSON."""
+        line: dict[str, Any] = {
+            "step": self.step,
+            **self.losses,
+            "lr": self.lr,
+            "logit_scale": self.logit_scale,
+        }
+        line |= {"grad_norm": self.grad_norm, "pairs_per_second": round(self.pairs_per_second, 1)}
+        line |= {"waiting": round(self.waiting, 4)}
+        return line
+
+
+class MetricsFile:
+    """Appends mappings to a file, a JSON object a line; without a path it does nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def cut_after(self, step: int) -> None:
+        """Drop the lines past a step, and a line cut short by a crash."""
+        if self.path is None or not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+        temporary = self.path.with_suffix(".part")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self.path)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise OutputError(f"could not write to {self.path}: {error}; make room and resume") from error
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

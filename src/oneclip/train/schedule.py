@@ -1,0 +1,20 @@
+"""A step number to a learning rate."""
+
+from __future__ import annotations
+
+import math
+
+from oneclip.train.config import TrainCfg
+
+
+def learning_rate(step: int, cfg: TrainCfg) -> float:
+    """The learning rate of step 0, 1, …: linear warm-up, then half a cosine down to `final_lr`, or constant.
+
+    The last warm-up step and the first after it both have `cfg.lr`; after `cfg.steps` the rate stays at its end.
+    """
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / cfg.warmup
+    if cfg.schedule == "constant":
+        return cfg.lr
+    progress = min(1.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
+    return cfg.final_lr + (cfg.lr - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,241 @@
+"""The loop learns, and a resumed run is the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Pairs, TinyCLIP
+from torch import nn
+
+from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OutputError, TrainingError
+from oneclip.train import Batch, Prepare, TrainCfg, Trainer, latest_checkpoint, loop
+
+
+def make(run: Path | None = None, **settings: object) -> Trainer:
+    torch.manual_seed(0)
+    values = {"steps": 12, "lr": 1e-2, "warmup": 3, "log_every": 1, **settings}
+    return Trainer(TinyCLIP(), Pairs(), TrainCfg(**values), out=run)  # type: ignore[arg-type]
+
+
+def logged(run: Path, key: str = "loss") -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def test_sixteen_pairs_are_learnt() -> None:
+    trainer = Trainer(TinyCLIP(dropout=0.0), Pairs(16), TrainCfg(steps=60, lr=3e-2, warmup=5))
+    batch = trainer.prepare.on_device(Pairs(16).batch(0), torch.device("cpu"))
+    before = float(trainer.training_step(batch)["loss"])
+    trainer.fit()
+    after = float(trainer.training_step(batch)["loss"])
+    assert before > 1.5
+    assert after < 0.1
+
+
+def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken, first = make(tmp_path / "a"), make(tmp_path / "b")
+    unbroken.fit()
+    first.fit(until=5)
+    torch.manual_seed(99)  # whatever happens between two processes
+    second = make(tmp_path / "b")
+    second.resume(tmp_path / "b")
+    assert second.step == 5
+    second.fit()
+    assert logged(tmp_path / "b") == logged(tmp_path / "a")
+    theirs = unbroken.model.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in second.model.state_dict().items())
+
+
+def test_lines_logged_after_the_checkpoint_are_cut_on_resuming(run: Path) -> None:
+    trainer = make(run, checkpoint_every=4)
+    trainer.fit(until=4)
+    trainer.metrics.write({"step": 5, "loss": 123.0})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    again = make(run)
+    again.resume(run)
+    again.fit()
+    assert logged(run, "step") == list(range(1, 13))
+
+
+def test_the_last_checkpoints_are_kept_and_epochs_named(run: Path) -> None:
+    make(run, checkpoint_every=3, steps_per_epoch=4, keep=2).fit()
+    assert sorted(path.name for path in run.glob("*.pt")) == ["epoch_3.pt", "step_9.pt"]
+    assert latest_checkpoint(run) == run / "epoch_3.pt"
+
+
+def test_weights_lie_under_state_dict(run: Path) -> None:
+    make(run).fit()
+    state = torch.load(run / "step_12.pt", weights_only=True)
+    assert state["state_dict"].keys() == TinyCLIP().state_dict().keys()
+
+
+def test_evaluation_runs_at_intervals_in_evaluation_mode_and_leaves_training_as_it_was(
+    tmp_path: Path,
+) -> None:
+    seen = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        seen.append(model.training)
+        return {"noise": float(torch.rand(()))}
+
+    with_evaluation, without = make(tmp_path / "a", evaluate_every=5), make(tmp_path / "b")
+    with_evaluation.evaluate = evaluate
+    outcome = with_evaluation.fit()
+    without.fit()
+    assert seen == [False, False, False]  # after 5, 10 and at the end
+    assert outcome.evaluation.keys() == {"noise"}
+    assert logged(tmp_path / "a") == logged(tmp_path / "b")
+    assert with_evaluation.model.training
+
+
+def test_accumulated_gradients_are_the_mean_over_batches() -> None:
+    trainer = make(accumulate=2, clip_norm=None, lr=0.0)
+    trainer.model.eval()
+    trainer.model.train = lambda mode=True: trainer.model  # type: ignore[method-assign,assignment]
+    trainer.fit(until=1)
+    accumulated = trainer.model.proj.weight.grad.clone()
+    total = torch.zeros_like(accumulated)
+    for number in (0, 1):
+        trainer.model.zero_grad()
+        trainer.training_step(trainer.prepare.on_device(Pairs().batch(number), torch.device("cpu")))[
+            "loss"
+        ].backward()
+        total += trainer.model.proj.weight.grad
+    torch.testing.assert_close(accumulated, total / 2)
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    trainer = make(clip_norm=1e-3)
+    trainer.fit(until=1)
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_logit_scale_stays_below_its_limit() -> None:
+    trainer = make()
+    trainer.model.logit_scale.data.fill_(9.0)
+    trainer.fit(until=1)
+    assert float(trainer.model.logit_scale) == pytest.approx(math.log(100))
+
+
+def test_bf16_learns_and_gives_features_in_fp32() -> None:
+    trainer = make(precision="bf16", steps=30)
+    features = trainer.encode(trainer.prepare.on_device(Pairs().batch(0), torch.device("cpu")))
+    assert features.image.dtype == features.text.dtype == torch.float32
+    assert trainer.fit().step == 30
+
+
+def test_a_recipe_adds_a_loss_with_parameters_of_its_own(run: Path) -> None:
+    class Distilling(loop.ClipLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(16, 4)
+
+    class Recipe(Trainer):
+        def losses(self, features: loop.Features, batch: Batch) -> dict[str, torch.Tensor]:
+            losses = super().losses(features, batch)
+            distance = (self.loss_fn.head(features.text) - batch.extra["teacher"]).square().mean()
+            return {"loss": losses["loss"] + distance, "contrastive": losses["loss"], "distance": distance}
+
+    class Source(Pairs):
+        def batch(self, step: int) -> Batch:
+            return super().batch(step)._replace(extra={"teacher": torch.ones(8, 4)})
+
+    trainer = Recipe(
+        TinyCLIP(), Source(), TrainCfg(steps=20, lr=0.1, log_every=1), loss_fn=Distilling(), out=run
+    )
+    trainer.fit(until=10)
+    again = Recipe(
+        TinyCLIP(), Source(), TrainCfg(steps=20, lr=0.1, log_every=1), loss_fn=Distilling(), out=run
+    )
+    again.resume(run)
+    torch.testing.assert_close(again.loss_fn.state_dict(), trainer.loss_fn.state_dict(), rtol=0, atol=0)
+    again.fit()
+    assert logged(run, "distance")[-1] < 0.1 * logged(run, "distance")[0]
+
+
+def test_parameters_replaced_between_phases_are_trained_and_others_keep_their_moments() -> None:
+    trainer = make()
+    trainer.fit(until=6)
+    moment = trainer.optimizer.state[trainer.model.proj.weight]["exp_avg"].clone()
+    replaced = nn.Parameter(trainer.model.token_embedding.weight.detach().clone())
+    trainer.model.token_embedding.weight = replaced
+    trainer.rebuild_optimizer()
+    torch.testing.assert_close(trainer.optimizer.state[trainer.model.proj.weight]["exp_avg"], moment)
+    before = replaced.detach().clone()
+    trainer.fit()
+    assert not torch.equal(before, replaced)
+
+
+def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
+    class Captions(Pairs):
+        def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:  # type: ignore[override]
+            return super().batch(step).images, [f"caption {n}" for n in range(8)]
+
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[1 + int(text.split()[1]), 63, 0, 0] for text in texts])
+
+    assert Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2), prepare=Prepare(tokenize)).fit().step == 2
+    with pytest.raises(ConfigError, match="tokenizer"):
+        Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2)).fit()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(run: Path) -> None:
+    trainer = make(run, checkpoint_every=2, log_every=5)
+    trainer.fit(until=4)
+    trainer.model.proj.weight.data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="learning rate"):
+        trainer.fit()
+    assert latest_checkpoint(run) == run / "step_4.pt"
+
+
+def test_resuming_with_other_settings_of_the_data_is_refused(run: Path) -> None:
+    make(run).fit(until=2)
+    with pytest.raises(ConfigError, match="seed = 0, and this one has 7"):
+        make(run, seed=7).resume(run)
+
+
+def test_resuming_another_model_names_what_does_not_fit_and_loads_nothing(run: Path) -> None:
+    make(run).fit(until=2)
+    trainer = make(run)
+    trainer.model.proj = nn.Linear(3 * 8 * 8, 17)
+    before = trainer.model.token_embedding.weight.clone()
+    with pytest.raises(CheckpointMismatchError, match=r"proj\.weight"):
+        trainer.resume(run)
+    assert torch.equal(before, trainer.model.token_embedding.weight)
+
+
+def test_a_damaged_checkpoint_is_named(run: Path) -> None:
+    make(run, checkpoint_every=2).fit(until=4)
+    path = run / "step_4.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"step_4\.pt is damaged"):
+        make(run).resume(run)
+
+
+def test_weights_alone_cannot_be_resumed(run: Path) -> None:
+    run.mkdir()
+    torch.save(TinyCLIP().state_dict(), run / "weights.pt")
+    with pytest.raises(CheckpointError, match="no state of a training"):
+        make(run).resume(run / "weights.pt")
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(run)
+    trainer.fit(until=2)
+    before = (run / "step_2.pt").read_bytes()
+
+    def full(state: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        trainer.save()
+    assert (run / "step_2.pt").read_bytes() == before
+    assert not list(run.glob(".*"))
