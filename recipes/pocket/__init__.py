@@ -1,0 +1,1 @@
+"""The recipe of the model in the wheel: icons, emoji and clip art."""

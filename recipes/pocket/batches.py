@@ -1,0 +1,146 @@
+"""A dataset on disk to training batches, each a pure function of (seed, step), so that resuming is exact.
+
+Shapes: B batch, S picture side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recipes.pocket.captions import CaptionMixer, may_mirror, style_of
+from recipes.pocket.drawing import Augmentation, draw_batch
+
+SPARE = 1.3
+"""Names drawn for each place in a batch: some clash with the aliases of others and are passed over."""
+
+
+class PocketBatches:
+    """Training batches with names that are unique within each.
+
+    Args:
+        data_dir: what `recipes.pocket.build` wrote.
+        batch_size: B.
+        image_size: S, 32 or 64.
+        seed: with the step, all that a batch depends on.
+        tokenizer: turns a list of captions into ids; without one, batches hold the captions themselves.
+        colour_weight: how often colour pictures are drawn, relative to one-colour pictures.
+        in_memory: read the pictures into memory (1.5 GB) instead of mapping the files.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        batch_size: int,
+        image_size: int,
+        seed: int = 0,
+        tokenizer: Callable[[list[str]], Tensor] | None = None,
+        *,
+        colour_weight: float = 2.0,
+        mixer: CaptionMixer | None = None,
+        augmentation: Augmentation | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        data_dir = Path(data_dir)
+        self.batch_size, self.image_size, self.seed, self.tokenizer = batch_size, image_size, seed, tokenizer
+        self.mixer = mixer or CaptionMixer()
+        self.augmentation = augmentation or Augmentation()
+        mode = None if in_memory else "r"
+        self.mono: NDArray[np.uint8] = np.load(data_dir / "mono.npy", mmap_mode=mode)
+        self.colour: NDArray[np.uint8] = np.load(data_dir / "colour.npy", mmap_mode=mode)
+        self._read_table(data_dir / "table.parquet", colour_weight)
+        if len(self.name_rate) < SPARE * batch_size:
+            raise ValueError(f"a batch of {batch_size} needs {SPARE * batch_size:.0f} names; {len(self.name_rate)} found")
+
+    def _read_table(self, path: Path, colour_weight: float) -> None:
+        table = pq.read_table(path, filters=[("split", "=", "train")])
+        column: dict[str, list[Any]] = table.to_pydict()
+        order = np.argsort(np.array(column["name"]), kind="stable")  # pictures of one name lie together
+        names = np.array(column["name"])[order]
+        starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+        pick = order.tolist()
+        self.names: list[str] = names.tolist()
+        self.aliases = [column["aliases"][i] for i in pick]
+        self.keywords = [column["keywords"][i] for i in pick]
+        self.category = [column["category"][i] for i in pick]
+        self.style = [style_of(column["id"][i], column["kind"][i]) for i in pick]
+        self.row = np.array(column["row"], dtype=np.int64)[order]
+        self.is_colour = np.array([column["kind"][i] == "colour" for i in pick])
+        self.mirrors = np.repeat([may_mirror(self.names[start]) for start in starts], np.diff(np.r_[starts, len(pick)]))
+        weight = np.array(column["weight"], dtype=np.float64)[order] * np.where(self.is_colour, colour_weight, 1.0)
+        self.cumulative = np.r_[0.0, np.cumsum(weight)]
+        self.starts, self.ends = starts, np.r_[starts[1:], len(pick)]
+        total = self.cumulative[self.ends] - self.cumulative[self.starts]
+        self.name_rate = total / np.sqrt(self.ends - self.starts)  # a name with 200 styles must not swamp the rest
+
+    def __len__(self) -> int:
+        """Number of training pictures."""
+        return len(self.names)
+
+    def batch(self, step: int) -> tuple[Tensor, Any]:
+        """The batch of one step.
+
+        Returns:
+            (B, 3, S, S) uint8 pictures, and the captions: ids if there is a tokenizer, else a list of str.
+        """
+        rng = np.random.default_rng([self.seed, step])
+        picks = self.choose(rng)
+        texts = self.write_captions(picks, rng)
+        images = self.draw(picks, rng)
+        return images, texts if self.tokenizer is None else self.tokenizer(texts)
+
+    def choose(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(B,) pictures, no two of which share a name or an alias."""
+        keys = rng.exponential(size=len(self.name_rate)) / self.name_rate  # weighted, without replacement
+        count = int(SPARE * self.batch_size)
+        groups = np.argpartition(keys, count)[:count]
+        groups = groups[np.argsort(keys[groups])]
+        low, high = self.cumulative[self.starts[groups]], self.cumulative[self.ends[groups]]
+        at = low + rng.random(count) * (high - low)
+        found = np.searchsorted(self.cumulative, at, side="right") - 1
+        candidates = np.clip(found, self.starts[groups], self.ends[groups] - 1)
+        used: set[str] = set()
+        picks: list[int] = []
+        for index in candidates.tolist():
+            words = {self.names[index], *self.aliases[index]}
+            if used.isdisjoint(words):
+                used |= words
+                picks.append(index)
+                if len(picks) == self.batch_size:
+                    break
+        if len(picks) < self.batch_size:
+            raise ValueError(f"only {len(picks)} of {self.batch_size} pictures have names of their own")
+        return np.array(picks, dtype=np.int64)
+
+    def write_captions(self, picks: NDArray[np.int64], rng: np.random.Generator) -> list[str]:
+        """A caption for each picture; one that would also fit another picture gives way to the name."""
+        draws = rng.random((len(picks), 6))
+        owner = {word: index for index in picks.tolist() for word in (self.names[index], *self.aliases[index])}
+        taken: set[str] = set()
+        texts = []
+        for index, draw in zip(picks.tolist(), draws, strict=True):
+            words = (self.names[index], self.aliases[index], self.keywords[index], self.category[index])
+            text = self.mixer.caption(*words, self.style[index], draw)
+            if text in taken or owner.get(text, index) != index:
+                text = self.names[index]
+            taken.add(text)
+            texts.append(text)
+        return texts
+
+    def draw(self, picks: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """(B, 3, S, S) uint8 pictures, coloured, moved and turned at random."""
+        is_colour = self.is_colour[picks]
+        mono = torch.from_numpy(self.mono[np.ascontiguousarray(self.row[picks[~is_colour]])])
+        colour = torch.from_numpy(self.colour[np.ascontiguousarray(self.row[picks[is_colour]])])
+        mirrors = torch.from_numpy(self.mirrors[picks])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        return draw_batch(
+            mono, colour, torch.from_numpy(is_colour), mirrors, self.image_size, self.augmentation, generator
+        )

@@ -1,0 +1,98 @@
+"""The words of a picture to one caption, mostly its name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+TEMPLATES = (
+    "{}", "a {}", "the {}", "{} icon", "icon of {}", "an icon of a {}", "a picture of a {}", "a drawing of a {}",
+    "a symbol for {}", "{} symbol", "an image of {}",
+)  # fmt: skip
+
+EMOJI_SETS = {
+    "noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "fluent3d", "emojione",
+    "emojione-monotone", "fxemoji", "streamline-emojis",
+}  # fmt: skip
+
+PLAIN_CATEGORY = re.compile(r"^[a-z &]{4,24}$")
+FILLED = re.compile(r"-(fill|filled|solid|bold)\b")
+OUTLINED = re.compile(r"-(outline|outlined|line|linear|regular|thin|light)\b")
+NOT_MIRRORED = re.compile(
+    r"\b(arrows?|left|right|east|west|letters?|numbers?|clock|clockwise|oclock|time|text|sort|align|forward|back|"
+    r"backward|rewind|next|previous|skip|fast|currency|sign|format|chevrons?|carets?|angles?|log(in|out)?|in|out|exit|"
+    r"export|import|reply|undo|redo|rotate|turn|play|start|end|first|last|indent|outdent|question|percent|hd|mahjong|"
+    r"keycap|button|abc|font|word|type|japanese|squared|latin|\w?\d\w*|[a-z])\b"
+)
+
+
+def style_of(identifier: str, kind: str) -> str:
+    """How a picture is drawn, in words, from the identifier that its set gave it."""
+    prefix = identifier.partition(":")[0]
+    if prefix == "fluent3d":
+        return "3D emoji"
+    if prefix in EMOJI_SETS:
+        return "emoji"
+    if prefix == "openclipart":
+        return "clip art"
+    if "pixel" in prefix:
+        return "pixel art"
+    if kind == "colour":
+        return "coloured icon"
+    if FILLED.search(identifier):
+        return "solid icon"
+    return "outline icon" if OUTLINED.search(identifier) else "icon"
+
+
+def may_mirror(name: str) -> bool:
+    """Whether the mirror image of a picture still has its name: not for arrows, letters and numbers."""
+    return NOT_MIRRORED.search(name) is None
+
+
+@dataclass(slots=True)
+class CaptionMixer:
+    """How often a caption is what; the rest is the bare name.
+
+    Attributes:
+        template: the name (or an alias) in a template.
+        alias: another name.
+        keywords: one to three keywords alone.
+        name_and_keywords: the name, then one or two keywords.
+        style: the name and how it is drawn.
+        category: the name and the category.
+    """
+
+    template: float = 0.14
+    alias: float = 0.10
+    keywords: float = 0.10
+    name_and_keywords: float = 0.08
+    style: float = 0.06
+    category: float = 0.03
+
+    def caption(
+        self, name: str, aliases: list[str], keywords: list[str], category: str, style: str, draws: np.ndarray
+    ) -> str:
+        """One caption.
+
+        Args:
+            draws: (6,) uniform numbers in [0, 1) that decide.
+        """
+        subject = aliases[int(draws[1] * len(aliases))] if aliases and draws[0] < self.alias else name
+        at = draws[2]
+        if at < self.template:
+            return TEMPLATES[int(draws[3] * len(TEMPLATES))].format(subject)
+        at -= self.template
+        if at < self.keywords + self.name_and_keywords and keywords:
+            start, count = int(draws[3] * len(keywords)), 1 + int(draws[4] * draws[4] * 3)
+            chosen = [keywords[(start + i * (1 + int(draws[5] * 3))) % len(keywords)] for i in range(count)]
+            chosen = list(dict.fromkeys(chosen))
+            return ", ".join(chosen) if at < self.keywords else ", ".join([subject, *chosen[:2]])
+        at -= self.keywords + self.name_and_keywords
+        if 0 <= at < self.style:
+            return f"{subject}, {style}" if draws[3] < 0.5 else f"{style} of {subject}"
+        at -= self.style
+        if 0 <= at < self.category and PLAIN_CATEGORY.match(category):
+            return f"{subject}, {category}"
+        return subject
