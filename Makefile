@@ -1,0 +1,49 @@
+# make demo   classify and rank a handful of pictures, offline
+# make test   everything that must hold: format, lint, types, tests, parity with published packages
+# make check  format, lint and types alone
+# make bench  the benchmarks, each a program that prints ratios
+# make clean  remove the environments
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.installed
+	@sh examples/demo.sh $(BIN)/oneclip
+
+test: check .parity/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.testing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.testing .parity/.installed
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+# torch comes first: its pinned version is the small CPU build where one is offered
+$(VENV)/.installed: $(SOURCES)
+	@echo "making the environment $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.testing: $(VENV)/.installed
+	@echo "adding what the tests need"
+	@$(PIP) install --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+# published packages own our import names, so they live in a folder of their own
+.parity/.installed: $(VENV)/.testing tests/parity/install.py
+	@echo "fetching the published packages that parity is tested against"
+	@$(BIN)/python tests/parity/install.py
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .parity

@@ -1,0 +1,62 @@
+"""Imports point up: a module uses only what stands in a row above its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+ROWS = (
+    ("errors", "config", "_version"),
+    ("hub", "zoo"),
+    ("image", "text", "model", "losses"),
+    ("checkpoint", "engine"),
+    ("encoder",),
+    ("evaluate", "search"),
+    ("train", "serve"),
+    ("cli",),
+    ("clip", "open_clip"),
+)
+ROW = {name: row for row, names in enumerate(ROWS) for name in names}
+ENTRY_POINTS = {"__init__", "__main__"}  # of the package itself: they hand names on, nothing imports them
+
+
+def part_of(module: str) -> str | None:
+    """`oneclip.image.decode` is of `image`, `clip.model` of `clip`; others are not ours."""
+    first, _, rest = module.partition(".")
+    if first == "oneclip":
+        return rest.split(".")[0] or None
+    return first if first in ("clip", "open_clip") else None
+
+
+def imports(path: Path) -> set[str]:
+    """Every part of ours that a file imports, wherever in the file."""
+    found = set()
+    package = path.relative_to(SRC).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: -node.level]) + "." if node.level else ""
+            modules = [base + (node.module or "")]
+            if modules == ["oneclip"]:
+                modules = [f"oneclip.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {part for module in modules if (part := part_of(module.strip(".")))}
+    return found
+
+
+FILES = sorted(path for path in SRC.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_point_up(path: Path) -> None:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    own = parts[1] if parts[0] == "oneclip" else parts[0]
+    if own in ENTRY_POINTS:
+        return
+    assert own in ROW, f"{own} stands in no row: add it to ROWS here and to the design"
+    for used in imports(path) - {own}:
+        assert ROW[used] < ROW[own], f"{own} (row {ROW[own]}) imports {used} (row {ROW[used]})"
