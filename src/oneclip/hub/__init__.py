@@ -1,0 +1,18 @@
+"""How a file gets here: a URL or a repository to a path on this machine, whole and verified."""
+
+from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here
+from oneclip.hub.place import cache_folder, offline
+from oneclip.hub.transfer import download, file_name
+from oneclip.hub.weights import fetch_weights, weights_here
+
+__all__ = [
+    "HUB_WEIGHTS",
+    "cache_folder",
+    "download",
+    "fetch_weights",
+    "file_name",
+    "hub_file",
+    "hub_file_here",
+    "offline",
+    "weights_here",
+]

@@ -1,0 +1,48 @@
+"""Where files are kept, whether the network may be used, and what the disk says when it refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oneclip.errors import OneCLIPError, OutputError
+
+OFFLINE_SWITCHES = ("ONECLIP_OFFLINE", "HF_HUB_OFFLINE")
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+def offline() -> bool:
+    """Whether the network is switched off, by ONECLIP_OFFLINE=1 or HF_HUB_OFFLINE=1."""
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE_SWITCHES)
+
+
+def cache_folder() -> Path:
+    """Where files from URLs are kept: `~/.cache/clip`, as OpenAI's package does.
+
+    ONECLIP_CACHE names another folder, XDG_CACHE_HOME another place for `clip`. Files from the Hugging Face
+    hub lie in the hub's own cache, which HF_HOME moves.
+    """
+    if folder := os.environ.get("ONECLIP_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clip"
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the file system refuses into OutputError; errors of ours and of the network pass."""
+    try:
+        yield
+    except OneCLIPError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            message = f"{target} could not be written: {error.strerror}. Free some space and try again"
+        elif error.errno in _REFUSED and error.filename is not None:
+            message = f"{target} could not be written: {error.strerror}: {error.filename}"
+        else:
+            raise
+        raise OutputError(message) from error
