@@ -57,7 +57,9 @@ class PocketBatches:
         self.colour: NDArray[np.uint8] = np.load(data_dir / "colour.npy", mmap_mode=mode)
         self._read_table(data_dir / "table.parquet", colour_weight)
         if len(self.name_rate) < SPARE * batch_size:
-            raise ValueError(f"a batch of {batch_size} needs {SPARE * batch_size:.0f} names; {len(self.name_rate)} found")
+            raise ValueError(
+                f"a batch of {batch_size} needs {SPARE * batch_size:.0f} names; {len(self.name_rate)} found"
+            )
 
     def _read_table(self, path: Path, colour_weight: float) -> None:
         table = pq.read_table(path, filters=[("split", "=", "train")])
@@ -73,12 +75,18 @@ class PocketBatches:
         self.style = [style_of(column["id"][i], column["kind"][i]) for i in pick]
         self.row = np.array(column["row"], dtype=np.int64)[order]
         self.is_colour = np.array([column["kind"][i] == "colour" for i in pick])
-        self.mirrors = np.repeat([may_mirror(self.names[start]) for start in starts], np.diff(np.r_[starts, len(pick)]))
-        weight = np.array(column["weight"], dtype=np.float64)[order] * np.where(self.is_colour, colour_weight, 1.0)
+        self.mirrors = np.repeat(
+            [may_mirror(self.names[start]) for start in starts], np.diff(np.r_[starts, len(pick)])
+        )
+        weight = np.array(column["weight"], dtype=np.float64)[order] * np.where(
+            self.is_colour, colour_weight, 1.0
+        )
         self.cumulative = np.r_[0.0, np.cumsum(weight)]
         self.starts, self.ends = starts, np.r_[starts[1:], len(pick)]
         total = self.cumulative[self.ends] - self.cumulative[self.starts]
-        self.name_rate = total / np.sqrt(self.ends - self.starts)  # a name with 200 styles must not swamp the rest
+        self.name_rate = total / np.sqrt(
+            self.ends - self.starts
+        )  # a name with 200 styles must not swamp the rest
 
     def __len__(self) -> int:
         """Number of training pictures."""
@@ -122,7 +130,9 @@ class PocketBatches:
     def write_captions(self, picks: NDArray[np.int64], rng: np.random.Generator) -> list[str]:
         """A caption for each picture; one that would also fit another picture gives way to the name."""
         draws = rng.random((len(picks), 6))
-        owner = {word: index for index in picks.tolist() for word in (self.names[index], *self.aliases[index])}
+        owner = {
+            word: index for index in picks.tolist() for word in (self.names[index], *self.aliases[index])
+        }
         taken: set[str] = set()
         texts = []
         for index, draw in zip(picks.tolist(), draws, strict=True):

@@ -86,10 +86,17 @@ class Drawn:
         return out
 
 
-def draw(pictures: list[Picture], folders: dict[str, Path], chunks: Path, workers: int, console: Console) -> Drawn:
+def draw(
+    pictures: list[Picture], folders: dict[str, Path], chunks: Path, workers: int, console: Console
+) -> Drawn:
     """Draw every picture, with a progress bar."""
     drawn = Drawn()
-    columns = (TextColumn("drawing {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("drawing {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         for kind in KINDS:
             of_kind = [picture for picture in pictures if picture.kind == kind]
@@ -107,7 +114,9 @@ def find_near_copies(drawn: Drawn, threshold: float = THRESHOLD) -> set[str]:
     queries = [i for i, picture in enumerate(drawn.pictures) if picture.set in {"ph", "healthicons"}]
     pool = [i for i, picture in enumerate(drawn.pictures) if is_trainable(picture, set())]
     value, _ = best_match(descriptors(drawn.alpha(queries)), descriptors(drawn.alpha(pool)))
-    return {drawn.pictures[i].id for i, score in zip(queries, value.tolist(), strict=True) if score > threshold}
+    return {
+        drawn.pictures[i].id for i, score in zip(queries, value.tolist(), strict=True) if score > threshold
+    }
 
 
 def assign(pictures: list[Picture], split: Split) -> list[str]:
@@ -143,7 +152,12 @@ def write_dataset(drawn: Drawn, split: Split, out: Path) -> Counter[str]:
         + [("row", pa.int32())]
         + [(name, pa.string()) for name in ("set", "licence", "name")]
         + [(name, pa.list_(pa.string())) for name in ("aliases", "keywords")]
-        + [("category", pa.string()), ("weight", pa.float32()), ("split", pa.string()), ("concept", pa.string())]
+        + [
+            ("category", pa.string()),
+            ("weight", pa.float32()),
+            ("split", pa.string()),
+            ("concept", pa.string()),
+        ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), out / "table.part", compression="zstd")
     (out / "table.part").rename(out / "table.parquet")
@@ -152,11 +166,15 @@ def write_dataset(drawn: Drawn, split: Split, out: Path) -> Counter[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--cache", type=Path, help="folder of the packages (default: OUT/cache)")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
-    parser.add_argument("--make-split", action="store_true", help="decide the split anew instead of reading it")
+    parser.add_argument(
+        "--make-split", action="store_true", help="decide the split anew instead of reading it"
+    )
     args = parser.parse_args()
     console, start = Console(), time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,10 @@ def reason_to_leave_out(prefix: str, info: dict[str, Any]) -> str:
 def read_catalogue(iconify: Path) -> dict[str, IconSet]:
     """All sets of @iconify/json by prefix, in its order."""
     collections = json.loads((iconify / "collections.json").read_text())
-    return {prefix: IconSet(prefix, info, reason_to_leave_out(prefix, info)) for prefix, info in collections.items()}
+    return {
+        prefix: IconSet(prefix, info, reason_to_leave_out(prefix, info))
+        for prefix, info in collections.items()
+    }
 
 
 def read_set(iconify: Path, prefix: str) -> dict[str, Any]:

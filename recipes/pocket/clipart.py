@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,22 @@ ROOT = Path("usr/share/openclipart/svg")
 LEFT_OUT = re.compile(r"flags?/|logos/|shapes/stars/|special/|semaphore|/flag_|_flag")
 """Flags, logos, 1,378 parametrised stars, gradients and patterns."""
 
-GENERIC = {"hash", "unsorted", "clipart", "clip art", "svg", "theme", "icons", "icon", "image", "public domain", "color"}
+GENERIC = {
+    "hash",
+    "unsorted",
+    "clipart",
+    "clip art",
+    "svg",
+    "theme",
+    "icons",
+    "icon",
+    "image",
+    "public domain",
+    "color",
+}
+
+
+SHARED_TITLE = 8
 
 
 @dataclass(frozen=True)
@@ -30,25 +46,49 @@ class ClipArt:
 def clip_art_titles(package: Path) -> Iterator[ClipArt]:
     """Every clip art with a title in words, in the order of its path."""
     root = package / ROOT
-    for path in sorted(root.rglob("*.svg")):
-        relative = path.relative_to(root).as_posix()
-        if LEFT_OUT.search(relative) or path.stat().st_size > 1_500_000:
-            continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        keywords = [clean_phrase(html.unescape(word), 32) for word in re.findall(r"<rdf:li>([^<]*)</rdf:li>", text)]
-        keywords = [word for word in dict.fromkeys(keywords) if word and word not in GENERIC]
-        title = re.search(r"<dc:title>([^<]*)</dc:title>", text)
-        name = _title(html.unescape(title.group(1)) if title else "", path.stem)
+    found = [(path, *_words(path)) for path in sorted(root.rglob("*.svg")) if _takes_part(path, root)]
+    titles = Counter(title for _, title, _ in found)
+    for path, title, keywords in found:
+        name = (
+            title if titles[title] <= SHARED_TITLE else ""
+        )  # a title of many files is that of their collection
+        name = name or _from_file_name(path.stem)
         if re.search(r"[a-z]{3}", name) and "flag" not in keywords:
-            folder = path.parent.relative_to(root).parts
-            yield ClipArt(relative, name, [word for word in keywords if word != name][:16], folder[-1].replace("-", " "))
+            folder = path.parent.relative_to(root).parts[-1].replace("-", " ")
+            kept = [word for word in keywords if word != name][:16]
+            yield ClipArt(path.relative_to(root).as_posix(), name, kept, folder)
 
 
-def _title(title: str, stem: str) -> str:
-    """The title without numbering; without a usable title, the file's name less its author."""
-    cleaned = clean_phrase(re.sub(r"\(.*?\)|[\"'.]", " ", title), 48)
-    cleaned = re.sub(r"( [\divx]{1,3}| [\w#]*\d\w*)+$", "", cleaned).strip()
-    if len(cleaned) > 2 and not re.search(r"part of|collection|untitled|icon set|^(the|a|an)$|^\W*$", cleaned):
-        return re.sub(r"\s+", " ", cleaned)
-    words = [word for word in re.split(r"[_\-\s.]+", stem.lower()) if word and not word.isdigit()]
-    return clean_phrase(" ".join(words[:2]))
+def _takes_part(path: Path, root: Path) -> bool:
+    return not LEFT_OUT.search(path.relative_to(root).as_posix()) and path.stat().st_size <= 1_500_000
+
+
+def _words(path: Path) -> tuple[str, list[str]]:
+    """(title or "", keywords) of one file."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    keywords = [clean_phrase(_plain(word), 32) for word in re.findall(r"<rdf:li>([^<]*)</rdf:li>", text)]
+    title = re.search(r"<dc:title>([^<]*)</dc:title>", text)
+    kept = [word for word in dict.fromkeys(keywords) if word and word not in GENERIC]
+    return clean_title(_plain(title.group(1)) if title else ""), kept
+
+
+def _plain(text: str) -> str:
+    """Entities, escaped once or twice, and bytes of no encoding removed."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ufffd]", "", html.unescape(html.unescape(text)))
+
+
+def clean_title(title: str) -> str:
+    """`"Blue Car 02 (by someone)"` gives `"blue car"`; a title that names a collection gives ""."""
+    cleaned = clean_phrase(
+        re.sub(r"\(.*?\)|[\"'.#]|\bby [\w. ]+$|\bopen ?clip ?art\b", " ", title, flags=re.I), 48
+    )
+    cleaned = re.sub(r"^\d+ ", "", re.sub(r"( [\divx]{1,3}| [\w#]*\d\w*)+$", "", cleaned).strip())
+    cleaned = re.sub(r"(?<=[a-z]{3})\d{1,3}$", "", re.sub(r"\s+", " ", cleaned)).strip(" ,")
+    unusable = r"part of|collection|untitled|icon set|theme|^(the|a|an)$|^\W*$"
+    return "" if len(cleaned) < 3 or re.search(unusable, cleaned) else cleaned
+
+
+def _from_file_name(stem: str) -> str:
+    """The first words of a file's name; what follows is its author."""
+    words = [word.rstrip("0123456789") for word in re.split(r"[_\-\s.]+", stem.lower())]
+    return clean_phrase(" ".join([word for word in words if word][:2]))

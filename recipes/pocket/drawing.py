@@ -65,10 +65,14 @@ def draw_batch(
     images[~is_colour] = torch.addcmul(paper, alpha, ink - paper).round_().to(torch.uint8)
     rgba = colour.permute(0, 3, 1, 2).float()
     rgb = (rgba[:, :3] * _tints(len(colour), augmentation.tint, generator)).clamp_(max=255)
-    rgba = torch.cat([rgb * (rgba[:, 3:] / 255), rgba[:, 3:]], 1)  # premultiplied, so that edges keep their colour
+    rgba = torch.cat(
+        [rgb * (rgba[:, 3:] / 255), rgba[:, 3:]], 1
+    )  # premultiplied, so that edges keep their colour
     rgba = _sample(rgba, transforms[is_colour], size)
     paper = _light_paper(len(colour), generator)
-    images[is_colour] = (rgba[:, :3] + paper * (1 - rgba[:, 3:] / 255)).clamp_(0, 255).round_().to(torch.uint8)
+    images[is_colour] = (
+        (rgba[:, :3] + paper * (1 - rgba[:, 3:] / 255)).clamp_(0, 255).round_().to(torch.uint8)
+    )
     return images
 
 
@@ -119,11 +123,15 @@ def _ink_and_paper(count: int, dark_on_white: float, generator: torch.Generator)
     luminance = torch.tensor([0.299, 0.587, 0.114])
     too_close = ((ink - paper) @ luminance).abs() < 0.35
     dark = torch.rand(count, 1, generator=generator) * 0.35
-    light = 1 - torch.rand(count, 1, generator=generator) * 0.1 * (torch.rand(count, 1, generator=generator) < 0.5)
+    light = 1 - torch.rand(count, 1, generator=generator) * 0.1 * (
+        torch.rand(count, 1, generator=generator) < 0.5
+    )
     grey_dark = dark * (torch.rand(count, 1, generator=generator) < 0.5) + 0 * ink
     plain = torch.rand(count, generator=generator) < dark_on_white
     ink = torch.where(plain[:, None], grey_dark, torch.where(too_close[:, None], ink * 0.5, ink))
-    paper = torch.where(plain[:, None], light + 0 * paper, torch.where(too_close[:, None], 1 - 0.2 * paper, paper))
+    paper = torch.where(
+        plain[:, None], light + 0 * paper, torch.where(too_close[:, None], 1 - 0.2 * paper, paper)
+    )
     return (ink * 255)[:, :, None, None], (paper * 255)[:, :, None, None]
 
 

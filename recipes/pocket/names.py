@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 ALWAYS_STYLE = {
-    "outline", "outlined", "filled", "fill", "duotone", "twotone", "24px", "unfilled", "expressive",
+    "outline", "outlined", "filled", "fill", "duotone", "twotone", "24px", "unfilled", "expressive", "alerted", "badged",
 }  # fmt: skip
 """Last words that say how a thing is drawn, in whatever set."""
 
 OFTEN_STYLE = {
     "solid", "regular", "line", "linear", "bold", "thin", "light", "sharp", "rounded", "round", "broken", "remix",
     "tone", "duo", "stroke", "flat", "negative", "f", "o", "color", "alt", "active", "off-outline", "baseline", "poly",
-    "small", "large", "mini", "micro",
+    "mini", "micro",
 }  # fmt: skip
 """Last words that are a style only in sets which use them often ("traffic-light" keeps its light)."""
 
@@ -66,7 +66,10 @@ class NameCleaner:
         self.suffixes = sorted((key for key in data.get("suffixes") or {} if key), key=len, reverse=True)
         self.prefixes = sorted((key for key in data.get("prefixes") or {} if key), key=len, reverse=True)
         self.category_words = {
-            word for category in (data.get("categories") or {}) for word in words_of(category) if word != "and"
+            word
+            for category in (data.get("categories") or {})
+            for word in words_of(category)
+            if word != "and"
         }
         self.numbered_words = prefix.startswith("icon-park")
 

@@ -25,7 +25,9 @@ def descriptors(alpha: NDArray[np.uint8]) -> Tensor:
     Returns:
         (N, 576) float32, zero mean and unit length, so that a product is a correlation.
     """
-    parts = [_describe(torch.from_numpy(alpha[start : start + BLOCK])) for start in range(0, len(alpha), BLOCK)]
+    parts = [
+        _describe(torch.from_numpy(alpha[start : start + BLOCK])) for start in range(0, len(alpha), BLOCK)
+    ]
     return torch.cat(parts) if parts else torch.zeros(0, SIDE * SIDE)
 
 

@@ -50,5 +50,9 @@ def _author(prefix: str, catalogue: dict) -> str:  # type: ignore[type-arg]
     info = catalogue[prefix].info
     author, licence = info["author"], info["license"]
     name = f"[{author['name']}]({author['url']})" if author.get("url") else author["name"]
-    title = f"[{catalogue[prefix].licence}]({licence['url']})" if licence.get("url") else catalogue[prefix].licence
+    title = (
+        f"[{catalogue[prefix].licence}]({licence['url']})"
+        if licence.get("url")
+        else catalogue[prefix].licence
+    )
     return f"| {info['name']} (`{prefix}`) | {name} | {title}"

@@ -13,7 +13,10 @@ from recipes.pocket.clipart import clip_art_titles
 from recipes.pocket.names import NameCleaner, clean_phrase
 from recipes.pocket.words import FLAGS_GROUP, Keywords, code_points
 
-HELD_OUT_STYLE = {"ph": {"bold", "duotone", "fill", "light", "thin"}, "healthicons": {"24px", "outline", "negative"}}
+HELD_OUT_STYLE = {
+    "ph": {"bold", "duotone", "fill", "light", "thin"},
+    "healthicons": {"24px", "outline", "negative"},
+}
 """Of these sets one style is evaluated: identifiers that end otherwise are left out."""
 
 BRAND_SETS = ("fa7-brands", "bxl", "cib", "devicon", "simple-icons", "logos")
@@ -86,7 +89,9 @@ def _brand_names(iconify: Path, common: set[str]) -> set[str]:
     for prefix in BRAND_SETS:
         data = read_set(iconify, prefix)
         names.update(name.replace("-", " ") for name in (*data["icons"], *data.get("aliases", {})))
-    return {name for name in names if len(name) > 2 and name not in common and name not in BRAND_WORDS_ALLOWED}
+    return {
+        name for name in names if len(name) > 2 and name not in common and name not in BRAND_WORDS_ALLOWED
+    }
 
 
 def _is_brand(name: str, brands: set[str]) -> bool:
@@ -150,7 +155,11 @@ def _icon_pictures(
         if "<animate" in icon["body"] or "<image" in icon["body"]:
             continue
         name, category = clean(identifier), categories.get(identifier, "")
-        if not re.search(r"[a-z0-9]", name) or _is_brand(name, brands) or category in {"brand", "brands", "logos"}:
+        if (
+            not re.search(r"[a-z0-9]", name)
+            or _is_brand(name, brands)
+            or category in {"brand", "brands", "logos"}
+        ):
             continue
         if re.search(r"\bflags?\b", category) or name.startswith("flag for "):
             continue
@@ -185,7 +194,9 @@ def _emoji_pictures(icon_set: IconSet, data: dict[str, Any], keywords: Keywords)
         found = _resolve(data, identifier)
         if found is None or "skin-tone" in identifier or re.search(r"-(dark|light|medium)$", identifier):
             continue
-        if re.search(r"\bflags?\b", categories.get(identifier, "")):
+        if re.search(r"\bflags?\b", categories.get(identifier, "")) or re.match(
+            r"flag-(for|of)-", identifier
+        ):
             continue
         own_name = re.sub(r" (1|2)$", "", identifier.replace("-", " "))
         if data.get("chars"):
@@ -215,5 +226,13 @@ def _emoji_files(fluent: Path, keywords: Keywords) -> Iterator[Picture]:
         emoji = keywords.emoji.get(code_points(path.stem))
         if emoji and emoji.group != FLAGS_GROUP:
             yield Picture(
-                f"fluent3d:{path.stem}", "colour", path.name, "fluent3d", "MIT", emoji.name, [], list(emoji.keywords), ""
+                f"fluent3d:{path.stem}",
+                "colour",
+                path.name,
+                "fluent3d",
+                "MIT",
+                emoji.name,
+                [],
+                list(emoji.keywords),
+                "",
             )

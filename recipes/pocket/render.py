@@ -116,7 +116,9 @@ def _draw_file(path: Path) -> Image.Image:
 def _draw_with_cairo(path: Path) -> bytes:
     import cairosvg
 
-    text = re.sub(r"<!DOCTYPE.*?(\[.*?\])?\s*>", "", path.read_text("utf-8", errors="replace"), count=1, flags=re.S)
+    text = re.sub(
+        r"<!DOCTYPE.*?(\[.*?\])?\s*>", "", path.read_text("utf-8", errors="replace"), count=1, flags=re.S
+    )
     try:
         return bytes(cairosvg.svg2png(bytestring=text.encode(), output_width=4 * SIZE))
     except Exception as error:  # cairosvg raises whatever its parsers raise

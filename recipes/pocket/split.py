@@ -84,7 +84,11 @@ def make_split(pictures: Sequence[Picture], near_copies: set[str]) -> Split:
         near_copies: ids of held-out pictures that have a near-copy in training.
     """
     titles = sorted(
-        {picture.name for picture in pictures if picture.set == "openclipart" and _is_held_out_title(picture.name)}
+        {
+            picture.name
+            for picture in pictures
+            if picture.set == "openclipart" and _is_held_out_title(picture.name)
+        }
     )
     held_out: dict[str, list[str]] = defaultdict(list)
     taken: set[tuple[str, str]] = set()

@@ -103,4 +103,7 @@ def _catalogues(folders: dict[str, Path]) -> Iterator[tuple[str, str, Iterable[s
 def _phosphor(path: Path) -> Iterator[tuple[str, list[str]]]:
     pattern = re.compile(r'readonly name: "([^"]+)";.*?readonly tags: readonly \[(.*?)\];', re.S)
     for match in pattern.finditer(path.read_text()):
-        yield match.group(1), [tag for tag in re.findall(r'"([^"]*)"', match.group(2)) if not tag.startswith("*")]
+        yield (
+            match.group(1),
+            [tag for tag in re.findall(r'"([^"]*)"', match.group(2)) if not tag.startswith("*")],
+        )
