@@ -21,7 +21,8 @@ OneCLIPError
 ├── OutputError (OSError)                 a result that could not be written
 └── MissingExtraError (ImportError)       an optional dependency that is not installed
 
-The built-in bases are there so that programs which catch those keep working. Only the command line prints and exits.
+The built-in bases are there so that programs which catch those keep working. Only the command line prints and
+exits.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class CheckpointMismatchError(CheckpointError):
         lines += _listing("missing from the checkpoint", self.missing)
         lines += _listing("unexpected in the checkpoint", self.unexpected)
         lines += _listing(
-            "of another shape", [f"{key}: {there} in the checkpoint, {here} in the model" for key, there, here in reshaped]
+            "of another shape",
+            [f"{key}: {there} in the checkpoint, {here} in the model" for key, there, here in reshaped],
         )
         lines.append("Check that the architecture named is the one the weights were trained with.")
         super().__init__("\n".join(lines))

@@ -19,8 +19,8 @@ class ClipLoss(nn.Module):
     Args:
         local_loss: each rank scores its own rows against those of every rank, instead of all against all:
             memory of B x WB instead of WB x WB.
-        gather_with_grad: gradients flow to the ranks that gathered rows came from. Without it they flow through
-            this rank's own rows only, and with `local_loss` only through the side that was not gathered.
+        gather_with_grad: gradients flow to the ranks that gathered rows came from. Without it they flow
+            through this rank's own rows only; with `local_loss`, only through the side not gathered.
         cache_labels: keep the labels of the last batch size.
         rank: this process, in [0, world_size).
         world_size: number of processes of the initialised torch.distributed group; 1 needs no group.

@@ -15,8 +15,8 @@ def gather_rows(features: Tensor, *, rank: int, world_size: int, with_grad: bool
 
     Args:
         features: (B, D) of this rank; B is the same on every rank.
-        with_grad: let gradients flow to the ranks that the rows came from (a sum over ranks in the backward pass).
-        keep_local: without `with_grad`, put this rank's own rows in as they are, so that they keep their gradient.
+        with_grad: gradients flow to the ranks that the rows came from, summed over ranks.
+        keep_local: without `with_grad`, this rank's own rows go in as they are and keep their gradient.
 
     Returns:
         (world_size * B, D)
@@ -67,5 +67,5 @@ def _require_process_group(world_size: int) -> None:
         )
     if dist.get_world_size() != world_size:
         raise ConfigError(
-            f"world_size={world_size}, but the process group has {dist.get_world_size()} ranks; the two must agree"
+            f"world_size={world_size}, but the process group has {dist.get_world_size()} ranks; they must agree"
         )

@@ -1,4 +1,4 @@
-"""Where batches come from: a source that is a function of the step, threads that ask it ahead, and the way to a device."""
+"""A step number to a batch on the device: a source, threads that ask it ahead, and what a batch goes through."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """Anything that makes batch number `step`, the same one each time it is asked. A plain tuple will do as a Batch."""
+    """Anything that makes batch number `step`, the same one each time. A plain tuple will do as a Batch."""
 
     def batch(self, step: int, /) -> Batch | tuple[Tensor, Tensor | Sequence[str]]:
-        """Batch number `step`, from 0. Called from threads, ahead of its use; must not touch global random state."""
+        """Batch number `step`, from 0. Called in threads, ahead of its use: no global random state."""
         ...
 
 
@@ -47,8 +47,8 @@ class Prepare:
     Args:
         tokenize: captions to (B, L) ids; needed if the source gives captions.
         mean, std: per channel, for uint8 pictures, in [0, 1].
-        crop_texts: cut ids after the longest caption of the batch. Exact for causal towers pooled at the end of
-            text; leave it off for others.
+        crop_texts: cut ids after the longest caption of the batch. Exact for causal towers pooled at the
+            end of text; leave it off for others.
         pad_id: what fills the ids after a caption.
     """
 

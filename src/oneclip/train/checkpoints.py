@@ -21,7 +21,7 @@ NAME = re.compile(r"(epoch|step)_\d+\.pt")
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint through a temporary file beside it, so that a file of that name is always a whole one.
+    """Write a checkpoint through a temporary file beside it, so that a file of that name is always whole.
 
     Raises:
         OutputError: if it cannot be written, for want of space, say; what stood there before is untouched.
@@ -61,12 +61,12 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist; expected a checkpoint to resume from") from error
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint of a training ({error}); remove it to resume from an earlier one"
+            f"{path} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
         ) from error
     if not isinstance(state, dict) or not {"state_dict", "optimizer", "step", "random"} <= state.keys():
         raise CheckpointError(
-            f"{path} holds weights but no state of a training (optimizer, step, random states), so it cannot be "
-            "resumed; start a training from these weights instead"
+            f"{path} holds weights but no state of a training (optimizer, step, random states), so it "
+            "cannot be resumed; start a training from these weights instead"
         )
     return state
 
@@ -86,7 +86,7 @@ def checkpoint_step(path: str | Path) -> int:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` checkpoints of the most steps; 0 keeps all, and files that cannot be read stay."""
+    """Delete all but the `keep` checkpoints of the most steps; 0 keeps all. Unreadable files stay."""
     steps: dict[Path, int] = {}
     for path in _candidates(folder) if keep else []:
         with contextlib.suppress(CheckpointError):

@@ -32,7 +32,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """A stretch that may end anywhere, such as an evaluation: a SIGINT ends it at once, and is then requested."""
+        """A stretch that may end anywhere, such as an evaluation: a SIGINT ends it at once."""
         self._is_immediate = True
         try:
             yield

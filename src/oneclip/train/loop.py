@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oneclip.errors import CheckpointMismatchError, ConfigError, TrainingError
 from oneclip.losses import ClipLoss
@@ -71,20 +72,21 @@ class Outcome:
 class Trainer:
     """Trains a dual encoder.
 
-    A recipe that wants more than a contrastive loss overrides `losses` (its result's "loss" is what is minimised, the
-    rest is logged), or `training_step` for another forward pass. Parameters of `loss_fn`, such as a projection for
-    distillation, are trained and saved along.
+    A recipe that wants more than a contrastive loss overrides `losses` (its result's "loss" is what is minimised,
+    the rest is logged), or `training_step` for another forward pass. Parameters of `loss_fn`, such as a projection
+    for distillation, are trained and saved along.
 
     Args:
-        model: has `encode_image`, `encode_text`, `logit_scale`, and perhaps `logit_bias`; on `device` already.
+        model: has `encode_image`, `encode_text`, `logit_scale`, perhaps `logit_bias`; on `device` already.
         source: makes batch number `step`; see `BatchSource`.
         cfg: the settings.
-        loss_fn: called with image features, text features, the exponentiated scale, and the bias if there is one.
+        loss_fn: called with image features, text features, the exponentiated scale, the bias if there is one.
         out: folder of checkpoints and `metrics.jsonl`; without it, nothing is written.
         prepare: what happens to a batch on its way to the model.
-        evaluate: called with the model, in evaluation mode, every `cfg.evaluate_every` steps and at the end.
+        evaluate: called with the model in evaluation mode every `cfg.evaluate_every` steps and at the end; its
+            precision is its own affair.
         reporter: told how it goes.
-        identity: plain values that a resumed training must share, such as the batch size or the table's checksum.
+        identity: plain values that a resumed training must share, such as the batch size or a checksum.
         device: where the model is.
     """
 
@@ -136,9 +138,17 @@ class Trainer:
         """Forward pass of one batch, which is on the device."""
         return self.losses(self.encode(batch), batch)
 
-    def autocast(self) -> torch.autocast:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context that the forward pass runs in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16")
+        if self.cfg.precision != "bf16":
+            yield
+        elif self.device.type != "cpu":
+            with torch.autocast(self.device.type, torch.bfloat16):
+                yield
+        else:  # the fused attention's bf16 backward takes 6 times as long at 10 tokens, twice as long at 77
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                yield
 
     def optimizer_step(self, batches: Prefetcher, meter: Meter) -> None:
         """One update of the weights, from `cfg.accumulate` batches."""
@@ -228,8 +238,8 @@ class Trainer:
             checkpoint: a file, or the folder of a run, for the latest in it.
 
         Raises:
-            CheckpointError: if it is damaged, or the folder has none; CheckpointMismatchError if it is of another model.
-            ConfigError: if it is of a training with another seed, batch size or data.
+            CheckpointError: if it is damaged, or of another model.
+            ConfigError: if the folder has none, or it is of a training with another seed, batch size or data.
         """
         path = Path(checkpoint)
         if path.is_dir():
@@ -253,7 +263,7 @@ class Trainer:
         restore_random_states(state["random"])
 
     def rebuild_optimizer(self) -> None:
-        """After parameters were replaced (positions resized, say): the same optimizer over what the model has now."""
+        """After parameters were replaced (positions resized, say): the same optimizer over what is there now."""
         old, self.optimizer = self.optimizer, make_optimizer([self.model, self.loss_fn], self.cfg)
         carry_over(old, self.optimizer)
 
@@ -302,8 +312,9 @@ class Trainer:
     def _check_finite(self, meter: Meter) -> None:
         if not meter.is_finite():
             raise TrainingError(
-                f"the loss or a gradient is no longer a finite number at step {self.step}; lower the learning rate "
-                f"({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use precision fp32, and resume"
+                f"the loss or a gradient is no longer a finite number at step {self.step}; lower the learning "
+                f"rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use precision fp32, and "
+                "resume"
             )
 
     def _is_due(self, every: int) -> bool:
@@ -316,8 +327,8 @@ class Trainer:
         for key, ours in self.identity.items():
             if theirs.get(key, ours) != ours:
                 raise ConfigError(
-                    f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming would not "
-                    "go on with the same batches. Use the same settings, or start anew in another folder"
+                    f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming would "
+                    "not go on with the same batches. Use the same settings, or start anew in another folder"
                 )
 
 

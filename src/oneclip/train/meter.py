@@ -14,7 +14,7 @@ from oneclip.train.metrics import Report
 
 
 class Meter:
-    """Gathers what steps measure until a report is made of it. Holds tensors, so that no step waits for a device.
+    """Gathers what steps measure until a report is made of it. Holds tensors: no step waits for a device.
 
     Args:
         step: steps done before.
@@ -24,7 +24,8 @@ class Meter:
     def __init__(self, step: int, steps: int) -> None:
         self._first, self._steps = step, steps
         self._all_seconds = 0.0
-        self._norm, self._lr = torch.zeros(()), 0.0
+        self._norm = self._norms = torch.zeros(())
+        self._lr = 0.0
         self._clear()
 
     def add(self, losses: Mapping[str, Tensor], pairs: int) -> None:

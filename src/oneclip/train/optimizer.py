@@ -15,12 +15,12 @@ NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: not to norms, biases, the logit scale, nor anything of fewer than two axes."""
+    """Whether weight decay applies: not to norms, biases, the logit scale, nor what has fewer than two axes."""
     return parameter.ndim >= 2 and NO_DECAY.search(name) is None
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, without decay and with; a parameter shared by modules counts once."""
+    """Trainable parameters in two groups, without decay and with; one that modules share counts once."""
     named = {p: name for module in modules for name, p in module.named_parameters() if p.requires_grad}
     plain = [p for p, name in named.items() if not decays(name, p)]
     decayed = [p for p, name in named.items() if decays(name, p)]

@@ -12,7 +12,7 @@ from oneclip.train.metrics import Report
 
 
 class ProgressBar:
-    """A `Reporter` that draws on a console. Where there is no terminal, it writes a line at most every so many steps.
+    """A `Reporter` that draws on a console. Without a terminal, it writes a line now and then.
 
     Args:
         console: where; standard error by default.

@@ -10,7 +10,7 @@ from oneclip.train.config import TrainCfg
 def learning_rate(step: int, cfg: TrainCfg) -> float:
     """The learning rate of step 0, 1, …: linear warm-up, then half a cosine down to `final_lr`, or constant.
 
-    The last warm-up step and the first after it both have `cfg.lr`; after `cfg.steps` the rate stays at its end.
+    The last warm-up step and the first after it both have `cfg.lr`; after `cfg.steps` the rate stays.
     """
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
