@@ -58,14 +58,14 @@ class Attention(nn.Module):
         self.head_dim = dim // num_heads
         context_dim = context_dim or dim
         if context_dim == dim:
-            self.in_proj_weight = nn.Parameter(torch.randn(3 * dim, dim) * self.head_dim**-0.5)
+            self.in_proj_weight = nn.Parameter(xavier(3 * dim, dim))
             for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
                 self.register_parameter(name, None)
         else:
             self.register_parameter("in_proj_weight", None)
-            self.q_proj_weight = nn.Parameter(torch.randn(dim, dim) * self.head_dim**-0.5)
-            self.k_proj_weight = nn.Parameter(torch.randn(dim, context_dim) * self.head_dim**-0.5)
-            self.v_proj_weight = nn.Parameter(torch.randn(dim, context_dim) * self.head_dim**-0.5)
+            self.q_proj_weight = nn.Parameter(xavier(dim, dim))
+            self.k_proj_weight = nn.Parameter(xavier(dim, context_dim))
+            self.v_proj_weight = nn.Parameter(xavier(dim, context_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.ln_q = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         self.ln_k = norm_layer(self.head_dim) if qk_norm else nn.Identity()
@@ -74,6 +74,7 @@ class Attention(nn.Module):
         self.register_parameter("head_scale", nn.Parameter(torch.ones(num_heads, 1, 1)) if scale_heads else None)
         self.ln_inner = norm_layer(dim) if inner_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
         """Attend.
@@ -151,3 +152,8 @@ class AttentionalPooler(nn.Module):
         query = self.ln_q(self.query).to(x.dtype).expand(x.shape[0], -1, -1)
         out: Tensor = self.attn(query, self.ln_k(x))
         return out
+
+
+def xavier(rows: int, columns: int) -> Tensor:
+    """Uniform weights that keep the variance of what passes, as `nn.MultiheadAttention` begins (Glorot & Bengio 2010)."""
+    return nn.init.xavier_uniform_(torch.empty(rows, columns))

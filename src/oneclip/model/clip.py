@@ -5,7 +5,7 @@ Shapes: B batch, N pictures, M captions, L tokens, D joint embedding.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,20 @@ from oneclip.errors import ConfigError
 from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
 from oneclip.model.text import TextTower, may_trim
 
-Outputs = dict[str, Any] | tuple[Any, ...]
+if TYPE_CHECKING:
+    Outputs = dict[str, Any] | tuple[Any, ...]
+else:
+    Outputs = Any  # TorchScript knows no union of these two
 
 
 class DualEncoder(nn.Module):
     """What `CLIP` and `CustomTextCLIP` share: a visual tower, a temperature, and all that takes features from both."""
 
-    visual: nn.Module
-    logit_scale: nn.Parameter
-    logit_bias: nn.Parameter | None
-    output_dict: bool
+    if TYPE_CHECKING:  # TorchScript reads annotations of a class, and knows no modules among them
+        visual: nn.Module
+        logit_scale: nn.Parameter
+        logit_bias: nn.Parameter | None
+        output_dict: bool
 
     def _init_dual(
         self,
@@ -38,12 +42,17 @@ class DualEncoder(nn.Module):
         output_dict: bool,
     ) -> None:
         self.output_dict = output_dict
-        self.visual = build_visual_tower(embed_dim, _as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
+        self.visual = self._make_visual(embed_dim, _as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
         shape = [1] if nonscalar_logit_scale else []
         self.logit_scale = nn.Parameter(torch.full(shape, float(init_logit_scale)))
         bias = nn.Parameter(torch.full(shape, float(init_logit_bias))) if init_logit_bias is not None else None
         self.register_parameter("logit_bias", bias)
 
+    @torch.jit.ignore
+    def _make_visual(self, embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool) -> nn.Module:
+        return build_visual_tower(embed_dim, cfg, quick_gelu)
+
+    @torch.jit.export
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Encode pictures.
 
@@ -52,10 +61,9 @@ class DualEncoder(nn.Module):
             normalize: make each feature vector of unit length.
 
         Returns:
-            (B, D).
+            (B, D). A tower with `output_tokens` adds its tokens, unless the features are to be normalised.
         """
-        features = self.visual(image)
-        return F.normalize(features, dim=-1) if normalize else features
+        return self._features(self.visual(image), normalize)
 
     @abstractmethod
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
@@ -81,6 +89,16 @@ class DualEncoder(nn.Module):
         """
         return self._logits(self.encode_image(image, normalize=True), self.encode_text(text, normalize=True))
 
+    def _features(self, output: Tensor | tuple[Tensor, Tensor], normalize: bool) -> Tensor:
+        """What a tower gave, normalised without its tokens, or as it is; TorchScript, which needs one type, drops them."""
+        features = output if isinstance(output, Tensor) else output[0]
+        if normalize:
+            return F.normalize(features, dim=-1)
+        if torch.jit.is_scripting():
+            return features
+        else:
+            return output  # type: ignore[return-value]
+
     def _logits(self, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
         image_logits = self.logit_scale.exp() * image_features @ text_features.T
         if self.logit_bias is not None:
@@ -103,7 +121,9 @@ class DualEncoder(nn.Module):
         scale = self.logit_scale.exp()
         if self.output_dict:
             output = {"image_features": image_features, "text_features": text_features, "logit_scale": scale}
-            return output if self.logit_bias is None else {**output, "logit_bias": self.logit_bias}
+            if self.logit_bias is not None:
+                output["logit_bias"] = self.logit_bias
+            return output
         if self.logit_bias is None:
             return image_features, text_features, scale
         return image_features, text_features, scale, self.logit_bias
@@ -244,11 +264,12 @@ class CLIP(DualEncoder, TextTower):
         )
         self._init_text(text, embed_dim, quick_gelu)
 
+    @torch.jit.export
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        if may_trim():
+        if not torch.jit.is_scripting() and may_trim():
             text = self.trim(text)
         features, _ = self._encode(text)
-        return F.normalize(features, dim=-1) if normalize else features
+        return self._features(features, normalize)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -282,9 +303,9 @@ class CustomTextCLIP(DualEncoder):
         self.context_length = self.text.context_length
         self.vocab_size = self.text.vocab_size
 
+    @torch.jit.export
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        features = self.text(text)
-        return F.normalize(features, dim=-1) if normalize else features
+        return self._features(self.text(text), normalize)
 
     @torch.jit.ignore
     def trim(self, text: Tensor) -> Tensor:

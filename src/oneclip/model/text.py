@@ -3,6 +3,8 @@
 Shapes: B batch, L tokens, C width, H heads, D joint embedding.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +23,16 @@ class TextTower(nn.Module):
     A subclass calls `_init_text` in its constructor; the parameters are then its own, under their published names.
     """
 
-    transformer: Transformer
-    token_embedding: nn.Embedding
-    positional_embedding: nn.Parameter
-    ln_final: nn.Module
-    text_projection: nn.Parameter | nn.Linear | None
-    cls_emb: nn.Parameter | None
-    attn_mask: Tensor | None
+    __constants__ = ("projects_by_layer",)  # so that TorchScript compiles only the branch that holds
+
+    if TYPE_CHECKING:  # TorchScript reads annotations of a class, and knows no modules among them
+        transformer: Transformer
+        token_embedding: nn.Embedding
+        positional_embedding: nn.Parameter
+        ln_final: nn.Module
+        text_projection: nn.Parameter | nn.Linear | None
+        cls_emb: nn.Parameter | None
+        attn_mask: Tensor | None
 
     def _init_text(
         self,
@@ -54,10 +59,11 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(cfg.vocab_size, cfg.width)
         self.register_parameter("cls_emb", nn.Parameter(torch.empty(cfg.width)) if cfg.embed_cls else None)
         self.positional_embedding = nn.Parameter(torch.empty(positions, cfg.width))
-        self.transformer = Transformer(blocks, cfg.layers)
+        self.transformer = self._make_text_transformer(blocks, cfg.layers)
         self.ln_final = blocks.norm_layer(cfg.width)
         causal = None if cfg.no_causal_mask else torch.full((positions, positions), float("-inf")).triu_(1)
         self.register_buffer("attn_mask", causal, persistent=False)
+        self.projects_by_layer = cfg.proj_bias and cfg.proj_type == "linear" and bool(embed_dim)
         if cfg.proj_type == "none" or not embed_dim:
             self.register_parameter("text_projection", None)
         elif cfg.proj_bias:
@@ -65,6 +71,10 @@ class TextTower(nn.Module):
         else:
             self.text_projection = nn.Parameter(torch.empty(cfg.width, embed_dim))
         self._init_text_parameters()
+
+    @torch.jit.ignore
+    def _make_text_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
+        return Transformer(blocks, layers)
 
     @torch.jit.ignore
     def _init_text_parameters(self) -> None:
@@ -98,9 +108,9 @@ class TextTower(nn.Module):
             x = torch.cat([x, class_token], dim=1)
             length += 1
         x = x + self.positional_embedding[:length].to(dtype)
-        mask = self.attn_mask
-        if mask is not None:
-            mask = mask[:length, :length]
+        mask: Tensor | None = None
+        if self.attn_mask is not None:
+            mask = self.attn_mask[:length, :length]
         if self.use_pad_mask or self.cls_emb is not None:
             padding = self._padding_mask(text, dtype)
             mask = padding if mask is None else mask.to(dtype) + padding
@@ -131,8 +141,10 @@ class TextTower(nn.Module):
         else:
             tokens = self.ln_final(x)
             pooled = pool_text(tokens, text, self.text_pool_type, self.text_eos_id)
-        if self.text_projection is not None:
-            pooled = project(pooled, self.text_projection)
+        if self.projects_by_layer:
+            pooled = self.text_projection(pooled)
+        elif self.text_projection is not None:
+            pooled = pooled @ self.text_projection
         return pooled, tokens
 
     @torch.jit.ignore
@@ -240,7 +252,7 @@ class TextTransformer(TextTower):
         Raises:
             ShapeError: if L exceeds `context_length`.
         """
-        if not self.output_tokens and may_trim():
+        if not torch.jit.is_scripting() and not self.output_tokens and may_trim():
             text = self.trim(text)
         pooled, tokens = self._encode(text)
         if self.output_tokens:
@@ -323,16 +335,6 @@ def pooled_positions(text: Tensor, pool_type: str, eos_id: int) -> Tensor:
     return text.argmax(dim=-1)
 
 
-def project(x: Tensor, projection: Tensor | nn.Linear) -> Tensor:
-    """(B, C) -> (B, D) by a matrix (C, D) or a linear layer."""
-    if isinstance(projection, nn.Linear):
-        out: Tensor = projection(x)
-        return out
-    return x @ projection
-
-
 def may_trim() -> bool:
     """Whether a length may depend on the data: not while a graph is recorded, which must serve other captions."""
-    if torch.jit.is_scripting():
-        return False
     return not (torch.jit.is_tracing() or torch.compiler.is_compiling())

@@ -96,7 +96,16 @@ class ResidualAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C); `attn_mask` as in `Attention`."""
+        x = self.feed_forward(self.attend(x, attn_mask))
+        return x
+
+    def attend(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """The branch in which tokens see each other, (B, L, C) -> (B, L, C)."""
         x = x + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), attn_mask=attn_mask)))
+        return x
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The branch in which each token is by itself, (B, L, C) -> (B, L, C)."""
         x = x + self.ls_2(self.mlp(self.ln_2(x)))
         return x
 
@@ -118,8 +127,7 @@ class Transformer(nn.Module):
 
     def get_cast_dtype(self) -> torch.dtype:
         """The dtype of the linear weights, which token activations are cast to."""
-        dtype: torch.dtype = self.resblocks[0].mlp.c_fc.weight.dtype  # type: ignore[union-attr, assignment]
-        return dtype
+        return self.resblocks[0].mlp.c_fc.weight.dtype
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C); `attn_mask` is added to the attention logits, broadcastable to (B, H, L, L)."""

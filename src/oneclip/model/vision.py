@@ -60,7 +60,7 @@ class VisionTransformer(nn.Module):
             raise ConfigError(f"pos_embed_type is {cfg.pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'")
         self.patch_dropout = PatchDropout(cfg.patch_dropout) if cfg.patch_dropout > 0 else nn.Identity()
         self.ln_pre = nn.Identity() if cfg.no_ln_pre else blocks.norm_layer(width)
-        self.transformer = Transformer(blocks, cfg.layers)
+        self.transformer = self._make_transformer(blocks, cfg.layers)
 
         self.attn_pool: nn.Module | None = None
         self.attn_pool_contrastive: nn.Module | None = None
@@ -74,6 +74,10 @@ class VisionTransformer(nn.Module):
         pooled_width = embed_dim if cfg.attentional_pool and not self.attn_pool_type else width
         self.ln_post = blocks.norm_layer(pooled_width)
         self.proj = nn.Parameter(scale * torch.randn(embed_dim if cfg.attentional_pool else width, embed_dim))
+
+    @torch.jit.ignore
+    def _make_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
+        return Transformer(blocks, layers)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode pictures.
