@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ class PocketBatches:
         self.batch_size, self.image_size, self.seed, self.tokenizer = batch_size, image_size, seed, tokenizer
         self.mixer = mixer or CaptionMixer()
         self.augmentation = augmentation or Augmentation()
-        mode = None if in_memory else "r"
+        mode: Literal["r"] | None = None if in_memory else "r"
         self.mono: NDArray[np.uint8] = np.load(data_dir / "mono.npy", mmap_mode=mode)
         self.colour: NDArray[np.uint8] = np.load(data_dir / "colour.npy", mmap_mode=mode)
         self._read_table(data_dir / "table.parquet", colour_weight)

@@ -1,7 +1,7 @@
 """Packages to a dataset on disk: `python -m recipes.pocket.build --out DIR [--cache DIR]`.
 
-Writes `mono.npy` (N, 64, 64) alpha, `colour.npy` (M, 64, 64, 4) straight RGBA, both uint8, and `table.parquet` with a
-row for each picture. Interrupted, it goes on where it was.
+Writes `mono.npy` (N, 64, 64) alpha, `colour.npy` (M, 64, 64, 4) straight RGBA, and `table.parquet`
+with a row for each picture. Interrupted, it goes on where it was.
 """
 
 from __future__ import annotations

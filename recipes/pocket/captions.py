@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 TEMPLATES = (
-    "{}", "a {}", "the {}", "{} icon", "icon of {}", "an icon of a {}", "a picture of a {}", "a drawing of a {}",
-    "a symbol for {}", "{} symbol", "an image of {}",
+    "{}", "a {}", "the {}", "{} icon", "icon of {}", "an icon of a {}", "a picture of a {}",
+    "a drawing of a {}", "a symbol for {}", "{} symbol", "an image of {}",
 )  # fmt: skip
 
 EMOJI_SETS = {
-    "noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "fluent3d", "emojione",
-    "emojione-monotone", "fxemoji", "streamline-emojis",
+    "noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "fluent3d",
+    "emojione", "emojione-monotone", "fxemoji", "streamline-emojis",
 }  # fmt: skip
 
 PLAIN_CATEGORY = re.compile(r"^[a-z &]{4,24}$")

@@ -112,7 +112,7 @@ def _transforms(may_mirror: Tensor, augmentation: Augmentation, generator: torch
 
 
 def _sample(pictures: Tensor, transforms: Tensor, size: int) -> Tensor:
-    """(N, K, 64, 64) to (N, K, S, S). At half the side a bilinear sample is the mean of the four pixels it covers."""
+    """(N, K, 64, 64) to (N, K, S, S). At half the side a sample is the mean of the four pixels it covers."""
     grid = F.affine_grid(transforms, [len(pictures), 1, size, size], align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,8 +34,8 @@ class EvaluationSet:
 
     Attributes:
         images: (N, 3, 64, 64) uint8: one-colour pictures black on white, colour pictures over white.
-        captions: M captions. M = N and each belongs to the picture of its place, but for "unseen", where they are
-            the words that pictures are told apart by.
+        captions: M captions. M = N and each belongs to the picture of its place, but for "unseen", where they
+            are the words that pictures are told apart by.
         labels: (N,) int64, the caption of each picture.
         ids: "set:name" of each picture.
     """
@@ -57,6 +56,8 @@ def evaluation_set(data: Path | str, split: str) -> EvaluationSet:
     Raises:
         ValueError: if the dataset holds no such split.
     """
+    import pyarrow.parquet as pq
+
     data = Path(data)
     columns = ["id", "kind", "row", "name", "concept"]
     table = pq.read_table(

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 ALWAYS_STYLE = {
-    "outline", "outlined", "filled", "fill", "duotone", "twotone", "24px", "unfilled", "expressive", "alerted", "badged",
+    "outline", "outlined", "filled", "fill", "duotone", "twotone", "24px", "unfilled", "expressive",
+    "alerted", "badged", "alt", "variant",
 }  # fmt: skip
 """Last words that say how a thing is drawn, in whatever set."""
 
 OFTEN_STYLE = {
-    "solid", "regular", "line", "linear", "bold", "thin", "light", "sharp", "rounded", "round", "broken", "remix",
-    "tone", "duo", "stroke", "flat", "negative", "f", "o", "color", "alt", "active", "off-outline", "baseline", "poly",
+    "solid", "regular", "line", "linear", "bold", "thin", "light", "sharp", "rounded", "round", "broken",
+    "remix", "tone", "duo", "stroke", "flat", "negative", "f", "o", "color", "active", "baseline", "poly",
     "mini", "micro",
 }  # fmt: skip
 """Last words that are a style only in sets which use them often ("traffic-light" keeps its light)."""
@@ -22,10 +23,11 @@ OFTEN_STYLE = {
 OFTEN_SHARE = 0.06
 
 COUNTED = {
-    "dice", "die", "number", "numeric", "looks", "letter", "level", "battery", "signal", "timer", "replay", "forward",
-    "rewind", "counter", "filter", "hd", "top", "player", "grid", "step", "gear", "column", "row", "exposure", "domino",
-    "keycap", "clock", "time", "hour", "hours", "day", "calendar", "mp", "apple", "card", "bamboo", "dots", "character",
-    "hexagon", "circle", "square", "box", "rating", "age", "plus", "minus",
+    "dice", "die", "number", "numeric", "looks", "letter", "level", "battery", "signal", "timer", "replay",
+    "forward", "rewind", "counter", "filter", "hd", "top", "player", "grid", "step", "gear", "column", "row",
+    "exposure", "domino", "keycap", "clock", "time", "hour", "hours", "day", "calendar", "mp", "apple",
+    "card", "bamboo", "dots", "character", "hexagon", "circle", "square", "box", "rating", "age", "plus",
+    "minus",
 }  # fmt: skip
 """First words whose final number carries meaning."""
 
@@ -125,19 +127,16 @@ def plural_forms(word: str) -> set[str]:
 
 
 def mentions(text: str, forms: Mapping[str, str]) -> str:
-    """The concept that a text mentions as a word, or "".
+    """The concept that a text mentions, or "".
 
     Args:
         text: a name, alias or keyword.
         forms: each form of each concept (`plural_forms`) to the concept.
 
-    Words of seven letters and more are also found inside other words (`"umbrellas"`, `"beachumbrella"`).
+    Forms of five letters and more are also found inside other words: `"beachumbrella"`, `"sledgehammer"`.
     """
-    for word in re.findall(r"[a-z]+", text.lower()):
-        if word in forms:
-            return forms[word]
-        if len(word) > 7:
-            for form, concept in forms.items():
-                if len(form) >= 7 and form in word:
-                    return concept
+    text = text.lower()
+    for form, concept in forms.items():
+        if form in text and (len(form) >= 5 or re.search(rf"\b{form}\b", text)):
+            return concept
     return ""

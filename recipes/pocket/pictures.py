@@ -21,12 +21,14 @@ HELD_OUT_STYLE = {
 
 BRAND_SETS = ("fa7-brands", "bxl", "cib", "devicon", "simple-icons", "logos")
 BRAND_WORDS_ALLOWED = {"usb", "bluetooth", "rss", "wifi", "ui", "ai", "qr", "tv", "vr", "ok", "css", "ios"}
-FAMOUS_BRANDS = set(
-    "google microsoft amazon facebook instagram twitter github gitlab youtube linkedin whatsapp spotify adobe "
-    "paypal visa mastercard pinterest reddit skype snapchat telegram tiktok twitch dropbox dribbble behance wechat "
-    "netflix firefox docker npm android ubuntu tumblr vimeo wordpress bitbucket xbox playstation stripe trello "
-    "openai chatgpt figma logo brand yuque alipay weibo taobao dingtalk zhihu qq".split()
-)
+FAMOUS_BRANDS = {
+    "google", "microsoft", "amazon", "facebook", "instagram", "twitter", "github", "gitlab", "youtube",
+    "linkedin", "whatsapp", "spotify", "adobe", "paypal", "visa", "mastercard", "pinterest", "reddit",
+    "skype", "snapchat", "telegram", "tiktok", "twitch", "dropbox", "dribbble", "behance", "wechat",
+    "netflix", "firefox", "docker", "npm", "android", "ubuntu", "tumblr", "vimeo", "wordpress",
+    "bitbucket", "xbox", "playstation", "stripe", "trello", "openai", "chatgpt", "figma", "logo",
+    "brand", "yuque", "alipay", "weibo", "taobao", "dingtalk", "zhihu", "qq",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -121,8 +123,8 @@ def to_svg(icon: dict[str, Any], data: dict[str, Any]) -> str:
     left, top = icon.get("left", data.get("left", 0)), icon.get("top", data.get("top", 0))
     width, height = icon.get("width", data.get("width", 16)), icon.get("height", data.get("height", 16))
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="64" height="64" '
-        f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="64" '
+        f'height="64" viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
     )
 
 
@@ -190,6 +192,7 @@ def _emoji_pictures(icon_set: IconSet, data: dict[str, Any], keywords: Keywords)
             by_identifier.setdefault(identifier, key)
     categories = _categories(data)
     seen: set[str] = set()
+    no_tags: tuple[str, ...] = ()
     for identifier in (*data["icons"], *data.get("aliases", {})):
         found = _resolve(data, identifier)
         if found is None or "skin-tone" in identifier or re.search(r"-(dark|light|medium)$", identifier):
@@ -206,7 +209,7 @@ def _emoji_pictures(icon_set: IconSet, data: dict[str, Any], keywords: Keywords)
         if emoji is None:
             if data.get("chars") or prefix == "fxemoji" or prefix in HELD_OUT_SETS:
                 continue
-            name, tags, group = own_name, (), -1
+            name, tags, group = own_name, no_tags, -1
         else:
             name, tags, group = emoji.name, emoji.keywords, emoji.group
         if group == FLAGS_GROUP or (emoji and name in seen and prefix != "streamline-emojis"):

@@ -1,6 +1,7 @@
 """Pictures to pixels: SVG text and files to 64-pixel arrays, in several processes, resumable.
 
-One-colour pictures become an alpha map (64, 64), colour pictures straight (not premultiplied) RGBA (64, 64, 4).
+One-colour pictures become an alpha map (64, 64), colour pictures straight (not premultiplied) RGBA
+(64, 64, 4).
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def _draw(picture: Picture, folders: dict[str, Path]) -> Image.Image:
     return _draw_svg(picture.svg)
 
 
-def _draw_svg(svg: str, **options: int) -> Image.Image:
+def _draw_svg(svg: str) -> Image.Image:
     import resvg_py
 
-    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, **options)))
+    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)))
 
 
 def _draw_file(path: Path) -> Image.Image:
@@ -114,7 +115,7 @@ def _draw_file(path: Path) -> Image.Image:
 
 
 def _draw_with_cairo(path: Path) -> bytes:
-    import cairosvg
+    import cairosvg  # type: ignore[import-untyped]
 
     text = re.sub(
         r"<!DOCTYPE.*?(\[.*?\])?\s*>", "", path.read_text("utf-8", errors="replace"), count=1, flags=re.S

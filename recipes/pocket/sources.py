@@ -1,7 +1,7 @@
 """Package names and versions to folders of pictures and words.
 
-Everything the recipe learns from comes from pinned packages. They are fetched with the ordinary clients (`npm pack`,
-`apt-get download`), kept in a cache folder, and unpacked beside it.
+Everything the recipe learns from comes from pinned packages. They are fetched with the ordinary clients
+(`npm pack`, `apt-get download`), kept in a cache folder, and unpacked in it.
 """
 
 from __future__ import annotations

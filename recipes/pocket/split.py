@@ -1,7 +1,7 @@
 """Pictures to splits: what is trained on, what is held out, decided once and kept in `split.json.gz`.
 
-Held out are two whole emoji styles, Phosphor and Health Icons without those that have a near-copy in training, a tenth
-of Open Clip Art by title, and thirty words that no caption in training contains.
+Held out are two whole emoji styles, Phosphor and Health Icons less near-copies of what is trained on,
+a tenth of Open Clip Art by title, and thirty words that no caption in training contains.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ UNSEEN_PER_WORD = 40
 UNSEEN_PER_SET = 2
 
 UNSEEN_WORDS = (
-    "banana", "bicycle", "butterfly", "cactus", "candle", "carrot", "castle", "croissant", "elephant", "guitar",
-    "hammer", "helicopter", "lighthouse", "microscope", "mushroom", "octopus", "piano", "pizza", "rabbit", "scissors",
-    "snail", "snowman", "telescope", "tractor", "turtle", "umbrella", "violin", "watermelon", "whale", "windmill",
+    "banana", "bicycle", "butterfly", "cactus", "candle", "carrot", "castle", "croissant", "elephant",
+    "guitar", "hammer", "helicopter", "lighthouse", "microscope", "mushroom", "octopus", "piano", "pizza",
+    "rabbit", "scissors", "snail", "snowman", "telescope", "tractor", "turtle", "umbrella", "violin",
+    "watermelon", "whale", "windmill",
 )  # fmt: skip
 
 FORMS = {form: word for word in UNSEEN_WORDS for form in plural_forms(word)}
