@@ -1,0 +1,20 @@
+"""How a picture becomes a tensor.
+
+`open_image` decodes anything that holds a picture, `Preprocess` gives a model the tensor it was trained on,
+and `Augment` gives training a different one each time.
+"""
+
+from oneclip.image.augment import Augment, AugmentCfg
+from oneclip.image.decode import DEFAULT_MAX_PIXELS, MAX_PIXELS_VARIABLE, ImageSource, open_image, pixel_limit
+from oneclip.image.preprocess import Preprocess
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "MAX_PIXELS_VARIABLE",
+    "Augment",
+    "AugmentCfg",
+    "ImageSource",
+    "Preprocess",
+    "open_image",
+    "pixel_limit",
+]

@@ -1,0 +1,80 @@
+"""Samples of any depth to the 8 bits that the preprocessing starts from.
+
+Pillow's own conversion clips 16-bit samples at 255, which turns most of such a picture white. Here they are
+scaled, and samples whose white level is not known (32-bit integers, floats outside [0, 1]) are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from oneclip.errors import ImageError
+
+_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+_ROUNDING_SLACK = 1e-4  # how far a float may lie outside [0, 1], as resampling leaves them
+
+
+def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    """Make a PIL image of an array.
+
+    Args:
+        array: (H, W) or (H, W, 1 | 3 | 4), of uint8, uint16 (white is 65535), bool, or floats in [0, 1].
+
+    Raises:
+        ImageError: for other shapes and dtypes, arrays without pixels, and floats outside [0, 1].
+    """
+    name = "the array"
+    found = f"found {array.dtype} {array.shape}"
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
+        hint = "; channels come last" if array.ndim == 3 and array.shape[0] in _CHANNELS else ""
+        hint = "; give pictures one by one" if array.ndim == 4 else hint
+        raise ImageError(f"an array of a picture is (H, W) or (H, W, 1 | 3 | 4); {found}{hint}")
+    if array.size == 0:
+        raise ImageError(f"the picture has no pixels; {found}")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return Image.fromarray(_samples(array, name))
+
+
+def to_8_bits(image: Image.Image, name: str, kind: str) -> Image.Image:
+    """Scale a decoded picture of more than 8 bits a sample to "L"; others come back as they are.
+
+    Args:
+        image: as Pillow decoded it.
+        name: the picture's, for messages.
+        kind: its file format: PNG and PPM fill 16 bits even where Pillow calls the mode "I".
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        return Image.fromarray(_samples(np.asarray(image).astype(np.uint16), name))
+    if image.mode == "I":
+        raise ImageError(
+            f"{name} has 32-bit integer samples ({kind}), whose white level is unknown: "
+            "scale them to uint16 or [0, 1] and pass the array"
+        )
+    if image.mode == "F":
+        return Image.fromarray(_samples(np.asarray(image), name))
+    return image
+
+
+def _samples(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Samples as uint8, black at 0 and white at 255, rounded to the nearest; contiguous."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.bool_:
+        return np.where(array, np.uint8(255), np.uint8(0))
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        nearest: np.ndarray[Any, Any] = (array.astype(np.uint32) + 128) // 257
+        return nearest.astype(np.uint8)
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -_ROUNDING_SLACK and high <= 1 + _ROUNDING_SLACK):  # not NaN either
+            raise ImageError(f"{name} has float samples in [{low:g}, {high:g}]; expected [0, 1]")
+        scaled: np.ndarray[Any, Any] = np.rint(np.clip(array.astype(np.float64), 0, 1) * 255)
+        return scaled.astype(np.uint8)
+    raise ImageError(
+        f"{name} has samples of {array.dtype}; expected uint8, uint16, bool or floats in [0, 1] "
+        "(for integers in 0..255: array.astype(np.uint8))"
+    )

@@ -1,0 +1,182 @@
+"""A picture to a tensor, somewhat differently each time: what training looks at.
+
+Random resized crop (Szegedy et al. 2015), then, with the probabilities asked for, colour jitter and grey
+(Chen et al. 2020, SimCLR). Every draw comes from one generator, so that a training run resumes exactly.
+Without a generator the global ones are used, draw for draw as torchvision and open_clip do.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from oneclip.config import PreprocessCfg
+from oneclip.errors import ConfigError
+from oneclip.image.preprocess import checked_size, run, to_model_input
+from oneclip.image.steps import ToRGB, require_image, resampling, resized
+
+_ATTEMPTS = 10  # crops drawn before the centre is taken
+
+
+@dataclass(frozen=True)
+class AugmentCfg:
+    """How far training pictures are changed. Ranges are (smallest, largest)."""
+
+    scale: tuple[float, float] = (0.9, 1.0)  # share of the picture's area that a crop keeps
+    ratio: tuple[float, float] = (
+        3 / 4,
+        4 / 3,
+    )  # width over height of a crop, before it is squashed to the size
+    color_jitter: tuple[float, float, float, float] | None = None  # of brightness, contrast, saturation, hue
+    color_jitter_prob: float = 0.0
+    gray_scale_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"scale is (smallest, largest) share of the area, above 0; found {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"ratio is (smallest, largest) width over height, above 0; found {self.ratio}")
+        for name in ("color_jitter_prob", "gray_scale_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a probability; found {getattr(self, name)}")
+        if bool(self.color_jitter_prob) != (self.color_jitter is not None):
+            raise ConfigError("color_jitter and color_jitter_prob go together: give both or neither")
+        if self.color_jitter is not None:
+            if len(self.color_jitter) != 4 or min(self.color_jitter) < 0:
+                raise ConfigError(
+                    "color_jitter is four amounts (brightness, contrast, saturation, hue), none negative; "
+                    f"found {self.color_jitter}"
+                )
+            if self.color_jitter[3] > 0.5:
+                raise ConfigError(f"the hue of color_jitter is at most 0.5; found {self.color_jitter[3]}")
+
+
+class Augment:
+    """Turn a PIL image into a randomly changed, normalised (3, H, W) float32 tensor.
+
+    Args:
+        cfg: size, interpolation, mean and deviation, as the model's `Preprocess` has them.
+        augment: what is changed, and how much.
+    """
+
+    def __init__(self, cfg: PreprocessCfg | None = None, augment: AugmentCfg | None = None) -> None:
+        self.cfg, self.augment = cfg or PreprocessCfg(), augment or AugmentCfg()
+        self.size = checked_size(self.cfg.size)
+        resampling(self.cfg.interpolation)
+        self._to_model_input = to_model_input(self.cfg)
+
+    def __call__(self, image: Image.Image, generator: torch.Generator | int | None = None) -> Tensor:
+        """Augment one picture.
+
+        Args:
+            image: a PIL image of any mode and size.
+            generator: where all draws come from: a generator, or a seed for one (the same seed, the same
+                tensor). By default torch's global generator and, for the two probabilities, Python's.
+
+        Returns:
+            (3, H, W) float32.
+
+        Raises:
+            ImageError: as `Preprocess`.
+        """
+        if isinstance(generator, int):
+            generator = torch.Generator().manual_seed(generator)
+        image = require_image(image)
+        top, left, height, width = draw_crop(image.height, image.width, self.augment, generator)
+        image = image.crop((left, top, left + width, top + height))
+        image = ToRGB()(resized(image, self.size, self.cfg.interpolation))
+        if self.augment.color_jitter and _chance(self.augment.color_jitter_prob, generator):
+            for change in draw_color_jitter(self.augment.color_jitter, generator):
+                image = change(image)
+        if self.augment.gray_scale_prob and _chance(self.augment.gray_scale_prob, generator):
+            image = image.convert("L").convert("RGB")
+        tensor: Tensor = run(self._to_model_input, image)
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"Augment({self.cfg}, {self.augment})"
+
+
+def draw_crop(
+    height: int, width: int, cfg: AugmentCfg, generator: torch.Generator | None = None
+) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) of a crop with an area and an aspect ratio in the ranges asked for.
+
+    Falls back to the largest central crop of an allowed aspect ratio when ten draws do not fit in.
+    """
+    log_ratio = torch.log(torch.tensor(cfg.ratio)).tolist()  # in float32, as published
+    for _ in range(_ATTEMPTS):
+        area = height * width * _uniform(cfg.scale[0], cfg.scale[1], generator).item()
+        ratio = torch.exp(_uniform(log_ratio[0], log_ratio[1], generator)).item()
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(torch.randint(0, height - crop_height + 1, (1,), generator=generator))
+            left = int(torch.randint(0, width - crop_width + 1, (1,), generator=generator))
+            return top, left, crop_height, crop_width
+    crop_height, crop_width = height, width
+    if width / height < cfg.ratio[0]:
+        crop_height = max(1, round(width / cfg.ratio[0]))
+    elif width / height > cfg.ratio[1]:
+        crop_width = max(1, round(height * cfg.ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def draw_color_jitter(
+    amounts: tuple[float, float, float, float], generator: torch.Generator | None = None
+) -> list[Callable[[Image.Image], Image.Image]]:
+    """Draw changes of brightness, contrast, saturation and hue of an RGB image, in random order.
+
+    Args:
+        amounts: a factor is drawn from [max(0, 1 - amount), 1 + amount] for the first three, and the hue is
+            turned by a share of the colour circle in [-amount, amount]; 0 leaves that property alone.
+        generator: where the draws come from.
+    """
+    order = torch.randperm(4, generator=generator).tolist()
+    changes: list[Callable[[Image.Image], Image.Image] | None] = []
+    for enhancer, amount in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), amounts, strict=False
+    ):
+        factor = _uniform(max(0.0, 1 - amount), 1 + amount, generator).item() if amount else None
+        changes.append(None if factor is None else _enhance(enhancer, factor))
+    turn = _uniform(-amounts[3], amounts[3], generator).item() if amounts[3] else None
+    changes.append(None if turn is None else _turn_hue(turn))
+    return [change for index in order if (change := changes[index]) is not None]
+
+
+def _enhance(enhancer: Callable[[Image.Image], Any], factor: float) -> Callable[[Image.Image], Image.Image]:
+    def enhance(image: Image.Image) -> Image.Image:
+        enhanced: Image.Image = enhancer(image).enhance(factor)
+        return enhanced
+
+    return enhance
+
+
+def _turn_hue(share: float) -> Callable[[Image.Image], Image.Image]:
+    """Turn the hue of an RGB image by a share of the colour circle."""
+    step = int(share * 255) % 256  # truncated towards zero, as published
+
+    def turn(image: Image.Image) -> Image.Image:
+        hue, saturation, value = image.convert("HSV").split()
+        turned = Image.fromarray(np.asarray(hue) + np.uint8(step))  # wraps around
+        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+    return turn
+
+
+def _uniform(low: float, high: float, generator: torch.Generator | None) -> Tensor:
+    return torch.empty(1).uniform_(low, high, generator=generator)
+
+
+def _chance(probability: float, generator: torch.Generator | None) -> bool:
+    """True with this probability; from Python's global generator when none is given."""
+    if generator is None:
+        return random.random() < probability
+    return torch.rand(1, generator=generator).item() < probability

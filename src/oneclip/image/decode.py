@@ -1,0 +1,254 @@
+"""Anything that holds one picture (path, bytes, stream, array, PIL image) to a loaded PIL image.
+
+What is opened here comes out as the file's author saw it: EXIF orientation applied, the first frame of an
+animation, 16-bit samples scaled to 8 bits. Otherwise the file's own mode is kept, because the published
+preprocessing resizes before it converts to RGB. A PIL image that is passed in stays as it is.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+
+from oneclip.errors import ConfigError, ImageError, ImageTooLargeError
+from oneclip.image.arrays import image_from_array, to_8_bits
+
+ImageSource = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]
+)
+
+DEFAULT_MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, calls a picture a decompression bomb
+MAX_PIXELS_VARIABLE = "ONECLIP_MAX_PIXELS"
+
+# What Pillow's readers raise on damaged files: each format has its own habits.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
+    EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation to the transposition that undoes it
+
+# Where a picture's metadata may repeat an orientation that has been applied.
+_ORIENTED_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
+_LOOKALIKES = (
+    (b"%PDF", "a PDF; render its page to a picture first"),
+    (b"<svg", "an SVG drawing; render it to PNG first"),
+    (b"<?xml", "XML, perhaps an SVG drawing; render it to PNG first"),
+    (b"<!doctype html", "a web page, not the picture it shows"),
+    (b"<html", "a web page, not the picture it shows"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+    (b"%!PS", "PostScript; render it to PNG first"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript; render it to PNG first"),
+    (b"PK\x03\x04", "a zip archive"),
+)
+
+# Loading a lazily opened PIL image changes it, so two threads given the same one must take turns.
+_LOAD_LOCKS = tuple(threading.Lock() for _ in range(64))
+
+
+def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+    """Open one picture and load its pixels. Safe to call from many threads.
+
+    Args:
+        source: a path, the bytes of a file, a binary stream (read from its beginning, left open), a PIL image
+            (returned as it is, but loaded), or an array (H, W) or (H, W, 1 | 3 | 4) of uint8, uint16, bool or
+            floats in [0, 1].
+        max_pixels: largest width x height of a file that is decoded; by default the environment variable
+            ONECLIP_MAX_PIXELS, or 178,956,970.
+
+    Returns:
+        A loaded image in the mode that its file has ("RGB", "L", "P", "CMYK", ...).
+
+    Raises:
+        ImageError: nothing there, not a picture, truncated, of no size, or of an unknown white level.
+        ImageTooLargeError: more pixels than `max_pixels`; nothing was decoded.
+    """
+    if isinstance(source, Image.Image):
+        return load_pixels(source)
+    if isinstance(source, np.ndarray):
+        return image_from_array(source)
+    limit = pixel_limit(max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), f"the picture given as {len(source)} bytes", limit)
+    if isinstance(source, (str, os.PathLike)):
+        path = _existing_file(os.fspath(source))
+        try:
+            with path.open("rb") as file:
+                return _decode(file, str(path), limit)
+        except OSError as error:  # those of decoding are ImageErrors already
+            raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if hasattr(source, "read"):
+        return _decode(_seekable(source), f"the picture in {getattr(source, 'name', 'the stream')}", limit)
+    hint = "; encode_pixels takes tensors" if type(source).__module__.startswith("torch") else ""
+    raise ImageError(
+        f"expected a path, bytes, a binary stream, a PIL image or an array, not {type(source).__name__}{hint}"
+    )
+
+
+def load_pixels(image: Image.Image) -> Image.Image:
+    """Load a PIL image that may have been opened lazily; the same object, known to be whole and not empty."""
+    with _LOAD_LOCKS[id(image) // 64 % len(_LOAD_LOCKS)]:
+        try:
+            image.load()
+        except _DAMAGE as error:
+            name = getattr(image, "filename", "") or f"the {image.format or 'PIL'} image"
+            raise ImageError(f"{name} is truncated or damaged: {error}") from error
+    if 0 in image.size:
+        raise ImageError(f"the picture has no pixels: {image.width} x {image.height}")
+    return image
+
+
+def pixel_limit(max_pixels: int | None = None) -> int:
+    """The largest number of pixels to decode: the argument, else ONECLIP_MAX_PIXELS, else the default."""
+    if max_pixels is not None:
+        limit, origin = max_pixels, "max_pixels"
+    elif text := os.environ.get(MAX_PIXELS_VARIABLE, "").strip():
+        if not text.replace("_", "").isdecimal():
+            raise ConfigError(f"{MAX_PIXELS_VARIABLE} must be a whole number of pixels, not {text!r}")
+        limit, origin = int(text), MAX_PIXELS_VARIABLE
+    else:
+        return DEFAULT_MAX_PIXELS
+    if limit < 1:
+        raise ConfigError(f"{origin} must be at least 1, not {limit}; to lift the limit give a large number")
+    return limit
+
+
+def _existing_file(name: str) -> Path:
+    """The path of a file that is there; backslashes are separators everywhere, if that is what finds it."""
+    if name.lower().startswith(("http://", "https://", "data:")):
+        raise ImageError(f"{name[:100]} is an address, not a file: fetch it and pass its bytes")
+    if not name:
+        raise ImageError("the path of the picture is empty")
+    if "\0" in name:
+        raise ImageError(f"{name!r} is not a path: it holds a null character")
+    path = Path(name)
+    if "\\" in name and not path.exists():
+        path = Path(name.replace("\\", "/"))
+    if path.is_dir():
+        raise ImageError(f"{name} is a folder; give the pictures in it")
+    if not path.exists():
+        missing_folder = "" if path.parent.exists() else f" (there is no folder {path.parent} either)"
+        raise ImageError(f"{name}: no such file{missing_folder}")
+    return path
+
+
+def _seekable(stream: BinaryIO) -> BinaryIO:
+    """The stream from its beginning; one that cannot seek is read to its end."""
+    if isinstance(stream, io.TextIOBase):
+        raise ImageError(
+            f"{getattr(stream, 'name', 'the stream')} was opened as text; open it with mode 'rb'"
+        )
+    try:
+        stream.seek(0)
+    except (AttributeError, io.UnsupportedOperation):
+        return io.BytesIO(stream.read())
+    except ValueError as error:  # a closed file
+        raise ImageError(f"{getattr(stream, 'name', 'the stream')} cannot be read: {error}") from error
+    return stream
+
+
+def _decode(stream: BinaryIO, name: str, limit: int) -> Image.Image:
+    """Decode an open stream: identify, check the size, load, turn upright, make 8-bit."""
+    image = _identify(stream, name)
+    if image.width * image.height > limit:
+        raise ImageTooLargeError(
+            f"{name} has {image.width} x {image.height} pixels, more than the limit of {limit}; "
+            f"it was not decoded. If you trust it, raise the limit: max_pixels=..., or {MAX_PIXELS_VARIABLE}"
+        )
+    kind, size = image.format, f"{image.width} x {image.height}"
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise _pillow_limit(name, error) from error
+    except _DAMAGE as error:
+        raise ImageError(f"{name} is truncated or damaged ({kind}, {size}): {error}") from error
+    return to_8_bits(_upright(image), name, kind or "")
+
+
+def _identify(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """Read the header of a picture with the first of Pillow's readers that knows it.
+
+    This is what `Image.open` does, without its check of a process-wide limit: ours is an argument.
+    """
+    prefix = stream.read(16)
+    reasons: list[str] = []
+    tried: set[str] = set()
+    for register in (Image.preinit, Image.init):  # the common formats, then all
+        register()
+        for kind in tuple(Image.ID):
+            if kind in tried or kind == "EPS":  # reading EPS would run Ghostscript
+                continue
+            tried.add(kind)
+            factory, accept = Image.OPEN[kind]
+            accepted: bool | str = False
+            try:
+                accepted = accept(prefix) if accept else True
+                if accepted and not isinstance(accepted, str):
+                    stream.seek(0)
+                    return cast(Callable[[BinaryIO, str], ImageFile.ImageFile], factory)(stream, "")
+            except Image.DecompressionBombError as error:
+                raise _pillow_limit(name, error) from error
+            except _DAMAGE as error:
+                if accept and accepted:  # a reader that takes any prefix says nothing by failing
+                    reasons.append(f"it begins like {kind}, but: {error}")
+            if isinstance(accepted, str):  # Pillow was built without this format
+                reasons.append(accepted)
+    stream.seek(0)
+    raise ImageError(f"{name} {_what_it_is(stream.read(256))}" + "".join(f"; {reason}" for reason in reasons))
+
+
+def _what_it_is(head: bytes) -> str:
+    """How to describe a file that is not a picture, from its first bytes."""
+    if not head:
+        return "is empty (0 bytes)"
+    start = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    for signature, meaning in _LOOKALIKES:
+        if start.startswith(signature.lower()):
+            return f"is not a picture but {meaning}"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "is a HEIC picture; install pillow-heif and call pillow_heif.register_heif_opener()"
+    return f"is not a picture that Pillow can read: it begins with {head[:16]!r}"
+
+
+def _pillow_limit(name: str, error: Exception) -> ImageTooLargeError:
+    return ImageTooLargeError(f"{name}: {error} This is Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS")
+
+
+def _upright(image: ImageFile.ImageFile) -> Image.Image:
+    """Apply the EXIF orientation; what comes out needs its file no more."""
+    transposition = _UPRIGHT.get(_orientation(image))
+    if transposition is not None:
+        upright = image.transpose(transposition)
+        for key in _ORIENTED_METADATA:
+            upright.info.pop(key, None)
+        return upright
+    if image.format in ("JPEG", "PNG") and getattr(image, "n_frames", 1) == 1:
+        return image  # already let go of its file
+    return image.copy()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or where only the metadata is damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGE:
+        return 1
+    return orientation if isinstance(orientation, int) else 1

@@ -1,0 +1,45 @@
+"""torchvision's Python code beside a torch that its compiled operators were not built for.
+
+A wheel of torchvision from the package index expects a CUDA build of torch. Next to a CPU-only torch its
+operators are absent, and its import fails where it adds to two of them. Declaring their names first is enough
+for the transforms.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[torch.library.Library] = []  # what it declares lives as long as the library object
+
+
+def declare_operators() -> None:
+    """Declare the operators that torchvision's import looks for, once."""
+    if not _declared:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in _OPERATORS:
+            library.define(operator)
+        _declared.append(library)
+
+
+def import_torchvision(module: str = "torchvision.transforms") -> ModuleType:
+    """Import a module of torchvision, or skip the test where torchvision is not installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    try:
+        return importlib.import_module(module)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    declare_operators()
+    return importlib.import_module(module)
