@@ -1,0 +1,288 @@
+"""The published names of the picture transforms, on `oneclip.image`.
+
+They neither need torchvision nor return its classes, but compose with them.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from oneclip.config import PreprocessCfg as _PreprocessCfg
+from oneclip.errors import ConfigError
+from oneclip.image.augment import Augment, AugmentCfg, draw_color_jitter
+from oneclip.image.preprocess import Preprocess
+from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+__all__ = [
+    "AugmentationCfg",
+    "CenterCropOrPad",
+    "MaybeConvertMode",
+    "MaybeToTensor",
+    "PreprocessCfg",
+    "ResizeKeepRatio",
+    "center_crop_or_pad",
+    "color_jitter",
+    "gray_scale",
+    "image_transform",
+    "image_transform_v2",
+    "merge_preprocess_dict",
+    "merge_preprocess_kwargs",
+]
+
+
+@dataclass
+class PreprocessCfg(_PreprocessCfg):
+    """`oneclip.config.PreprocessCfg` with the shape of what comes out."""
+
+    def __post_init__(self) -> None:
+        if self.mode != "RGB":
+            raise ConfigError(f"mode {self.mode!r}: pictures enter a model as RGB")
+
+    @property
+    def num_channels(self) -> int:
+        return 3
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return (self.num_channels, *pair(self.size))
+
+
+@dataclass
+class AugmentationCfg:
+    """Training-time augmentation; `ratio`, `re_prob` and `re_count` are for timm's only."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] | None = None
+    color_jitter: float | tuple[float, float, float] | tuple[float, float, float, float] | None = None
+    re_prob: float | None = None
+    re_count: int | None = None
+    use_timm: bool = False
+
+    color_jitter_prob: float | None = None
+    gray_scale_prob: float | None = None
+
+
+def merge_preprocess_dict(
+    base: _PreprocessCfg | Mapping[str, Any], overlay: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of `base`, replaced by those of `overlay` that are not None; other keys are left out."""
+    names = {field.name for field in fields(_PreprocessCfg)}
+    values = asdict(base) if isinstance(base, _PreprocessCfg) else dict(base)
+    merged = {key: value for key, value in values.items() if key in names}
+    merged.update(
+        {key: value for key, value in (overlay or {}).items() if key in names and value is not None}
+    )
+    return merged
+
+
+def merge_preprocess_kwargs(base: _PreprocessCfg, **kwargs: Any) -> dict[str, Any]:
+    """`merge_preprocess_dict` with the overlay as keyword arguments."""
+    return merge_preprocess_dict(base, kwargs)
+
+
+def image_transform(
+    image_size: int | tuple[int, int],
+    is_train: bool,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    resize_mode: str | None = None,
+    interpolation: str | None = None,
+    fill_color: int = 0,
+    aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None,
+) -> Preprocess | Augment:
+    """The transform from a PIL image to a normalised (3, H, W) tensor, for evaluation or for training."""
+    cfg = PreprocessCfg(
+        size=image_size if isinstance(image_size, int) else (image_size[0], image_size[1]),
+        mean=_per_channel(mean or OPENAI_DATASET_MEAN),
+        std=_per_channel(std or OPENAI_DATASET_STD),
+        resize_mode=resize_mode or "shortest",
+        interpolation=interpolation or "bicubic",
+        fill_color=tuple(fill_color) if isinstance(fill_color, list) else fill_color,
+    )
+    if not is_train:
+        return Preprocess(cfg)
+    return Augment(cfg, _augment_cfg(AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg))
+
+
+def image_transform_v2(
+    cfg: _PreprocessCfg, is_train: bool, aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None
+) -> Preprocess | Augment:
+    """`image_transform` from a configuration."""
+    return image_transform(
+        cfg.size,
+        is_train,
+        mean=cfg.mean,
+        std=cfg.std,
+        interpolation=cfg.interpolation,
+        resize_mode=cfg.resize_mode,
+        fill_color=cfg.fill_color,  # type: ignore[arg-type]
+        aug_cfg=aug_cfg,
+    )
+
+
+class ResizeKeepRatio:
+    """Resize to cover `size` (`longest` 0), to fit into it (1) or between; scale and aspect may be random."""
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        longest: float = 0.0,
+        interpolation: Any = "bicubic",
+        random_scale_prob: float = 0.0,
+        random_scale_range: tuple[float, float] = (0.85, 1.05),
+        random_aspect_prob: float = 0.0,
+        random_aspect_range: tuple[float, float] = (0.9, 1.11),
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.longest = float(longest)
+        self.interpolation = str(
+            getattr(interpolation, "value", interpolation)
+        )  # torchvision's names are the same
+        self.random_scale_prob, self.random_scale_range = random_scale_prob, random_scale_range
+        self.random_aspect_prob, self.random_aspect_range = random_aspect_prob, random_aspect_range
+
+    def __call__(self, img: Image.Image) -> Image.Image:
+        height_factor = width_factor = 1.0
+        if self.random_scale_prob > 0 and random.random() < self.random_scale_prob:
+            height_factor = width_factor = random.uniform(*self.random_scale_range)
+        if self.random_aspect_prob > 0 and random.random() < self.random_aspect_prob:
+            aspect = random.uniform(*self.random_aspect_range)
+            height_factor, width_factor = height_factor / aspect, width_factor * aspect
+        ratios = img.height / self.size[0], img.width / self.size[1]
+        ratio = max(ratios) * self.longest + min(ratios) * (1.0 - self.longest)
+        size = round(img.height * height_factor / ratio), round(img.width * width_factor / ratio)
+        return Resize((max(1, size[0]), max(1, size[1])), self.interpolation)(img)
+
+    def __repr__(self) -> str:
+        return (
+            f"ResizeKeepRatio(size={self.size}, interpolation={self.interpolation}, longest={self.longest})"
+        )
+
+
+def center_crop_or_pad(
+    img: Image.Image | Tensor, output_size: int | Sequence[int], fill: int | tuple[int, ...] = 0
+) -> Image.Image | Tensor:
+    """The centre of a PIL image or a (..., H, W) tensor, padded with `fill` where it is smaller."""
+    sizes = [output_size] if isinstance(output_size, int) else list(output_size)
+    crop = CenterCrop((sizes[0], sizes[-1]), fill)
+    if not isinstance(img, Tensor):
+        return crop(img)
+    height, width = sizes[0], sizes[-1]
+    spare_height, spare_width = max(0, height - img.shape[-2]), max(0, width - img.shape[-1])
+    border = spare_width // 2, (spare_width + 1) // 2, spare_height // 2, (spare_height + 1) // 2
+    img = torch.nn.functional.pad(img, border, value=fill)  # type: ignore[arg-type]
+    top, left = crop.corner(img.shape[-2], img.shape[-1])
+    return img[..., top : top + height, left : left + width]
+
+
+class CenterCropOrPad(torch.nn.Module):
+    """`center_crop_or_pad` as a module."""
+
+    def __init__(self, size: int | Sequence[int], fill: int | tuple[int, ...] = 0) -> None:
+        super().__init__()
+        sizes = [size] if isinstance(size, int) else list(size)
+        if len(sizes) not in (1, 2):
+            raise ConfigError(f"size is a number of pixels or (height, width), not {size!r}")
+        self.size, self.fill = (sizes[0], sizes[-1]), fill
+
+    def forward(self, img: Image.Image | Tensor) -> Image.Image | Tensor:
+        return center_crop_or_pad(img, self.size, self.fill)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class MaybeConvertMode:
+    """Convert a PIL image to `mode`; arrays and tensors pass."""
+
+    def __init__(self, mode: str = "RGB") -> None:
+        self.mode = mode
+
+    def __call__(self, pic: Any) -> Any:
+        return pic if isinstance(pic, (np.ndarray, Tensor)) else pic.convert(self.mode)
+
+    def __repr__(self) -> str:
+        return "MaybeConvertMode()"
+
+
+class MaybeToTensor:
+    """A PIL image or an (H, W[, C]) array to a (C, H, W) tensor; 8-bit samples to [0, 1]; tensors pass."""
+
+    def __call__(self, pic: Any) -> Tensor:
+        if isinstance(pic, Tensor):
+            return pic
+        if not isinstance(pic, np.ndarray):
+            return ToTensor()(pic)
+        samples = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pic).transpose(2, 0, 1)))
+        return samples.float().div_(255) if samples.dtype == torch.uint8 else samples
+
+    def __repr__(self) -> str:
+        return "MaybeToTensor()"
+
+
+class color_jitter:
+    """Change brightness, contrast, saturation and hue at random, with probability `p`."""
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        p: float = 0.8,
+    ) -> None:
+        self.amounts, self.p = (brightness, contrast, saturation, hue), p
+
+    def __call__(self, img: Image.Image) -> Image.Image:
+        if random.random() < self.p:
+            for change in draw_color_jitter(self.amounts):
+                img = change(img)
+        return img
+
+
+class gray_scale:
+    """Take the colour away with probability `p`."""
+
+    def __init__(self, p: float = 0.2) -> None:
+        self.p = p
+
+    def __call__(self, img: Image.Image) -> Image.Image:
+        return img.convert("L").convert("RGB") if random.random() < self.p else img
+
+
+def _augment_cfg(aug_cfg: AugmentationCfg | None) -> AugmentCfg:
+    """What `Augment` does of an `AugmentationCfg`: what the published package does without timm."""
+    aug_cfg = aug_cfg or AugmentationCfg()
+    if aug_cfg.use_timm:
+        raise ConfigError(
+            "use_timm=True: timm's augmentation is not part of this; call timm.data.create_transform yourself"
+        )
+    unused = [name for name in ("ratio", "re_prob", "re_count") if getattr(aug_cfg, name) is not None]
+    if aug_cfg.color_jitter is not None and not aug_cfg.color_jitter_prob:
+        unused.append("color_jitter")
+    if unused:
+        warnings.warn(f"ignored, since use_timm is not set: {', '.join(unused)}", stacklevel=4)
+    jitter = aug_cfg.color_jitter if aug_cfg.color_jitter_prob else None
+    if aug_cfg.color_jitter_prob and not (isinstance(jitter, (tuple, list)) and len(jitter) == 4):
+        raise ConfigError(f"color_jitter_prob needs color_jitter to be four amounts; found {jitter!r}")
+    return AugmentCfg(
+        scale=tuple(aug_cfg.scale),
+        color_jitter=tuple(jitter) if isinstance(jitter, (tuple, list)) else None,  # type: ignore[arg-type]
+        color_jitter_prob=aug_cfg.color_jitter_prob or 0.0,
+        gray_scale_prob=aug_cfg.gray_scale_prob or 0.0,
+    )
+
+
+def _per_channel(value: Sequence[float] | float) -> tuple[float, float, float]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3  # type: ignore
