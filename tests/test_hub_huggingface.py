@@ -1,4 +1,4 @@
-"""The real Hugging Face client against a server of our own; in a process, since it reads HF_ENDPOINT on import."""
+"""The real Hugging Face client, in a process of its own, against a server of ours that speaks its protocol."""
 
 from __future__ import annotations
 

@@ -1,0 +1,20 @@
+"""How files become models and back."""
+
+from oneclip.checkpoint.load import Loaded, load
+from oneclip.checkpoint.match import load_into
+from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
+from oneclip.checkpoint.read import Checkpoint, read
+from oneclip.checkpoint.write import replacing, save, write_quantised
+
+__all__ = [
+    "Checkpoint",
+    "Loaded",
+    "infer_openai_config",
+    "load",
+    "load_into",
+    "looks_like_openai",
+    "read",
+    "replacing",
+    "save",
+    "write_quantised",
+]

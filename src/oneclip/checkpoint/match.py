@@ -1,0 +1,68 @@
+"""Tensors into a model: all of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from oneclip.errors import CheckpointError, CheckpointMismatchError
+
+
+def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str = "the checkpoint") -> None:
+    """Copy tensors into a model; names and shapes are compared before anything is copied.
+
+    Numbers are converted to the model's dtypes and devices. A table of whole numbers never becomes weights.
+
+    Args:
+        model: with its parameters in memory, not on the meta device.
+        state_dict: tensors by the model's names.
+        source: what they come from, for messages.
+
+    Raises:
+        CheckpointMismatchError: if keys are missing or unexpected, or shapes differ; it lists them.
+        CheckpointError: if a dtype cannot be converted without a change of meaning.
+    """
+    own = model.state_dict()
+    given = fix_old_checkpoints(own, state_dict)
+    missing = [name for name in own if name not in given and not _has_a_default(name)]
+    unexpected = [name for name in given if name not in own]
+    both = [(name, given[name], own[name]) for name in own if name in given]
+    reshaped = [(name, tuple(g.shape), tuple(o.shape)) for name, g, o in both if g.shape != o.shape]
+    if missing or unexpected or reshaped:
+        raise CheckpointMismatchError(source, missing, unexpected, reshaped)
+    for name, tensor, target in both:
+        if target.is_meta:
+            raise CheckpointError(f"{name} of the model is on the meta device and has no place for weights")
+        if (
+            tensor.is_floating_point() != target.is_floating_point()
+            or tensor.is_complex() != target.is_complex()
+        ):
+            found, expected = (str(t.dtype).removeprefix("torch.") for t in (tensor, target))
+            raise CheckpointError(f"{source} does not fit the model: {name} holds {found} and not {expected}")
+    with torch.no_grad():
+        for _, tensor, target in both:
+            target.copy_(tensor)
+
+
+def fix_old_checkpoints(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What published files have that models of today have not, put right.
+
+    - causal masks, which were stored once and are computed now;
+    - scales of one number, stored with or without an axis.
+    """
+    fixed: dict[str, Tensor] = {}
+    for name, tensor in given.items():
+        if name not in own and name.rpartition(".")[2] == "attn_mask":
+            continue
+        is_scale = name in ("logit_scale", "logit_bias") and name in own
+        if is_scale and tensor.numel() == own[name].numel() == 1:
+            tensor = tensor.reshape(own[name].shape)
+        fixed[name] = tensor
+    return fixed
+
+
+def _has_a_default(name: str) -> bool:
+    """Whether a model does without: files before PyTorch 0.4.1 did not count the batches of a norm."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
