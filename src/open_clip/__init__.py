@@ -1,0 +1,22 @@
+"""`open_clip`, on OneCLIP: models, loss, tokenizer and transforms under their published names."""
+
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer, decode, tokenize
+from open_clip.transform import AugmentationCfg, image_transform
+
+__all__ = [
+    "CLIP",
+    "OPENAI_DATASET_MEAN",
+    "OPENAI_DATASET_STD",
+    "AugmentationCfg",
+    "CLIPTextCfg",
+    "CLIPVisionCfg",
+    "ClipLoss",
+    "CustomTextCLIP",
+    "SimpleTokenizer",
+    "decode",
+    "image_transform",
+    "tokenize",
+]
