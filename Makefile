@@ -37,6 +37,7 @@ $(VENV)/.installed: $(SOURCES)
 $(VENV)/.testing: $(VENV)/.installed
 	@echo "adding what the tests need"
 	@$(PIP) install --constraint constraints.txt --editable ".[test]"
+	@$(PIP) install --constraint constraints.txt --no-deps torchvision
 	@touch $@
 
 # published packages own our import names, so they live in a folder of their own

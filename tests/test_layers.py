@@ -8,7 +8,8 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 ROWS = (
-    ("errors", "config", "_version"),
+    ("errors", "_version"),
+    ("config", "progress"),
     ("hub", "zoo"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),

@@ -1,0 +1,81 @@
+"""How well a model finds held-out pictures by their names: recall within each split, and accuracy on unseen words.
+
+`python -m recipes.pocket.evaluate --data DATA --weights FILE` prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oneclip.config import OPENAI_MEAN, OPENAI_STD
+from oneclip.text import CLIPTokenizer
+from recipes.pocket.evaluation_sets import EvaluationSet, evaluation_set
+
+SPLITS = ("twemoji", "openmoji", "ph", "healthicons", "openclipart", "unseen")
+
+
+def evaluate_splits(
+    model: nn.Module, tokenizer: CLIPTokenizer, data: Path, splits: Sequence[str], image_size: int = 64
+) -> dict[str, float]:
+    """Recall@1 and @5 from name to picture in each split; on `unseen`, the share of pictures whose word ranks first."""
+    results: dict[str, float] = {}
+    for split in splits:
+        pictures = _evaluation_set(data, split)
+        image, text = features(model, tokenizer, pictures, image_size)
+        if split == "unseen":
+            best = (image @ text.T).argmax(dim=1)
+            results["unseen/accuracy"] = float((best == pictures.labels).float().mean())
+        else:
+            similarity = text @ image.T  # (N, N), pairs on the diagonal
+            rank = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+            results |= {f"{split}/recall@{k}": float((rank < k).float().mean()) for k in (1, 5)}
+    return results
+
+
+@torch.inference_mode()
+def features(
+    model: nn.Module, tokenizer: CLIPTokenizer, pictures: EvaluationSet, image_size: int
+) -> tuple[Tensor, Tensor]:
+    """Unit features of the pictures (N, D) and of the captions (M, D)."""
+    device = model.logit_scale.device
+    mean, std = (255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (OPENAI_MEAN, OPENAI_STD))
+    images = []
+    for chunk in pictures.images.split(256):
+        pixels = chunk.to(device).float()
+        if image_size != pixels.shape[-1]:
+            pixels = F.adaptive_avg_pool2d(pixels, image_size)
+        images.append(model.encode_image((pixels - mean) / std, normalize=True))
+    ids = tokenizer(list(pictures.captions))
+    texts = [model.encode_text(chunk.to(device), normalize=True) for chunk in ids.split(256)]
+    return torch.cat(images).cpu(), torch.cat(texts).cpu()
+
+
+@lru_cache
+def _evaluation_set(data: Path, split: str) -> EvaluationSet:
+    return evaluation_set(data, split)
+
+
+def main() -> None:
+    from oneclip.checkpoint import load
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", default="pocket", help="a name or a file that oneclip.load takes")
+    args = parser.parse_args()
+    model = load(args.weights).model.eval()
+    results = evaluate_splits(model, CLIPTokenizer(), args.data, SPLITS)
+    for name, value in results.items():
+        print(f"{name:24} {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Towers: what they give, what they lock, what they recompute, and what they say to bad input."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.errors import ConfigError, ShapeError
+from oneclip.model import CLIP, CustomTextCLIP, build_model
+
+VIT = {"image_size": 32, "patch_size": 16, "layers": 3, "width": 64, "head_width": 32}
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
+TEXT = {"context_length": 16, "vocab_size": 100, "width": 64, "heads": 2, "layers": 3}
+
+
+def make(
+    kind: type = CLIP, vision: dict = VIT, text: dict = TEXT, **options: object
+) -> CLIP | CustomTextCLIP:
+    torch.manual_seed(0)
+    return kind(24, vision, text, **options)
+
+
+def pictures(count: int = 2) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def captions() -> Tensor:
+    text = torch.zeros(2, 16, dtype=torch.long)
+    text[0, :4] = torch.tensor([98, 5, 6, 99])
+    text[1, :7] = torch.tensor([98, 5, 6, 7, 8, 9, 99])
+    return text
+
+
+def trainable(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def test_forward_gives_a_dict_or_a_tuple_by_output_dict() -> None:
+    model = make(output_dict=True, init_logit_bias=-10.0)
+    output = model(pictures(), captions())
+    assert set(output) == {"image_features", "text_features", "logit_scale", "logit_bias"}
+    model.output_dict = False
+    assert len(model(pictures(), captions())) == 4
+    assert len(make()(pictures(), captions())) == 3
+    assert make()(text=captions())[0] is None
+
+
+def test_features_are_of_unit_length_when_asked_for() -> None:
+    features = make().encode_image(pictures(), normalize=True)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
+
+
+@pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+def test_a_picture_of_another_size_is_named(vision: dict) -> None:
+    with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\); found \(2, 3, 48, 48\)"):
+        make(vision=vision).encode_image(torch.zeros(2, 3, 48, 48))
+
+
+def test_a_caption_past_the_context_is_named() -> None:
+    with pytest.raises(ShapeError, match="L up to 16"):
+        make().encode_text(torch.zeros(2, 17, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("vision", {"pool_type": "max"}, "pool_type"),
+        ("vision", {"attentional_pool": "serial"}, "attentional_pool"),
+        ("vision", {"pos_embed_type": "rope"}, "pos_embed_type"),
+        ("vision", {"head_width": 60, "width": 64, "block_type": "odd"}, "block_type"),
+        ("vision", {"timm_model_name": "convnext_base"}, "timm"),
+        ("text", {"pool_type": "mean"}, "pool_type"),
+        ("text", {"heads": 5}, "5 heads"),
+        ("text", {"proj_type": "mlp"}, "proj_type"),
+        ("text", {"hf_model_name": "roberta-base"}, "Hugging Face"),
+        ("text", {"qk_norm": True, "scaled_cosine_attn": True}, "choose one"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_says_why(part: str, changes: dict, message: str) -> None:
+    parts = {"vision": dict(VIT), "text": dict(TEXT)}
+    parts[part] |= changes
+    with pytest.raises(ConfigError, match=message):
+        make(**parts)
+
+
+def test_a_misspelt_field_is_named_with_its_neighbour() -> None:
+    with pytest.raises(ConfigError, match="did you mean patch_size"):
+        make(vision={**VIT, "patch_sise": 16})
+
+
+def test_build_model_chooses_the_kind_by_custom_text() -> None:
+    cfg = ModelCfg(24, CLIPVisionCfg.from_dict(VIT), CLIPTextCfg.from_dict(TEXT))
+    assert isinstance(build_model(cfg), CLIP)
+    cfg.custom_text = True
+    assert isinstance(build_model(cfg), CustomTextCLIP)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 9])
+def test_locking_a_resnet_leaves_its_last_groups_trainable(count: int) -> None:
+    model = make(vision=RESNET)
+    model.lock_image_tower(unlocked_groups=count)
+    groups = [("conv", "bn"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("attnpool",)]
+    expected = tuple(name for group in groups[max(0, 6 - count) :] for name in group)
+    assert trainable(model.visual) == {
+        n for n, _ in model.visual.named_parameters() if n.startswith(expected or ("-",))
+    }
+
+
+def test_frozen_batch_norms_keep_names_and_statistics() -> None:
+    model = make(vision=RESNET)
+    names = set(model.state_dict())
+    model.lock_image_tower(unlocked_groups=1, freeze_bn_stats=True)
+    assert set(model.state_dict()) == names
+    before = model.visual.layer4[0].bn1.running_mean.clone()
+    model.train()
+    model.encode_image(pictures())
+    torch.testing.assert_close(model.visual.layer4[0].bn1.running_mean, before)
+
+
+def test_an_unlocked_stage_keeps_its_statistics_moving() -> None:
+    model = make(vision=RESNET)
+    model.lock_image_tower(unlocked_groups=2, freeze_bn_stats=True)
+    before = model.visual.layer4[0].bn1.running_mean.clone()
+    model.train()
+    model.encode_image(pictures())
+    assert not torch.equal(model.visual.layer4[0].bn1.running_mean, before)
+
+
+def test_fixed_positions_stay_fixed_when_everything_is_unlocked() -> None:
+    model = make(vision={**VIT, "pos_embed_type": "sin_cos_2d"})
+    model.lock_image_tower(unlocked_groups=9)
+    assert "positional_embedding" not in trainable(model.visual)
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+def test_layer_norms_can_stay_trainable_in_a_locked_text_tower(kind: type) -> None:
+    model = make(kind)
+    model.lock_text_tower(unlocked_layers=0, freeze_layer_norm=False)
+    of_text = {n for n in trainable(model) if not n.startswith("visual.") and not n.startswith("logit")}
+    assert of_text
+    assert all(".ln_" in f".{name}" for name in of_text)
+
+
+@pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+def test_checkpointing_changes_memory_and_nothing_else(vision: dict) -> None:
+    plain, saving = make(vision=vision).train(), make(vision=vision).train()
+    saving.set_grad_checkpointing()
+    for model in (plain, saving):
+        image, text, scale = model(pictures(4), captions())
+        (scale * image @ text.T).square().mean().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda m, name=name: f"{name}: {m}")
+    for (name, a), (_, b) in zip(plain.named_buffers(), saving.named_buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_patch_dropout_only_acts_in_training() -> None:
+    model = make(vision={**VIT, "patch_dropout": 0.5})
+    assert model.train().visual.embed(pictures()).shape[1] == 1 + 2
+    assert model.eval().visual.embed(pictures()).shape[1] == 1 + 4
+
+
+def test_half_precision_norms_with_fp32_weights_compute_in_fp32() -> None:
+    from oneclip.model import LayerNorm
+
+    norm = LayerNorm(8)
+    x = torch.randn(3, 8).half() * 100
+    torch.testing.assert_close(norm(x), torch.nn.functional.layer_norm(x.float(), (8,)).half())
