@@ -1,0 +1,155 @@
+"""`oneclip classify`: which label fits each picture best."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneclip.cli import options
+from oneclip.cli.exits import ExitCode
+from oneclip.cli.pictures import Unusable, find_pictures, tell_skipped
+from oneclip.errors import ImageError, TextError
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Encoded, Encoder, Features
+
+TOP = 5  # labels that a person is shown
+EXAMPLE = 'as in: oneclip classify cat.jpg --label "a cat" --label "a dog"'
+
+
+def classify(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Files, or folders of pictures.")],
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="TEXT", help="What a picture may show; give two or more."),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", metavar="TEXT", help="Sentence with {} where the label goes: 'a photo of a {}'."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, metavar="N", help=f"Labels to show. [default: {TOP}; with --json, all]"),
+    ] = None,
+    model: options.Model = "pocket",
+    device: options.Device = None,
+    precision: options.PrecisionOption = options.Precision.fp32,
+    batch_size: options.BatchSize = 32,
+    max_pixels: options.MaxPixels = None,
+    skip: options.Skip = False,
+    as_json: options.Json = False,
+) -> None:
+    """Say which label fits each picture best.
+
+    The probabilities of a picture's labels add up to 1, also when no label fits. (A model trained with the
+    sigmoid loss, such as SigLIP, gives each label a probability of its own.)
+
+    \b
+    Examples:
+      oneclip classify cat.jpg --label "a cat" --label "a dog"
+      oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --json
+    """
+    labels = label or []
+    if not labels:
+        raise typer.BadParameter(f"say what a picture may show, {EXAMPLE}")
+    check_labels(labels, template)
+    paths, skipped = find_pictures(pictures, skip=skip)
+    encoder = options.load_encoder(model, device, precision, max_pixels)
+    if len(labels) == 1 and encoder.model.logit_bias is None:
+        raise typer.BadParameter(f"one label leaves nothing to choose from: give two or more, {EXAMPLE}")
+    try:
+        text_features = encoder.encode_labels(labels, template)
+    except TextError as error:
+        raise typer.BadParameter(str(error)) from error
+    image_features, kept, unread = encode_pictures(encoder, paths, batch_size, skip)
+    skipped += [Unusable(one.name, str(one.error)) for one in unread]
+    results = _results(encoder, [paths[i] for i in kept], image_features, text_features, labels, top)
+    if as_json:
+        skips = [unusable._asdict() for unusable in skipped]
+        answer = {"model": encoder.name, "template": template, "pictures": results, "skipped": skips}
+        print(json.dumps(answer, indent=2))
+    else:
+        _print_table(results, top or TOP)
+    tell_skipped(skipped)
+    if skipped:
+        raise typer.Exit(ExitCode.SKIPPED)
+
+
+def check_labels(labels: list[str], template: str | None) -> None:
+    """Refuse labels that are wrong whatever the model, before there is one to wait for."""
+    if template is not None and "{}" not in template:
+        raise typer.BadParameter(
+            f"--template {template!r} has no {{}} where the label goes: 'a photo of a {{}}'"
+        )
+    for text in labels:
+        if not text.strip():
+            raise typer.BadParameter(f"a --label is empty; give words that describe a picture, {EXAMPLE}")
+        if labels.count(text) > 1:
+            raise typer.BadParameter(f"--label {text!r} is given twice; leave one out")
+
+
+def encode_pictures(encoder: Encoder, paths: list[str], batch_size: int, skip: bool) -> Encoded:
+    """Encode files with a progress bar.
+
+    Raises:
+        ImageError: unless `skip`, at the first that cannot be read.
+    """
+    from oneclip.cli.progress import bar
+    from oneclip.encoder import Encoded
+
+    with bar("pictures", len(paths)) as advance:
+        if skip:
+            return encoder.encode_images(paths, batch_size=batch_size, on_error="skip", progress=advance)
+        try:
+            features = encoder.encode_images(paths, batch_size=batch_size, progress=advance)
+        except ImageError as error:
+            raise ImageError(f"{error}; --skip leaves such pictures out") from error
+        return Encoded(features, list(range(len(paths))), [])
+
+
+def _results(
+    encoder: Encoder,
+    paths: list[str],
+    image_features: Features,
+    text_features: Features,
+    labels: list[str],
+    top: int | None,
+) -> list[dict[str, Any]]:
+    """What is told of each picture: its path, and its labels with probability and similarity, best first."""
+    results = []
+    similarities = image_features @ text_features.T
+    for path, row, similar in zip(
+        paths, encoder.probabilities(image_features, text_features), similarities, strict=True
+    ):
+        order = sorted(range(len(labels)), key=lambda i: -row[i])[:top]
+        ranking = [
+            {
+                "label": labels[i],
+                "probability": round(float(row[i]), 6),
+                "similarity": round(float(similar[i]), 6),
+            }
+            for i in order
+        ]
+        results.append({"path": path, "labels": ranking})
+    return results
+
+
+def _print_table(results: list[dict[str, Any]], top: int) -> None:
+    from oneclip.cli.tables import Column, bar_of, percent, print_table
+
+    rows: list[list[str]] = []
+    for result in results:
+        for place, found in enumerate(result["labels"][:top]):
+            share = found["probability"]
+            rows.append([result["path"] if place == 0 else "", found["label"], bar_of(share), percent(share)])
+    columns = [
+        Column("picture", "cyan"),
+        Column("label"),
+        Column("", "green"),
+        Column("probability", right=True),
+    ]
+    print_table(columns, rows)

@@ -1,0 +1,220 @@
+"""`oneclip doctor`: what this machine offers, and what in it would get in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from oneclip._version import __version__
+from oneclip.cli import options
+from oneclip.cli.exits import ExitCode
+
+CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "tokenizers", "ftfy", "typer", "rich")
+EXTRAS = ("pyarrow", "timm", "transformers", "torchvision")
+OUR_NAMES = ("oneclip", "clip", "open_clip")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Report what this machine offers and lacks.
+
+    Versions, devices, threads, import names and caches. Exits with 1 if something is in the way: a library
+    that is missing, another package that owns the import name clip or open_clip, or the model in the wheel
+    not being there.
+
+    \b
+    Examples:
+      oneclip doctor
+      oneclip doctor --json
+    """
+    report = examine()
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_report(report)
+    if report["problems"]:
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def examine() -> dict[str, Any]:
+    """All that `doctor` tells; `problems` is empty when nothing is in the way."""
+    problems: list[str] = []
+    return {
+        "oneclip": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": _versions(problems),
+        "cpu": _cpu(),
+        "torch": _torch(problems),
+        "import_names": _import_names(problems),
+        "pocket": _pocket(problems),
+        "caches": _caches(),
+        "offline": _offline(),
+        "problems": problems,
+    }
+
+
+def _versions(problems: list[str]) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for name in (*CORE, *EXTRAS):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+            if name in CORE:
+                problems.append(f"{name} is not installed: pip install --upgrade oneclip")
+    return versions
+
+
+def _cpu() -> dict[str, Any]:
+    """Name, processors and the vector instructions that decide how fast a model runs."""
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip().lower(), value.strip())
+    except OSError:  # not Linux
+        pass
+    flags = set((facts.get("flags") or facts.get("features") or "").split())
+    return {
+        "name": facts.get("model name") or platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "processors_for_us": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+    }
+
+
+def _torch(problems: list[str]) -> dict[str, Any] | None:
+    """Threads and devices, as torch sees them."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        problems.append(f"torch cannot be imported: {error}")
+        return None
+    gpus = []
+    for index in range(torch.cuda.device_count()) if torch.cuda.is_available() else ():
+        facts = torch.cuda.get_device_properties(index)
+        gpus.append(
+            {"name": facts.name, "bytes": facts.total_memory, "capability": f"{facts.major}.{facts.minor}"}
+        )
+    return {
+        "cuda": torch.version.cuda,
+        "gpus": gpus,
+        "mps": torch.backends.mps.is_available(),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _import_names(problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Who provides `oneclip`, `clip` and `open_clip`, and from where they are imported."""
+    ours = Path(__file__).resolve().parents[2]
+    owners = metadata.packages_distributions()
+    names: dict[str, dict[str, Any]] = {}
+    for name in OUR_NAMES:
+        others = sorted(
+            {owner for owner in owners.get(name, []) if owner.lower().replace("_", "-") != "oneclip"}
+        )
+        spec = find_spec(name)
+        origin = spec.origin if spec is not None else None
+        names[name] = {"path": origin, "other_distributions": others}
+        for other in others:
+            problems.append(
+                f"{other} provides {name} too, and the two overwrite each other's files: "
+                f"pip uninstall {other}, then pip install --force-reinstall --no-deps oneclip"
+            )
+        if origin is None:
+            problems.append(f"import {name} finds nothing: pip install --force-reinstall --no-deps oneclip")
+        elif not others and ours not in Path(origin).resolve().parents:
+            problems.append(
+                f"import {name} finds {origin}, which is not oneclip's; move that file or folder away"
+            )
+    return names
+
+
+def _pocket(problems: list[str]) -> dict[str, Any]:
+    from oneclip.zoo import pocket_path
+
+    path = pocket_path()
+    if not path.is_file():
+        problems.append(f"the model in the wheel is missing: there is no {path}")
+    return {"path": str(path), "bytes": path.stat().st_size if path.is_file() else None}
+
+
+def _caches() -> list[dict[str, Any]]:
+    from oneclip.hub import cache_folder
+
+    folders = [cache_folder()]
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folders.append(Path(HF_HUB_CACHE))
+    except ImportError:  # reported among the versions
+        pass
+    return [{"path": str(folder), "bytes": _size_of(folder)} for folder in folders]
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files in a folder, links not followed; what cannot be read counts as nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _offline() -> bool:
+    from oneclip.hub import offline
+
+    return offline()
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from oneclip.cli.tables import Column, print_table
+
+    torch, cpu = report["torch"], report["cpu"]
+    missing = [name for name, version in report["versions"].items() if version is None]
+    rows = [["oneclip", report["oneclip"]], ["python", f"{report['python']} on {report['platform']}"]]
+    rows += [[name, version] for name, version in report["versions"].items() if version is not None]
+    rows += [["not installed", ", ".join(missing)]] if missing else []
+    rows += [["cpu", f"{cpu['name']}, {cpu['processors_for_us']} processors; {' '.join(cpu['flags'])}"]]
+    if torch is not None:
+        gpus = [f"{gpu['name']}, {gpu['bytes'] / 2**30:.0f} GiB" for gpu in torch["gpus"]]
+        rows += [["gpu", "; ".join(gpus) or ("Apple (mps)" if torch["mps"] else "none that torch can use")]]
+        omp = f", OMP_NUM_THREADS={torch['OMP_NUM_THREADS']}" if torch["OMP_NUM_THREADS"] else ""
+        rows += [["threads", f"{torch['threads']} in torch, {torch['cpu_capability']}{omp}"]]
+    rows += [[f"import {name}", str(found["path"])] for name, found in report["import_names"].items()]
+    pocket = report["pocket"]
+    rows += [["pocket", f"{pocket['path']}, {_megabytes(pocket['bytes'])}" if pocket["bytes"] else "missing"]]
+    rows += [["cache", f"{cache['path']}, {_megabytes(cache['bytes'])}"] for cache in report["caches"]]
+    rows += [
+        [
+            "network",
+            "switched off by ONECLIP_OFFLINE or HF_HUB_OFFLINE" if report["offline"] else "may be used",
+        ]
+    ]
+    print_table([Column("what", "cyan"), Column("found")], rows)
+    for problem in report["problems"]:
+        print(f"\nPROBLEM  {problem}")
+    if not report["problems"]:
+        print("\nNothing is in the way.")
+    sys.stdout.flush()
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

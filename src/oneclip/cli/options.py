@@ -1,0 +1,56 @@
+"""Options that several commands share, and what they lead to."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Encoder
+
+
+class Precision(str, Enum):
+    """What is computed with."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="A name that `oneclip models` lists, a file or a folder."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 … [default: a GPU if there is one]"),
+]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Of the weights and the arithmetic.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures that go through the model at once.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger pictures. [default: 178956970]"),
+]
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip", help="Leave out what cannot be read, say so, and exit with 3; otherwise it is an error."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table for people.")]
+
+
+def load_encoder(name: str, device: str | None, precision: Precision, max_pixels: int | None) -> Encoder:
+    """`oneclip.load`, with a word on stderr when it takes long."""
+    from oneclip.cli.progress import after_two_seconds
+
+    with after_two_seconds(f"loading {name} …"):
+        import oneclip
+
+        return oneclip.load(name, device=device, precision=precision.value, max_pixels=max_pixels)

@@ -1,0 +1,77 @@
+"""Tables for people: in colour where the terminal takes it, and never cut where a program reads on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from oneclip.cli.exits import printable
+
+BAR_CELLS = 24
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+UNBOUNDED = 10_000  # columns of an output that is no terminal
+
+
+class Column(NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        title: its heading.
+        style: its colour, in rich's words.
+        right: whether it is aligned to the right.
+    """
+
+    title: str
+    style: str = ""
+    right: bool = False
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; in a narrow terminal its texts are folded, and bars left out."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    to_terminal = sys.stdout.isatty()
+    width = None if to_terminal or "COLUMNS" in os.environ else UNBOUNDED
+    console = Console(width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    texts = [[Text(printable(cell).replace("\n", "\\n")) for cell in row] for row in rows]
+    needed = sum(
+        max([cell_len(column.title), *(cell_len(row[i].plain) for row in texts)]) + 2
+        for i, column in enumerate(columns)
+    )
+    shown = [i for i, column in enumerate(columns) if column.title or needed <= console.width]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i in shown:
+        column = columns[i]
+        table.add_column(
+            column.title,
+            style=column.style or None,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.right or not column.title,
+        )
+    for row in texts:
+        table.add_row(*(row[i] for i in shown))
+    if to_terminal:
+        console.print(table)
+    else:
+        with console.capture() as text:
+            console.print(table, crop=False)
+        print("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def bar_of(share: float, cells: int = BAR_CELLS) -> str:
+    """A share of 1 as a bar of so many cells, in eighths of a cell where the output can show them."""
+    if "utf" not in (sys.stdout.encoding or "").lower():
+        return "#" * round(share * cells)
+    whole, eighths = divmod(round(share * cells * 8), 8)
+    return "█" * whole + EIGHTHS[eighths].strip()
+
+
+def percent(share: float) -> str:
+    """A share of 1 in words; what is more than nothing is not shown as nothing."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

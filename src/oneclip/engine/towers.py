@@ -1,0 +1,113 @@
+"""The two towers of a model, run as they are: checked tensors in, features out.
+
+This is the one place where an `Encoder` enters its model. Whatever computes the same numbers sooner has the
+same two methods and takes its place.
+
+Shapes: B batch, L tokens, D joint embedding, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from oneclip.config import ModelCfg
+from oneclip.errors import CheckpointError, ShapeError, TokenRangeError
+from oneclip.model import CLIP, CustomTextCLIP
+
+LOW_PRECISIONS = (torch.float16, torch.bfloat16)
+
+
+class Towers:
+    """A model in inference mode.
+
+    Args:
+        model: on its device and in its precision; it is put in evaluation mode.
+        cfg: the configuration it was built of.
+        image_size: (height, width) of the pictures it takes, in pixels.
+        name: what to call it in messages.
+    """
+
+    def __init__(
+        self, model: CLIP | CustomTextCLIP, cfg: ModelCfg, image_size: tuple[int, int], name: str
+    ) -> None:
+        self.model = model.eval()
+        self.cfg, self.image_size, self.name = cfg, image_size, name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pictures are cast to: the lowest precision among the weights."""
+        dtypes = {p.dtype for p in self.model.parameters()}
+        return next((low for low in LOW_PRECISIONS if low in dtypes), torch.float32)
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) floats to (B, D).
+
+        Raises:
+            ShapeError: if the batch is not of that shape, or holds integers.
+        """
+        if pixels.shape[1:] != (3, *self.image_size) or not pixels.is_floating_point():
+            height, width = self.image_size
+            raise ShapeError(
+                f"{self.name} takes floats of shape (B, 3, {height}, {width}) and was given "
+                f"{_described(pixels)}; make them with torch.stack([encoder.preprocess(p) for p in pictures])"
+            )
+        return self._run(self.model.encode_image, pixels.to(self.device, self.dtype))
+
+    def text(self, ids: Tensor) -> Tensor:
+        """(B, L) integers to (B, D).
+
+        Raises:
+            ShapeError: if ids are not of that shape, or not integers.
+            TokenRangeError: if an id is outside the vocabulary.
+        """
+        context, vocabulary = self.cfg.text_cfg.context_length, self.cfg.text_cfg.vocab_size
+        integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype.itemsize == 1)
+        if ids.dim() != 2 or not 1 <= ids.shape[1] <= context or not integers:
+            raise ShapeError(
+                f"{self.name} takes integers of shape (B, L), L from 1 to {context}, and was given "
+                f"{_described(ids)}; make them with encoder.tokenizer(captions)"
+            )
+        if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
+            worst = int(ids.min() if ids.min() < 0 else ids.max())
+            raise TokenRangeError(
+                f"token id {worst} is outside the vocabulary of {self.name}, whose ids are 0 to "
+                f"{vocabulary - 1}; was the text tokenized for another model?"
+            )
+        trimmed = self.model.trim(ids.long())  # here, while the ids are still on the CPU
+        return self._run(self.model.encode_text, trimmed.to(self.device))
+
+    def _run(self, tower: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        if not len(batch):
+            return torch.empty(0, self.cfg.embed_dim, dtype=self.dtype, device=self.device)
+        with torch.inference_mode():
+            features = tower(batch)
+        return features.clone()  # an ordinary tensor, which may enter a computation with gradient
+
+
+def unit_vectors(features: Tensor, name: str) -> NDArray[np.float32]:
+    """(B, D) features of model `name` to float32 of unit length, on the CPU.
+
+    Raises:
+        CheckpointError: if one of them is not finite.
+    """
+    unit = F.normalize(features.float(), dim=-1).cpu()
+    if not unit.isfinite().all():
+        low = features.dtype in LOW_PRECISIONS
+        remedy = "load it with precision='fp32'" if low else "its weights are damaged"
+        raise CheckpointError(f"{name} gives features that are not finite numbers: {remedy}")
+    return np.asarray(unit)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

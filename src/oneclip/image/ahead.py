@@ -1,0 +1,102 @@
+"""Pictures in any form to preprocessed tensors, read in threads while a model computes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from oneclip.errors import ImageError, ShapeError
+from oneclip.image.decode import open_image
+
+Picture: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
+Preprocessing: TypeAlias = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be used.
+
+    Attributes:
+        index: its place in the caller's list.
+        name: its path, or `picture 3` for what has none.
+        error: why.
+    """
+
+    index: int
+    name: str
+    error: ImageError
+
+
+def is_picture(images: object) -> bool:
+    """Whether this is one picture, rather than several: an array of four axes is several."""
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4
+    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(
+        images, "read"
+    )
+
+
+def read_ahead(
+    images: Picture | Iterable[Picture],
+    preprocess: Preprocessing,
+    batch_size: int,
+    *,
+    max_pixels: int | None = None,
+) -> Iterator[list[Tensor | Skipped]]:
+    """Read pictures, up to two batches before they are asked for.
+
+    Args:
+        images: pictures, or a single one.
+        preprocess: one picture to one tensor.
+        batch_size: how many pictures a batch has; the last one may have fewer.
+        max_pixels: pictures with more pixels count as unreadable; None for the limit of `open_image`.
+
+    Yields:
+        for each batch, in the order given, a tensor for each picture, or why there is none.
+
+    Raises:
+        ShapeError: if `images` is a tensor, which is past reading.
+    """
+    if isinstance(images, Tensor):
+        raise ShapeError(
+            "a tensor is taken as preprocessed: give it to encode_pixels; encode_images reads pictures"
+        )
+    several = [cast(Picture, images)] if is_picture(images) else cast("Iterable[Picture]", images)
+    items = enumerate(several)
+    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+
+    def read(index: int, item: Picture) -> Tensor | Skipped:
+        try:
+            return preprocess(open_image(item, **limit))
+        except ImageError as error:
+            if isinstance(item, (str, os.PathLike)):
+                return Skipped(index, os.fspath(item), error)
+            name = f"picture {index}"
+            return Skipped(index, name, type(error)(f"{name} (counted from 0): {error}"))
+
+    pending: deque[Future[Tensor | Skipped]] = deque()
+    pool = ThreadPoolExecutor(_decoding_threads(), thread_name_prefix="oneclip-read")
+    try:
+        pending.extend(pool.submit(read, *item) for item in islice(items, 2 * batch_size))
+        while pending:
+            batch = [pending.popleft().result() for _ in range(min(batch_size, len(pending)))]
+            pending.extend(pool.submit(read, *item) for item in islice(items, batch_size))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decoding_threads() -> int:
+    """As many as processors are ours, up to 8: more would only wait for the model."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, available))
