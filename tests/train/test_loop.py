@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Pairs, TinyCLIP
+from tiny_clip import Pairs, TinyCLIP
 from torch import nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OutputError, TrainingError
@@ -29,9 +29,9 @@ def logged(run: Path, key: str = "loss") -> list[float]:
 def test_sixteen_pairs_are_learnt() -> None:
     trainer = Trainer(TinyCLIP(dropout=0.0), Pairs(16), TrainCfg(steps=60, lr=3e-2, warmup=5))
     batch = trainer.prepare.on_device(Pairs(16).batch(0), torch.device("cpu"))
-    before = float(trainer.training_step(batch)["loss"])
+    before = float(trainer.training_step(batch)["loss"].detach())
     trainer.fit()
-    after = float(trainer.training_step(batch)["loss"])
+    after = float(trainer.training_step(batch)["loss"].detach())
     assert before > 1.5
     assert after < 0.1
 
@@ -120,7 +120,7 @@ def test_the_logit_scale_stays_below_its_limit() -> None:
     trainer = make()
     trainer.model.logit_scale.data.fill_(9.0)
     trainer.fit(until=1)
-    assert float(trainer.model.logit_scale) == pytest.approx(math.log(100))
+    assert float(trainer.model.logit_scale.detach()) == pytest.approx(math.log(100))
 
 
 def test_bf16_learns_and_gives_features_in_fp32() -> None:
@@ -157,19 +157,6 @@ def test_a_recipe_adds_a_loss_with_parameters_of_its_own(run: Path) -> None:
     torch.testing.assert_close(again.loss_fn.state_dict(), trainer.loss_fn.state_dict(), rtol=0, atol=0)
     again.fit()
     assert logged(run, "distance")[-1] < 0.1 * logged(run, "distance")[0]
-
-
-def test_parameters_replaced_between_phases_are_trained_and_others_keep_their_moments() -> None:
-    trainer = make()
-    trainer.fit(until=6)
-    moment = trainer.optimizer.state[trainer.model.proj.weight]["exp_avg"].clone()
-    replaced = nn.Parameter(trainer.model.token_embedding.weight.detach().clone())
-    trainer.model.token_embedding.weight = replaced
-    trainer.rebuild_optimizer()
-    torch.testing.assert_close(trainer.optimizer.state[trainer.model.proj.weight]["exp_avg"], moment)
-    before = replaced.detach().clone()
-    trainer.fit()
-    assert not torch.equal(before, replaced)
 
 
 def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
@@ -231,7 +218,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(run: Path, monkeypatch:
     before = (run / "step_2.pt").read_bytes()
 
     def full(state: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+        Path(str(file)).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -1,4 +1,4 @@
-"""A step number to a batch on the device: a source, threads that ask it ahead, and what a batch goes through."""
+"""A step number to a batch on the device: a source, threads that ask it ahead, and the way to a device."""
 
 from __future__ import annotations
 

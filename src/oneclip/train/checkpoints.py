@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import random
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,35 +13,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from oneclip.checkpoint import replacing
 from oneclip.errors import CheckpointError, OutputError
 
 NAME = re.compile(r"(epoch|step)_\d+\.pt")
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint through a temporary file beside it, so that a file of that name is always whole.
+    """Write a checkpoint; a file of that name is always a whole one.
 
     Raises:
         OutputError: if it cannot be written, for want of space, say; what stood there before is untouched.
     """
-    temporary: Path | None = None
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        OutputError: if that is not possible.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        raise OutputError(
-            f"could not write the checkpoint {path}: {error}. Earlier checkpoints are untouched; "
-            "make room, or set fewer to be kept, and resume"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {path} could not be made: {error.strerror}") from error
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from oneclip.errors import CheckpointMismatchError, ConfigError, TrainingError
+from oneclip.checkpoint import load_into
+from oneclip.checkpoint.read import METADATA_KEY
+from oneclip.errors import ConfigError, TrainingError
 from oneclip.losses import ClipLoss
 from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
 from oneclip.train.checkpoints import (
@@ -32,7 +34,8 @@ from oneclip.train.config import TrainCfg
 from oneclip.train.interrupt import Interrupt
 from oneclip.train.meter import Meter
 from oneclip.train.metrics import MetricsFile, Report
-from oneclip.train.optimizer import carry_over, make_optimizer
+from oneclip.train.optimizer import make_optimizer
+from oneclip.train.precision import computing_in
 from oneclip.train.schedule import learning_rate
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -72,9 +75,9 @@ class Outcome:
 class Trainer:
     """Trains a dual encoder.
 
-    A recipe that wants more than a contrastive loss overrides `losses` (its result's "loss" is what is minimised,
-    the rest is logged), or `training_step` for another forward pass. Parameters of `loss_fn`, such as a projection
-    for distillation, are trained and saved along.
+    A recipe that wants more than a contrastive loss overrides `losses` (its result's "loss" is minimised, the
+    rest is logged), or `training_step` for another forward pass. Parameters of `loss_fn`, such as a
+    projection for distillation, are trained and saved along.
 
     Args:
         model: has `encode_image`, `encode_text`, `logit_scale`, perhaps `logit_bias`; on `device` already.
@@ -83,10 +86,11 @@ class Trainer:
         loss_fn: called with image features, text features, the exponentiated scale, the bias if there is one.
         out: folder of checkpoints and `metrics.jsonl`; without it, nothing is written.
         prepare: what happens to a batch on its way to the model.
-        evaluate: called with the model in evaluation mode every `cfg.evaluate_every` steps and at the end; its
-            precision is its own affair.
+        evaluate: called with the model in evaluation mode every `cfg.evaluate_every` steps and at the
+            end; its precision is its own affair.
         reporter: told how it goes.
         identity: plain values that a resumed training must share, such as the batch size or a checksum.
+        description: `model_cfg` and `preprocess_cfg` as dicts, which make a checkpoint one that says what it is.
         device: where the model is.
     """
 
@@ -102,6 +106,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         reporter: Reporter | None = None,
         identity: Mapping[str, str | int | float] | None = None,
+        description: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.model, self.source, self.cfg = model, source, cfg
@@ -110,6 +115,7 @@ class Trainer:
         self.prepare = prepare if prepare is not None else Prepare()
         self.evaluate, self.reporter = evaluate, reporter
         self.identity = {"seed": cfg.seed, "accumulate": cfg.accumulate, **(identity or {})}
+        self.description = dict(description or {})
         self.device = torch.device(device)
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,17 +144,9 @@ class Trainer:
         """Forward pass of one batch, which is on the device."""
         return self.losses(self.encode(batch), batch)
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         """The context that the forward pass runs in."""
-        if self.cfg.precision != "bf16":
-            yield
-        elif self.device.type != "cpu":
-            with torch.autocast(self.device.type, torch.bfloat16):
-                yield
-        else:  # the fused attention's bf16 backward takes 6 times as long at 10 tokens, twice as long at 77
-            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                yield
+        return computing_in(self.cfg.precision, self.device)
 
     def optimizer_step(self, batches: Prefetcher, meter: Meter) -> None:
         """One update of the weights, from `cfg.accumulate` batches."""
@@ -229,6 +227,7 @@ class Trainer:
             "identity": dict(self.identity),
             "evaluation": dict(self.evaluation),
             "train_cfg": self.cfg.to_dict(),
+            METADATA_KEY: self.description,
         }
 
     def resume(self, checkpoint: str | Path) -> None:
@@ -251,8 +250,8 @@ class Trainer:
             path = latest
         state = read_checkpoint(path)
         self._require_same_identity(path, state.get("identity", {}))
-        load_state_dict(self.model, state["state_dict"], str(path))
-        load_state_dict(self.loss_fn, state["loss_state_dict"], f"the loss in {path}")
+        load_into(self.model, state["state_dict"], source=str(path))
+        load_into(self.loss_fn, state["loss_state_dict"], source=f"the loss in {path}")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
@@ -261,11 +260,6 @@ class Trainer:
             ) from error
         self.step, self.evaluation = int(state["step"]), dict(state["evaluation"])
         restore_random_states(state["random"])
-
-    def rebuild_optimizer(self) -> None:
-        """After parameters were replaced (positions resized, say): the same optimizer over what is there now."""
-        old, self.optimizer = self.optimizer, make_optimizer([self.model, self.loss_fn], self.cfg)
-        carry_over(old, self.optimizer)
 
     # ---------------------------------------------------------------- its parts
 
@@ -312,9 +306,9 @@ class Trainer:
     def _check_finite(self, meter: Meter) -> None:
         if not meter.is_finite():
             raise TrainingError(
-                f"the loss or a gradient is no longer a finite number at step {self.step}; lower the learning "
-                f"rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use precision fp32, and "
-                "resume"
+                f"the loss or a gradient is no longer a finite number at step {self.step}; lower the "
+                f"learning rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use fp32, "
+                "and resume"
             )
 
     def _is_due(self, every: int) -> bool:
@@ -327,23 +321,6 @@ class Trainer:
         for key, ours in self.identity.items():
             if theirs.get(key, ours) != ours:
                 raise ConfigError(
-                    f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming would "
-                    "not go on with the same batches. Use the same settings, or start anew in another folder"
+                    f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming "
+                    "would not go on with the same batches. Use the same settings, or another folder"
                 )
-
-
-def load_state_dict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load all of a state dict, or nothing of it.
-
-    Raises:
-        CheckpointMismatchError: with what is missing, unexpected or of another shape.
-    """
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        (key, tuple(state[key].shape), tuple(own[key].shape)) for key in sorted(own.keys() & state.keys())
-    ]
-    reshaped = [(key, there, here) for key, there, here in shapes if there != here]
-    if missing or unexpected or reshaped:
-        raise CheckpointMismatchError(source, missing, unexpected, reshaped)
-    module.load_state_dict(state)

@@ -15,7 +15,7 @@ NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: not to norms, biases, the logit scale, nor what has fewer than two axes."""
+    """Whether weight decay applies: not to norms, biases, the logit scale, nor anything one-dimensional."""
     return parameter.ndim >= 2 and NO_DECAY.search(name) is None
 
 
@@ -32,11 +32,3 @@ def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.A
     """AdamW over the trainable parameters of the modules (Loshchilov & Hutter 2019), in its fused form."""
     groups = parameter_groups(modules, cfg.weight_decay)
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True)
-
-
-def carry_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
-    """Give a new optimizer the moments of the parameters that an old one had too; others start afresh."""
-    for group in new.param_groups:
-        for parameter in group["params"]:
-            if parameter in old.state:
-                new.state[parameter] = old.state[parameter]

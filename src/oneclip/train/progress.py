@@ -35,7 +35,7 @@ class ProgressBar:
 
     def start(self, step: int, steps: int) -> None:
         """Draw the bar."""
-        self._written = step
+        self._written = step - self.lines_every
         self._task = self._bar.add_task("training", total=steps, completed=step, figures="first steps …")
         self._bar.start()
 

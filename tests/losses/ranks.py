@@ -1,0 +1,34 @@
+"""One rank of two: the losses and feature gradients of every way to gather, into a file. Run by test_ranks.py."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+import torch.distributed as dist
+
+from oneclip.losses import ClipLoss
+
+
+def main(rank: int, rendezvous: str, pairs: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    image, text = torch.load(pairs)
+    size = len(image) // 2
+    rows = slice(rank * size, (rank + 1) * size)
+    results = {}
+    for local_loss, gather_with_grad in itertools.product([False, True], repeat=2):
+        own = [image[rows].clone().requires_grad_(), text[rows].clone().requires_grad_()]
+        scale = torch.tensor(14.0, requires_grad=True)
+        loss = ClipLoss(local_loss, gather_with_grad, rank=rank, world_size=2)(
+            *own, scale, torch.tensor(-1.0)
+        )
+        loss.backward()
+        results[local_loss, gather_with_grad] = (loss.detach(), own[0].grad, own[1].grad, scale.grad)
+    torch.save(results, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

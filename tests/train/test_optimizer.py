@@ -1,0 +1,51 @@
+"""Which parameters weight decay reaches."""
+
+from __future__ import annotations
+
+import torch
+from tiny_clip import TinyCLIP
+from torch import nn
+
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.model import build_model
+from oneclip.train import TrainCfg, make_optimizer, parameter_groups
+
+
+def names_without_decay(model: nn.Module) -> set[str]:
+    plain = {id(p) for p in parameter_groups([model], 0.2)[0]["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in plain}
+
+
+def test_norms_biases_and_the_scale_do_not_decay(tiny: TinyCLIP) -> None:
+    assert names_without_decay(tiny) == {"ln_final.weight", "ln_final.bias", "proj.bias", "logit_scale"}
+    assert [group["weight_decay"] for group in parameter_groups([tiny], 0.2)] == [0.0, 0.2]
+
+
+def test_in_a_resnet_clip_matrices_and_kernels_decay_and_batch_norms_do_not() -> None:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, head_width=16, image_size=32)
+    model = build_model(ModelCfg(16, vision, CLIPTextCfg(width=16, heads=2, layers=1, vocab_size=32)))
+    plain = names_without_decay(model)
+    decayed = {name for name, _ in model.named_parameters()} - plain
+    assert {"visual.bn1.weight", "visual.layer1.0.bn1.weight", "transformer.resblocks.0.ln_1.weight"} <= plain
+    assert {
+        "visual.conv1.weight",
+        "text_projection",
+        "token_embedding.weight",
+        "positional_embedding",
+    } <= decayed
+    assert not any(name.endswith("bias") for name in decayed)
+
+
+def test_frozen_parameters_are_left_out_and_shared_ones_counted_once(tiny: TinyCLIP) -> None:
+    tiny.proj.weight.requires_grad_(False)
+    head = nn.Module()
+    head.token_embedding = tiny.token_embedding
+    groups = parameter_groups([tiny, head], 0.2)
+    assert [p.shape for p in groups[1]["params"]] == [tiny.token_embedding.weight.shape]
+
+
+def test_the_optimizer_has_the_settings_asked_for(tiny: TinyCLIP) -> None:
+    optimizer = make_optimizer([tiny], TrainCfg(steps=1, lr=0.1, beta1=0.8, beta2=0.95, eps=1e-7))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.95)
+    assert optimizer.defaults["eps"] == 1e-7

@@ -1,0 +1,111 @@
+"""Tables that are read, and tables that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oneclip.errors import DataError
+from oneclip.train.table import read_table
+
+ROWS = [("a.png", "a cat"), ("b.png", 'a "dog", asleep'), ("ü.png", "ein Bär; zwei")]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("given", [False, True])
+def test_csv_with_any_usual_separator(tmp_path: Path, separator: str, given: bool) -> None:
+    import csv
+
+    path = tmp_path / "pairs.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(
+            [("id", "filepath", "caption"), *((1, *row) for row in ROWS)]
+        )
+    pairs = read_table(path, separator=separator if given else None)
+    assert list(zip(pairs.pictures, pairs.captions, strict=True)) == ROWS
+
+
+def test_the_separator_found_is_the_one_that_gives_both_columns(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("filepath\tcaption\ta,b,c,d,e\nx.png\thello\t1\n")
+    assert read_table(path).captions == ["hello"]
+
+
+def test_a_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(b"\xef\xbb\xbffilepath,caption\r\na.png,hello\r\n\r\n")
+    assert read_table(path).pictures == ["a.png"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    path = tmp_path / "pairs.parquet"
+    table = pyarrow.table({"url": ["a.png", None], "alt": ["a cat", "lost"], "n": [1, 2]})
+    parquet.write_table(table, path)
+    pairs = read_table(path, image_column="url", caption_column="alt")
+    assert (pairs.pictures, pairs.captions) == (["a.png"], ["a cat"])
+    assert pairs.left_out == [(2, "url")]
+    with pytest.raises(DataError, match=r"no column 'filepath'.*'url', 'alt', 'n'"):
+        read_table(path)
+    with pytest.raises(DataError, match=r"row 1 .* has 1 \(int\) as 'n'; expected text"):
+        read_table(path, image_column="url", caption_column="n")
+
+
+def test_rows_that_lack_something_are_left_out_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("filepath,caption\na.png,hello\n,alone\nb.png\nc.png,  \n")
+    pairs = read_table(path)
+    assert pairs.pictures == ["a.png"]
+    assert pairs.left_out == [(2, "filepath"), (3, "caption"), (4, "caption")]
+
+
+def test_a_missing_column_gets_the_nearest_one(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("filepath,captions\na.png,hello\n")
+    with pytest.raises(DataError, match=r"no column 'caption'; did you mean 'captions'\? it has"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; expected a header"),
+        (b"filepath,caption\n", "has no rows"),
+        (b"filepath,caption\n,\n", "has 1 rows, none with both"),
+        (b"filepath,caption\na.png,\xff\xfe\n", "no CSV file in UTF-8"),
+    ],
+)
+def test_a_table_that_gives_no_pair_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_table(path)
+
+
+def test_no_file_a_folder_and_an_unknown_suffix(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_table(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="is a folder"):
+        read_table(tmp_path)
+    (tmp_path / "pairs.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"'\.xlsx'; expected a table with one of \.csv"):
+        read_table(tmp_path / "pairs.xlsx")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match="damaged or no Parquet"):
+        read_table(tmp_path / "pairs.parquet")
+
+
+def test_the_checksum_follows_content_and_order(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    sums = set()
+    for rows in ("a,1\nb,2\n", "b,2\na,1\n", "a,1\nb,3\n"):
+        path.write_text("filepath,caption\n" + rows)
+        sums.add(read_table(path).checksum)
+    assert len(sums) == 3

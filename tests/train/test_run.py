@@ -1,0 +1,198 @@
+"""From a table and a folder to a model that `oneclip.load` takes, and the command that does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import oneclip
+from oneclip.cli.app import run as cli
+from oneclip.cli.exits import ExitCode
+from oneclip.errors import ConfigError, OutputError
+from oneclip.train.run import RunCfg, Table, read_config, train_on_table
+
+COLOURS = {
+    "red": "red",
+    "lime": "green",
+    "blue": "blue",
+    "yellow": "yellow",
+    "black": "black",
+    "white": "white",
+}
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16},
+        "text_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 16},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with six pictures, each of one colour, a table of them and the configuration of a model."""
+    (tmp_path / "pictures").mkdir()
+    rows = ["filepath,caption"]
+    for colour, word in COLOURS.items():
+        Image.new("RGB", (20, 16), colour).save(tmp_path / "pictures" / f"{colour}.png")
+        rows.append(f"{colour}.png,something {word}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    (tmp_path / "model.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+def arguments(data: Path, *more: str) -> list[str]:
+    paths = [
+        "--data",
+        str(data / "pairs.csv"),
+        "--images",
+        str(data / "pictures"),
+        "--out",
+        str(data / "run"),
+    ]
+    return [
+        "train",
+        *paths,
+        "--model",
+        str(data / "model.json"),
+        "--batch-size",
+        "6",
+        "--log-every",
+        "1",
+        *more,
+    ]
+
+
+def logged(data: Path, key: str = "loss") -> list[float]:
+    lines = [json.loads(line) for line in (data / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def test_a_model_that_learnt_six_colours_classifies_them(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = ["--eval-data", str(data / "pairs.csv"), "--lr", "3e-3", "--eval-every", "40"]
+    assert cli(arguments(data, "--epochs", "80", *held_out)) == ExitCode.OK
+    assert "text_to_image_recall@1: 1" in capsys.readouterr().out
+    clip = oneclip.load(str(data / "run" / "model.safetensors"), device="cpu")
+    labels = [f"something {word}" for word in COLOURS.values()]
+    for colour, word in COLOURS.items():
+        assert clip.classify(data / "pictures" / f"{colour}.png", labels)[0][0] == f"something {word}"
+    assert tuple(clip.preprocess.cfg.mean) == (0.5, 0.5, 0.5)
+    checkpoint = oneclip.load(str(data / "run" / "epoch_80.pt"), device="cpu")
+    torch.testing.assert_close(checkpoint.model.state_dict(), clip.model.state_dict(), rtol=0, atol=0)
+
+
+def test_more_epochs_from_a_checkpoint_are_those_of_an_unbroken_run(data: Path) -> None:
+    assert cli(arguments(data, "--epochs", "6", "--warmup", "0")) == ExitCode.OK
+    unbroken = logged(data)
+    (data / "run" / "epoch_6.pt").unlink()
+    (data / "run" / "epoch_5.pt").unlink()
+    assert cli(arguments(data, "--epochs", "6", "--warmup", "0", "--resume", "auto")) == ExitCode.OK
+    assert logged(data) == unbroken
+    assert logged(data, "step") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(arguments(data, "--epochs", "1")) == ExitCode.OK
+    assert cli(arguments(data, "--epochs", "1")) == ExitCode.ERROR
+    assert "holds a run already (epoch_1.pt)" in capsys.readouterr().err
+
+
+def test_pretrained_weights_are_where_training_starts(data: Path) -> None:
+    assert cli(arguments(data, "--epochs", "1", "--lr", "0")) == ExitCode.OK
+    first = data / "run" / "model.safetensors"
+    tables = Table(data / "pairs.csv", data / "pictures")
+    settings = RunCfg(tables, data / "next", pretrained=str(first), epochs=1, batch_size=6, train={"lr": 0.0})
+    result = train_on_table(settings)
+    assert result.model_file == data / "next" / "model.safetensors"
+    before, after = (oneclip.load(str(path), device="cpu").model for path in (first, result.model_file))
+    torch.testing.assert_close(before.state_dict(), after.state_dict(), rtol=0, atol=0)
+
+
+def test_broken_pictures_are_named_at_the_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "pictures" / "red.png").write_bytes(b"no picture")
+    assert cli(arguments(data, "--epochs", "1")) == ExitCode.SKIPPED
+    captured = capsys.readouterr()
+    assert "red.png was left out" in captured.err
+    assert "model.safetensors" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: (data / "pairs.csv").write_text("filepath,text\nred.png,red\n"), "no column 'caption'"),
+        (lambda data: (data / "pairs.csv").write_text("filepath,caption\n"), "has no rows"),
+        (lambda data: (data / "pairs.csv").unlink(), "does not exist"),
+        (lambda data: (data / "pictures" / "red.png").unlink(), "red.png"),
+        (lambda data: (data / "model.json").write_text('{"embed_dim": 8'), "is no JSON"),
+        (lambda data: (data / "model.json").unlink(), "model.json cannot be read"),
+        (lambda data: (data / "run").write_text("a file"), "run could not be made"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it(
+    data: Path, capsys: pytest.CaptureFixture[str], spoil: object, message: str
+) -> None:
+    spoil(data)  # type: ignore[operator]
+    assert cli(arguments(data, "--epochs", "1")) == ExitCode.ERROR
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_without_a_model_the_command_says_what_to_give(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["train", "--data", str(data / "pairs.csv"), "--out", str(data / "run")]) == ExitCode.USAGE
+    assert "--model ViT-B-32, or --pretrained pocket" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_end_keeps_the_checkpoints(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    settings = RunCfg(
+        Table(data / "pairs.csv", data / "pictures"),
+        data / "run",
+        architecture=str(data / "model.json"),
+        epochs=1,
+        batch_size=6,
+    )
+    with pytest.raises(OutputError, match="No space left"):
+        train_on_table(settings)
+    assert (data / "run" / "epoch_1.pt").exists()
+    assert not (data / "run" / "model.safetensors").exists()
+
+
+def test_a_configuration_with_an_unknown_key_is_refused(data: Path) -> None:
+    (data / "model.json").write_text(json.dumps({**CONFIG["model_cfg"], "embed_dims": 3}))
+    with pytest.raises(ConfigError, match="did you mean embed_dim"):
+        read_config(data / "model.json")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_says_how_to_go_on(data: Path) -> None:
+    command = [sys.executable, "-m", "oneclip", *arguments(data, "--epochs", "100000")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step "):
+            process.send_signal(signal.SIGINT)
+            break
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "--resume auto" in error
+    assert list((data / "run").glob("*.pt"))

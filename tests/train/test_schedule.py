@@ -1,0 +1,53 @@
+"""The learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from oneclip.errors import ConfigError
+from oneclip.train import TrainCfg, learning_rate
+
+
+def test_it_rises_in_a_line_to_its_peak() -> None:
+    cfg = TrainCfg(steps=100, lr=1.0, warmup=4)
+    assert [learning_rate(step, cfg) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_it_falls_by_half_a_cosine() -> None:
+    cfg = TrainCfg(steps=110, lr=2.0, warmup=10)
+    assert learning_rate(60, cfg) == pytest.approx(1.0)
+    assert learning_rate(35, cfg) == pytest.approx(1 + math.cos(math.pi / 4))
+    assert learning_rate(110, cfg) == pytest.approx(0.0)
+    assert learning_rate(500, cfg) == pytest.approx(0.0)
+
+
+def test_it_ends_where_it_is_asked_to() -> None:
+    assert learning_rate(100, TrainCfg(steps=100, lr=1.0, final_lr=0.1)) == pytest.approx(0.1)
+
+
+def test_a_constant_one_stays() -> None:
+    cfg = TrainCfg(steps=10, lr=0.3, warmup=2, schedule="constant")
+    assert [learning_rate(step, cfg) for step in (0, 2, 9)] == [0.15, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("lr", float("nan")),
+        ("lr", -1),
+        ("precision", "fp8"),
+        ("schedule", "linear"),
+        ("beta2", 1.0),
+    ],
+)
+def test_a_setting_out_of_range_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is .*expected"):
+        TrainCfg(**{"steps": 10, name: value})  # type: ignore[arg-type]
+
+
+def test_an_unknown_setting_gets_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean warmup"):
+        TrainCfg.from_dict({"steps": 10, "warm_up": 3})
