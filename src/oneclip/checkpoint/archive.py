@@ -26,7 +26,7 @@ from oneclip.checkpoint.tensors import StorageRef, TensorRef
 from oneclip.errors import CheckpointError
 
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps as buffers
-MOST_ATTRIBUTES, DEEPEST = 1_000_000, 64
+MOST_ATTRIBUTES, DEEPEST = 200_000, 64
 LARGEST_RATIO = 32  # of unpacked to packed bytes in a whole archive; weights hardly compress at all
 
 _CLASS = re.compile(
@@ -223,13 +223,5 @@ class Archive:
             why = "truncated or damaged" if "not a zip file" in str(error) else f"damaged ({error})"
             size = self.path.stat().st_size
             raise CheckpointError(f"{self.path} is {why}; it has {size:,} bytes. Fetch it again") from error
-        except (
-            zlib.error,
-            EOFError,
-            ValueError,
-            RuntimeError,
-            NotImplementedError,
-            OverflowError,
-            IndexError,
-        ) as error:
+        except (OSError, ValueError, RuntimeError, EOFError, LookupError, ArithmeticError, zlib.error) as error:
             raise CheckpointError(f"{self.path} cannot be used: it is damaged ({error})") from error

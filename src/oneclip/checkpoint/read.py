@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ def _read_archive(path: Path) -> Checkpoint:
 
 def _read_legacy(path: Path) -> Checkpoint:
     """What `torch.save` wrote before version 1.6: pickles and storages one after the other."""
-    with _explained(path):
+    with _explained(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged files, which end in an error anyway
         content = torch.load(path, map_location="cpu", weights_only=True)
     weights, form, metadata = _weights_and_rest(path, content)
     return _checkpoint(path, {k: v for k, v in weights.items() if isinstance(v, Tensor)}, form, metadata)

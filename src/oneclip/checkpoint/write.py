@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from oneclip.checkpoint.quantise import quantised
 from oneclip.checkpoint.read import METADATA_KEY
 from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.errors import OutputError
+from oneclip.errors import OneCLIPError, OutputError
 
 
 def save(
@@ -87,15 +88,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: if writing fails, whatever the writer calls it; what stood there before is untouched.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        mode = (target if target.exists() else temporary).stat().st_mode & 0o7777
         yield temporary
+        temporary.chmod(mode)  # some writers make a file that only its owner may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o7777)
         os.replace(temporary, target)
         _sync_folder(target.parent)
+    except OneCLIPError:
+        raise
     except Exception as error:
         kinds = (OSError, RuntimeError)  # what PyTorch raises
         if not isinstance(error, kinds) and type(error).__name__ != "SafetensorError":
