@@ -201,7 +201,7 @@ def _tell(result: RunResult) -> None:
         )
         raise typer.Exit(ExitCode.INTERRUPTED)
     for name, value in outcome.evaluation.items():
-        print(f"{name}: {value:.4g}")
+        print(f"held-out {name}: {value:.4g}")
     print(f"wrote {result.model_file}")
     if result.skipped:
         raise typer.Exit(ExitCode.SKIPPED)

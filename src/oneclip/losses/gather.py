@@ -67,5 +67,5 @@ def _require_process_group(world_size: int) -> None:
         )
     if dist.get_world_size() != world_size:
         raise ConfigError(
-            f"world_size={world_size}, but the process group has {dist.get_world_size()} ranks; they must agree"
+            f"world_size={world_size}, but the group has {dist.get_world_size()} ranks; make them agree"
         )

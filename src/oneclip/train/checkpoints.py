@@ -26,8 +26,11 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OutputError: if it cannot be written, for want of space, say; what stood there before is untouched.
     """
     make_folder(path.parent)
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of PyTorch's archive, which hides that no space was left on the device
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
 
 
 def make_folder(path: Path) -> None:
