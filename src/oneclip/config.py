@@ -13,7 +13,11 @@ from typing import Any, TypeVar
 
 from oneclip.errors import ConfigError, nearest
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, per channel, in [0, 1]
+OPENAI_MEAN = (
+    0.48145466,
+    0.4578275,
+    0.40821073,
+)  # of the pictures CLIP was trained on, per channel, in [0, 1]
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 INIT_LOGIT_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, section 2.5
 
@@ -160,7 +164,8 @@ class PreprocessCfg(_Config):
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: str = "bicubic"  # or "bilinear"
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
-    fill_color: int | tuple[int, int, int] = 0
+    fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
+    background: tuple[int, int, int] | None = None  # behind transparency; None drops alpha, as published pipelines do
 
 
 @dataclass
@@ -181,7 +186,11 @@ class ModelCfg(_Config):
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCfg:
         """Make a configuration from nested mappings, such as the `model_cfg` of an `open_clip_config.json`."""
         nested = dict(values)
-        for key, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg), ("multimodal_cfg", MultimodalCfg)):
+        for key, kind in (
+            ("vision_cfg", CLIPVisionCfg),
+            ("text_cfg", CLIPTextCfg),
+            ("multimodal_cfg", MultimodalCfg),
+        ):
             if isinstance(nested.get(key), Mapping):
                 nested[key] = kind.from_dict(nested[key])  # type: ignore[attr-defined]
         return super().from_dict(nested)

@@ -16,6 +16,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image.steps import (
     CenterCrop,
+    Flatten,
     Normalize,
     Resize,
     ResizeKeepRatio,
@@ -47,7 +48,8 @@ class Preprocess:
 
     def __init__(self, cfg: PreprocessCfg | None = None) -> None:
         self.cfg = cfg or PreprocessCfg()
-        self.transforms: list[Step] = [*_geometry(self.cfg), *to_model_input(self.cfg)]
+        over = [Flatten(self.cfg.background)] if self.cfg.background is not None else []
+        self.transforms: list[Step] = [*over, *_geometry(self.cfg), *to_model_input(self.cfg)]
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Preprocess one picture.

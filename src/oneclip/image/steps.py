@@ -29,6 +29,20 @@ _WIDE_MODES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # all others h
 
 
 @dataclass(frozen=True)
+class Flatten:
+    """Lay a picture with transparency over a colour; others pass unchanged."""
+
+    background: tuple[int, int, int]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        image = require_image(image)
+        if not image.has_transparency_data:
+            return image
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, self.background), picture).convert("RGB")
+
+
+@dataclass(frozen=True)
 class Resize:
     """Resize so that the shortest edge has `size` pixels, or to exactly (height, width)."""
 

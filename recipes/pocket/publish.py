@@ -1,0 +1,59 @@
+"""A trained run to the weights in the wheel: `python -m recipes.pocket.publish --run RUN --data DATA`.
+
+Writes `src/oneclip/zoo/pocket.safetensors` (token table in 8 bits, all else in 16) and `results.json` beside this
+file: every held-out split, before quantising and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import oneclip
+from oneclip.checkpoint import load, load_into, read, write_quantised
+from oneclip.config import ModelCfg, PreprocessCfg
+from oneclip.model import build_model
+from oneclip.text import CLIPTokenizer
+from recipes.pocket.evaluate import SPLITS, evaluate_splits
+from recipes.pocket.train import MODEL
+
+WEIGHTS = Path(oneclip.__file__).with_name("zoo") / "pocket.safetensors"
+RESULTS = Path(__file__).with_name("results.json")
+PREPROCESS = PreprocessCfg(
+    size=64, resize_mode="longest", fill_color=(255, 255, 255), background=(255, 255, 255)
+)  # whole pictures over white, as it was trained on
+LIMIT = 32_000_000  # bytes
+
+
+def publish(run: Path, data: Path) -> dict[str, dict[str, float]]:
+    """Quantise, write, read back, and evaluate both."""
+    cfg = ModelCfg.from_dict(json.loads(MODEL.read_text(encoding="utf-8")))
+    model = build_model(cfg)
+    trained = run / "pocket-fp32.safetensors"
+    load_into(model, read(trained).state_dict, source=str(trained))
+    tokenizer = CLIPTokenizer()
+    results = {"fp32": evaluate_splits(model.eval(), tokenizer, data, SPLITS)}
+    write_quantised(WEIGHTS, model.state_dict(), cfg, PREPROCESS)
+    if WEIGHTS.stat().st_size > LIMIT:
+        raise SystemExit(f"{WEIGHTS} has {WEIGHTS.stat().st_size:,} bytes; the limit is {LIMIT:,}")
+    results["shipped"] = evaluate_splits(load("pocket", device="cpu").model, tokenizer, data, SPLITS)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, required=True, help="folder that recipes.pocket.train wrote")
+    parser.add_argument("--data", type=Path, required=True, help="folder made by recipes.pocket.build")
+    args = parser.parse_args()
+    results = publish(args.run, args.data)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name, before in results["fp32"].items():
+        print(f"{name:24} {before:.3f} -> {results['shipped'][name]:.3f}")
+    print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
