@@ -10,9 +10,18 @@ from oneclip.image import Preprocess
 WHITE = (255, 255, 255)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_transparent_pixels_show_the_background(mode: str) -> None:
-    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert("LA" if mode != "RGBA" else mode).convert(mode)
+def clear_palette() -> Image.Image:
+    picture = Image.new("P", (8, 8), 0)
+    picture.info["transparency"] = 0
+    return picture
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [Image.new("RGBA", (8, 8), (0, 0, 0, 0)), Image.new("LA", (8, 8), (0, 0)), clear_palette()],
+    ids=["RGBA", "LA", "P"],
+)
+def test_transparent_pixels_show_the_background(clear: Image.Image) -> None:
     preprocess = Preprocess(PreprocessCfg(size=8, background=WHITE))
     torch.testing.assert_close(preprocess(clear), preprocess(Image.new("RGB", (8, 8), WHITE)))
 
