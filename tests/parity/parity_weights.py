@@ -1,0 +1,52 @@
+"""The same random numbers in two processes: weights by their names, pictures and captions by a seed."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+
+def fill(model: nn.Module) -> None:
+    """Give every parameter and buffer of the state dict random values that depend on its name and shape alone."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(random_tensor(name, tensor))
+
+
+def random_tensor(name: str, like: Tensor) -> Tensor:
+    """Values of a size that keeps activations near one, as a trained model's are."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    shape, last = tuple(like.shape), name.rpartition(".")[2]
+    if not like.is_floating_point():
+        return torch.zeros(shape, dtype=like.dtype)
+    noise = torch.randn(shape, generator=generator)
+    if last == "running_var":
+        return (0.2 * noise).exp()
+    if last == "logit_scale":
+        return 2.0 + 0.1 * noise
+    if last in ("gamma", "head_scale") or (last == "weight" and like.ndim == 1):
+        return 1.0 + 0.2 * noise
+    if like.ndim < 2 or "embedding" in name:
+        return 0.3 * noise
+    rows = shape[0] if last in ("proj", "text_projection") else like.numel() // shape[0]
+    return noise * rows**-0.5
+
+
+def pictures(count: int, size: int | tuple[int, int]) -> Tensor:
+    """(count, 3, H, W) pictures."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(7))
+
+
+def captions(count: int, length: int, vocab_size: int, eos_id: int | None = None) -> Tensor:
+    """(count, length) ids: start of text, a caption, end of text, zeros; the last caption fills its row."""
+    generator = torch.Generator().manual_seed(11)
+    text = torch.zeros(count, length, dtype=torch.long)
+    for row in range(count):
+        end = length - 1 if row == count - 1 else 3 + 5 * row % (length - 4)
+        text[row, 0] = vocab_size - 2
+        text[row, 1:end] = torch.randint(3, vocab_size - 2, (end - 1,), generator=generator)
+        text[row, end] = vocab_size - 1 if eos_id is None else eos_id
+    return text

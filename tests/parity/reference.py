@@ -1,0 +1,94 @@
+"""Run the cases on a published package, in a process whose path has that package first.
+
+PYTHONPATH=.parity/packages python tests/parity/reference.py open_clip result.pt
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from install import PACKAGES
+
+HERE = Path(__file__).resolve().parent
+TEXTS = 20_000
+
+
+def main(package_name: str, result: str) -> None:
+    torch.set_num_threads(1)
+    sys.path.append(str(HERE.parent))
+    _prepare()
+    package = importlib.import_module(package_name)
+    if PACKAGES not in Path(str(package.__file__)).parents:
+        raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
+    seen = {"open_clip": of_open_clip, "clip": of_clip}[package_name](package)
+    torch.save(seen, result)
+
+
+def of_open_clip(package: Any) -> dict[str, Any]:
+    import cases_clip
+    import cases_loss
+    import cases_model
+    import cases_preprocess
+
+    return {
+        "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
+        "signatures": cases_model.signatures(package),
+        "beginnings": cases_model.beginnings(package),
+        "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
+        "loss": cases_loss.observe(package),
+        "preprocess": cases_preprocess.of_open_clip(package),
+        "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),
+    }
+
+
+def of_clip(package: Any) -> dict[str, Any]:
+    import cases_clip
+    import cases_preprocess
+
+    return {
+        "small": {
+            name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.SMALL.items()
+        },
+        "full": {name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.FULL.items()},
+        "signatures": cases_clip.signatures(package),
+        "preprocess": cases_preprocess.of_openai(package),
+        "tokens": tokens(package.clip._tokenizer, lambda texts: package.tokenize(texts, truncate=True)),
+    }
+
+
+def tokens(tokenizer: Any, tokenize: Any) -> dict[str, Any]:
+    """Ids and decoded texts of random strings, and the rows that a model would get."""
+    from cases_tokenizer import outcomes, texts
+
+    found = [(ids, decoded) for _, ids, decoded in outcomes(tokenizer, random_texts())]
+    rows = tokenize(list(texts(TEXTS // 10, seed=1)))
+    return {"ids": [ids for ids, _ in found], "decoded": [text for _, text in found], "rows": rows.int()}
+
+
+def random_texts() -> Iterator[str]:
+    from cases_tokenizer import texts
+
+    return texts(TEXTS)
+
+
+def _prepare() -> None:
+    """What the packages need to be imported beside a torch and a setuptools of today."""
+    from torchvision_stub import import_torchvision
+
+    import_torchvision()
+    if importlib.util.find_spec("pkg_resources") is None:
+        import packaging.version
+
+        stand_in = types.ModuleType("pkg_resources")
+        stand_in.packaging = packaging  # type: ignore[attr-defined]
+        sys.modules["pkg_resources"] = stand_in
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
