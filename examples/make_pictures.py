@@ -2,8 +2,8 @@
 
     python examples/make_pictures.py [FOLDER]
 
-Each is drawn four times as large and scaled down, so that its edges are smooth. Coordinates go from 0 to 100, right
-and down.
+Each is drawn four times as large and scaled down, so that its edges are smooth. Coordinates go from 0 to 100,
+right and down.
 """
 
 import math

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from oneclip import checkpoint
 from oneclip.config import ModelCfg
-from oneclip.engine import Towers, unit_vectors
+from oneclip.engine import Towers, unit_vectors, usable_device
 from oneclip.errors import ConfigError, TextError
 from oneclip.image import Preprocess
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
@@ -76,7 +76,9 @@ def load(
         UnknownModelError: for a name that means nothing; its message has the nearest names.
         AmbiguousModelError: for weights whose activation or preprocessing cannot be known.
         CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be fetched.
+        ConfigError: for a device that is not there, or a precision that is none.
     """
+    device = usable_device(device)
     loaded = checkpoint.load(name, device=device, precision=precision, cache_dir=cache_dir)
     preprocess, tokenizer = Preprocess(loaded.preprocess_cfg), get_tokenizer(loaded.cfg.text_cfg)
     model = cast("CLIP | CustomTextCLIP", loaded.model)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneclip.config import ModelCfg
-from oneclip.errors import CheckpointError, ShapeError, TokenRangeError
+from oneclip.errors import CheckpointError, ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CLIP, CustomTextCLIP
 
 LOW_PRECISIONS = (torch.float16, torch.bfloat16)
@@ -93,6 +93,23 @@ class Towers:
         with torch.inference_mode():
             features = tower(batch)
         return features.clone()  # an ordinary tensor, which may enter a computation with gradient
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for; None for the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        here = ", ".join(["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
+        raise ConfigError(f"{str(device)!r} is no device that torch can use here; there is {here}") from error
 
 
 def unit_vectors(features: Tensor, name: str) -> NDArray[np.float32]:

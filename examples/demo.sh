@@ -1,0 +1,20 @@
+#!/bin/sh
+# Classify the pictures of this folder, then rank them for a sentence: offline, on a CPU. `make demo` runs it.
+#
+#     sh examples/demo.sh [COMMAND]      COMMAND: how oneclip is called, `oneclip` if not given
+set -eu
+oneclip="${1:-oneclip}"
+folder="$(dirname "$0")"
+python="$(dirname "$(command -v "$oneclip")")/python"
+export ONECLIP_OFFLINE=1
+
+echo '$ oneclip classify examples/pictures --label "a cat" --label "a dog" --label ... --top 2'
+"$oneclip" classify "$folder/pictures" --top 2 \
+    --label "a cat" --label "a dog" --label "a fish" --label "an apple" --label "a car" \
+    --label "a house" --label "a tree" --label "the sun" --label "an umbrella" --label "a book"
+
+for sentence in "rainy weather" "something to eat" "a pet"; do
+    echo
+    echo "\$ python examples/rank.py \"$sentence\" examples/pictures"
+    "$python" "$folder/rank.py" "$sentence" "$folder/pictures"
+done

@@ -1,0 +1,39 @@
+"""The command line, run in this process."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commandline import Result, Run
+from tiny import write_tiny_model
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Calls `oneclip` with arguments."""
+    from oneclip.cli.app import run as run_app
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = run_app([str(argument) for argument in arguments])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `pictures` with the eight example pictures, in the current folder, which is a temporary one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXAMPLES / "pictures", tmp_path / "pictures")
+    return Path("pictures")

@@ -1,0 +1,154 @@
+"""What holds for every command: exit codes, where things are printed, help, and errors without tracebacks."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from commandline import Run
+
+import oneclip
+from oneclip.cli.app import app
+from oneclip.cli.exits import ExitCode, printable
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_the_commands_are_these() -> None:
+    assert list(COMMANDS) == ["classify", "embed", "models", "train", "doctor"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_with_an_example(run: Run, name: str) -> None:
+    code, out, err = run(name, "--help")
+    assert (code, err) == (0, "")
+    assert re.search(rf"Examples?:\n +oneclip {name} ?", out)
+    assert run(name, "-h").out == out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_and_each_of_its_options_are_documented(name: str) -> None:
+    docs = DOCS.read_text(encoding="utf-8")
+    _, found, section = docs.partition(f"## `oneclip {name}`")
+    assert found, f"docs/cli.md has no section on {name}"
+    shared = docs.partition("## `oneclip classify`")[0]
+    for parameter in COMMANDS[name].params:
+        for option in (o for o in parameter.opts if o.startswith("--")):
+            assert f"`{option}" in section.partition("\n## ")[0] + shared, f"{option} of {name}"
+
+
+def test_every_example_of_the_help_names_options_that_exist() -> None:
+    for name, command in COMMANDS.items():
+        known = {option for parameter in command.params for option in parameter.opts}
+        for line in re.findall(rf"oneclip {name} .*", command.help or ""):
+            used = set(re.findall(r" (--?[a-z][\w-]*)", re.sub(r'"[^"]*"', "", line)))
+            assert used <= known, line
+
+
+def test_the_documented_exit_codes_are_those_of_the_program() -> None:
+    documented = re.findall(r"^\| (\d+) \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(code) for code in documented] == [int(code) for code in ExitCode]
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = (
+        "import sys\nfrom oneclip.cli.app import run\nassert run(['--help']) == 0\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    seconds = []  # of the processor: a busy machine says nothing about the program
+    for _ in range(3):
+        before = os.times()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        after = os.times()
+        assert done.returncode == 0, done.stderr
+        assert "classify" in done.stdout
+        seconds.append(after[2] + after[3] - before[2] - before[3])
+    assert min(seconds) < 0.3
+
+
+def test_bare_and_version(run: Run) -> None:
+    assert run().out == run("--help").out
+    assert run("--version") == (0, f"oneclip {oneclip.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clasify"], "classify"),
+        (["classify", "a.png", "--labl", "x"], "--label"),
+        (["classify"], "PICTURE"),
+        (["classify", "a.png"], '--label "a cat"'),
+        (["classify", "a.png", "-l", "a", "-l", "b", "--top", "0"], "--top"),
+        (["classify", "a.png", "-l", "a", "-l", "b", "--precision", "fp8"], "fp32"),
+        (["embed", "a.png"], "--output"),
+    ],
+)
+def test_a_misunderstood_command_is_one_line_and_exits_with_2(
+    run: Run, arguments: list[str], message: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_an_error_of_ours_is_one_line_and_exits_with_1(run: Run, pictures: Path) -> None:
+    code, out, err = run("classify", pictures, "-l", "a", "-l", "b", "--model", "ViT-B/23")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: 'ViT-B/23' is not a known model; did you mean ViT-B")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 8])
+def test_debug_anywhere_shows_the_traceback(run: Run, pictures: Path, place: int) -> None:
+    arguments = ["classify", pictures, "-l", "a", "-l", "b", "--model", "nope"]
+    arguments.insert(place, "--debug")
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_a_fault_of_the_program_is_called_that(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise TypeError("an unforeseen thing")
+
+    monkeypatch.setattr("oneclip.encoder.load", fail)
+    code, _, err = run("classify", pictures, "-l", "a", "-l", "b")
+    assert code == 1
+    assert "fault of oneclip's own: TypeError: an unforeseen thing" in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_exits_with_130(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("oneclip.encoder.load", stop)
+    assert run("classify", pictures, "-l", "a", "-l", "b") == (130, "", "interrupted\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "oneclip", "models"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(run: Run) -> None:
+    code, _, err = run("classify", "evil\x1b[31m\rname.png", "-l", "a", "-l", "b")
+    assert code == 1
+    assert r"evil\x1b[31m\rname.png" in err
+    assert printable("Ümläut 🐈\n") == "Ümläut 🐈\n"
