@@ -223,5 +223,13 @@ class Archive:
             why = "truncated or damaged" if "not a zip file" in str(error) else f"damaged ({error})"
             size = self.path.stat().st_size
             raise CheckpointError(f"{self.path} is {why}; it has {size:,} bytes. Fetch it again") from error
-        except (OSError, ValueError, RuntimeError, EOFError, LookupError, ArithmeticError, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            ArithmeticError,
+            zlib.error,
+        ) as error:
             raise CheckpointError(f"{self.path} cannot be used: it is damaged ({error})") from error

@@ -7,11 +7,12 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from oneclip.checkpoint.quantise import quantised
@@ -49,8 +50,8 @@ def save(
             save_file(_unshared(tensors), temporary, {"format": "pt", METADATA_KEY: extra})
     elif path.suffix in (".pt", ".pth", ".bin"):
         content = {"state_dict": tensors, METADATA_KEY: json.loads(extra)} if metadata else tensors
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
     else:
         raise OutputError(f"{path} was not written: its name must end in .safetensors, .pt, .pth or .bin")
 
@@ -100,16 +101,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     except OneCLIPError:
         raise
-    except Exception as error:
-        kinds = (OSError, RuntimeError)  # what PyTorch raises
-        if not isinstance(error, kinds) and type(error).__name__ != "SafetensorError":
-            raise
-        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise OutputError(
-            f"{path} could not be written: {why}. What stood there before is untouched"
-        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        disk = error if isinstance(error, OSError) else error.__context__  # PyTorch hides it
+        why = getattr(disk, "strerror", None) or str(error).partition("\n")[0]
+        raise OutputError(f"{path} could not be written: {why}. Nothing that was there is lost") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
