@@ -29,8 +29,10 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # of PyTorch's archive, which hides that no space was left on the device
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # PyTorch hides it behind "unexpected pos"
+                raise error.__context__ from None
+            raise
 
 
 def make_folder(path: Path) -> None:
