@@ -114,9 +114,14 @@ def test_whatever_interrupts_writing_leaves_the_old_file(tmp_path: Path, error: 
     path = tmp_path / "file"
     path.write_text("old")
     expected = OutputError if error in (OSError, RuntimeError) else error
-    with pytest.raises(expected), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(expected):
+        write_half()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oneclip.errors import AmbiguousModelError, UnknownModelError
+from oneclip.errors import AmbiguousModelError, UnknownModelError, nearest
 from oneclip.zoo.catalogue import (
     OPENAI_NAMES,
     Pretrained,
@@ -101,15 +101,15 @@ def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
     if not rest:
         ways = [f"{arch}:{tag}" for tag in tags[:4]] + [f"{arch}:path/to/file"]
         raise AmbiguousModelError(f"{name!r} names an architecture but no weights; try {', '.join(ways)}")
-    path = Path(rest).expanduser()
     if rest not in tags:
-        if path.is_file():
+        path, kind = _find(rest)
+        if kind == "file":
             return Source(name, "architecture-file", architecture=arch, path=path)
-        if path.is_dir():
+        if kind == "folder":
             raise UnknownModelError(
                 rest, kind="checkpoint file", hint="It is a folder: give its path alone, it says what it is."
             )
-        if _looks_like_a_path(rest):
+        if _looks_like_a_path(rest) or "/" in rest:
             raise UnknownModelError(rest, _neighbours(path), kind="file", hint=_missing(path))
     return Source(name, "pretrained", architecture=arch, pretrained=pretrained(arch, rest))
 
@@ -130,27 +130,36 @@ def _hub(name: str) -> Source:
 
 
 def _local(name: str, location: str) -> Source:
-    path = Path(location).expanduser()
-    if path.is_dir():
-        return Source(name, "folder", path=path)
-    if path.is_file():
-        return Source(name, "file", path=path)
-    arch_name, colon, _ = location.partition(":")
-    if _looks_like_a_path(location):
-        raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
+    path, kind = _find(location)
+    if kind is not None:
+        return Source(name, kind, path=path)
     known = [POCKET, *OPENAI_NAMES, *architectures()]
+    if _looks_like_a_path(location) or ("/" in location and not nearest(location, known)):
+        raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
+    arch_name, colon, _ = location.partition(":")
     if colon:
         raise UnknownModelError(arch_name, known, kind="architecture", hint=f"(It was named by {name!r}.)")
-    raise UnknownModelError(
-        location, known, hint="It is no file or folder; `oneclip models` lists the models."
-    )
+    hint = "It is no file or folder; `oneclip models` lists the models."
+    raise UnknownModelError(location, known, hint=hint)
+
+
+def _find(location: str) -> tuple[Path, Literal["file", "folder"] | None]:
+    """A path, and what lies there."""
+    path = Path(location)
+    try:
+        path = path.expanduser()
+        kind: Literal["file", "folder"] | None = (
+            "file" if path.is_file() else "folder" if path.is_dir() else None
+        )
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or of a user that there is not
+        return path, None
+    return path, kind if location else None
 
 
 def _looks_like_a_path(text: str) -> bool:
-    """Whether a person who wrote this meant a file: a checkpoint's suffix, or a path that names no model."""
-    if text.lower().endswith(_CHECKPOINT_SUFFIXES) or text.startswith((".", "~", "/", "\\")):
-        return True
-    return "\\" in text or ("/" in text and not re.match(r"(ViT|RN|EVA|PE)", text))
+    """Whether a person who wrote this can only have meant a file or folder."""
+    starts = (".", "~", "/", "\\")
+    return text.startswith(starts) or "\\" in text or text.lower().endswith(_CHECKPOINT_SUFFIXES)
 
 
 def _neighbours(path: Path) -> list[str]:
