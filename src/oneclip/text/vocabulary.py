@@ -18,10 +18,11 @@ from tokenizers.models import BPE
 
 from oneclip.errors import ConfigError
 from oneclip.text.split import splitter
-from oneclip.text.words import WordMemory
+from oneclip.text.words import MEMORY_LENGTH, WordMemory
 
 END_OF_WORD = "</w>"
 MERGE_COUNT = 48_894  # what a vocabulary of 49,408 leaves for merges; longer tables are cut here
+MEMORY_PIECES = 32_768  # about 6 MB
 
 
 def default_bpe() -> str:
@@ -43,6 +44,10 @@ class ByteMerges:
     Args:
         path: a gzipped table; None for CLIP's own.
 
+    Attributes:
+        pairs: the merges, in their order.
+        ids: token to id.
+
     Raises:
         ConfigError: if the file is no such table.
     """
@@ -54,18 +59,24 @@ class ByteMerges:
         tokens += [first + second for first, second in self.pairs]
         self.ids = {token: i for i, token in enumerate(tokens)}
         try:
-            self._model = BPE(vocab=self.ids, merges=self.pairs, end_of_word_suffix=END_OF_WORD)
+            self._model = BPE(
+                vocab=self.ids, merges=self.pairs, end_of_word_suffix=END_OF_WORD, cache_capacity=0
+            )
         except Exception as error:  # the library raises nothing narrower
             raise ConfigError(f"the merges in {path} do not build on one another: {error}") from error
+        self._remembered = lru_cache(maxsize=MEMORY_PIECES)(self._encode)
 
     def merge(self, symbols: str) -> list[str]:
         """Merge the byte symbols of one piece as far as the table goes."""
         return [token.value for token in self._model.tokenize(symbols)]
 
-    def encode(self, piece: str) -> list[int]:
+    def encode(self, piece: str) -> tuple[int, ...]:
         """The ids of one piece."""
-        symbol = byte_symbols()
-        return [token.id for token in self._model.tokenize("".join([symbol[b] for b in piece.encode()]))]
+        return self._remembered(piece) if len(piece) <= MEMORY_LENGTH else self._encode(piece)
+
+    def _encode(self, piece: str) -> tuple[int, ...]:
+        symbols = piece.encode("utf-8").decode("latin-1").translate(byte_symbols())
+        return tuple(token.id for token in self._model.tokenize(symbols))
 
 
 @lru_cache(maxsize=4)
@@ -124,7 +135,7 @@ class Vocabulary:
         ids: list[int] = []
         for piece in self._split(word):
             special = self.special_ids.get(piece)
-            ids += self._merges.encode(piece) if special is None else [special]
+            ids += self._merges.encode(piece) if special is None else (special,)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
