@@ -41,7 +41,7 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[bool, b
         for rank in range(WORLD)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -34,7 +34,7 @@ def test_a_training_that_got_ctrl_c_goes_on_as_if_it_had_not(tmp_path: Path) -> 
         if line == "step 5\n":
             process.send_signal(signal.SIGINT)
             break
-    last = process.communicate(timeout=60)[0].splitlines()[-1].split()
+    last = process.communicate(timeout=300)[0].splitlines()[-1].split()
     assert last[0] == "interrupted"
     assert process.returncode == 0
     step = int(last[1])

@@ -195,7 +195,7 @@ def test_ctrl_c_says_how_to_go_on(data: Path) -> None:
         if line.startswith("step "):
             process.send_signal(signal.SIGINT)
             break
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=300)[1]
     assert process.returncode == ExitCode.INTERRUPTED
     assert "--resume auto" in error
     assert list((data / "run").glob("*.pt"))
