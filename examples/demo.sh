@@ -11,9 +11,9 @@ export ONECLIP_OFFLINE=1
 echo '$ oneclip classify examples/pictures --label "a cat" --label "a dog" --label ... --top 2'
 "$oneclip" classify "$folder/pictures" --top 2 \
     --label "a cat" --label "a dog" --label "a fish" --label "an apple" --label "a car" \
-    --label "a house" --label "a tree" --label "the sun" --label "an umbrella" --label "a book"
+    --label "a house" --label "a tree" --label "the sun" --label "a flower" --label "a book"
 
-for sentence in "rainy weather" "something to eat" "a pet"; do
+for sentence in "fruit" "vehicle" "a warm summer day"; do
     echo
     echo "\$ python examples/rank.py \"$sentence\" examples/pictures"
     "$python" "$folder/rank.py" "$sentence" "$folder/pictures"

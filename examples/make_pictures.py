@@ -121,6 +121,19 @@ def fish(c: Canvas) -> None:
     c.arc(8, 52, 8, 10, 70, "#226699", 2)
 
 
+def flower(c: Canvas) -> None:
+    c.line([(50, 45), (52, 70), (50, 96)], "#3e721d", 5)
+    c.shape([(51, 84), (60, 70), (78, 66), (90, 71), (76, 83), (62, 87)], "#5c913b")
+    c.shape([(51, 90), (42, 76), (25, 72), (12, 77), (26, 89), (40, 93)], "#5c913b")
+    for turn in range(6):
+        a = math.radians(60 * turn + 30)
+        c.ellipse(50 + 20 * math.cos(a), 34 + 20 * math.sin(a), 13, 13, "#ea596e")
+    for turn in range(6):
+        a = math.radians(60 * turn + 30)
+        c.ellipse(50 + 16 * math.cos(a), 34 + 16 * math.sin(a), 8, 8, "#f4abba")
+    c.ellipse(50, 34, 11, 11, "#ffcc4d")
+
+
 def house(c: Canvas) -> None:
     c.box(66, 12, 76, 36, "#a0041e")
     c.box(16, 46, 84, 92, "#ffd983")
@@ -154,17 +167,7 @@ def tree(c: Canvas) -> None:
         c.ellipse(x, y, r, r, "#77b255")
 
 
-def umbrella(c: Canvas) -> None:
-    c.line([(50, 8), (50, 80)], "#66757f", 4)
-    c.arc(60, 80, 10, 0, 180, "#66757f", 4)
-    c.pie(50, 54, 44, 42, 180, 360, "#9266cc")
-    c.pie(50, 54, 16, 42, 180, 360, "#c39be8")
-    for x, r in ((20.5, 14.5), (50, 15.5), (79.5, 14.5)):
-        c.ellipse(x, 54, r, 6.5, "white")
-    c.line([(50, 46), (50, 80)], "#66757f", 4)
-
-
-DRAWINGS: tuple[Callable[[Canvas], None], ...] = (apple, car, cat, fish, house, sun, tree, umbrella)
+DRAWINGS: tuple[Callable[[Canvas], None], ...] = (apple, car, cat, fish, flower, house, sun, tree)
 
 
 def main(folder: Path) -> None:

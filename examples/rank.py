@@ -1,6 +1,6 @@
 """Which pictures of a folder fit a sentence best?
 
-python examples/rank.py "something to keep dry under" examples/pictures
+python examples/rank.py "a warm summer day" examples/pictures
 """
 
 import sys

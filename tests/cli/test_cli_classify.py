@@ -153,7 +153,7 @@ def test_a_terminal_gets_colour_and_nothing_wider_than_it_is(
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     Terminal(monkeypatch, columns)
-    code, out, _ = run("classify", pictures / "umbrella.png", *LABELS, "--model", model)
+    code, out, _ = run("classify", pictures / "flower.png", *LABELS, "--model", model)
     assert code == 0
     assert "\x1b[3" in out
     plain = re.sub(r"\x1b\[[\d;]*m", "", out)
