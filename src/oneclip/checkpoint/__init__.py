@@ -1,5 +1,6 @@
 """How files become models and back."""
 
+from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.load import Loaded, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
@@ -9,6 +10,7 @@ from oneclip.checkpoint.write import replacing, save, write_quantised
 __all__ = [
     "Checkpoint",
     "Loaded",
+    "build_blank",
     "infer_openai_config",
     "load",
     "load_into",

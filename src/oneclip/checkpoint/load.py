@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from oneclip import hub, zoo
+from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
 from oneclip.checkpoint.read import Checkpoint, read
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
-from oneclip.model import build_model
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDER_CONFIG = "open_clip_config.json"
@@ -78,7 +78,7 @@ def load(
         raise ConfigError(f"precision is {precision!r} and must be one of {', '.join(PRECISIONS)}")
     source = zoo.resolve(name)
     found = _describe(source, cache_dir)
-    model = build_model(found.cfg)
+    model = build_blank(found.cfg)
     load_into(model, found.checkpoint.state_dict, source=str(found.path))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
