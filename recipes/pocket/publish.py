@@ -19,10 +19,12 @@ from recipes.pocket.evaluate import SPLITS, evaluate_splits
 from recipes.pocket.train import MODEL
 
 WEIGHTS = Path(oneclip.__file__).with_name("zoo") / "pocket.safetensors"
+CARD = Path(__file__).with_name("MODEL_CARD.md")
 RESULTS = Path(__file__).with_name("results.json")
 PREPROCESS = PreprocessCfg(
     size=64, resize_mode="longest", fill_color=(255, 255, 255), background=(255, 255, 255)
 )  # whole pictures over white, as it was trained on
+BEGIN, END = "<!-- results: begin, written by recipes.pocket.publish -->", "<!-- results: end -->"
 LIMIT = 32_000_000  # bytes
 
 
@@ -41,6 +43,21 @@ def publish(run: Path, data: Path) -> dict[str, dict[str, float]]:
     return results
 
 
+def table(results: dict[str, dict[str, float]]) -> str:
+    """The results as the table of the model card."""
+    lines = ["| split | measure | fp32 | shipped |", "|---|---|---:|---:|"]
+    for name, before in results["fp32"].items():
+        split, measure = name.split("/")
+        lines.append(f"| {split} | {measure} | {before:.3f} | {results['shipped'][name]:.3f} |")
+    return "\n".join(lines)
+
+
+def write_card(results: dict[str, dict[str, float]]) -> None:
+    """Replace the table between the markers of the model card."""
+    start, rest = CARD.read_text(encoding="utf-8").split(BEGIN)
+    CARD.write_text(f"{start}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -50,8 +67,8 @@ def main() -> None:
     args = parser.parse_args()
     results = publish(args.run, args.data)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name, before in results["fp32"].items():
-        print(f"{name:24} {before:.3f} -> {results['shipped'][name]:.3f}")
+    write_card(results)
+    print(table(results))
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size:,} bytes")
 
 

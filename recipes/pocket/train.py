@@ -48,12 +48,22 @@ class Phase:
     lr: float
     final_lr: float
     warmup: int
+    colour_weight: float = 2.0  # how often colour pictures are drawn, relative to one-colour ones
 
 
 PHASES = (
     Phase("words", steps=450, batch_size=768, image_size=0, lr=2e-3, final_lr=2e-4, warmup=50),
     Phase("small", steps=2400, batch_size=512, image_size=32, lr=1.5e-3, final_lr=5e-4, warmup=150),
-    Phase("large", steps=1250, batch_size=512, image_size=64, lr=7e-4, final_lr=0.0, warmup=50),
+    Phase(
+        "large",
+        steps=1100,
+        batch_size=512,
+        image_size=64,
+        lr=7e-4,
+        final_lr=0.0,
+        warmup=50,
+        colour_weight=4.0,
+    ),
 )
 
 
@@ -222,7 +232,8 @@ def run_phase(
 
     common = {"loss_fn": loss_fn, "out": out, "reporter": ProgressBar(), "device": device}
     if phase.image_size:
-        pairs = PocketBatches(data, phase.batch_size, phase.image_size, SEED, in_memory=True)
+        rates = {"colour_weight": phase.colour_weight, "in_memory": True}
+        pairs = PocketBatches(data, phase.batch_size, phase.image_size, SEED, **rates)
         prepare = Prepare(lambda texts: tokenizer(texts, context_length=32))
         source = PairBatches(pairs, teacher, words=phase.batch_size // 4)
         trainer: Trainer = PairTrainer(model, source, cfg, prepare=prepare, evaluate=recall, **common)
