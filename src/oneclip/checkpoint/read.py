@@ -127,6 +127,11 @@ def _weights_and_rest(path: Path, content: Any) -> tuple[Mapping[Any, Any], Form
         rest = {str(key): value for key, value in content.items() if key != "state_dict" and _is_plain(value)}
         ours = rest.pop(METADATA_KEY, None)
         return content["state_dict"], "training", rest | (ours if isinstance(ours, dict) else {})
+    if not any(isinstance(value, Tensor | TensorRef) for value in content.values()):
+        keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "nothing"
+        raise CheckpointError(
+            f"{path} holds {keys}, where the tensors of a model or a state_dict were expected"
+        )
     return content, "state-dict", {str(key): value for key, value in content.items() if _is_plain(value)}
 
 
