@@ -314,28 +314,17 @@ class Encoder:
         return rankings[0] if is_picture(images) else rankings
 
     def encode_labels(self, labels: Sequence[str], template: str | None = None) -> Features:
-        """Encode what `classify` chooses from, refusing labels that would make its answer meaningless.
-
-        Raises:
-            TextError: as `classify`.
-        """
+        """Encode what `classify` chooses from, refusing labels that would make its answer meaningless."""
         captions = label_captions(labels, template)
         check_distinct(labels, self.tokenizer(captions, overflow="error").tolist())
         return self.encode_texts(captions)
 
     def probabilities(self, image_features: Features, text_features: Features) -> Features:
-        """Turn the features of pictures and labels into probabilities.
+        """Features of pictures (N, D) and of labels (M, D), unit length, to probabilities (N, M).
 
         A model trained with the softmax loss, as nearly all are, says which label it is: a row adds up to 1,
         also when no label fits. One with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023):
         it says of each label by itself whether it fits.
-
-        Args:
-            image_features: (N, D), unit length.
-            text_features: (M, D), unit length.
-
-        Returns:
-            (N, M) float32.
         """
         bias = self.model.logit_bias
         logits = self.model.logit_scale.exp().item() * image_features @ text_features.T
