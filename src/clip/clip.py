@@ -15,7 +15,7 @@ from clip.model import CLIP, build_model, convert_weights, from_config
 from clip.simple_tokenizer import SimpleTokenizer as _Tokenizer
 from oneclip import checkpoint, hub, zoo
 from oneclip.config import PreprocessCfg
-from oneclip.errors import CheckpointError, UnknownModelError
+from oneclip.errors import CheckpointError, DownloadError, UnknownModelError
 from oneclip.image import Preprocess
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def _download(url: str, root: str | os.PathLike[str] | None = None) -> str:
     """Fetch a file whose URL has its sha256 as the folder, unless it is there already."""
     digest = re.fullmatch(r".*/([0-9a-fA-F]{64})/[^/]+", url)
     if digest is None:
-        raise CheckpointError(f"{url} does not carry the sha256 of its file, so what comes could not be checked")
+        raise DownloadError(
+            f"{url} does not carry the sha256 of its file, so what comes could not be checked"
+        )
     return str(hub.download(url, root or hub.cache_folder(), sha256=digest[1]))
 
 

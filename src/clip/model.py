@@ -172,7 +172,9 @@ class CLIP(oneclip.model.CLIP):
         transformer_heads: int,
         transformer_layers: int,
     ) -> None:
-        vision = CLIPVisionCfg(vision_layers, vision_width, head_width=HEAD_WIDTH, image_size=image_resolution)
+        vision = CLIPVisionCfg(
+            vision_layers, vision_width, head_width=HEAD_WIDTH, image_size=image_resolution
+        )
         if vision_patch_size is not None:
             vision.patch_size = vision_patch_size
         text = CLIPTextCfg(
@@ -204,7 +206,8 @@ class CLIP(oneclip.model.CLIP):
             text: (M, L) token ids.
 
         Returns:
-            `logits_per_image` (N, M), cosine similarities times the temperature, and `logits_per_text`, their transpose.
+            `logits_per_image` (N, M), the cosine similarities times the temperature, and their transpose
+            `logits_per_text`.
         """
         return self.get_logits(image, text)
 

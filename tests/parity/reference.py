@@ -22,7 +22,7 @@ TEXTS = 20_000
 def main(package_name: str, result: str) -> None:
     torch.set_num_threads(1)
     sys.path.append(str(HERE.parent))
-    _prepare()
+    prepare()
     package = importlib.import_module(package_name)
     if PACKAGES not in Path(str(package.__file__)).parents:
         raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
@@ -77,7 +77,7 @@ def random_texts() -> Iterator[str]:
     return texts(TEXTS)
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """What the packages need to be imported beside a torch and a setuptools of today."""
     from torchvision_stub import import_torchvision
 

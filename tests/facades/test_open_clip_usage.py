@@ -1,0 +1,91 @@
+"""Usage and fine-tuning on the open_clip facade, as far as today's names go."""
+
+import pytest
+import torch
+from PIL import Image
+
+import open_clip
+from open_clip.loss import ClipLoss
+from open_clip.transformer import ResidualAttentionBlock
+
+VISION = open_clip.CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=8, image_size=32)
+TEXT = open_clip.CLIPTextCfg(width=64, heads=2, layers=2)
+CAPTIONS = ["a diagram", "a dog", "a cat"]
+
+
+def model_of(kind: type, **options: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return kind(embed_dim=32, vision_cfg=VISION, text_cfg=TEXT, **options)
+
+
+@pytest.mark.parametrize("kind", [open_clip.CLIP, open_clip.CustomTextCLIP])
+def test_usage_compares_a_picture_with_captions(kind: type) -> None:
+    model = model_of(kind).eval()
+    preprocess = open_clip.image_transform(model.visual.image_size, is_train=False)
+    image = preprocess(Image.new("RGB", (50, 40), (200, 30, 90))).unsqueeze(0)
+    text = open_clip.tokenize(CAPTIONS)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        image_features, text_features = model.encode_image(image), model.encode_text(text)
+        image_features /= image_features.norm(dim=-1, keepdim=True)
+        text_features /= text_features.norm(dim=-1, keepdim=True)
+        text_probs = (100.0 * image_features @ text_features.T).softmax(dim=-1)
+    assert text_probs.shape == (1, 3)
+    assert float(text_probs.sum()) == pytest.approx(1)
+
+
+def test_configurations_may_be_dicts_as_in_their_files() -> None:
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None}
+    model = open_clip.CLIP(32, vision, {"width": 64, "heads": 2, "layers": 1}, output_dict=True)
+    output = model(torch.randn(2, 3, 32, 32), open_clip.tokenize(CAPTIONS[:2]))
+    assert output["image_features"].shape == output["text_features"].shape == (2, 32)
+
+
+@pytest.mark.parametrize("kind", [open_clip.CLIP, open_clip.CustomTextCLIP])
+def test_fine_tuning_a_locked_model_lowers_the_loss(kind: type) -> None:
+    model = model_of(kind).train()
+    model.lock_image_tower(unlocked_groups=1)
+    model.lock_text_tower(unlocked_layers=2)
+    model.set_grad_checkpointing()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    assert 0 < len(parameters) < len(list(model.parameters()))
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    images, text, loss = torch.randn(4, 3, 32, 32), open_clip.tokenize([*CAPTIONS, "a boat"]), ClipLoss()
+    losses = []
+    for _ in range(6):
+        value = loss(*model(images, text))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, 4.6052)
+        losses.append(value.item())
+    assert losses[-1] < losses[0]
+
+
+def test_published_names_split_parameters_for_weight_decay() -> None:
+    model = model_of(open_clip.CLIP)
+    assert model.no_weight_decay() == {
+        "positional_embedding",
+        "visual.positional_embedding",
+        "visual.class_embedding",
+    }
+
+
+def test_blocks_can_be_recognised_for_wrapping() -> None:
+    blocks = [
+        module for module in model_of(open_clip.CLIP).modules() if isinstance(module, ResidualAttentionBlock)
+    ]
+    assert len(blocks) == 4
+
+
+def test_a_state_dict_moves_between_the_two_apis() -> None:
+    import clip
+
+    published = clip.model.CLIP(32, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
+    flat = open_clip.CLIP(
+        32, {**vars(VISION), "head_width": 64}, {**vars(TEXT), "heads": 1}, quick_gelu=True
+    ).eval()
+    flat.load_state_dict(published.state_dict())
+    image, text = torch.randn(2, 3, 32, 32), open_clip.tokenize(CAPTIONS)
+    with torch.no_grad():
+        torch.testing.assert_close(flat.get_logits(image, text), published.eval()(image, text))
