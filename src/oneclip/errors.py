@@ -2,12 +2,12 @@
 
 OneCLIPError
 ├── ConfigError (ValueError)              a configuration that contradicts itself, or has an unknown key
-├── UnknownModelError (KeyError)          a name that is no architecture, tag, file or folder
+├── UnknownModelError (KeyError, RuntimeError)  a name that is no architecture, tag, file or folder
 ├── AmbiguousModelError (ValueError)      weights whose activation, preprocessing or tokenizer cannot be known
 ├── CheckpointError (RuntimeError)        a file that is damaged, unsafe, or not a checkpoint
 │   └── CheckpointMismatchError           keys or shapes that do not fit the model
 ├── DownloadError (OSError)               a file that could not be fetched
-│   ├── ChecksumError                     a file whose bytes are not the published ones
+│   ├── ChecksumError (RuntimeError)      a file whose bytes are not the published ones
 │   └── OfflineError                      a file that is not here, while the network is switched off
 ├── ImageError (ValueError)               a picture that cannot be read or used
 │   └── ImageTooLargeError                more pixels than the limit
@@ -39,7 +39,7 @@ class ConfigError(OneCLIPError, ValueError):
     """A configuration that contradicts itself, misses a value or has an unknown key."""
 
 
-class UnknownModelError(OneCLIPError, KeyError):
+class UnknownModelError(OneCLIPError, KeyError, RuntimeError):
     """A name that is neither an architecture, a pretrained tag, a file nor a folder."""
 
     def __init__(self, name: str, known: Iterable[str] = (), *, kind: str = "model", hint: str = "") -> None:
@@ -93,7 +93,7 @@ class DownloadError(OneCLIPError, OSError):
     """A file that could not be fetched."""
 
 
-class ChecksumError(DownloadError):
+class ChecksumError(DownloadError, RuntimeError):
     """A fetched file whose bytes are not the published ones; it is deleted, never used."""
 
 
