@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oneclip.checkpoint import save
 from oneclip.config import ModelCfg
@@ -241,17 +239,11 @@ def run_phase(
         trainer = WordTrainer(model, WordBatches(teacher, phase.batch_size), cfg, **common)
     if latest_checkpoint(out):
         trainer.resume(out)
-    with short_attention(device):
-        outcome = trainer.fit()
+    outcome = trainer.fit()
     if outcome.interrupted:
         raise SystemExit(
             f"stopped at step {outcome.step} of phase {phase.name}; the same command goes on from there"
         )
-
-
-def short_attention(device: str) -> AbstractContextManager[None]:
-    """Plain products: over a dozen tokens, fused attention's backward pass takes a CPU twice as long."""
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 def main() -> None:

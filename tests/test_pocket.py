@@ -1,0 +1,59 @@
+"""The model in the wheel: its size, its facts, and what it knows of pictures that it never saw.
+
+The sample is a part of the held-out styles (recipes/pocket/evaluation_sets.py); the whole table is in the model card.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import oneclip
+from recipes.pocket.evaluate import features
+from recipes.pocket.evaluation_sets import read_sample
+from recipes.pocket.publish import CARD, table
+
+RESULTS = json.loads((Path(__file__).parents[1] / "recipes/pocket/results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pocket() -> oneclip.Encoder:
+    return oneclip.load("pocket", device="cpu")
+
+
+def test_the_weights_fit_in_the_wheel() -> None:
+    weights = Path(oneclip.__file__).parent / "zoo" / "pocket.safetensors"
+    assert weights.stat().st_size <= 32_000_000
+
+
+def test_it_has_the_size_it_is_said_to_have(pocket: oneclip.Encoder) -> None:
+    visual = sum(p.numel() for p in pocket.model.visual.parameters())
+    blocks = sum(p.numel() for p in pocket.model.transformer.parameters())
+    assert 3.5e6 < visual < 4.5e6
+    assert 4.5e6 < blocks < 5.0e6
+    assert pocket.model.token_embedding.weight.shape == (49408, 256)
+
+
+@pytest.mark.parametrize("split", ["twemoji", "ph", "healthicons"])
+def test_it_finds_pictures_of_styles_it_never_saw(pocket: oneclip.Encoder, split: str) -> None:
+    sample = read_sample()[split]
+    image, text = features(pocket.model, pocket.tokenizer, sample, 64)
+    similarity = text @ image.T
+    rank = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+    # among fewer pictures than the whole split holds, recall can only be better than there
+    assert float((rank < 1).float().mean()) >= RESULTS["shipped"][f"{split}/recall@1"]
+    assert float((rank < 5).float().mean()) >= RESULTS["shipped"][f"{split}/recall@5"]
+
+
+def test_quantising_cost_less_than_a_point_of_recall() -> None:
+    for name, before in RESULTS["fp32"].items():
+        assert abs(before - RESULTS["shipped"][name]) < 0.01, name
+
+
+def test_every_row_of_the_token_table_is_finite(pocket: oneclip.Encoder) -> None:
+    assert torch.isfinite(pocket.model.token_embedding.weight).all()
+
+
+def test_the_model_card_has_the_table_that_was_measured() -> None:
+    assert table(RESULTS) in CARD.read_text(encoding="utf-8")
