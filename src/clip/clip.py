@@ -65,7 +65,7 @@ def load(
     path = _find(name, download_root)
     found = checkpoint.read(path)
     _check_activation(found, path)
-    model = from_config(checkpoint.infer_openai_config(found.state_dict))
+    model = checkpoint.build_blank(checkpoint.infer_openai_config(found.state_dict), from_config)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cpu":
         convert_weights(model)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import oneclip.model
-from oneclip.checkpoint import infer_openai_config, load_into
+from oneclip.checkpoint import build_blank, infer_openai_config, load_into
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.model import Attention, AttentionPool2d, BlockCfg, Bottleneck, LayerNorm, QuickGELU
 
@@ -257,7 +257,7 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
         CheckpointError: if it is no such state dict.
     """
     weights = {key: value for key, value in state_dict.items() if key not in NOT_WEIGHTS}
-    model = from_config(infer_openai_config(weights))
+    model = build_blank(infer_openai_config(weights), from_config)
     convert_weights(model)
     load_into(model, weights, source="the state dict")
     return model.eval()

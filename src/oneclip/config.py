@@ -165,7 +165,9 @@ class PreprocessCfg(_Config):
     interpolation: str = "bicubic"  # or "bilinear"
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
     fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
-    background: tuple[int, int, int] | None = None  # behind transparency; None drops alpha, as published pipelines do
+    background: tuple[int, int, int] | None = (
+        None  # behind transparency; None drops alpha, as published pipelines do
+    )
 
 
 @dataclass
@@ -192,7 +194,7 @@ class ModelCfg(_Config):
             ("multimodal_cfg", MultimodalCfg),
         ):
             if isinstance(nested.get(key), Mapping):
-                nested[key] = kind.from_dict(nested[key])  # type: ignore[attr-defined]
+                nested[key] = kind.from_dict(nested[key])
         return super().from_dict(nested)
 
     def to_dict(self) -> dict[str, Any]:

@@ -194,7 +194,9 @@ def test_custom_blocks_can_be_checkpointed(part: str) -> None:
 def test_attention_begins_alike_in_every_kind_of_block() -> None:
     for options in ({}, {"qk_norm": True}):
         weight = model_of({**VIT, **options}).visual.transformer.resblocks[0].attn.in_proj_weight
-        assert weight.std().item() == pytest.approx((2 / (64 + 3 * 64)) ** 0.5, rel=0.05)  # Glorot & Bengio 2010
+        assert weight.std().item() == pytest.approx(
+            (2 / (64 + 3 * 64)) ** 0.5, rel=0.05
+        )  # Glorot & Bengio 2010
 
 
 @pytest.mark.parametrize("kind", [open_clip.CLIP, open_clip.CustomTextCLIP])

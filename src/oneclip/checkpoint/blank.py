@@ -13,14 +13,21 @@ from oneclip.config import ModelCfg
 from oneclip.model import build_model
 
 
-def build_blank(cfg: ModelCfg) -> nn.Module:
+def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
     """A model of an architecture, without the random numbers that a checkpoint would replace anyway.
 
     They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. What is computed rather than
     drawn, such as causal masks, is there.
+
+    Args:
+        cfg: the architecture.
+        build: what makes a model of it.
+
+    Returns:
+        What `build` gives.
     """
     with _NoRandomNumbers():
-        return build_model(cfg)
+        return build(cfg)
 
 
 class _NoRandomNumbers(TorchFunctionMode):

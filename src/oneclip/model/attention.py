@@ -5,6 +5,7 @@ Shapes: B batch, L query tokens, S key tokens, C width, H heads, E = C / H.
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,6 @@ from torch.nn import functional as F
 
 from oneclip.errors import ConfigError
 from oneclip.model.layers import LayerNorm
-
-MAX_LOGIT_SCALE = math.log(1.0 / 0.01)  # bound of the learned temperature of cosine attention (Liu et al. 2022, Swin V2)
 
 
 class Attention(nn.Module):
@@ -37,6 +36,10 @@ class Attention(nn.Module):
         ConfigError: if H does not divide C, or both `qk_norm` and `scaled_cosine` are asked for.
     """
 
+    if TYPE_CHECKING:  # TorchScript would take these for types to compile by
+        logit_scale: nn.Parameter | None
+        head_scale: nn.Parameter | None
+
     def __init__(
         self,
         dim: int,
@@ -50,7 +53,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise ConfigError(f"attention of width {dim} cannot be split into {num_heads} heads of equal width")
+            raise ConfigError(
+                f"attention of width {dim} cannot be split into {num_heads} heads of equal width"
+            )
         if qk_norm and scaled_cosine:
             raise ConfigError("qk_norm and scaled_cosine_attn both rescale queries and keys: choose one")
         self.embed_dim = dim
@@ -71,7 +76,9 @@ class Attention(nn.Module):
         self.ln_k = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         log_ten = torch.full((num_heads, 1, 1), math.log(10.0))
         self.register_parameter("logit_scale", nn.Parameter(log_ten) if scaled_cosine else None)
-        self.register_parameter("head_scale", nn.Parameter(torch.ones(num_heads, 1, 1)) if scale_heads else None)
+        self.register_parameter(
+            "head_scale", nn.Parameter(torch.ones(num_heads, 1, 1)) if scale_heads else None
+        )
         self.ln_inner = norm_layer(dim) if inner_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
@@ -90,7 +97,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x, context)
         mask = attn_mask.to(q.dtype) if attn_mask is not None else None
         if self.logit_scale is not None:
-            scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()  # (H, 1, 1)
+            scale = self.logit_scale.clamp(max=math.log(100.0)).exp()  # (H, 1, 1); the bound is Swin V2's
             q, k = F.normalize(q, dim=-1) * scale.to(q.dtype), F.normalize(k, dim=-1)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         else:
@@ -155,5 +162,5 @@ class AttentionalPooler(nn.Module):
 
 
 def xavier(rows: int, columns: int) -> Tensor:
-    """Uniform weights that keep the variance of what passes, as `nn.MultiheadAttention` begins (Glorot & Bengio 2010)."""
+    """Uniform weights that keep the variance, as `nn.MultiheadAttention` begins with (Glorot & Bengio 2010)."""
     return nn.init.xavier_uniform_(torch.empty(rows, columns))

@@ -44,7 +44,9 @@ def build_model(cfg: ModelCfg, output_dict: bool = False) -> "CLIP | CustomTextC
 def build_visual_tower(embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool = False) -> nn.Module:
     """A VisionTransformer, or a ModifiedResNet when `cfg.layers` holds four numbers."""
     if cfg.timm_model_name:
-        raise ConfigError(f"the visual tower {cfg.timm_model_name!r} is timm's; this version of oneclip builds its own only")
+        raise ConfigError(
+            f"the visual tower {cfg.timm_model_name!r} is timm's; this version of oneclip builds its own only"
+        )
     if isinstance(cfg.layers, int):
         return VisionTransformer(cfg, embed_dim, quick_gelu)
     heads = cfg.width * 32 // cfg.head_width

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
 from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
+from oneclip.model.scripting import unscripted
 from oneclip.model.text import TextTower, may_trim
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class DualEncoder(nn.Module):
         self.visual = self._make_visual(embed_dim, _as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
         shape = [1] if nonscalar_logit_scale else []
         self.logit_scale = nn.Parameter(torch.full(shape, float(init_logit_scale)))
-        bias = nn.Parameter(torch.full(shape, float(init_logit_bias))) if init_logit_bias is not None else None
+        bias = (
+            nn.Parameter(torch.full(shape, float(init_logit_bias))) if init_logit_bias is not None else None
+        )
         self.register_parameter("logit_bias", bias)
 
-    @torch.jit.ignore
+    @unscripted
     def _make_visual(self, embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool) -> nn.Module:
         return build_visual_tower(embed_dim, cfg, quick_gelu)
 
@@ -90,7 +93,7 @@ class DualEncoder(nn.Module):
         return self._logits(self.encode_image(image, normalize=True), self.encode_text(text, normalize=True))
 
     def _features(self, output: Tensor | tuple[Tensor, Tensor], normalize: bool) -> Tensor:
-        """What a tower gave, normalised without its tokens, or as it is; TorchScript, which needs one type, drops them."""
+        """What a tower gave, normalised without its tokens, or as it is; TorchScript, with one type, drops them."""
         features = output if isinstance(output, Tensor) else output[0]
         if normalize:
             return F.normalize(features, dim=-1)
@@ -113,8 +116,8 @@ class DualEncoder(nn.Module):
             text: (M, L).
 
         Returns:
-            With `output_dict`, a dict of `image_features` (N, D), `text_features` (M, D), `logit_scale` exponentiated, and
-            `logit_bias` if there is one; else the tuple of those three or four. What was not given is None.
+            With `output_dict`, a dict of `image_features` (N, D), `text_features` (M, D), `logit_scale` exponentiated,
+            and `logit_bias` if there is one; else the tuple of those three or four. What was not given is None.
         """
         image_features = self.encode_image(image, normalize=True) if image is not None else None
         text_features = self.encode_text(text, normalize=True) if text is not None else None
@@ -128,7 +131,7 @@ class DualEncoder(nn.Module):
             return image_features, text_features, scale
         return image_features, text_features, scale, self.logit_bias
 
-    @torch.jit.ignore
+    @unscripted
     def forward_intermediates(
         self,
         image: Tensor | None = None,
@@ -200,26 +203,26 @@ class DualEncoder(nn.Module):
                 output["logit_bias"] = self.logit_bias
         return output
 
-    @torch.jit.ignore
+    @unscripted
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the visual tower but for its last groups (Zhai et al. 2022, LiT); see the tower's `lock`."""
         cast(Any, self.visual).lock(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
 
-    @torch.jit.ignore
+    @unscripted
     def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the text tower but for its last groups; see `TextTransformer.lock`."""
         self._text_tower()._lock_text(unlocked_layers, freeze_layer_norm)
 
-    @torch.jit.ignore
+    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, in both towers."""
         cast(Any, self.visual).set_grad_checkpointing(enable)
         self._text_tower().transformer.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @unscripted
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
-        of_visual = getattr(self.visual, "no_weight_decay", set)()
+        of_visual: set[str] = getattr(self.visual, "no_weight_decay", set)()
         return {f"visual.{name}" for name in of_visual}
 
     @abstractmethod
@@ -258,9 +261,17 @@ class CLIP(DualEncoder, TextTower):
         text = _as_cfg(CLIPTextCfg, text_cfg)
         check_text_is_native(text)
         if text.embed_cls:
-            raise ConfigError("a text tower with a class token is a module of its own: build a CustomTextCLIP")
+            raise ConfigError(
+                "a text tower with a class token is a module of its own: build a CustomTextCLIP"
+            )
         self._init_dual(
-            embed_dim, vision_cfg, quick_gelu, init_logit_scale, init_logit_bias, nonscalar_logit_scale, output_dict
+            embed_dim,
+            vision_cfg,
+            quick_gelu,
+            init_logit_scale,
+            init_logit_bias,
+            nonscalar_logit_scale,
+            output_dict,
         )
         self._init_text(text, embed_dim, quick_gelu)
 
@@ -271,11 +282,11 @@ class CLIP(DualEncoder, TextTower):
         features, _ = self._encode(text)
         return self._features(features, normalize)
 
-    @torch.jit.ignore
+    @unscripted
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {"positional_embedding"}
 
-    @torch.jit.ignore
+    @unscripted
     def _text_tower(self) -> TextTower:
         return self
 
@@ -297,7 +308,13 @@ class CustomTextCLIP(DualEncoder):
     ) -> None:
         super().__init__()
         self._init_dual(
-            embed_dim, vision_cfg, quick_gelu, init_logit_scale, init_logit_bias, nonscalar_logit_scale, output_dict
+            embed_dim,
+            vision_cfg,
+            quick_gelu,
+            init_logit_scale,
+            init_logit_bias,
+            nonscalar_logit_scale,
+            output_dict,
         )
         self.text = build_text_tower(embed_dim, _as_cfg(CLIPTextCfg, text_cfg), quick_gelu)
         self.context_length = self.text.context_length
@@ -307,16 +324,16 @@ class CustomTextCLIP(DualEncoder):
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         return self._features(self.text(text), normalize)
 
-    @torch.jit.ignore
+    @unscripted
     def trim(self, text: Tensor) -> Tensor:
         """Cut off the token ids that cannot change the features, see `TextTower.trim`."""
         return text if self.text.output_tokens else self.text.trim(text)
 
-    @torch.jit.ignore
+    @unscripted
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {f"text.{name}" for name in self.text.no_weight_decay()}
 
-    @torch.jit.ignore
+    @unscripted
     def _text_tower(self) -> TextTower:
         return self.text
 

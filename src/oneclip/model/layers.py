@@ -59,7 +59,9 @@ class PatchDropout(nn.Module):
             return x
         class_token, patches = x[:, :1], x[:, 1:]
         kept = max(1, int(patches.shape[1] * (1 - self.prob)))
-        chosen = torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices  # (B, kept)
+        chosen = (
+            torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices
+        )  # (B, kept)
         rows = torch.arange(patches.shape[0], device=x.device)[:, None]
         return torch.cat([class_token, patches[rows, chosen]], dim=1)
 
@@ -69,7 +71,9 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), by the running statistics."""
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
 
 
 def freeze_batch_norm(module: nn.Module, keep: Collection[nn.Module] = ()) -> None:

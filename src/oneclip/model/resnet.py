@@ -4,7 +4,7 @@ Shapes: B batch, (H, W) pixels or cells, C channels, D joint embedding.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.layers import freeze_batch_norm
 from oneclip.model.locking import unlock_last
+from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import take_indices
 
 
@@ -38,7 +39,11 @@ class Bottleneck(nn.Module):
         if stride > 1 or inplanes != out:
             self.downsample = nn.Sequential(
                 OrderedDict[str, nn.Module](
-                    {"-1": nn.AvgPool2d(stride), "0": nn.Conv2d(inplanes, out, 1, bias=False), "1": nn.BatchNorm2d(out)}
+                    {
+                        "-1": nn.AvgPool2d(stride),
+                        "0": nn.Conv2d(inplanes, out, 1, bias=False),
+                        "1": nn.BatchNorm2d(out),
+                    }
                 )
             )
 
@@ -61,10 +66,14 @@ class AttentionPool2d(nn.Module):
         output_dim: D.
     """
 
-    def __init__(self, spacial_dim: int, embed_dim: int, num_heads: int, output_dim: int | None = None) -> None:
+    def __init__(
+        self, spacial_dim: int, embed_dim: int, num_heads: int, output_dim: int | None = None
+    ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
-            raise ConfigError(f"attention of width {embed_dim} cannot be split into {num_heads} heads of equal width")
+            raise ConfigError(
+                f"attention of width {embed_dim} cannot be split into {num_heads} heads of equal width"
+            )
         self.positional_embedding = nn.Parameter(torch.randn(spacial_dim**2 + 1, embed_dim) / embed_dim**0.5)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
@@ -79,7 +88,11 @@ class AttentionPool2d(nn.Module):
         x = x + self.positional_embedding.to(x.dtype)
         q, k, v = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
         heads = (x.shape[0], -1, self.num_heads, x.shape[2] // self.num_heads)
-        q, k, v = q.reshape(heads).transpose(1, 2), k.reshape(heads).transpose(1, 2), v.reshape(heads).transpose(1, 2)
+        q, k, v = (
+            q.reshape(heads).transpose(1, 2),
+            k.reshape(heads).transpose(1, 2),
+            v.reshape(heads).transpose(1, 2),
+        )
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, 1, E)
         out: Tensor = self.c_proj(x.transpose(1, 2).flatten(1))
         return out
@@ -134,7 +147,12 @@ class ModifiedResNet(nn.Module):
     def init_parameters(self) -> None:
         """Begin each residual branch at zero, and the attention pool at unit variance."""
         std = self.attnpool.c_proj.in_features**-0.5
-        for linear in (self.attnpool.q_proj, self.attnpool.k_proj, self.attnpool.v_proj, self.attnpool.c_proj):
+        for linear in (
+            self.attnpool.q_proj,
+            self.attnpool.k_proj,
+            self.attnpool.v_proj,
+            self.attnpool.c_proj,
+        ):
             nn.init.normal_(linear.weight, std=std)
         for block in self.modules():
             if isinstance(block, Bottleneck):
@@ -163,7 +181,7 @@ class ModifiedResNet(nn.Module):
         x = self.attnpool(x)
         return x
 
-    @torch.jit.ignore
+    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -203,7 +221,7 @@ class ModifiedResNet(nn.Module):
             output["image_features"] = self.attnpool(x)
         return output
 
-    @torch.jit.ignore
+    @unscripted
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last groups: stem, four stages, attention pool (Zhai et al. 2022, LiT).
 
@@ -212,37 +230,41 @@ class ModifiedResNet(nn.Module):
             freeze_bn_stats: also hold the batch norm statistics of the frozen groups still.
         """
         stem: list[nn.Module] = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
-        groups = [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4], [self.attnpool]]
+        stages: list[list[nn.Module]] = [
+            [stage] for stage in (self.layer1, self.layer2, self.layer3, self.layer4)
+        ]
+        groups: list[list[nn.Module]] = [stem, *stages, [self.attnpool]]
         unlock_last(groups, unlocked_groups)
         if freeze_bn_stats:
             unlocked = groups[max(0, len(groups) - unlocked_groups) :]
             freeze_batch_norm(self, keep=[module for group in unlocked for module in group])
 
-    @torch.jit.ignore
+    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each stage in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
-    def _stages(self) -> list[nn.Module]:
+    @unscripted
+    def _stages(self) -> list[Callable[[Tensor], Tensor]]:
         return [_Stem(self), self.layer1, self.layer2, self.layer3, self.layer4]
 
-    @torch.jit.ignore
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+    @unscripted
+    def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not self.grad_checkpointing:
-            out: Tensor = stage(x)
-            return out
+            return stage(x)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _statistics_kept(self)
 
-        out = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
+        out: Tensor = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
         return out
 
-    @torch.jit.ignore
+    @unscripted
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != (self.side, self.side):
-            raise ShapeError(f"the visual tower takes pictures (B, 3, {self.side}, {self.side}); found {tuple(x.shape)}")
+            raise ShapeError(
+                f"the visual tower takes pictures (B, 3, {self.side}, {self.side}); found {tuple(x.shape)}"
+            )
 
 
 class _Stem:
@@ -272,7 +294,9 @@ def _statistics_kept(tower: nn.Module) -> Iterator[None]:
 
 def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
     first = Bottleneck(inplanes, planes, stride)
-    return nn.Sequential(first, *[Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(1, blocks)])
+    return nn.Sequential(
+        first, *[Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(1, blocks)]
+    )
 
 
 def check_output_format(found: str, known: tuple[str, ...]) -> None:

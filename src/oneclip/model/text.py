@@ -3,7 +3,7 @@
 Shapes: B batch, L tokens, C width, H heads, D joint embedding.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.locking import Part, unlock_last
 from oneclip.model.resnet import check_output_format
+from oneclip.model.scripting import is_tracing, unscripted
 from oneclip.model.transformer import BlockCfg, Transformer
 
 POOL_TYPES = ("argmax", "eos", "first", "last", "none")
@@ -30,7 +31,7 @@ class TextTower(nn.Module):
         token_embedding: nn.Embedding
         positional_embedding: nn.Parameter
         ln_final: nn.Module
-        text_projection: nn.Parameter | nn.Linear | None
+        text_projection: Any  # a matrix (C, D), a linear layer, or None
         cls_emb: nn.Parameter | None
         attn_mask: Tensor | None
 
@@ -43,9 +44,13 @@ class TextTower(nn.Module):
         correct_cls_mask: bool = False,
     ) -> None:
         if cfg.pool_type not in POOL_TYPES:
-            raise ConfigError(f"pool_type of the text tower is {cfg.pool_type!r}; expected one of {', '.join(POOL_TYPES)}")
+            raise ConfigError(
+                f"pool_type of the text tower is {cfg.pool_type!r}; expected one of {', '.join(POOL_TYPES)}"
+            )
         if cfg.proj_type not in ("linear", "none"):
-            raise ConfigError(f"proj_type of the text tower is {cfg.proj_type!r}; expected 'linear' or 'none'")
+            raise ConfigError(
+                f"proj_type of the text tower is {cfg.proj_type!r}; expected 'linear' or 'none'"
+            )
         blocks = BlockCfg.of_tower(cfg, cfg.heads, quick_gelu)
         self.context_length = cfg.context_length
         self.vocab_size = cfg.vocab_size
@@ -72,11 +77,11 @@ class TextTower(nn.Module):
             self.text_projection = nn.Parameter(torch.empty(cfg.width, embed_dim))
         self._init_text_parameters()
 
-    @torch.jit.ignore
+    @unscripted
     def _make_text_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
         return Transformer(blocks, layers)
 
-    @torch.jit.ignore
+    @unscripted
     def _init_text_parameters(self) -> None:
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
@@ -136,7 +141,7 @@ class TextTower(nn.Module):
 
     def _pool_text(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) to features (B, D), and the tokens that go with them."""
-        if self.cls_emb is not None:  # the class token is pooled whatever pool_type says, and normalised after
+        if self.cls_emb is not None:  # pooled whatever pool_type says, and normalised after
             pooled, tokens = self.ln_final(x[:, -1]), x[:, :-1]
         else:
             tokens = self.ln_final(x)
@@ -147,7 +152,7 @@ class TextTower(nn.Module):
             pooled = pooled @ self.text_projection
         return pooled, tokens
 
-    @torch.jit.ignore
+    @unscripted
     def _text_intermediates(
         self,
         text: Tensor,
@@ -173,7 +178,7 @@ class TextTower(nn.Module):
             output["text_features"], _ = self._pool_text(x, text)
         return output
 
-    @torch.jit.ignore
+    @unscripted
     def trim(self, text: Tensor) -> Tensor:
         """Cut off the token ids that cannot change the features: those behind the last position that is pooled.
 
@@ -185,9 +190,16 @@ class TextTower(nn.Module):
 
         Returns:
             (B, L') with L' <= L.
+
+        Raises:
+            ShapeError: if L exceeds `context_length`.
         """
+        self._check_text(text)
         causal = self.attn_mask is not None and self.cls_emb is None and not self.use_pad_mask
-        if not causal or text.device.type != "cpu" or text.ndim != 2 or not text.numel():
+        known = (
+            type(text) is Tensor and text.device.type == "cpu" and text.numel() > 0
+        )  # fake tensors hold no ids
+        if not causal or not known:
             return text
         if self.text_pool_type == "first":
             return text[:, :1]
@@ -195,7 +207,7 @@ class TextTower(nn.Module):
             return text
         return text[:, : 1 + int(pooled_positions(text, self.text_pool_type, self.text_eos_id).max())]
 
-    @torch.jit.ignore
+    @unscripted
     def _lock_text(self, unlocked_layers: int, freeze_layer_norm: bool) -> None:
         blocks: list[Part] = list(self.transformer.resblocks)
         groups: list[list[Part]] = [
@@ -207,7 +219,7 @@ class TextTower(nn.Module):
             groups.append([self.text_projection])
         unlock_last(groups, unlocked_layers, keep_norms=not freeze_layer_norm)
 
-    @torch.jit.ignore
+    @unscripted
     def _check_text(self, text: Tensor) -> None:
         if text.ndim != 2 or text.shape[1] > self.context_length:
             raise ShapeError(
@@ -259,7 +271,7 @@ class TextTransformer(TextTower):
             return pooled, tokens
         return pooled
 
-    @torch.jit.ignore
+    @unscripted
     def forward_intermediates(
         self,
         text: Tensor,
@@ -285,10 +297,16 @@ class TextTransformer(TextTower):
             `text_intermediates`, `text_intermediates_suffix` if asked for, and `text_features` (B, D) unless left out.
         """
         return self._text_intermediates(
-            text, indices, stop_early, normalize_intermediates, intermediates_only, output_fmt, output_extra_tokens
+            text,
+            indices,
+            stop_early,
+            normalize_intermediates,
+            intermediates_only,
+            output_fmt,
+            output_extra_tokens,
         )
 
-    @torch.jit.ignore
+    @unscripted
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the tower but for its last groups: embeddings, each block, projection.
 
@@ -298,12 +316,12 @@ class TextTransformer(TextTower):
         """
         self._lock_text(unlocked_layers, freeze_layer_norm)
 
-    @torch.jit.ignore
+    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.transformer.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @unscripted
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
         return {"positional_embedding"} | ({"cls_emb"} if self.cls_emb is not None else set())
@@ -337,4 +355,4 @@ def pooled_positions(text: Tensor, pool_type: str, eos_id: int) -> Tensor:
 
 def may_trim() -> bool:
     """Whether a length may depend on the data: not while a graph is recorded, which must serve other captions."""
-    return not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+    return not (is_tracing() or torch.compiler.is_compiling())

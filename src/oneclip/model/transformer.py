@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from oneclip.config import CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
 from oneclip.model.attention import Attention
 from oneclip.model.layers import LayerNorm, LayerScale, make_activation
+from oneclip.model.scripting import unscripted
 
 Norm = Callable[[int], nn.Module]
 
@@ -118,6 +120,9 @@ class Transformer(nn.Module):
         layers: how many.
     """
 
+    if TYPE_CHECKING:
+        resblocks: Any  # blocks, by their index
+
     def __init__(self, cfg: BlockCfg, layers: int) -> None:
         super().__init__()
         self.width = cfg.width
@@ -127,7 +132,8 @@ class Transformer(nn.Module):
 
     def get_cast_dtype(self) -> torch.dtype:
         """The dtype of the linear weights, which token activations are cast to."""
-        return self.resblocks[0].mlp.c_fc.weight.dtype
+        dtype: torch.dtype = self.resblocks[0].mlp.c_fc.weight.dtype
+        return dtype
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C); `attn_mask` is added to the attention logits, broadcastable to (B, H, L, L)."""
@@ -138,7 +144,7 @@ class Transformer(nn.Module):
                 x = block(x, attn_mask=attn_mask)
         return x
 
-    @torch.jit.ignore
+    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -160,7 +166,7 @@ class Transformer(nn.Module):
         chosen = take_indices(len(self.resblocks), indices)
         last = max(chosen) if stop_early else len(self.resblocks) - 1
         kept = []
-        for index, block in enumerate(self.resblocks[: last + 1]):  # type: ignore[arg-type]
+        for index, block in enumerate(self.resblocks[: last + 1]):
             if self.grad_checkpointing:
                 x = checkpoint(block, x, attn_mask, use_reentrant=False)
             else:
@@ -174,10 +180,10 @@ class Transformer(nn.Module):
         proj_std = self.width**-0.5 * (2 * self.layers) ** -0.5
         for block in self.resblocks:
             assert isinstance(block, ResidualAttentionBlock)
-            nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)  # type: ignore[arg-type]
+            nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)  # type: ignore[arg-type]
-            nn.init.normal_(block.mlp.c_proj.weight, std=proj_std)  # type: ignore[arg-type]
+            nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=proj_std)
 
 
 def take_indices(count: int, indices: int | list[int] | None) -> list[int]:

@@ -10,8 +10,9 @@ from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.attention import AttentionalPooler
 from oneclip.model.layers import PatchDropout
-from oneclip.model.locking import unlock_last
+from oneclip.model.locking import Part, unlock_last
 from oneclip.model.resnet import check_output_format
+from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import BlockCfg, Transformer
 
 
@@ -32,9 +33,13 @@ class VisionTransformer(nn.Module):
         if not isinstance(cfg.layers, int):
             raise ConfigError(f"a vision transformer's layers is one number; found {cfg.layers}")
         if cfg.pool_type not in ("tok", "avg", "none"):
-            raise ConfigError(f"pool_type of the visual tower is {cfg.pool_type!r}; expected 'tok', 'avg' or 'none'")
+            raise ConfigError(
+                f"pool_type of the visual tower is {cfg.pool_type!r}; expected 'tok', 'avg' or 'none'"
+            )
         if cfg.attentional_pool not in (False, True, "parallel", "cascade"):
-            raise ConfigError(f"attentional_pool is {cfg.attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'")
+            raise ConfigError(
+                f"attentional_pool is {cfg.attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'"
+            )
         blocks = BlockCfg.of_tower(cfg, heads=cfg.width // cfg.head_width, quick_gelu=quick_gelu)
         width = cfg.width
         self.image_size = _pair(cfg.image_size)
@@ -57,7 +62,9 @@ class VisionTransformer(nn.Module):
             table = sin_cos_2d(width, self.grid_size)
             self.positional_embedding = nn.Parameter(table, requires_grad=False)
         else:
-            raise ConfigError(f"pos_embed_type is {cfg.pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'")
+            raise ConfigError(
+                f"pos_embed_type is {cfg.pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'"
+            )
         self.patch_dropout = PatchDropout(cfg.patch_dropout) if cfg.patch_dropout > 0 else nn.Identity()
         self.ln_pre = nn.Identity() if cfg.no_ln_pre else blocks.norm_layer(width)
         self.transformer = self._make_transformer(blocks, cfg.layers)
@@ -75,7 +82,7 @@ class VisionTransformer(nn.Module):
         self.ln_post = blocks.norm_layer(pooled_width)
         self.proj = nn.Parameter(scale * torch.randn(embed_dim if cfg.attentional_pool else width, embed_dim))
 
-    @torch.jit.ignore
+    @unscripted
     def _make_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
         return Transformer(blocks, layers)
 
@@ -135,7 +142,7 @@ class VisionTransformer(nn.Module):
             return x[:, 0], x[:, 1:]
         return x, x
 
-    @torch.jit.ignore
+    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -158,7 +165,8 @@ class VisionTransformer(nn.Module):
             output_extra_tokens: also give the class tokens (B, 1, C).
 
         Returns:
-            `image_intermediates`, `image_intermediates_prefix` if asked for, and `image_features` (B, D) unless left out.
+            `image_intermediates`, `image_intermediates_prefix` if asked for, and `image_features` (B, D) unless left
+            out.
 
         Raises:
             ConfigError: on an unknown format, or patch dropout while training, which leaves no map.
@@ -167,13 +175,17 @@ class VisionTransformer(nn.Module):
         tokens = self.embed(x)
         rows, columns = self.grid_size
         if output_fmt == "NCHW" and tokens.shape[1] != 1 + rows * columns:
-            raise ConfigError("patch dropout leaves no whole map of patches: call eval() first, or ask for 'NLC'")
+            raise ConfigError(
+                "patch dropout leaves no whole map of patches: call eval() first, or ask for 'NLC'"
+            )
         last, kept = self.transformer.forward_intermediates(
             tokens, indices=indices, stop_early=stop_early and intermediates_only
         )
         if normalize_intermediates:
-            if self.ln_post.normalized_shape[0] != tokens.shape[2]:  # type: ignore[index, union-attr, operator]
-                raise ConfigError("the final norm of this tower follows its attentional pool, it fits no block's tokens")
+            if self.ln_post.get_parameter("weight").shape[0] != tokens.shape[2]:
+                raise ConfigError(
+                    "the final norm of this tower follows its attentional pool, it fits no block's tokens"
+                )
             kept = [self.ln_post(y) for y in kept]
         patches = [y[:, 1:] for y in kept]
         if output_fmt == "NCHW":
@@ -186,7 +198,7 @@ class VisionTransformer(nn.Module):
             output["image_features"] = pooled @ self.proj if self.proj is not None else pooled
         return output
 
-    @torch.jit.ignore
+    @unscripted
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last groups: embeddings, each block, projection (Zhai et al. 2022, LiT).
 
@@ -194,31 +206,33 @@ class VisionTransformer(nn.Module):
             unlocked_groups: how many groups stay trainable, from the end; the last block goes with the pooling.
             freeze_bn_stats: without effect, this tower has no batch norm.
         """
-        blocks = list(self.transformer.resblocks)
+        blocks: list[Part] = list(self.transformer.resblocks)
         positions = self.positional_embedding if self.learns_positions else None
-        groups = [
+        groups: list[list[Part]] = [
             [self.conv1, self.class_embedding, positions, self.ln_pre],
-            *[[block] for block in blocks[:-1]],
+            *([block] for block in blocks[:-1]),
             [blocks[-1], self.attn_pool, self.attn_pool_contrastive, self.ln_post],
             [self.proj],
         ]
         unlock_last(groups, unlocked_groups)
 
-    @torch.jit.ignore
+    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.transformer.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @unscripted
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
         return {"positional_embedding", "class_embedding"}
 
-    @torch.jit.ignore
+    @unscripted
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != self.image_size:
             height, width = self.image_size
-            raise ShapeError(f"the visual tower takes pictures (B, 3, {height}, {width}); found {tuple(x.shape)}")
+            raise ShapeError(
+                f"the visual tower takes pictures (B, 3, {height}, {width}); found {tuple(x.shape)}"
+            )
 
 
 def sin_cos_2d(width: int, grid: tuple[int, int]) -> Tensor:
