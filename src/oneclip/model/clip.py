@@ -106,7 +106,7 @@ class DualEncoder(nn.Module):
         image_logits = self.logit_scale.exp() * image_features @ text_features.T
         if self.logit_bias is not None:
             image_logits = image_logits + self.logit_bias
-        return image_logits, image_logits.T
+        return image_logits, image_logits.transpose(0, -1)
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Outputs:
         """Encode what is given, normalised.
