@@ -98,7 +98,9 @@ def test_the_demo_runs_offline(tmp_path: Path) -> None:
     command = tmp_path / "oneclip"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m oneclip "$@"\n', encoding="utf-8")
     command.chmod(0o755)
-    (tmp_path / "python").symlink_to(sys.executable)
+    python = tmp_path / "python"  # no link: an environment is known by where its python lies
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
     demo = ["sh", str(ROOT / "examples" / "demo.sh"), str(command)]
     done = subprocess.run(demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
