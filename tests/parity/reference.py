@@ -32,6 +32,7 @@ def main(package_name: str, result: str) -> None:
 
 def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_clip
+    import cases_differences
     import cases_loss
     import cases_model
     import cases_preprocess
@@ -41,6 +42,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "signatures": cases_model.signatures(package),
         "beginnings": cases_model.beginnings(package),
         "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
+        "differences": cases_differences.observe(package),
         "loss": cases_loss.observe(package),
         "preprocess": cases_preprocess.of_open_clip(package),
         "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import cases_clip
+import cases_differences
 import cases_model
 import pytest
 from parity_compare import compare
@@ -13,12 +14,19 @@ from parity_compare import compare
 import open_clip
 
 CASES = {case.name: case for case in cases_model.cases()}
+pytestmark = pytest.mark.filterwarnings("ignore:The use of `x.T`")  # features of all tokens, in logits
+
 TOLERANCE = 1e-4  # relative, in fp32
 
 
 @cache
 def ours(name: str) -> dict[str, Any]:
     return cases_model.observe(open_clip, CASES[name])
+
+
+@cache
+def our_probes() -> dict[str, bool]:
+    return cases_differences.observe(open_clip)
 
 
 def part(seen: dict[str, Any], *starts: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -96,3 +104,9 @@ def test_models_begin_as_the_published_ones_do(published_open_clip: Any) -> None
 def test_a_full_size_model_gives_the_published_features(name: str, published_open_clip: Any) -> None:
     found = cases_clip.of_open_clip(open_clip, name)
     compare(f"open_clip, {name}", found, published_open_clip["full"][name], TOLERANCE)
+
+
+@pytest.mark.parametrize("probe", cases_differences.PROBES)
+def test_what_is_listed_as_a_difference_is_one(probe: str, published_open_clip: Any) -> None:
+    assert not published_open_clip["differences"][probe]  # else docs/compatibility.md is wrong about 3.3.0
+    assert our_probes()[probe]
