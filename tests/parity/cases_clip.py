@@ -47,6 +47,8 @@ def observe(package: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
     ]
     built = package.model.build_model(dict(model.state_dict()))
     seen["built dtypes"] = sorted((name, str(tensor.dtype)) for name, tensor in built.state_dict().items())
+    with torch.no_grad():  # in fp16, norms in fp32, as on a GPU
+        seen["half"] = {"image": built.encode_image(image), "text": built.encode_text(text)}
     seen["built"] = [built.visual.input_resolution, built.training, str(built.dtype)]
     return seen
 
