@@ -406,3 +406,11 @@ def test_the_front_door_has_these_names() -> None:
 def test_normalising_by_hand_gives_the_same(clip: Encoder) -> None:
     by_hand = F.normalize(clip.encode_tokens(clip.tokenizer(["a dog"])), dim=-1).numpy()
     np.testing.assert_allclose(clip.encode_texts("a dog"), by_hand, atol=1e-6)
+
+
+def test_a_16_bit_picture_is_the_same_from_a_path_and_from_pillow(clip: Encoder, tmp_path: Path) -> None:
+    gradient = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(gradient).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as opened:
+        features = clip.encode_images([tmp_path / "deep.png", opened])
+    np.testing.assert_array_equal(features[0], features[1])

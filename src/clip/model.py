@@ -198,6 +198,17 @@ class CLIP(oneclip.model.CLIP):
         """Encode pictures (B, 3, H, W) of any dtype to (B, D)."""
         return self._features(self.visual(image.to(self.visual.conv1.weight.dtype)), normalize)
 
+    @torch.jit.ignore
+    def _cast(self, image: Tensor) -> Tensor:
+        return image.to(self.dtype)
+
+    @torch.jit.ignore
+    def initialize_parameters(self) -> None:
+        """Draw the weights anew, as training begins with them (Radford et al. 2021, section 2.5)."""
+        self._init_text_parameters()
+        if isinstance(self.visual, ModifiedResNet):
+            self.visual.init_parameters()
+
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Compare pictures with captions.
 

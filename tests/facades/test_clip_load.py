@@ -139,6 +139,22 @@ def test_on_cuda_weights_are_fp16_and_norms_fp32(jit: bool, tmp_path: Path) -> N
     assert torch.nn.functional.cosine_similarity(features, expected.encode_text(text)).min() > 0.999
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_half_weights_take_fp32_pictures_for_intermediates_too(name: str) -> None:
+    model = random_model(MODELS[name])
+    image, text = inputs(model)
+    clip.model.convert_weights(model)
+    output = model.forward_intermediates(image, text)
+    assert output["image_features"].dtype == output["text_features"].dtype == torch.float16
+
+
+def test_weights_can_be_drawn_anew() -> None:
+    model = random_model()
+    before = model.token_embedding.weight.clone()
+    model.initialize_parameters()
+    assert not torch.equal(model.token_embedding.weight, before)
+
+
 def test_convert_weights_leaves_norms_and_embeddings_in_fp32() -> None:
     model = random_model(MODELS["resnet"])
     clip.model.convert_weights(model)

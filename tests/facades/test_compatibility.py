@@ -47,7 +47,7 @@ def test_captions_may_be_shorter_than_the_context() -> None:
 
 
 def test_longer_captions_and_other_sizes_of_picture_are_named() -> None:
-    with pytest.raises(ShapeError, match="L up to 16"):
+    with pytest.raises(ShapeError, match="up to 16"):
         model_of().encode_text(ids(17))
     with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\)"):
         model_of().encode_image(torch.zeros(1, 3, 40, 32))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
-from oneclip.errors import ConfigError, ShapeError
+from oneclip.errors import ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CLIP, CustomTextCLIP, build_model
 
 VIT = {"image_size": 32, "patch_size": 16, "layers": 3, "width": 64, "head_width": 32}
@@ -57,8 +57,19 @@ def test_a_picture_of_another_size_is_named(vision: dict) -> None:
 
 
 def test_a_caption_past_the_context_is_named() -> None:
-    with pytest.raises(ShapeError, match="L up to 16"):
+    with pytest.raises(ShapeError, match="L from 1 up to 16"):
         make().encode_text(torch.zeros(2, 17, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+@pytest.mark.parametrize("wrong", [-1, 100])
+def test_a_token_outside_the_vocabulary_is_named(kind: type, wrong: int) -> None:
+    text = captions()
+    text[1, 2] = wrong
+    with pytest.raises(
+        TokenRangeError, match=f"token id {wrong} is outside the vocabulary, whose ids are 0 to 99"
+    ):
+        make(kind).encode_text(text)
 
 
 @pytest.mark.parametrize(

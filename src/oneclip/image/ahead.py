@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from oneclip.errors import ImageError, ShapeError
+from oneclip.image.arrays import to_8_bits
 from oneclip.image.decode import open_image
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
@@ -77,7 +78,10 @@ def read_ahead(
 
     def read(index: int, item: Picture) -> Tensor | Skipped:
         try:
-            return preprocess(open_image(item, **limit))
+            image = open_image(item, **limit)
+            if isinstance(item, Image.Image):  # 16-bit files are scaled where they are opened, these were not
+                image = to_8_bits(image, "it", item.format or "PIL")
+            return preprocess(image)
         except ImageError as error:
             if isinstance(item, (str, os.PathLike)):
                 return Skipped(index, os.fspath(item), error)

@@ -132,6 +132,11 @@ class DualEncoder(nn.Module):
         return image_features, text_features, scale, self.logit_bias
 
     @unscripted
+    def _cast(self, image: Tensor) -> Tensor:
+        """What a subclass does to pictures before its visual tower sees them."""
+        return image
+
+    @unscripted
     def forward_intermediates(
         self,
         image: Tensor | None = None,
@@ -183,7 +188,7 @@ class DualEncoder(nn.Module):
         if image is not None:
             tower = cast(Any, self.visual)
             extra = (image_output_fmt, image_output_extra_tokens)
-            output.update(tower.forward_intermediates(image, image_indices, *common, *extra))
+            output.update(tower.forward_intermediates(self._cast(image), image_indices, *common, *extra))
         if text is not None:
             output.update(
                 self._text_tower()._text_intermediates(

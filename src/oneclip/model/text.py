@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import ConfigError, ShapeError
+from oneclip.errors import ConfigError, ShapeError, TokenRangeError
 from oneclip.model.locking import Part, unlock_last
 from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
 from oneclip.model.resnet import check_output_format
@@ -192,12 +192,15 @@ class TextTower(nn.Module):
 
         Raises:
             ShapeError: if L exceeds `context_length`.
+            TokenRangeError: if an id is outside the vocabulary.
         """
         self._check_text(text)
         causal = self.attn_mask is not None and self.cls_emb is None and not self.use_pad_mask
         known = (
             type(text) is Tensor and text.device.type == "cpu" and text.numel() > 0
         )  # fake tensors hold no ids
+        if known:
+            self._check_range(text)
         if not causal or not known:
             return text
         if self.text_pool_type == "first":
@@ -220,9 +223,19 @@ class TextTower(nn.Module):
 
     @unscripted
     def _check_text(self, text: Tensor) -> None:
-        if text.ndim != 2 or text.shape[1] > self.context_length:
+        if text.ndim != 2 or not 1 <= text.shape[1] <= self.context_length:
             raise ShapeError(
-                f"the text tower takes token ids (B, L) with L up to {self.context_length}; found {tuple(text.shape)}"
+                f"the text tower takes token ids (B, L), L from 1 up to {self.context_length}; "
+                f"found {tuple(text.shape)}"
+            )
+
+    @unscripted
+    def _check_range(self, text: Tensor) -> None:
+        low, high = (int(bound) for bound in text.aminmax())
+        if low < 0 or high >= self.vocab_size:
+            raise TokenRangeError(
+                f"token id {low if low < 0 else high} is outside the vocabulary, whose ids are 0 to "
+                f"{self.vocab_size - 1}; was the text tokenized for another model?"
             )
 
 
