@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from oneclip.config import OPENAI_MEAN, OPENAI_STD
 from oneclip.text import CLIPTokenizer
+from oneclip.train.evaluate import recall_at_k
 from recipes.pocket.evaluation_sets import EvaluationSet, evaluation_set
 
 SPLITS = ("twemoji", "openmoji", "ph", "healthicons", "openclipart", "unseen")
@@ -30,12 +31,10 @@ def evaluate_splits(
         pictures = _evaluation_set(data, split)
         image, text = features(model, tokenizer, pictures, image_size)
         if split == "unseen":
-            best = (image @ text.T).argmax(dim=1)
-            results["unseen/accuracy"] = float((best == pictures.labels).float().mean())
+            results["unseen/accuracy"] = recall_at_k(image @ text.T, 1, pictures.labels)
         else:
             similarity = text @ image.T  # (N, N), pairs on the diagonal
-            rank = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
-            results |= {f"{split}/recall@{k}": float((rank < k).float().mean()) for k in (1, 5)}
+            results |= {f"{split}/recall@{k}": recall_at_k(similarity, k) for k in (1, 5)}
     return results
 
 

@@ -1,6 +1,7 @@
 """`open_clip`, on OneCLIP: models, loss, tokenizer and transforms under their published names."""
 
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.factory import create_model_and_transforms, get_tokenizer
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.tokenizer import SimpleTokenizer, decode, tokenize
@@ -16,7 +17,9 @@ __all__ = [
     "ClipLoss",
     "CustomTextCLIP",
     "SimpleTokenizer",
+    "create_model_and_transforms",
     "decode",
+    "get_tokenizer",
     "image_transform",
     "tokenize",
 ]

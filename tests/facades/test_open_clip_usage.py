@@ -1,10 +1,13 @@
 """Usage and fine-tuning on the open_clip facade, as far as today's names go."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
 import open_clip
+from oneclip.errors import ConfigError, UnknownModelError
 from open_clip.loss import ClipLoss
 from open_clip.transformer import ResidualAttentionBlock
 
@@ -89,3 +92,37 @@ def test_a_state_dict_moves_between_the_two_apis() -> None:
     image, text = torch.randn(2, 3, 32, 32), open_clip.tokenize(CAPTIONS)
     with torch.no_grad():
         torch.testing.assert_close(flat.get_logits(image, text), published.eval()(image, text))
+
+
+def test_the_readmes_usage_runs_as_written(tmp_path: Path) -> None:
+    made, _, _ = open_clip.create_model_and_transforms("ViT-S-32-alt")
+    torch.save(made.state_dict(), tmp_path / "weights.pt")
+
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-S-32-alt", pretrained=str(tmp_path / "weights.pt")
+    )
+    model.eval()  # it comes in training mode
+    tokenizer = open_clip.get_tokenizer("ViT-S-32-alt")
+    image = preprocess(Image.new("RGB", (50, 40), (200, 30, 90))).unsqueeze(0)
+    text = tokenizer(CAPTIONS)
+    with torch.no_grad():
+        image_features, text_features = model.encode_image(image), model.encode_text(text)
+        image_features /= image_features.norm(dim=-1, keepdim=True)
+        text_features /= text_features.norm(dim=-1, keepdim=True)
+        text_probs = (100.0 * image_features @ text_features.T).softmax(dim=-1)
+    assert float(text_probs.sum()) == pytest.approx(1)
+    torch.testing.assert_close(model.state_dict(), made.state_dict())
+
+
+def test_a_model_comes_in_training_mode_with_both_transforms() -> None:
+    model, train, evaluate = open_clip.create_model_and_transforms("pocket", output_dict=True)
+    assert model.training
+    assert "image_features" in model(train(Image.new("RGB", (70, 60))).unsqueeze(0))
+    assert evaluate(Image.new("RGB", (70, 60))).shape == (3, 64, 64)
+
+
+def test_unknown_names_and_precisions_are_named() -> None:
+    with pytest.raises(UnknownModelError, match="ViT-B-32"):
+        open_clip.create_model_and_transforms("ViT-B-23")
+    with pytest.raises(ConfigError, match="amp"):
+        open_clip.create_model_and_transforms("ViT-B-32", precision="amp")
