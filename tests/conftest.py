@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torchvision_stub import declare_operators
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and run beside each other
+declare_operators()  # timm and transformers import torchvision
 
 
 @pytest.fixture
