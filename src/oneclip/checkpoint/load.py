@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,11 @@ from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
 from oneclip.checkpoint.read import Checkpoint, read
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
+from oneclip.text import get_tokenizer
+from oneclip.zoo.resolve import HUB_PREFIX
+
+if TYPE_CHECKING:
+    from oneclip.text import Tokenizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDER_CONFIG = "open_clip_config.json"
@@ -33,12 +38,27 @@ class Loaded:
         cfg: what the model was built of.
         preprocess_cfg: how a picture becomes a tensor for it.
         name: what it was loaded by.
+        home: the folder that it came from, or the repository as "hf-hub:owner/name[/subfolder][@revision]";
+            its tokenizer may lie there. None where a file came by itself.
+        cache_dir: where downloads are kept, instead of the usual folders.
     """
 
     model: nn.Module
     cfg: ModelCfg
     preprocess_cfg: PreprocessCfg
     name: str
+    home: str | Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with, made at each call.
+
+        Raises:
+            ConfigError: for options that the tokenizer does not have.
+            DownloadError: if its files are not on this machine and cannot be fetched.
+            MissingExtraError: if it needs a package that is not installed.
+        """
+        return get_tokenizer(self.cfg.text_cfg, self.home, self.cache_dir)
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ def load(
     device: str | torch.device | None = None,
     precision: str = "fp32",
     cache_dir: str | os.PathLike[str] | None = None,
+    quick_gelu: bool | None = None,
 ) -> Loaded:
     """Load a model by name.
 
@@ -65,6 +86,7 @@ def load(
         device: where to put it; the first CUDA device if there is one, else the CPU.
         precision: "fp32", "bf16" or "fp16", of all its floating-point weights.
         cache_dir: where downloads are kept, instead of the usual folders.
+        quick_gelu: the activation that the weights were trained with, for files that do not say it.
 
     Raises:
         UnknownModelError: for a name that means nothing.
@@ -77,16 +99,29 @@ def load(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r} and must be one of {', '.join(PRECISIONS)}")
     source = zoo.resolve(name)
-    found = _describe(source, cache_dir)
+    found = _describe(source, cache_dir, quick_gelu)
     model = build_blank(found.cfg)
     load_into(model, found.checkpoint.state_dict, source=str(found.path))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
-    return Loaded(model, found.cfg, found.preprocess_cfg, source.name)
+    return Loaded(model, found.cfg, found.preprocess_cfg, source.name, _home(source, found.path), cache_dir)
 
 
-def _describe(source: zoo.Source, cache_dir: str | os.PathLike[str] | None) -> _Described:
+def _home(source: zoo.Source, path: Path) -> str | Path | None:
+    """Where the weights came from: a place that may hold their tokenizer too."""
+    if source.kind == "hub":
+        subfolder = f"/{source.subfolder}" if source.subfolder else ""
+        revision = f"@{source.revision}" if source.revision else ""
+        return f"{HUB_PREFIX}{source.repo}{subfolder}{revision}"
+    if source.pretrained is not None and source.pretrained.hf_hub is not None:
+        return HUB_PREFIX + "/".join(source.pretrained.hf_hub.strip("/").split("/")[:2])
+    return path.parent if source.kind in ("file", "folder") else None
+
+
+def _describe(
+    source: zoo.Source, cache_dir: str | os.PathLike[str] | None, quick_gelu: bool | None
+) -> _Described:
     """Get the file that a name means, and what is known about it."""
     match source:
         case zoo.Source(kind="pretrained", architecture=str(arch), pretrained=zoo.Pretrained() as weights):
@@ -98,7 +133,7 @@ def _describe(source: zoo.Source, cache_dir: str | os.PathLike[str] | None) -> _
                 raise UnknownModelError("pocket", hint=f"This installation lacks its weights ({path}).")
             return _of_file(path)
         case zoo.Source(kind="file", path=Path() as path):
-            return _of_file(path)
+            return _of_file(path, quick_gelu)
         case zoo.Source(kind="folder", path=Path() as path):
             return _of_folder(path)
         case zoo.Source(kind="hub", repo=str(repo)):
@@ -129,7 +164,7 @@ def _of_architecture(arch: str, path: Path) -> _Described:
     return _Described(checkpoint, cfg, said[1] if said else preprocess_cfg, path)
 
 
-def _of_file(path: Path) -> _Described:
+def _of_file(path: Path, quick_gelu: bool | None = None) -> _Described:
     """A file that has to say itself what it is."""
     checkpoint = read(path)
     if said := _said_by(checkpoint):
@@ -140,6 +175,9 @@ def _of_file(path: Path) -> _Described:
         f"name its architecture, as in ViT-B-32:{path} (or ViT-B-32-quickgelu:{path} for QuickGELU); "
         f"or use clip.load({str(path)!r}) if it is of OpenAI's form, which takes it to have QuickGELU"
     )
+    if quick_gelu is not None and looks_like_openai(checkpoint.state_dict):
+        cfg = replace(_inferred(checkpoint, path), quick_gelu=quick_gelu)
+        return _Described(checkpoint, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size), path)
     if checkpoint.format != "torchscript":
         raise AmbiguousModelError(f"{path} does not say which activation it was trained with: {ways}")
     if not _script_has_quick_gelu(checkpoint):
