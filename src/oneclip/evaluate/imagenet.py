@@ -1,0 +1,52 @@
+"""ImageNet's classes and prompts, with which the published zero-shot figures are measured.
+
+Both are those of Radford et al. 2021, section 3.1.4, as OpenAI published them with the code.
+A prompt has `{}` where the name of the class goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+_PATTERNS = (  # every choice of what stands between brackets
+    "a photo of [a|the|many|one|my] {}.",
+    "a [bad|good|bright|dark|blurry|cropped|close-up|pixelated|low resolution|jpeg corrupted|black and white] photo "
+    "of [a|the] {}.",
+    "a photo of [a|the] [clean|dirty|large|small|cool|nice|weird|hard to see] {}.",
+    "[art|graffiti|a drawing|a sketch|a doodle|a painting|a sculpture|a tattoo|a rendering|a rendition] of [a|the] {}.",
+    "[a|the] [cartoon|embroidered|origami|plastic|plushie|toy] {}.",
+    "[a|the] {} in a video game.",
+    "itap of [a|the|my] {}.",  # "I took a picture"
+)
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """All that a pattern stands for; the last choice changes first."""
+    parts = [part.split("|") for part in re.split(r"\[(.*?)\]", pattern)]
+    return map("".join, product(*parts))
+
+
+TEMPLATES: tuple[str, ...] = tuple(prompt for pattern in _PATTERNS for prompt in _expanded(pattern))
+"""OpenAI's 80 prompts, in an order of our own."""
+
+SIMPLE_TEMPLATES: tuple[str, ...] = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""The seven of them that OpenAI found to do nearly as well together."""
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """The names of the 1,000 classes, in the order of their indices, as OpenAI edited them for CLIP."""
+    lines = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(lines)
