@@ -1,0 +1,33 @@
+"""Ways in which models are published, a file each: names of theirs to names of ours, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from oneclip.checkpoint.formats.base import Converted, Format, Published
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, joined, reshaped, same, transposed
+
+__all__ = [
+    "FORMATS",
+    "Converted",
+    "Format",
+    "KeyMap",
+    "Published",
+    "Rule",
+    "joined",
+    "recognise",
+    "reshaped",
+    "same",
+    "transposed",
+]
+
+FORMATS: tuple[Format, ...] = ()
+"""All formats but our own, which needs no translation. The first that recognises a checkpoint reads it."""
+
+
+def recognise(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Format | None:
+    """The format of a checkpoint whose names are not ours; None if it is of none."""
+    return next((f for f in FORMATS if f.recognises(state_dict, config)), None)
