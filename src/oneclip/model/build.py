@@ -7,6 +7,8 @@ from torch import nn
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
 from oneclip.model.resnet import ModifiedResNet
+from oneclip.model.siglip import SigLIPVision
+from oneclip.model.siglip_names import is_siglip
 from oneclip.model.text import TextTransformer
 from oneclip.model.vision import VisionTransformer
 
@@ -42,7 +44,9 @@ def build_model(cfg: ModelCfg, output_dict: bool = False) -> "CLIP | CustomTextC
 
 
 def build_visual_tower(embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool = False) -> nn.Module:
-    """A VisionTransformer, or a ModifiedResNet when `cfg.layers` holds four numbers."""
+    """A VisionTransformer, a ModifiedResNet when `cfg.layers` holds four numbers, or what timm's name stands for."""
+    if is_siglip(cfg):
+        return SigLIPVision(cfg, embed_dim)
     if cfg.timm_model_name:
         raise ConfigError(
             f"the visual tower {cfg.timm_model_name!r} is timm's; this version of oneclip builds its own only"

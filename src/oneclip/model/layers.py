@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneclip.errors import ConfigError
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm in the precision of its own weights, given back in the precision of its input.
@@ -47,23 +49,50 @@ class PatchDropout(nn.Module):
 
     Args:
         prob: the share of patches left out, 0 <= prob < 1.
+        exclude_first_token: the first token is a class token, and stays.
+
+    Raises:
+        ConfigError: if `prob` is not such a share.
     """
 
-    def __init__(self, prob: float = 0.5) -> None:
+    def __init__(self, prob: float = 0.5, exclude_first_token: bool = True) -> None:
         super().__init__()
-        self.prob = prob
+        self.prob = check_share("patch dropout", prob)
+        self.exclude_first_token = exclude_first_token
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1 + N, C) -> (B, 1 + max(1, int(N (1 - prob))), C) in training, unchanged otherwise."""
+        """(B, N, C), or (B, 1 + N, C) with a class token; in training max(1, int(N (1 - prob))) patches are left."""
         if not self.training or self.prob == 0.0:
             return x
-        class_token, patches = x[:, :1], x[:, 1:]
+        first = 1 if self.exclude_first_token else 0
+        class_token, patches = x[:, :first], x[:, first:]
         kept = max(1, int(patches.shape[1] * (1 - self.prob)))
         chosen = (
             torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices
         )  # (B, kept)
         rows = torch.arange(patches.shape[0], device=x.device)[:, None]
         return torch.cat([class_token, patches[rows, chosen]], dim=1)
+
+
+class DropPath(nn.Module):
+    """In training, leave out a residual branch for a random share of the samples (Huang et al. 2016).
+
+    Args:
+        prob: that share, 0 <= prob < 1; what is kept grows by as much.
+
+    Raises:
+        ConfigError: if `prob` is not such a share.
+    """
+
+    def __init__(self, prob: float) -> None:
+        super().__init__()
+        self.prob = check_share("drop path", prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C), with whole samples set to zero."""
+        if not self.training or self.prob == 0.0:
+            return x
+        return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.prob) / (1 - self.prob))
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -92,3 +121,14 @@ def freeze_batch_norm(module: nn.Module, keep: Collection[nn.Module] = ()) -> No
 def make_activation(quick_gelu: bool, act_kwargs: dict[str, str] | None) -> nn.Module:
     """QuickGELU or GELU with the keyword arguments of `nn.GELU` (`{"approximate": "tanh"}`)."""
     return QuickGELU() if quick_gelu else nn.GELU(**(act_kwargs or {}))
+
+
+def check_share(what: str, prob: float) -> float:
+    """Give `prob` back.
+
+    Raises:
+        ConfigError: unless 0 <= prob < 1.
+    """
+    if not 0 <= prob < 1:
+        raise ConfigError(f"{what} of {prob} was asked for; it leaves out a share, from 0 up to but not 1")
+    return prob

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from oneclip.errors import ConfigError, ShapeError
+from oneclip.errors import ConfigError
 from oneclip.model.layers import freeze_batch_norm
 from oneclip.model.locking import unlock_last
+from oneclip.model.pictures import check_output_format, check_pictures
 from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import take_indices
 
@@ -175,7 +176,7 @@ class ModifiedResNet(nn.Module):
         if torch.jit.is_scripting():
             x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         else:
-            self._check(x)
+            check_pictures(x, (self.side, self.side))
             for stage in self._stages():
                 x = self._run(stage, x)
         x = self.attnpool(x)
@@ -207,7 +208,7 @@ class ModifiedResNet(nn.Module):
             `image_intermediates`, and `image_features` (B, D) unless left out.
         """
         check_output_format(output_fmt, ("NCHW", "NLC"))
-        self._check(x)
+        check_pictures(x, (self.side, self.side))
         stages = self._stages()
         chosen = take_indices(len(stages), indices)
         last = max(chosen) if stop_early and intermediates_only else len(stages) - 1
@@ -259,13 +260,6 @@ class ModifiedResNet(nn.Module):
         out: Tensor = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
         return out
 
-    @unscripted
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != (self.side, self.side):
-            raise ShapeError(
-                f"the visual tower takes pictures (B, 3, {self.side}, {self.side}); found {tuple(x.shape)}"
-            )
-
 
 class _Stem:
     """The stem as something to call, without becoming a second owner of its modules."""
@@ -297,9 +291,3 @@ def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Seque
     return nn.Sequential(
         first, *[Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(1, blocks)]
     )
-
-
-def check_output_format(found: str, known: tuple[str, ...]) -> None:
-    """Raise ConfigError unless `found` is one of the formats that a tower can give."""
-    if found not in known:
-        raise ConfigError(f"output format {found!r} is not one of {', '.join(known)}")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
 from oneclip.model.locking import Part, unlock_last
+from oneclip.model.pictures import check_output_format
 from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
-from oneclip.model.resnet import check_output_format
 from oneclip.model.scripting import is_tracing, unscripted
 from oneclip.model.transformer import BlockCfg, Transformer
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.config import CLIPVisionCfg
-from oneclip.errors import ConfigError, ShapeError
+from oneclip.errors import ConfigError
 from oneclip.model.attention import AttentionalPooler
 from oneclip.model.layers import PatchDropout
 from oneclip.model.locking import Part, unlock_last
-from oneclip.model.resnet import check_output_format
+from oneclip.model.pictures import as_maps, check_output_format, check_pictures, pair
 from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import BlockCfg, Transformer
 
@@ -42,8 +42,8 @@ class VisionTransformer(nn.Module):
             )
         blocks = BlockCfg.of_tower(cfg, heads=cfg.width // cfg.head_width, quick_gelu=quick_gelu)
         width = cfg.width
-        self.image_size = _pair(cfg.image_size)
-        self.patch_size = _pair(cfg.patch_size)
+        self.image_size = pair(cfg.image_size)
+        self.patch_size = pair(cfg.patch_size)
         self.grid_size = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.output_dim = embed_dim
         self.output_tokens = cfg.output_tokens
@@ -108,7 +108,7 @@ class VisionTransformer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) to tokens (B, L, C)."""
         if not torch.jit.is_scripting():
-            self._check(x)
+            check_pictures(x, self.image_size)
         x = self.conv1(x).flatten(2).transpose(1, 2)  # (B, N, C)
         class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)  # (B, L, C)
@@ -189,7 +189,7 @@ class VisionTransformer(nn.Module):
             kept = [self.ln_post(y) for y in kept]
         patches = [y[:, 1:] for y in kept]
         if output_fmt == "NCHW":
-            patches = [y.transpose(1, 2).reshape(len(y), -1, rows, columns).contiguous() for y in patches]
+            patches = [as_maps(y, self.grid_size) for y in patches]
         output: dict[str, Tensor | list[Tensor]] = {"image_intermediates": patches}
         if output_extra_tokens:
             output["image_intermediates_prefix"] = [y[:, :1] for y in kept]
@@ -226,14 +226,6 @@ class VisionTransformer(nn.Module):
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
         return {"positional_embedding", "class_embedding"}
 
-    @unscripted
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != self.image_size:
-            height, width = self.image_size
-            raise ShapeError(
-                f"the visual tower takes pictures (B, 3, {height}, {width}); found {tuple(x.shape)}"
-            )
-
 
 def sin_cos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     """Fixed two-dimensional positions (Vaswani et al. 2017 per axis, as in He et al. 2022, MAE).
@@ -253,7 +245,3 @@ def sin_cos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     waves = [axis[:, None] * frequencies for axis in (columns, rows)]
     table = torch.cat([torch.cat([wave.sin(), wave.cos()], dim=1) for wave in waves], dim=1)
     return torch.cat([torch.zeros(1, width, dtype=torch.float64), table]).float()
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,73 @@
+"""timm's name of a SigLIP image tower (`vit_base_patch16_siglip_224`) to the numbers that it stands for."""
+
+import re
+from typing import NamedTuple
+
+from oneclip.config import CLIPVisionCfg
+
+
+class Size(NamedTuple):
+    """The numbers of a trunk that its name gives a word for."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+
+
+SIZES = {
+    "base": Size(768, 12, 12, 4.0),
+    "large": Size(1024, 24, 16, 4.0),
+    "so400m": Size(1152, 27, 16, 3.7362),
+    "giantopt": Size(1536, 40, 16, 4.0),
+}
+
+# Size, patch and resolution to the kind of GELU, which differs from name to name in timm; weights of both generations
+# go into one name, and were published so. (big_vision trained all of them with the tanh approximation.)
+GELUS = {
+    ("base", 16): {224: "none", 256: "none", 384: "none", 512: "none"},
+    ("base", 32): {256: "tanh"},
+    ("large", 16): {256: "none", 384: "none", 512: "tanh"},
+    ("so400m", 14): {224: "none", 378: "none", 384: "none"},
+    ("so400m", 16): {256: "tanh", 384: "tanh", 512: "tanh"},
+    ("giantopt", 16): {256: "tanh", 384: "tanh"},
+}
+
+_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)(?:\..*)?")  # a tag of weights may follow
+
+
+class TrunkCfg(NamedTuple):
+    """What a name of timm's says about a trunk."""
+
+    size: Size
+    patch_size: int
+    gelu: str  # "none" for the exact one, or "tanh"
+
+    @classmethod
+    def of_name(cls, name: str) -> "TrunkCfg | None":
+        """Read a name such as "vit_so400m_patch14_siglip_384"; None if it is not that of a SigLIP trunk."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        size, patch = found[1], int(found[2])
+        gelu = GELUS.get((size, patch), {}).get(int(found[3]))
+        return None if gelu is None else cls(SIZES[size], patch, gelu)
+
+
+def is_siglip(cfg: CLIPVisionCfg) -> bool:
+    """Whether a configuration that names a tower of timm's is one that is built here, without timm."""
+    return (
+        TrunkCfg.of_name(cfg.timm_model_name or "") is not None
+        and cfg.timm_pool == "map"
+        and cfg.timm_proj == "none"
+        and not cfg.timm_model_pretrained
+    )
+
+
+def published_names() -> list[str]:
+    """timm's names of the trunks that are built here."""
+    return [
+        f"vit_{size}_patch{patch}_siglip_{resolution}"
+        for (size, patch), resolutions in GELUS.items()
+        for resolution in resolutions
+    ]
