@@ -14,6 +14,7 @@ from oneclip.zoo.catalogue import (
     preprocess_of,
     pretrained,
     pretrained_tags,
+    published,
 )
 from oneclip.zoo.resolve import Source, pocket_path, resolve
 
@@ -28,5 +29,6 @@ __all__ = [
     "preprocess_of",
     "pretrained",
     "pretrained_tags",
+    "published",
     "resolve",
 ]

@@ -97,6 +97,14 @@ def pretrained_tags(name: str) -> list[str]:
     return list(_weights_of(canonical_name(name)))
 
 
+@cache
+def published() -> tuple[tuple[str, str], ...]:
+    """All trained weights as (architecture, tag), in the order they were published in; the QuickGELU twins last."""
+    table = _weight_table()["weights"]
+    twins = [name for base in table for name in _rows() if _is_twin_of(name, base)]
+    return tuple((name, tag) for name in [*table, *twins] for tag in _weights_of(name))
+
+
 def pretrained(name: str, tag: str) -> Pretrained:
     """The facts of one set of trained weights.
 
@@ -164,11 +172,17 @@ def _weights_of(arch: str) -> dict[str, Pretrained]:
     An architecture that is another with QuickGELU has those weights of the other that were trained with it.
     """
     row = _rows()[arch]
-    if row.keys() == {"like", "quick_gelu"}:
+    if _is_twin_of(arch, row.get("like")):
         twins = _weights_of(row["like"]).values()
         return {w.tag: Pretrained(**vars(w) | {"architecture": arch}) for w in twins if w.quick_gelu}
     table = _weight_table()["weights"]
     return {tag: _pretrained(arch, tag, facts) for tag, facts in table.get(arch, {}).items()}
+
+
+def _is_twin_of(arch: str, base: str | None) -> bool:
+    """Whether an architecture is another with QuickGELU and no other difference."""
+    row = _rows()[arch]
+    return row.keys() == {"like", "quick_gelu"} and row["like"] == base
 
 
 def _pretrained(arch: str, tag: str, facts: dict[str, Any]) -> Pretrained:
