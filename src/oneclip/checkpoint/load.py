@@ -62,8 +62,8 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A checkpoint and what is known about it."""
+class Described:
+    """A checkpoint and what is known about it: what `load` builds a model of."""
 
     checkpoint: Checkpoint
     cfg: ModelCfg
@@ -99,7 +99,7 @@ def load(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r} and must be one of {', '.join(PRECISIONS)}")
     source = zoo.resolve(name)
-    found = _describe(source, cache_dir, quick_gelu)
+    found = describe(source, cache_dir, quick_gelu)
     model = build_blank(found.cfg)
     load_into(model, found.checkpoint.state_dict, source=str(found.path))
     if device is None:
@@ -119,10 +119,12 @@ def _home(source: zoo.Source, path: Path) -> str | Path | None:
     return path.parent if source.kind in ("file", "folder") else None
 
 
-def _describe(
-    source: zoo.Source, cache_dir: str | os.PathLike[str] | None, quick_gelu: bool | None
-) -> _Described:
-    """Get the file that a name means, and what is known about it."""
+def describe(
+    source: zoo.Source,
+    cache_dir: str | os.PathLike[str] | None = None,
+    quick_gelu: bool | None = None,
+) -> Described:
+    """Get the file that a name means, and what is known about it; the arguments and errors are those of `load`."""
     match source:
         case zoo.Source(kind="pretrained", architecture=str(arch), pretrained=zoo.Pretrained() as weights):
             return _of_published(arch, weights, hub.fetch_weights(weights, cache_dir))
@@ -143,14 +145,14 @@ def _describe(
     raise UnknownModelError(source.name)
 
 
-def _of_published(arch: str, weights: zoo.Pretrained, path: Path) -> _Described:
+def _of_published(arch: str, weights: zoo.Pretrained, path: Path) -> Described:
     cfg = zoo.architecture(arch)
     if weights.quick_gelu is not None:
         cfg = replace(cfg, quick_gelu=weights.quick_gelu)
-    return _Described(read(path), cfg, weights.preprocess_cfg(cfg.vision_cfg.image_size), path)
+    return Described(read(path), cfg, weights.preprocess_cfg(cfg.vision_cfg.image_size), path)
 
 
-def _of_architecture(arch: str, path: Path) -> _Described:
+def _of_architecture(arch: str, path: Path) -> Described:
     """A file for an architecture that the caller named; what the file says itself must not contradict it."""
     checkpoint, cfg, preprocess_cfg = read(path), zoo.architecture(arch), zoo.preprocess_of(arch)
     said = _said_by(checkpoint)
@@ -161,14 +163,14 @@ def _of_architecture(arch: str, path: Path) -> _Described:
             f"{path} has {activations[activation]}, and {arch} has {activations[cfg.quick_gelu]}: "
             f"load it as {path}, or as {_twin(arch, activation)}:{path}"
         )
-    return _Described(checkpoint, cfg, said[1] if said else preprocess_cfg, path)
+    return Described(checkpoint, cfg, said[1] if said else preprocess_cfg, path)
 
 
-def _of_file(path: Path, quick_gelu: bool | None = None) -> _Described:
+def _of_file(path: Path, quick_gelu: bool | None = None) -> Described:
     """A file that has to say itself what it is."""
     checkpoint = read(path)
     if said := _said_by(checkpoint):
-        return _Described(checkpoint, *said, path)
+        return Described(checkpoint, *said, path)
     if (path.parent / FOLDER_CONFIG).is_file() and path.name in hub.HUB_WEIGHTS:
         return _of_config(path.parent / FOLDER_CONFIG, path)
     ways = (
@@ -177,16 +179,16 @@ def _of_file(path: Path, quick_gelu: bool | None = None) -> _Described:
     )
     if quick_gelu is not None and looks_like_openai(checkpoint.state_dict):
         cfg = replace(_inferred(checkpoint, path), quick_gelu=quick_gelu)
-        return _Described(checkpoint, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size), path)
+        return Described(checkpoint, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size), path)
     if checkpoint.format != "torchscript":
         raise AmbiguousModelError(f"{path} does not say which activation it was trained with: {ways}")
     if not _script_has_quick_gelu(checkpoint):
         raise AmbiguousModelError(f"{path} is a TorchScript archive, but not with OpenAI's QuickGELU: {ways}")
     cfg = _inferred(checkpoint, path)
-    return _Described(checkpoint, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size), path)
+    return Described(checkpoint, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size), path)
 
 
-def _of_folder(folder: Path) -> _Described:
+def _of_folder(folder: Path) -> Described:
     """A folder with a configuration in the form of open_clip's, and weights."""
     config = folder / FOLDER_CONFIG
     if not config.is_file():
@@ -203,14 +205,14 @@ def _of_folder(folder: Path) -> _Described:
     return _of_config(config, weights[0])
 
 
-def _of_config(config: Path, weights: Path) -> _Described:
+def _of_config(config: Path, weights: Path) -> Described:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{config} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
         raise CheckpointError(f"{config} has no model_cfg")
-    return _Described(read(weights), *_configs(content, config), weights)
+    return Described(read(weights), *_configs(content, config), weights)
 
 
 def _said_by(checkpoint: Checkpoint) -> tuple[ModelCfg, PreprocessCfg] | None:
