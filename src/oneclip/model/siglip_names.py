@@ -1,4 +1,4 @@
-"""timm's name of a SigLIP image tower (`vit_base_patch16_siglip_224`) to the numbers that it stands for."""
+"""A SigLIP image tower, by timm's name of it (`vit_base_patch16_siglip_224`) or by numbers, to those numbers."""
 
 import re
 from typing import NamedTuple
@@ -53,9 +53,24 @@ class TrunkCfg(NamedTuple):
         gelu = GELUS.get((size, patch), {}).get(int(found[3]))
         return None if gelu is None else cls(SIZES[size], patch, gelu)
 
+    @classmethod
+    def of_cfg(cls, cfg: CLIPVisionCfg) -> "TrunkCfg | None":
+        """By its name, or, of a tower without one whose `pool_type` is "map", by its numbers; None if it is neither.
+
+        Towers of other sizes, and those with another GELU than timm's name has, are told by their numbers.
+        """
+        if cfg.timm_model_name or cfg.pool_type != "map":
+            return cls.of_name(cfg.timm_model_name or "")
+        if not isinstance(cfg.layers, int) or not isinstance(cfg.patch_size, int):
+            return None
+        size = Size(cfg.width, cfg.layers, cfg.width // cfg.head_width, cfg.mlp_ratio)
+        return cls(size, cfg.patch_size, (cfg.act_kwargs or {}).get("approximate", "none"))
+
 
 def is_siglip(cfg: CLIPVisionCfg) -> bool:
-    """Whether a configuration that names a tower of timm's is one that is built here, without timm."""
+    """Whether a configuration is that of a SigLIP tower, which is built here, without timm."""
+    if not cfg.timm_model_name:
+        return TrunkCfg.of_cfg(cfg) is not None
     return (
         TrunkCfg.of_name(cfg.timm_model_name or "") is not None
         and cfg.timm_pool == "map"
