@@ -36,9 +36,11 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_loss
     import cases_model
     import cases_preprocess
+    import cases_siglip
     import cases_zero_shot
 
     return {
+        "siglip": cases_siglip.of_open_clip(package),
         "zero_shot": cases_zero_shot.observe(package),
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
         "signatures": cases_model.signatures(package),

@@ -37,7 +37,7 @@ class SigLIPVision(nn.Module):
     def __init__(self, cfg: CLIPVisionCfg, embed_dim: int) -> None:
         super().__init__()
         name = cfg.timm_model_name or ""
-        trunk = TrunkCfg.of_name(name)
+        trunk = TrunkCfg.of_cfg(cfg)
         if trunk is None:
             near = nearest(name, published_names())
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -106,7 +106,7 @@ class SigLIPVision(nn.Module):
         chosen = take_indices(len(trunk.blocks), indices)
         last = max(chosen) if stop_early and intermediates_only else len(trunk.blocks) - 1
         kept: list[Tensor] = []
-        for index, block in enumerate(trunk.blocks[: last + 1]):
+        for index, block in enumerate(list(trunk.blocks)[: last + 1]):
             x = checkpoint(block, x, use_reentrant=False) if trunk.grad_checkpointing else block(x)
             if index in chosen:
                 kept.append(trunk.norm(x) if normalize_intermediates else x)
@@ -233,8 +233,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.proj(x)
-        return x.flatten(2).transpose(1, 2)
+        x = self.proj(x).flatten(2).transpose(1, 2)
+        return x
 
 
 class Block(nn.Module):
@@ -268,9 +268,8 @@ class SelfAttention(nn.Module):
         """(B, N, C) -> (B, N, C)."""
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, A, N, C / A) each
-        y = F.scaled_dot_product_attention(q, k, v)
-        y = self.proj(y.transpose(1, 2).reshape(x.shape))
-        return y
+        x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        return x
 
 
 class AttentionPool(nn.Module):
@@ -295,10 +294,9 @@ class AttentionPool(nn.Module):
         kv = self.kv(x).reshape(x.shape[0], x.shape[1], 2, self.num_heads, self.head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, A, N, C / A) each
         q = q.transpose(1, 2).expand(x.shape[0], -1, -1, -1)
-        y = F.scaled_dot_product_attention(q, k, v)  # (B, A, 1, C / A)
-        y = self.proj(y.flatten(1))
-        y = y + self.mlp(self.norm(y))
-        return y
+        x = self.proj(F.scaled_dot_product_attention(q, k, v).flatten(1))  # (B, C)
+        x = x + self.mlp(self.norm(x))
+        return x
 
 
 class Mlp(nn.Module):
