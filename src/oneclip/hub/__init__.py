@@ -1,6 +1,6 @@
 """How a file gets here: a URL or a repository to a path on this machine, whole and verified."""
 
-from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here
+from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here, hub_files
 from oneclip.hub.place import cache_folder, offline
 from oneclip.hub.transfer import download, file_name
 from oneclip.hub.weights import fetch_weights, weights_here
@@ -13,6 +13,7 @@ __all__ = [
     "file_name",
     "hub_file",
     "hub_file_here",
+    "hub_files",
     "offline",
     "weights_here",
 ]

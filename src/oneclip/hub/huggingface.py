@@ -37,11 +37,49 @@ def hub_file(
         DownloadError: if it does not exist, may not be read, or cannot be fetched.
         OutputError: if it cannot be written.
     """
+    names = [names] if isinstance(names, str) else list(names)
+    if found := _first(repo, names, subfolder, revision, cache_dir):
+        return found
+    here, wanted = _address(repo, subfolder, revision), " or ".join(names)
+    if offline():
+        raise OfflineError(
+            f"{wanted} of {here} is not on this machine and the network is switched off "
+            f"({' or '.join(OFFLINE_SWITCHES)}). Fetch it elsewhere with `hf download {repo}` and bring the "
+            "hub's cache along"
+        )
+    raise DownloadError(f"{here} has no {wanted}")
+
+
+def hub_files(
+    repo: str,
+    names: Sequence[str],
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, Path]:
+    """Fetch those files that a repository has; without a network, those that are here.
+
+    The other arguments and errors are those of `hub_file`, but that a missing file is none.
+
+    Returns:
+        name to path.
+    """
+    found = ((name, _first(repo, [name], subfolder, revision, cache_dir)) for name in names)
+    return {name: path for name, path in found if path}
+
+
+def _first(
+    repo: str,
+    names: Sequence[str],
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Path | None:
+    """The first file that exists, or that is here if the network is off; None if none does."""
     from huggingface_hub import errors, hf_hub_download
 
-    names = [names] if isinstance(names, str) else list(names)
-    here = f"hf-hub:{repo}" + (f"/{subfolder}" if subfolder else "") + (f"@{revision}" if revision else "")
-    local_only = offline()
+    here, local_only = _address(repo, subfolder, revision), offline()
     for name in names:
         with _translated(f"{name} of {here}"), writing(name):
             try:
@@ -61,14 +99,12 @@ def hub_file(
                     raise
             except errors.EntryNotFoundError:
                 continue
-    wanted = " or ".join(names)
-    if local_only:
-        raise OfflineError(
-            f"{wanted} of {here} is not on this machine and the network is switched off "
-            f"({' or '.join(OFFLINE_SWITCHES)}). Fetch it elsewhere with `hf download {repo}` and bring the "
-            "hub's cache along"
-        )
-    raise DownloadError(f"{here} has no {wanted}")
+    return None
+
+
+def _address(repo: str, subfolder: str | None, revision: str | None) -> str:
+    """A repository as messages name it."""
+    return f"hf-hub:{repo}" + (f"/{subfolder}" if subfolder else "") + (f"@{revision}" if revision else "")
 
 
 def hub_file_here(

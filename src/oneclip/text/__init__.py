@@ -5,6 +5,7 @@ the cleaning that comes first.
 """
 
 from oneclip.text.clean import clean_text
+from oneclip.text.protocol import Tokenizer
 from oneclip.text.tokenizer import CLIPTokenizer, get_tokenizer
 
-__all__ = ["CLIPTokenizer", "clean_text", "get_tokenizer"]
+__all__ = ["CLIPTokenizer", "Tokenizer", "clean_text", "get_tokenizer"]

@@ -155,7 +155,9 @@ class CLIPTokenizer:
         return rows
 
 
-def get_tokenizer(cfg: CLIPTextCfg) -> CLIPTokenizer:
+def get_tokenizer(
+    cfg: CLIPTextCfg, home: str | PathLike[str] | None = None, cache_dir: str | PathLike[str] | None = None
+) -> CLIPTokenizer:
     """The tokenizer that a text tower was trained with.
 
     Raises:
