@@ -17,17 +17,16 @@ from oneclip.model.layers import DropPath, LayerNorm, PatchDropout, make_activat
 from oneclip.model.locking import Part, unlock_last
 from oneclip.model.pictures import as_maps, check_output_format, check_pictures, pair
 from oneclip.model.scripting import unscripted
-from oneclip.model.siglip_names import Size, TrunkCfg, published_names
+from oneclip.model.siglip_names import TrunkCfg, published_names
 from oneclip.model.transformer import take_indices
-
-EPS = 1e-6  # of every layer norm
 
 
 class SigLIPVision(nn.Module):
     """SigLIP's image tower.
 
     Args:
-        cfg: `timm_model_name` says which; `image_size`, `patch_dropout` and `timm_drop_path` are taken too.
+        cfg: the tower by timm's name or by numbers, see `TrunkCfg.of_cfg`; `image_size`, `patch_dropout` and
+            `timm_drop_path` are taken too.
         embed_dim: D, the width of that trunk.
 
     Raises:
@@ -163,9 +162,9 @@ class SigLIPTrunk(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, patches, size.width))
         self.patch_drop = PatchDropout(patch_dropout, exclude_first_token=False)
         paths = torch.linspace(0, drop_path, size.layers, device="cpu").tolist()  # the deeper, the more
-        self.blocks = nn.Sequential(*[Block(size, cfg.gelu, path) for path in paths])
-        self.norm = LayerNorm(size.width, eps=EPS)
-        self.attn_pool = AttentionPool(size, cfg.gelu)
+        self.blocks = nn.Sequential(*[Block(cfg, path) for path in paths])
+        self.norm = LayerNorm(size.width, eps=cfg.eps)
+        self.attn_pool = AttentionPool(cfg)
         self.init_parameters()
 
     @unscripted
@@ -240,12 +239,13 @@ class PatchEmbed(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and MLP, each on a residual branch."""
 
-    def __init__(self, size: Size, gelu: str, drop_path: float = 0.0) -> None:
+    def __init__(self, cfg: TrunkCfg, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(size.width, eps=EPS)
+        size = cfg.size
+        self.norm1 = LayerNorm(size.width, eps=cfg.eps)
         self.attn = SelfAttention(size.width, size.heads)
-        self.norm2 = LayerNorm(size.width, eps=EPS)
-        self.mlp = Mlp(size, gelu)
+        self.norm2 = LayerNorm(size.width, eps=cfg.eps)
+        self.mlp = Mlp(cfg)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,8 +275,9 @@ class SelfAttention(nn.Module):
 class AttentionPool(nn.Module):
     """Attention from one learned query, then an MLP on a residual branch ("MAP", Zhai et al. 2022)."""
 
-    def __init__(self, size: Size, gelu: str) -> None:
+    def __init__(self, cfg: TrunkCfg) -> None:
         super().__init__()
+        size = cfg.size
         self.num_heads, self.head_dim = size.heads, size.width // size.heads
         std = size.width**-0.5
         self.latent = nn.Parameter(
@@ -285,8 +286,8 @@ class AttentionPool(nn.Module):
         self.q = nn.Linear(size.width, size.width)
         self.kv = nn.Linear(size.width, 2 * size.width)
         self.proj = nn.Linear(size.width, size.width)
-        self.norm = LayerNorm(size.width, eps=EPS)
-        self.mlp = Mlp(size, gelu)
+        self.norm = LayerNorm(size.width, eps=cfg.eps)
+        self.mlp = Mlp(cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, C)."""
@@ -302,12 +303,12 @@ class AttentionPool(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers around a GELU."""
 
-    def __init__(self, size: Size, gelu: str) -> None:
+    def __init__(self, cfg: TrunkCfg) -> None:
         super().__init__()
-        hidden = int(size.width * size.mlp_ratio)
-        self.fc1 = nn.Linear(size.width, hidden)
-        self.act = make_activation(False, {"approximate": gelu})
-        self.fc2 = nn.Linear(hidden, size.width)
+        width, hidden = cfg.size.width, int(cfg.size.width * cfg.size.mlp_ratio)
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = make_activation(False, {"approximate": cfg.gelu})
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""

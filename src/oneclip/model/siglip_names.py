@@ -42,6 +42,7 @@ class TrunkCfg(NamedTuple):
     size: Size
     patch_size: int
     gelu: str  # "none" for the exact one, or "tanh"
+    eps: float = 1e-6  # of every layer norm
 
     @classmethod
     def of_name(cls, name: str) -> "TrunkCfg | None":
@@ -64,7 +65,8 @@ class TrunkCfg(NamedTuple):
         if not isinstance(cfg.layers, int) or not isinstance(cfg.patch_size, int):
             return None
         size = Size(cfg.width, cfg.layers, cfg.width // cfg.head_width, cfg.mlp_ratio)
-        return cls(size, cfg.patch_size, (cfg.act_kwargs or {}).get("approximate", "none"))
+        gelu = (cfg.act_kwargs or {}).get("approximate", "none")
+        return cls(size, cfg.patch_size, gelu, (cfg.norm_kwargs or {}).get("eps", 1e-6))
 
 
 def is_siglip(cfg: CLIPVisionCfg) -> bool:
