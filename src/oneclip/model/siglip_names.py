@@ -68,6 +68,25 @@ class TrunkCfg(NamedTuple):
         gelu = (cfg.act_kwargs or {}).get("approximate", "none")
         return cls(size, cfg.patch_size, gelu, (cfg.norm_kwargs or {}).get("eps", 1e-6))
 
+    def to_cfg(self, image_size: int) -> CLIPVisionCfg:
+        """The configuration of this trunk at a resolution: by timm's name where there is one, by numbers else."""
+        for name in published_names():
+            if name.endswith(f"_{image_size}") and TrunkCfg.of_name(name) == self:
+                return CLIPVisionCfg(
+                    image_size=image_size, timm_model_name=name, timm_pool="map", timm_proj="none"
+                )
+        return CLIPVisionCfg(
+            layers=self.size.layers,
+            width=self.size.width,
+            head_width=self.size.width // self.size.heads,
+            mlp_ratio=self.size.mlp_ratio,
+            patch_size=self.patch_size,
+            image_size=image_size,
+            pool_type="map",
+            act_kwargs=None if self.gelu == "none" else {"approximate": self.gelu},
+            norm_kwargs=None if self.eps == 1e-6 else {"eps": self.eps},
+        )
+
 
 def is_siglip(cfg: CLIPVisionCfg) -> bool:
     """Whether a configuration is that of a SigLIP tower, which is built here, without timm."""
