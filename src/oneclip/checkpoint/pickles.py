@@ -13,12 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from oneclip.checkpoint.damage import Unsound
+
 LARGEST = (
-    2**26
+    2**25
 )  # bytes of a pickle; the description of the largest published checkpoint has less than 2 ** 22
+MOST_WORK = 2**23  # instructions, and elements that they go through: a second or two
+LONGEST_NAME = 1000
 
 
-class PickleError(Exception):
+class PickleError(Unsound):
     """What is wrong with a pickle, in words."""
 
 
@@ -51,8 +55,8 @@ Persistent: TypeAlias = Callable[[Any], Any]
 _Code: TypeAlias = Callable[["_Machine"], None]
 
 
-def read_pickle(data: bytes, lookup: Lookup, persistent: Persistent) -> Any:
-    """Make the object that a pickle describes.
+def read_pickle(data: bytes | bytearray, lookup: Lookup, persistent: Persistent) -> Any:
+    """Make the object that a pickle describes, in bounded time and memory.
 
     Args:
         data: the pickle.
@@ -62,30 +66,45 @@ def read_pickle(data: bytes, lookup: Lookup, persistent: Persistent) -> Any:
     Raises:
         PickleError: if it is damaged, or asks for something that is not allowed.
     """
-    if len(data) > LARGEST:
-        raise PickleError(
-            f"the description of the tensors has {len(data):,} bytes, which no checkpoint needs"
-        )
+    return read_pickles(bytes(data), 1, lookup, persistent)[0][0]
+
+
+def read_pickles(data: bytes, count: int, lookup: Lookup, persistent: Persistent) -> tuple[list[Any], int]:
+    """Make the objects of several pickles that stand one behind the other.
+
+    Returns:
+        The objects, and where the last pickle ends.
+
+    Raises:
+        PickleError: as `read_pickle`.
+    """
     machine = _Machine(data, lookup, persistent)
     try:
-        return machine.run()
+        return [machine.run() for _ in range(count)], machine.at
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
         at = f"byte {machine.at} of its pickle"
-        raise PickleError(f"it is damaged: {at} makes no sense ({type(error).__name__}: {error})") from error
+        why = str(error)[:200]
+        raise PickleError(f"it is damaged: {at} makes no sense ({type(error).__name__}: {why})") from error
 
 
 class _Machine:
-    """The stack, the marks in it, and the memo of one pickle."""
+    """The stack, the marks in it, and the memo of one pickle after the other."""
 
     def __init__(self, data: bytes, lookup: Lookup, persistent: Persistent) -> None:
+        if len(data) > LARGEST:
+            raise PickleError(
+                f"the description of the tensors has {len(data):,} bytes, which no checkpoint needs"
+            )
         self.data, self.at = data, 0
         self.lookup, self.persistent = lookup, persistent
+        self.work = 0
+
+    def run(self) -> Any:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-
-    def run(self) -> Any:
         while True:
+            self.spend(1)
             code = self.take(1)[0]
             if code == ord("."):
                 return self.stack.pop()
@@ -95,6 +114,12 @@ class _Machine:
                     f"it uses a pickle instruction ({bytes([code])!r}) that checkpoints do not need"
                 )
             action(self)
+
+    def spend(self, work: int) -> None:
+        """Count what an instruction costs: a few of them can go through the same long list again and again."""
+        self.work += work
+        if self.work > MOST_WORK:
+            raise PickleError("its pickle has more instructions than any checkpoint needs")
 
     def take(self, count: int) -> bytes:
         """The next bytes of the file."""
@@ -132,6 +157,8 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name that is no text")
+        if len(module) + len(name) > LONGEST_NAME:
+            raise PickleError("it uses a name that is longer than any that checkpoints need")
         self.push(self.lookup(module, name))
 
     def stack_name(self) -> None:
@@ -142,6 +169,7 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise PickleError("it calls something that is no function of a checkpoint")
+        self.spend(sum(map(_length, arguments)))
         self.push(function.make(arguments))
 
     def build(self) -> None:
@@ -151,6 +179,7 @@ class _Machine:
         if isinstance(target, Record):
             parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
             for part in parts:
+                self.spend(_length(part))
                 if isinstance(part, dict):
                     target.attributes.update((str(key), value) for key, value in part.items())
         elif isinstance(target, Name):
@@ -161,15 +190,24 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise TypeError("items of something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | bytes | None):
+            if not is_key(key):
                 raise TypeError(f"a dict with a {type(key).__name__} for a key")
             target[key] = value
+
+    def push_dict(self, items: list[Any]) -> None:
+        self.push({})
+        self.set_items(items)
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
             raise TypeError("elements of something that is no list")
         target.extend(items)
+
+    def persist(self) -> None:
+        described = self.stack.pop()
+        self.spend(sum(map(_length, described)) if isinstance(described, tuple) else 0)
+        self.push(self.persistent(described))
 
     def bytes_of(self, layout: str) -> bytes:
         return self.take(self.number(layout))
@@ -185,6 +223,17 @@ class _Machine:
             self.stack.pop()
         else:
             self.since_mark()
+
+
+def is_key(value: Any) -> bool:
+    """Whether a dict may have this key. Large numbers may not: many could be made that hash alike."""
+    if isinstance(value, int):
+        return abs(value) < 2**32
+    return value is None or isinstance(value, str | bytes | float)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple | dict | str | bytes) else 0
 
 
 _CODES: dict[int, _Code] = {
@@ -212,11 +261,17 @@ _CODES: dict[int, _Code] = {
         "T": lambda m: m.push(m.text_of("<I")),
         "C": lambda m: m.push(m.bytes_of("<B")),
         "B": lambda m: m.push(m.bytes_of("<I")),
+        "\x8e": lambda m: m.push(m.bytes_of("<Q")),
+        "\x96": lambda m: m.push(m.bytes_of("<Q")),
         # collections
         "]": lambda m: m.push([]),
         "}": lambda m: m.push({}),
         ")": lambda m: m.push(()),
         "l": lambda m: m.push(m.since_mark()),
+        "d": lambda m: m.push_dict(m.since_mark()),
+        "\x8f": lambda m: m.push([]),  # a set, as a list
+        "\x90": lambda m: m.append(m.since_mark()),
+        "\x91": lambda m: m.push(m.since_mark()),
         "t": lambda m: m.push(tuple(m.since_mark())),
         "\x85": lambda m: m.pop_tuple(1),
         "\x86": lambda m: m.pop_tuple(2),
@@ -237,6 +292,6 @@ _CODES: dict[int, _Code] = {
         "R": lambda m: m.call(),
         "\x81": lambda m: m.call(),
         "b": lambda m: m.build(),
-        "Q": lambda m: m.push(m.persistent(m.stack.pop())),
+        "Q": lambda m: m.persist(),
     }.items()
 }

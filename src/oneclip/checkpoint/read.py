@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from oneclip.checkpoint.archive import NOT_WEIGHTS, Archive
+from oneclip.checkpoint.contents import part_of, parts, plain, unwrapped
+from oneclip.checkpoint.damage import explained
+from oneclip.checkpoint.legacy import Legacy
+from oneclip.checkpoint.npz import is_npz, read_npz
 from oneclip.checkpoint.pickles import Record
 from oneclip.checkpoint.quantise import dequantised, is_quantised
+from oneclip.checkpoint.shards import is_index, shard_paths
+from oneclip.checkpoint.stored import read_stored
 from oneclip.checkpoint.tensors import TensorRef
 from oneclip.errors import CheckpointError
 
-Format: TypeAlias = Literal["state-dict", "training", "safetensors", "quantised", "torchscript"]
+Format: TypeAlias = Literal["state-dict", "training", "safetensors", "quantised", "torchscript", "npz"]
 METADATA_KEY = "oneclip"  # of what we write beside the tensors
 
 _OTHER_FILES = {
@@ -38,119 +40,180 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        state_dict: tensors by their names, as stored: the prefixes of wrappers (`module.`, `_orig_mod.`) are
-            gone, and a quantised file is expanded to float32.
+        state_dict: tensors by their names, as stored: the prefixes of wrappers (`module.`, `_orig_mod.`, and
+            `model.` or `clip.` before all names) are gone, and a quantised file is expanded to float32.
         format: what kind of file it is.
         metadata: what else it says: `model_cfg` and `preprocess_cfg` if we wrote it so, the epoch of a
             training checkpoint, `activation` of a TorchScript archive.
+        part: the key of the dict that was taken from a training checkpoint.
+        other_parts: the keys of what could have been taken instead, such as a running average.
+        files: what was read; several for a sharded checkpoint.
+        stored_dtypes: how many numbers there are of each type in the file, by the names of torch.
     """
 
     state_dict: dict[str, Tensor]
     format: Format
     metadata: dict[str, Any] = field(default_factory=dict)
+    part: str | None = None
+    other_parts: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    stored_dtypes: dict[str, int] = field(default_factory=dict)
 
 
-def read(path: str | os.PathLike[str]) -> Checkpoint:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    values: bool = True,
+    fetch: Callable[[str], Path] | None = None,
+) -> Checkpoint:
     """Read a checkpoint; nothing of it is executed.
 
-    Understood are state dicts and training checkpoints of `torch.save` (new and old), safetensors files,
-    OpenAI's TorchScript archives, and our quantised files.
+    Understood are state dicts and training checkpoints of `torch.save` (new and old), safetensors files, both
+    also in shards by their index (`….index.json`), OpenAI's TorchScript archives, NumPy archives (`.npz`), and
+    our quantised files.
+
+    Args:
+        path: of the file, or of an index of shards.
+        part: the key of the dict to take from a training checkpoint, such as "state_dict_ema"; by default
+            that of the weights, and a running average only where nothing else is there.
+        values: False to read only what describes the tensors: they are then on the meta device.
+        fetch: brings a shard here by its name; without it shards lie beside their index.
 
     Raises:
         CheckpointError: if it is missing, truncated, damaged, unsafe, or no checkpoint.
     """
     path = Path(path)
+    if is_index(path):
+        return _read_shards(path, part, values, fetch)
     start = _first_bytes(path)
     if start.startswith(b"PK"):
-        return _read_archive(path)
-    if start[8:9] == b"{" and len(start) > 9:
-        return _read_safetensors(path)
-    for magic, what in _OTHER_FILES.items():
-        if start.lstrip().startswith(magic):
-            raise CheckpointError(f"{path} is no checkpoint but {what}")
-    if start.startswith(b"\x80"):
-        return _read_legacy(path)
-    raise CheckpointError(f"{path} is no checkpoint: it is neither a PyTorch nor a safetensors file")
+        found = _of_arrays(path, values) if is_npz(path) else _of_archive(path, part, values)
+    elif start[8:9] == b"{" and len(start) > 9:
+        found = _of_safetensors(path, values)
+    else:
+        for magic, what in _OTHER_FILES.items():
+            if start.lstrip().startswith(magic):
+                raise CheckpointError(f"{path} is no checkpoint but {what}")
+        if not start.startswith(b"\x80"):
+            raise CheckpointError(f"{path} is no checkpoint: it is neither a PyTorch nor a safetensors file")
+        found = _of_legacy(path, part, values)
+    if part is not None and found.part != part:
+        raise CheckpointError(f"{path} has no {part!r}: it is no training checkpoint")
+    return found
 
 
 def _first_bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} cannot be read: it is no file")
         with path.open("rb") as file:
             start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {why}") from error
     if not start:
         raise CheckpointError(f"{path} is empty")
     return start
 
 
-def _read_archive(path: Path) -> Checkpoint:
+def _of_archive(path: Path, part: str | None, values: bool) -> Checkpoint:
     with Archive(path) as archive:
         content = archive.content()
         if isinstance(content, Record):
-            tensors = archive.state_dict(content)
-            return _checkpoint(path, tensors, "torchscript", {"activation": _activation(archive)})
-        weights, form, metadata = _weights_and_rest(path, content)
-        tensors = {name: archive.tensor(ref) for name, ref in weights.items() if isinstance(ref, TensorRef)}
-        return _checkpoint(path, tensors, form, metadata)
+            tensors = archive.tensors(archive.parameters(content), values)
+            with explained(path):
+                metadata = {"activation": _activation(archive)}
+            return _checkpoint(path, tensors, "torchscript", metadata)
+        return _of_saved(path, content, part, lambda found: archive.tensors(found, values))
 
 
-def _read_legacy(path: Path) -> Checkpoint:
-    """What `torch.save` wrote before version 1.6: pickles and storages one after the other."""
-    with _explained(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged files, which end in an error anyway
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    weights, form, metadata = _weights_and_rest(path, content)
-    return _checkpoint(path, {k: v for k, v in weights.items() if isinstance(v, Tensor)}, form, metadata)
+def _of_legacy(path: Path, part: str | None, values: bool) -> Checkpoint:
+    file = Legacy(path)
+    return _of_saved(path, file.content, part, lambda found: file.tensors(found, values))
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
-    from safetensors import safe_open
+def _of_saved(
+    path: Path,
+    content: Any,
+    wanted: str | None,
+    read_tensors: Callable[[Mapping[str, TensorRef]], dict[str, Tensor]],
+) -> Checkpoint:
+    """What `torch.save` was given to the tensors of a model, and what lay beside them."""
+    with explained(path):
+        weights, part = part_of(content, wanted)
+        found = unwrapped({name: ref for name, ref in weights.items() if isinstance(ref, TensorRef)})
+    rest = {str(key): value for key, value in content.items() if key != part and plain(value)}
+    ours = rest.pop(METADATA_KEY, None)
+    metadata = rest | (ours if isinstance(ours, dict) else {})
+    others = tuple(key for key in parts(content) if key != part) if part else ()
+    form: Format = "training" if part else "state-dict"
+    return _checkpoint(path, read_tensors(found), form, metadata, part, others)
 
-    header = struct.unpack("<Q", _first_bytes(path)[:8])[0]
-    if header > path.stat().st_size - 8:
-        raise CheckpointError(f"{path} is truncated: its header is longer than the file. Fetch it again")
-    with _explained(path), safe_open(path, framework="pt", device="cpu") as file:
-        metadata: dict[str, Any] = dict(file.metadata() or {})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata |= json.loads(metadata.pop(METADATA_KEY, "{}"))
-    if is_quantised(tensors):
-        return _checkpoint(path, dequantised(tensors), "quantised", metadata)
-    return _checkpoint(path, tensors, "safetensors", metadata)
+
+def _of_safetensors(path: Path, values: bool) -> Checkpoint:
+    tensors, texts = read_stored(path, values)
+    metadata: dict[str, Any] = dict(texts)
+    with explained(path):
+        ours = json.loads(metadata.pop(METADATA_KEY, "{}"))
+    metadata |= ours if isinstance(ours, dict) else {}
+    if not is_quantised(tensors):
+        return _checkpoint(path, tensors, "safetensors", metadata)
+    with explained(path):
+        return _checkpoint(path, dequantised(tensors), "quantised", metadata, stored=tensors)
 
 
-def _weights_and_rest(path: Path, content: Any) -> tuple[Mapping[Any, Any], Format, dict[str, Any]]:
-    """The tensors of what `torch.save` was given, and what lay beside them."""
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} where a dict of tensors was expected")
-    if isinstance(content.get("state_dict"), Mapping):
-        rest = {str(key): value for key, value in content.items() if key != "state_dict" and _is_plain(value)}
-        ours = rest.pop(METADATA_KEY, None)
-        return content["state_dict"], "training", rest | (ours if isinstance(ours, dict) else {})
-    if not any(isinstance(value, Tensor | TensorRef) for value in content.values()):
-        keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "nothing"
-        raise CheckpointError(
-            f"{path} holds {keys}, where the tensors of a model or a state_dict were expected"
-        )
-    return content, "state-dict", {str(key): value for key, value in content.items() if _is_plain(value)}
+def _of_arrays(path: Path, values: bool) -> Checkpoint:
+    return _checkpoint(path, read_npz(path, values), "npz", {})
+
+
+def _read_shards(
+    index: Path, part: str | None, values: bool, fetch: Callable[[str], Path] | None
+) -> Checkpoint:
+    tensors: dict[str, Tensor] = {}
+    found = None
+    paths = shard_paths(index, fetch)
+    for path, names in paths.items():
+        found = read(path, part=part, values=values)
+        missing = [name for name in names if name not in found.state_dict]
+        twice = [name for name in found.state_dict if name in tensors]
+        if missing or twice:
+            name, what = (missing[0], "in it") if missing else (twice[0], "in another shard, too")
+            raise CheckpointError(
+                f"{path} does not fit {index.name}: {name[:80]} is {'not ' * bool(missing)}{what}"
+            )
+        tensors |= found.state_dict
+    assert found is not None  # an index names at least one file
+    return _checkpoint(index, tensors, found.format, dict(found.metadata), found.part, files=tuple(paths))
 
 
 def _checkpoint(
-    path: Path, tensors: Mapping[Any, Tensor], form: Format, metadata: dict[str, Any]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    form: Format,
+    metadata: dict[str, Any],
+    part: str | None = None,
+    others: tuple[str, ...] = (),
+    *,
+    files: tuple[Path, ...] = (),
+    stored: Mapping[str, Tensor] | None = None,
 ) -> Checkpoint:
     """Tidy up names; numbers that are not weights move to the metadata."""
+    with explained(path):
+        named = unwrapped(tensors)
     state: dict[str, Tensor] = {}
-    named = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
-    prefix = "module." if all(name.startswith("module.") for name in named) else ""
-    for wrapped, tensor in named.items():
-        name = wrapped.removeprefix(prefix)
-        if name in NOT_WEIGHTS and tensor.numel() == 1:
-            metadata.setdefault(name, int(tensor))
-        else:
+    for name, tensor in named.items():
+        if name not in NOT_WEIGHTS or tensor.numel() != 1:
             state[name] = tensor
+        elif not tensor.is_meta:
+            metadata.setdefault(name, int(tensor))
     if not state:
         raise CheckpointError(f"{path} holds no tensors where those of a model were expected")
-    return Checkpoint(state, form, metadata)
+    dtypes: dict[str, int] = {}
+    for tensor in (named if stored is None else stored).values():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        dtypes[kind] = dtypes.get(kind, 0) + tensor.numel()
+    return Checkpoint(state, form, metadata, part, others, files or (path,), dtypes)
 
 
 def _activation(archive: Archive) -> str | None:
@@ -159,28 +222,3 @@ def _activation(archive: Archive) -> str | None:
     gelu = any("torch.gelu(" in text for text in texts)
     sigmoid = any("torch.sigmoid(" in text for text in texts)
     return None if gelu == sigmoid else "gelu" if gelu else "quick_gelu"
-
-
-def _is_plain(value: Any, depth: int = 4) -> bool:
-    """Whether a value is of the kinds that JSON has."""
-    if isinstance(value, Mapping):
-        return depth > 0 and all(
-            isinstance(k, str | int) and _is_plain(v, depth - 1) for k, v in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
-    return isinstance(value, str | int | float | None)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever a reader of another library raises into a CheckpointError that names the file."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # damaged files make these readers raise nearly anything
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        if "Weights only" in why or "Unsupported global" in why:
-            why = "it asks for names that are not part of a checkpoint and might run code; nothing was loaded"
-        raise CheckpointError(f"{path} cannot be used: it is truncated, damaged or unsafe ({why})") from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from oneclip.checkpoint import plain
 from oneclip.checkpoint.pickles import Name, PickleError, Record
 
 STORAGES: dict[str, torch.dtype] = {
@@ -26,6 +29,7 @@ STORAGES: dict[str, torch.dtype] = {
     "ComplexDoubleStorage": torch.complex128,
 }
 MOST_AXES = 16
+MOST_SHARED = 8  # times that stored numbers may be described, on average: weights are tied in pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,11 @@ class StorageRef:
     key: str
     count: int
 
+    @property
+    def bytes(self) -> int:
+        """What it says that it takes."""
+        return self.count * self.dtype.itemsize
+
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
@@ -49,6 +58,32 @@ class TensorRef:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    def view(self, data: Tensor) -> Tensor:
+        """The tensor, in the bytes of its storage, (N,) uint8."""
+        numbers = data[: self.storage.bytes].view(self.storage.dtype)
+        return numbers.as_strided(self.shape, self.stride, self.offset)
+
+    def blank(self, held: int) -> Tensor:
+        """The same without values, on the meta device, if `held` bytes are enough for its storage."""
+        if self.storage.bytes > held:
+            raise PickleError(
+                f"storage {self.storage.key} has {held:,} bytes, and {self.storage.bytes:,} are asked for"
+            )
+        return torch.empty(self.shape, dtype=self.storage.dtype, device="meta")
+
+
+def check_shared(described: Mapping[str, TensorRef], held: Mapping[str, int]) -> None:
+    """Refuse tensors that lie upon each other many times: a small file must not become large by being used.
+
+    Args:
+        described: tensors by name.
+        held: bytes of each storage by its key.
+    """
+    whole = sum(held[key] for key in {ref.storage.key for ref in described.values()})
+    wanted = sum(math.prod(ref.shape) * ref.storage.dtype.itemsize for ref in described.values())
+    if wanted > MOST_SHARED * whole + 2**20:
+        raise PickleError(f"its tensors share {whole:,} bytes as if they were {wanted:,}")
 
 
 def lookup(module: str, name: str) -> Name:
@@ -60,7 +95,7 @@ def lookup(module: str, name: str) -> Name:
     text = f"{module}.{name}"
     if text == "collections.OrderedDict":
         return Name(text, _ordered_dict)
-    if text == "torch._utils._rebuild_tensor_v2":
+    if text in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
         return Name(text, _tensor)
     if text == "torch._utils._rebuild_parameter":
         return Name(text, _parameter)
@@ -75,13 +110,13 @@ def lookup(module: str, name: str) -> Name:
 
 
 def lookup_with_plain_types(module: str, name: str) -> Name:
-    """`lookup`, with the plain types of torch that training programs store beside the weights."""
+    """`lookup`, with the plain types that training programs store beside the weights."""
     text = f"{module}.{name}"
     if text == "torch.Size":
         return Name(text, lambda arguments: tuple(*arguments))
     if text == "torch.device" or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
         return Name(text, lambda arguments: Record(text, {"arguments": arguments}))
-    return lookup(module, name)
+    return plain.lookup(module, name) or lookup(module, name)
 
 
 def storage(description: Any) -> StorageRef:
@@ -102,13 +137,15 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
     """`(storage, offset, shape, stride, requires_grad, hooks, ...)` to a description that is sound."""
     source, offset, shape, stride = arguments[:4]
     sizes = (offset,), shape, stride
+    if isinstance(shape, list | tuple) and len(shape) > MOST_AXES:
+        raise PickleError(f"it describes a tensor of {len(shape):,} axes")
     if not isinstance(source, StorageRef) or not all(map(_are_sizes, sizes)) or len(shape) != len(stride):
         raise PickleError("it describes a tensor by something that is no storage, shape or stride")
     size = math.prod(shape)
     end = offset  # behind the last number that is read
     if size:
         end += 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
-    if len(shape) > MOST_AXES or end > source.count or size > source.count:
+    if end > source.count or size > source.count:
         raise PickleError(
             f"it describes a tensor of shape {tuple(shape)}, stride {tuple(stride)}, offset {offset}, which "
             f"does not fit into its storage of {source.count:,} numbers"

@@ -1,0 +1,35 @@
+"""A JSON file to a dict, in bounded time and memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from oneclip.errors import CheckpointError
+
+LARGEST = 2**22  # bytes; configurations have a few thousand, an index of shards some hundred thousand
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file.
+
+    Raises:
+        CheckpointError: if it cannot be read, is too large, or is no object.
+    """
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} cannot be read as JSON: it is no file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            size = path.stat().st_size
+            raise CheckpointError(
+                f"{path} cannot be read as JSON: it has {size:,} bytes, which no configuration needs"
+            )
+        content = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {str(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, and a JSON object was expected")
+    return content
