@@ -20,6 +20,7 @@ OneCLIPError
 ├── TrainingError (RuntimeError)          a training that cannot go on: its loss is no longer a number
 ├── OutputError (OSError)                 a result that could not be written
 └── MissingExtraError (ImportError)       an optional dependency that is not installed
+    └── BrokenExtraError                  one that is installed, and cannot be imported
 
 The built-in bases are there so that programs which catch those keep working. Only the command line prints and
 exits.
@@ -151,6 +152,21 @@ class MissingExtraError(OneCLIPError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional dependency: pip install 'oneclip[{extra}]'")
+
+
+class BrokenExtraError(MissingExtraError):
+    """An optional dependency that is installed and cannot be imported.
+
+    Args:
+        feature: what was asked for, as the start of a sentence.
+        package: what is installed.
+        why: what the import said, and what to do about it.
+    """
+
+    def __init__(self, feature: str, package: str, why: str) -> None:
+        ImportError.__init__(
+            self, f"{feature} needs {package}, which is installed and cannot be imported: {why}"
+        )
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_token_outside_the_vocabulary_is_named(kind: type, wrong: int) -> None
         ("vision", {"attentional_pool": "serial"}, "attentional_pool"),
         ("vision", {"pos_embed_type": "rope"}, "pos_embed_type"),
         ("vision", {"head_width": 60, "width": 64, "block_type": "odd"}, "block_type"),
-        ("vision", {"timm_model_name": "convnext_base"}, "timm"),
+        ("vision", {"timm_model_name": "convnext_bose"}, "did you mean convnext_base"),
         ("text", {"pool_type": "mean"}, "pool_type"),
         ("text", {"heads": 5}, "5 heads"),
         ("text", {"proj_type": "mlp"}, "proj_type"),

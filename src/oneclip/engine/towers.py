@@ -71,7 +71,7 @@ class Towers:
             ShapeError: if ids are not of that shape, or not integers.
             TokenRangeError: if an id is outside the vocabulary.
         """
-        context, vocabulary = self.cfg.text_cfg.context_length, self.cfg.text_cfg.vocab_size
+        context, vocabulary = self.cfg.text_cfg.context_length, self.model.vocab_size
         integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype.itemsize == 1)
         if ids.dim() != 2 or not 1 <= ids.shape[1] <= context or not integers:
             raise ShapeError(

@@ -1,5 +1,6 @@
 """Configurations to towers and models: the wiring, in one place."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,23 +15,32 @@ from oneclip.model.vision import VisionTransformer
 
 if TYPE_CHECKING:
     from oneclip.model.clip import CLIP, CustomTextCLIP
+    from oneclip.model.hf_tower import HFTextTower
 
 
-def build_model(cfg: ModelCfg, output_dict: bool = False) -> "CLIP | CustomTextCLIP":
+def build_model(
+    cfg: ModelCfg, output_dict: bool = False, pretrained_towers: bool = False
+) -> "CLIP | CustomTextCLIP":
     """The model of an architecture, with random weights.
 
     Args:
         cfg: its configuration.
         output_dict: whether the model's `forward` gives a dict.
+        pretrained_towers: let towers of timm and of Hugging Face begin with their own published weights, which are
+            fetched, where the configuration asks for it (`timm_model_pretrained`, `hf_model_pretrained`).
 
     Raises:
         ConfigError: if a tower is of a kind that is not built here, or its numbers contradict each other.
+        MissingExtraError: if a tower needs timm or transformers, which is not installed.
     """
     from oneclip.model.clip import CLIP, CustomTextCLIP
 
+    if not pretrained_towers:
+        vision_cfg = replace(cfg.vision_cfg, timm_model_pretrained=False)
+        cfg = replace(cfg, vision_cfg=vision_cfg, text_cfg=replace(cfg.text_cfg, hf_model_pretrained=False))
     if cfg.multimodal_cfg is not None:
         raise ConfigError("a captioning model (CoCa) cannot be built by this version of oneclip")
-    kind = CustomTextCLIP if cfg.custom_text else CLIP
+    kind = CustomTextCLIP if cfg.custom_text or cfg.text_cfg.hf_model_name else CLIP
     return kind(
         cfg.embed_dim,
         cfg.vision_cfg,
@@ -48,18 +58,23 @@ def build_visual_tower(embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool = Fa
     if is_siglip(cfg):
         return SigLIPVision(cfg, embed_dim)
     if cfg.timm_model_name:
-        raise ConfigError(
-            f"the visual tower {cfg.timm_model_name!r} is timm's; this version of oneclip builds its own only"
-        )
+        from oneclip.model.timm_tower import TimmTower
+
+        return TimmTower(cfg, embed_dim)
     if isinstance(cfg.layers, int):
         return VisionTransformer(cfg, embed_dim, quick_gelu)
     heads = cfg.width * 32 // cfg.head_width
     return ModifiedResNet(cfg.layers, embed_dim, heads, cfg.image_size, cfg.width)
 
 
-def build_text_tower(embed_dim: int, cfg: CLIPTextCfg, quick_gelu: bool = False) -> TextTransformer:
-    """A TextTransformer."""
-    check_text_is_native(cfg)
+def build_text_tower(
+    embed_dim: int, cfg: CLIPTextCfg, quick_gelu: bool = False
+) -> "TextTransformer | HFTextTower":
+    """A TextTransformer, or the encoder that a Hugging Face name stands for."""
+    if cfg.hf_model_name:
+        from oneclip.model.hf_tower import HFTextTower
+
+        return HFTextTower(cfg, embed_dim)
     return TextTransformer(cfg, embed_dim, quick_gelu)
 
 
@@ -67,5 +82,5 @@ def check_text_is_native(cfg: CLIPTextCfg) -> None:
     """Raise ConfigError if the text tower is one of transformers'."""
     if cfg.hf_model_name:
         raise ConfigError(
-            f"the text tower {cfg.hf_model_name!r} is Hugging Face's; this version of oneclip builds its own only"
+            f"the text tower {cfg.hf_model_name!r} is Hugging Face's, a module of its own: build a CustomTextCLIP"
         )

@@ -18,6 +18,8 @@ from oneclip.model.scripting import unscripted
 from oneclip.model.text import TextTower, may_trim
 
 if TYPE_CHECKING:
+    from oneclip.model.hf_tower import HFTextTower
+
     Outputs = dict[str, Any] | tuple[Any, ...]
 else:
     Outputs = Any  # TorchScript knows no union of these two
@@ -215,14 +217,14 @@ class DualEncoder(nn.Module):
 
     @unscripted
     def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the text tower but for its last groups; see `TextTransformer.lock`."""
+        """Freeze the text tower but for its last groups; see the tower's `lock`."""
         self._text_tower()._lock_text(unlocked_layers, freeze_layer_norm)
 
     @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, in both towers."""
         cast(Any, self.visual).set_grad_checkpointing(enable)
-        self._text_tower().transformer.grad_checkpointing = enable
+        self._text_tower()._checkpoint_text(enable)
 
     @unscripted
     def no_weight_decay(self) -> set[str]:
@@ -231,7 +233,7 @@ class DualEncoder(nn.Module):
         return {f"visual.{name}" for name in of_visual}
 
     @abstractmethod
-    def _text_tower(self) -> TextTower:
+    def _text_tower(self) -> "TextTower | HFTextTower":
         """What holds the text tower's parameters: the model itself, or its `text`."""
 
 
@@ -339,7 +341,7 @@ class CustomTextCLIP(DualEncoder):
         return super().no_weight_decay() | {f"text.{name}" for name in self.text.no_weight_decay()}
 
     @unscripted
-    def _text_tower(self) -> TextTower:
+    def _text_tower(self) -> "TextTower | HFTextTower":
         return self.text
 
 

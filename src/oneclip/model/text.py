@@ -222,6 +222,10 @@ class TextTower(nn.Module):
         unlock_last(groups, unlocked_layers, keep_norms=not freeze_layer_norm)
 
     @unscripted
+    def _checkpoint_text(self, enable: bool) -> None:
+        self.transformer.grad_checkpointing = enable
+
+    @unscripted
     def _check_text(self, text: Tensor) -> None:
         if text.ndim != 2 or not 1 <= text.shape[1] <= self.context_length:
             raise ShapeError(
@@ -331,7 +335,7 @@ class TextTransformer(TextTower):
     @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        self.transformer.grad_checkpointing = enable
+        self._checkpoint_text(enable)
 
     @unscripted
     def no_weight_decay(self) -> set[str]:

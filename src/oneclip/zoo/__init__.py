@@ -17,6 +17,7 @@ from oneclip.zoo.catalogue import (
     published,
 )
 from oneclip.zoo.resolve import Source, pocket_path, resolve
+from oneclip.zoo.text_towers import text_tower, text_towers
 
 __all__ = [
     "OPENAI_NAMES",
@@ -31,4 +32,6 @@ __all__ = [
     "pretrained_tags",
     "published",
     "resolve",
+    "text_tower",
+    "text_towers",
 ]
