@@ -22,6 +22,10 @@ REQUIREMENTS = (
     "torchvision==0.28.0",
     "regex==2026.11.15",
     "tqdm==4.70.1",
+    "pandas==3.1.1",  # these four: what the training scripts of open_clip_torch import
+    "python-dateutil==4.0.0",
+    "webdataset==1.0.2",
+    "braceexpand==0.1.7",
 )
 
 
