@@ -9,6 +9,8 @@ from torch import Tensor
 
 from oneclip.checkpoint.formats.base import Converted, Format, Published
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, joined, reshaped, same, transposed
+from oneclip.checkpoint.formats.transformers_clip import TransformersCLIP
+from oneclip.checkpoint.formats.transformers_siglip import TransformersSigLIP
 
 __all__ = [
     "FORMATS",
@@ -24,7 +26,11 @@ __all__ = [
     "transposed",
 ]
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (
+    TransformersCLIP(),
+    TransformersSigLIP("siglip"),
+    TransformersSigLIP("siglip2"),
+)
 """All formats but our own, which needs no translation. The first that recognises a checkpoint reads it."""
 
 

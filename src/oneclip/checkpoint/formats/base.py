@@ -34,11 +34,13 @@ class Published:
         state_dict: tensors by the format's names.
         config: content of the JSON file that describes the model, if the format has one.
         preprocessor: content of the JSON file that describes the preprocessing, if the format has one.
+        notes: what of the model the format's own programs do otherwise, a sentence each.
     """
 
     state_dict: dict[str, Tensor]
     config: Mapping[str, Any] | None = None
     preprocessor: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Format(Protocol):

@@ -1,0 +1,332 @@
+"""transformers' `SiglipModel` and `Siglip2Model` to a `CustomTextCLIP` with SigLIP's towers, and back.
+
+SigLIP 2 of fixed resolution is published as a `SiglipModel`. `Siglip2Model` (NaFlex) is the same computation where
+pictures are squares of its own resolution; its preprocessing, which keeps their shape, is not done here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from oneclip.checkpoint.formats.base import Converted, Published
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, same
+from oneclip.checkpoint.formats.transformers_common import (
+    activation,
+    activation_name,
+    block_rules,
+    mlp_ratio,
+    no_captioner,
+    norm_eps,
+    norm_kwargs,
+    part_of,
+    plain,
+    square,
+)
+from oneclip.checkpoint.formats.transformers_pixels import HALF, read_pixels, write_pixels
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.errors import ConfigError
+from oneclip.model.siglip_names import TrunkCfg, is_siglip, published_names
+
+FORM = "transformers' SiglipModel"
+EPS = 1e-6  # of the layer norms of its visual tower
+INIT_LOGIT_SCALE, INIT_LOGIT_BIAS = math.log(10), -10.0  # Zhai et al. 2023, section 3.2
+
+# tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own, and how
+# transformers cleans captions for it: of SigLIP 2's it keeps the punctuation
+VOCABULARIES = {
+    32000: ("timm/ViT-B-16-SigLIP", "canonicalize"),
+    250000: ("timm/ViT-B-16-SigLIP-i18n-256", "canonicalize"),
+    256000: ("timm/ViT-B-16-SigLIP2", "lower"),
+}
+
+_BLOCKS, _OUR_BLOCKS = "vision_model.encoder.layers", "visual.trunk.blocks"
+_POOL, _OUR_POOL = "vision_model.head", "visual.trunk.attn_pool"
+RULES: tuple[Rule, ...] = (
+    same("vision_model.embeddings.patch_embedding.bias", "visual.trunk.patch_embed.proj.bias"),
+    Rule(
+        ("vision_model.embeddings.position_embedding.weight",),
+        ("visual.trunk.pos_embed",),
+        read=lambda tensors: (tensors[0][None],),
+        write=lambda tensors: (tensors[0][0],),
+    ),
+    *(
+        joined(
+            [f"{_BLOCKS}.*.self_attn.{part}_proj.{kind}" for part in "qkv"],
+            f"{_OUR_BLOCKS}.*.attn.qkv.{kind}",
+        )
+        for kind in ("weight", "bias")
+    ),
+    same(f"{_BLOCKS}.*.self_attn.out_proj.*", f"{_OUR_BLOCKS}.*.attn.proj.*"),
+    same(f"{_BLOCKS}.*.layer_norm1.*", f"{_OUR_BLOCKS}.*.norm1.*"),
+    same(f"{_BLOCKS}.*.layer_norm2.*", f"{_OUR_BLOCKS}.*.norm2.*"),
+    same(f"{_BLOCKS}.*.mlp.*.*", f"{_OUR_BLOCKS}.*.mlp.*.*"),
+    same("vision_model.post_layernorm.*", "visual.trunk.norm.*"),
+    same(f"{_POOL}.probe", f"{_OUR_POOL}.latent"),
+    *(
+        joined(
+            f"{_POOL}.attention.in_proj_{kind}",
+            [f"{_OUR_POOL}.{part}.{kind}" for part in ("q", "kv")],
+            (1, 2),
+        )
+        for kind in ("weight", "bias")
+    ),
+    same(f"{_POOL}.attention.out_proj.*", f"{_OUR_POOL}.proj.*"),
+    same(f"{_POOL}.layernorm.*", f"{_OUR_POOL}.norm.*"),
+    same(f"{_POOL}.mlp.*.*", f"{_OUR_POOL}.mlp.*.*"),
+    same("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    same("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+    same("text_model.final_layer_norm.*", "text.ln_final.*"),
+    same("text_model.head.*", "text.text_projection.*"),
+    *block_rules("text_model.encoder.layers", "text.transformer.resblocks"),
+    *(
+        Rule(
+            (name,),
+            (name,),
+            lambda tensors: (tensors[0].reshape(()),),
+            lambda tensors: (tensors[0].reshape(1),),
+        )
+        for name in ("logit_scale", "logit_bias")
+    ),
+)
+_PATCH = "vision_model.embeddings.patch_embedding.weight", "visual.trunk.patch_embed.proj.weight"
+
+
+def _patches_to_rows(tensors: Tensors) -> Tensors:
+    """(C, 3, P, P) of a convolution to (C, P P 3) of a linear layer over patches, channels last."""
+    return (tensors[0].permute(0, 2, 3, 1).flatten(1),)
+
+
+def _rows_to_patches(tensors: Tensors) -> Tensors:
+    """(C, P P 3) to (C, 3, P, P)."""
+    side = math.isqrt(tensors[0].shape[1] // 3)
+    return (tensors[0].reshape(-1, side, side, 3).permute(0, 3, 1, 2).contiguous(),)
+
+
+VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_patches": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+TEXT_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+
+
+class TransformersSigLIP:
+    """The format of transformers' SigLIP folders, and of those with a `Siglip2Model`.
+
+    Args:
+        model_type: "siglip" or "siglip2".
+    """
+
+    def __init__(self, model_type: str) -> None:
+        self.model_type = model_type
+        self.name = {"siglip": "transformers SigLIP", "siglip2": "transformers SigLIP 2 (NaFlex)"}[model_type]
+        patch = Rule((_PATCH[0],), (_PATCH[1],), _rows_to_patches, _patches_to_rows)
+        self.keys = KeyMap(
+            (*RULES, patch if model_type == "siglip2" else same(*_PATCH)),
+            ignored=("*.embeddings.position_ids",),
+        )
+
+    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """By `model_type`, or by the names of the pooling and of the patches."""
+        if config is not None and "model_type" in config:
+            return bool(config["model_type"] == self.model_type)
+        axes = 2 if self.model_type == "siglip2" else 4
+        return (
+            f"{_POOL}.probe" in state_dict and _PATCH[0] in state_dict and state_dict[_PATCH[0]].ndim == axes
+        )
+
+    def read(
+        self,
+        state_dict: Mapping[str, Tensor],
+        config: Mapping[str, Any] | None = None,
+        preprocessor: Mapping[str, Any] | None = None,
+    ) -> Converted:
+        """Theirs to ours; see `Format.read`."""
+        tensors = self.keys.read(state_dict)
+        if config is None:
+            return Converted(tensors)
+        cfg = read_config(config)
+        pixels = (
+            read_pixels(preprocessor, square(cfg.vision_cfg.image_size, "image_size"))
+            if preprocessor
+            else None
+        )
+        return Converted(tensors, cfg, pixels)
+
+    def write(self, model: Converted) -> Published:
+        """Ours to theirs; see `Format.write`."""
+        if model.cfg is None:
+            raise ConfigError(f"{FORM} needs the configuration of the model")
+        config = write_config(model.cfg, self.model_type)
+        size = model.cfg.vision_cfg.image_size
+        default = PreprocessCfg(size, mean=HALF, std=HALF, resize_mode="squash")
+        pixels = write_pixels(model.preprocess_cfg or default, "Siglip")
+        return Published(self.keys.write(model.state_dict), config, pixels, _notes(model.cfg.text_cfg))
+
+
+def read_config(config: Mapping[str, Any]) -> ModelCfg:
+    """`config.json` to our configuration."""
+    vision = part_of(config, "vision_config", VISION_DEFAULTS)
+    said = config.get("text_config") or {}
+    text = part_of(config, "text_config", TEXT_DEFAULTS)
+    quick_gelu, act_kwargs = activation(text["hidden_act"], "the text tower")
+    if quick_gelu:
+        raise ConfigError("the text tower has quick_gelu, which no SigLIP has")
+    if not vision["vision_use_head"]:
+        raise ConfigError("vision_use_head is false: without its pooling the visual tower gives no features")
+    tokenizer, clean = VOCABULARIES.get(
+        text["vocab_size"], (str(config.get("_name_or_path") or "."), "canonicalize")
+    )
+    return ModelCfg(
+        embed_dim=said.get("projection_size") or text["hidden_size"],
+        vision_cfg=_read_vision(vision, config.get("model_type") == "siglip2"),
+        text_cfg=CLIPTextCfg(
+            context_length=text["max_position_embeddings"],
+            vocab_size=text["vocab_size"],
+            hf_tokenizer_name=tokenizer,
+            tokenizer_kwargs={"clean": clean},
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            layers=text["num_hidden_layers"],
+            mlp_ratio=mlp_ratio(text["intermediate_size"], text["hidden_size"]),
+            no_causal_mask=True,
+            proj_bias=True,
+            pool_type="last",
+            act_kwargs=act_kwargs,
+            norm_kwargs=norm_kwargs(text["layer_norm_eps"]),
+        ),
+        custom_text=True,
+        init_logit_bias=INIT_LOGIT_BIAS,
+    )
+
+
+def _read_vision(vision: Mapping[str, Any], naflex: bool) -> CLIPVisionCfg:
+    """By timm's name where that name computes the same, else by numbers."""
+    quick_gelu, act_kwargs = activation(vision["hidden_act"], "the visual tower")
+    if quick_gelu or vision["num_channels"] != 3 or vision["layer_norm_eps"] != EPS:
+        raise ConfigError(
+            f"the visual tower has {vision['hidden_act']}, {vision['num_channels']} channels and "
+            f"layer_norm_eps {vision['layer_norm_eps']}; SigLIP's have a GELU, 3 and {EPS}"
+        )
+    patch_size = square(vision["patch_size"], "patch_size")
+    image_size = square(vision["image_size"], "image_size")
+    if naflex:
+        image_size = patch_size * math.isqrt(vision["num_patches"])
+    by_numbers = CLIPVisionCfg(
+        layers=vision["num_hidden_layers"],
+        width=vision["hidden_size"],
+        head_width=vision["hidden_size"] // vision["num_attention_heads"],
+        mlp_ratio=mlp_ratio(vision["intermediate_size"], vision["hidden_size"]),
+        patch_size=patch_size,
+        image_size=image_size,
+        pool_type="map",
+        act_kwargs=act_kwargs,
+    )
+    for name in published_names():
+        if name.endswith(f"_{image_size}") and TrunkCfg.of_name(name) == TrunkCfg.of_cfg(by_numbers):
+            return CLIPVisionCfg(
+                image_size=image_size, timm_model_name=name, timm_pool="map", timm_proj="none"
+            )
+    return by_numbers
+
+
+def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
+    """Our configuration to `config.json`.
+
+    Raises:
+        ConfigError: for what this layout has no place for.
+    """
+    no_captioner(cfg, FORM)
+    text = cfg.text_cfg
+    if not cfg.custom_text or cfg.init_logit_bias is None or text.hf_model_name or cfg.quick_gelu:
+        raise ConfigError(
+            f"{FORM} has SigLIP's own text tower, a logit_bias and no QuickGELU; this model has not"
+        )
+    shape = (
+        "context_length",
+        "vocab_size",
+        "width",
+        "heads",
+        "layers",
+        "mlp_ratio",
+        "act_kwargs",
+        "norm_kwargs",
+    )
+    tokenizer = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id")
+    plain(
+        replace(text, no_causal_mask=False, proj_bias=False, pool_type="argmax"), (*shape, *tokenizer), FORM
+    )
+    if not text.no_causal_mask or not text.proj_bias or text.pool_type != "last":
+        raise ConfigError(
+            f"{FORM} has no causal mask, pools the last position and projects with a bias; this text tower has "
+            f"no_causal_mask={text.no_causal_mask}, pool_type={text.pool_type!r}, proj_bias={text.proj_bias}"
+        )
+    return {
+        "architectures": [{"siglip": "SiglipModel", "siglip2": "Siglip2Model"}[model_type]],
+        "model_type": model_type,
+        "text_config": {
+            "model_type": f"{model_type}_text_model",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.width,
+            "intermediate_size": int(text.width * text.mlp_ratio),
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "max_position_embeddings": text.context_length,
+            "hidden_act": activation_name(False, text.act_kwargs),
+            "layer_norm_eps": norm_eps(text.norm_kwargs),
+            "projection_size": cfg.embed_dim,
+        },
+        "vision_config": {"model_type": f"{model_type}_vision_model"}
+        | _write_vision(cfg.vision_cfg, model_type),
+    }
+
+
+def _notes(text: CLIPTextCfg) -> tuple[str, ...]:
+    """Where transformers' tokenizer differs."""
+    own, theirs = (text.tokenizer_kwargs or {}).get("clean"), VOCABULARIES.get(text.vocab_size, ("", None))[1]
+    if theirs is None or own == theirs:
+        return ()
+    return (f"captions are cleaned by {own!r} here and by {theirs!r} in transformers",)
+
+
+def _write_vision(cfg: CLIPVisionCfg, model_type: str) -> dict[str, Any]:
+    trunk = TrunkCfg.of_cfg(cfg) if is_siglip(cfg) else None
+    if trunk is None:
+        raise ConfigError(f"{FORM} has SigLIP's image tower only, this model another")
+    image_size, width = square(cfg.image_size, "image_size"), trunk.size.width
+    resolution = {"image_size": image_size}
+    if model_type == "siglip2":
+        resolution = {"num_patches": (image_size // trunk.patch_size) ** 2}
+    return {
+        "hidden_size": width,
+        "intermediate_size": int(width * trunk.size.mlp_ratio),
+        "num_hidden_layers": trunk.size.layers,
+        "num_attention_heads": trunk.size.heads,
+        "num_channels": 3,
+        "patch_size": trunk.patch_size,
+        "hidden_act": activation_name(False, {"approximate": trunk.gelu}),
+        "layer_norm_eps": EPS,
+        **resolution,
+    }

@@ -1,0 +1,167 @@
+"""transformers' own models and ours compute the same on the same weights, whichever way they were carried over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oneclip.checkpoint import build_blank, load_into
+from oneclip.checkpoint.formats import Converted, recognise
+from oneclip.checkpoint.formats.transformers_clip import TransformersCLIP
+from oneclip.checkpoint.formats.transformers_siglip import TransformersSigLIP
+
+transformers = pytest.importorskip("transformers")
+
+TOLERANCE = 2e-4  # relative, of features and logits
+TOWER = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
+PICTURE = {"image_size": 32, "patch_size": 8}
+
+
+def clip_model(act: str = "quick_gelu", eos: int = 2) -> Any:
+    text = TOWER | {"vocab_size": 120, "max_position_embeddings": 16, "hidden_act": act, "eos_token_id": eos}
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=TOWER | PICTURE | {"hidden_act": act}, projection_dim=24
+    )
+    return transformers.CLIPModel(config)
+
+
+def metaclip_model() -> Any:
+    text = TOWER | {"vocab_size": 120, "max_position_embeddings": 16, "hidden_act": "gelu", "eos_token_id": 2}
+    vision = TOWER | PICTURE | {"hidden_act": "gelu"}
+    return transformers.MetaClip2Model(
+        transformers.MetaClip2Config(text_config=text, vision_config=vision, projection_dim=24)
+    )
+
+
+def siglip_model(act: str = "gelu_pytorch_tanh") -> Any:
+    text = TOWER | {"vocab_size": 120, "max_position_embeddings": 16, "hidden_act": act}
+    return transformers.SiglipModel(
+        transformers.SiglipConfig(text_config=text, vision_config=TOWER | PICTURE | {"hidden_act": act})
+    )
+
+
+def siglip2_model() -> Any:
+    vision = TOWER | {"patch_size": 8, "num_patches": 16}
+    text = TOWER | {"vocab_size": 120, "max_position_embeddings": 16, "projection_size": 32}
+    return transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "clip": clip_model,
+    "clip-gelu": lambda: clip_model("gelu"),
+    "clip-own-eos": lambda: clip_model(eos=7),
+    "metaclip2": metaclip_model,
+    "siglip": siglip_model,
+    "siglip-gelu": lambda: siglip_model("gelu"),
+    "siglip2": siglip2_model,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def theirs(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    model = MODELS[request.param]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that no bias and no norm is trivial
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.fixture(scope="module")
+def converted(theirs: Any) -> Converted:
+    config = json.loads(theirs.config.to_json_string())
+    format = recognise(theirs.state_dict(), config)
+    assert format is not None
+    return format.read(theirs.state_dict(), config)
+
+
+def batch(theirs: Any) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(8, 118, (5, 16))
+    for row, length in enumerate((2, 5, 9, 14, 15)):  # an end of text, and beyond it pads
+        end = theirs.config.text_config.eos_token_id
+        ids[row, length:] = end if isinstance(end, int) and end < 120 and end > 2 else 0
+        ids[row, length] = end if isinstance(end, int) and end in (2, 7) else 119
+    if theirs.config.model_type == "clip" and theirs.config.text_config.eos_token_id == 2:
+        ids[range(5), (2, 5, 9, 14, 15)] = 119
+    return torch.randn(4, 3, 32, 32), ids
+
+
+def their_outputs(model: Any, pictures: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    inputs: dict[str, Any] = {"pixel_values": pictures}
+    if model.config.model_type == "siglip2":
+        from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
+
+        patches = torch.stack([convert_image_to_patches(picture, 8) for picture in pictures])
+        inputs = {
+            "pixel_values": patches,
+            "pixel_attention_mask": torch.ones(patches.shape[:2]),
+            "spatial_shapes": torch.tensor([[4, 4]] * len(pictures)),
+        }
+    with torch.no_grad():
+        both = model(input_ids=ids, **inputs)
+        return {
+            "image": model.get_image_features(**inputs).pooler_output,
+            "text": model.get_text_features(input_ids=ids).pooler_output,
+            "logits": both.logits_per_image,
+        }
+
+
+def our_outputs(model: Any, pictures: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        logits, _ = model.get_logits(pictures, ids)
+        return {"image": model.encode_image(pictures), "text": model.encode_text(ids), "logits": logits}
+
+
+def greatest_error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    return max(float((ours[k] - theirs[k]).abs().max() / theirs[k].abs().max()) for k in theirs)
+
+
+def test_ours_computes_what_theirs_does(
+    theirs: Any, converted: Converted, record_property: Callable[[str, object], None]
+) -> None:
+    assert converted.cfg is not None
+    model = build_blank(converted.cfg).eval()
+    load_into(model, converted.state_dict)
+    error = greatest_error(our_outputs(model, *batch(theirs)), their_outputs(theirs, *batch(theirs)))
+    record_property("relative error", error)
+    assert error < TOLERANCE
+
+
+def test_a_round_trip_gives_the_same_tensors(theirs: Any, converted: Converted) -> None:
+    own = theirs.state_dict()
+    format = recognise(own, {"model_type": theirs.config.model_type})
+    assert format is not None
+    written = format.write(converted)
+    assert written.state_dict.keys() == own.keys()
+    assert all(torch.equal(written.state_dict[name], own[name]) for name in own)
+    assert format.read(written.state_dict, written.config).cfg == converted.cfg
+
+
+def test_theirs_loads_what_ours_writes(theirs: Any, converted: Converted, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    format = recognise(theirs.state_dict(), {"model_type": theirs.config.model_type})
+    assert format is not None
+    written = format.write(converted)
+    (tmp_path / "config.json").write_text(json.dumps(written.config))
+    tensors = {name: tensor.contiguous().clone() for name, tensor in written.state_dict.items()}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    again, report = getattr(transformers, type(theirs).__name__).from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    given = batch(theirs)
+    for name, output in their_outputs(again.eval(), *given).items():
+        assert torch.equal(output, their_outputs(theirs, *given)[name]), name
+
+
+def test_a_state_dict_without_configuration_is_recognised(theirs: Any) -> None:
+    format = recognise(theirs.state_dict())
+    kinds = {"clip": TransformersCLIP, "metaclip_2": TransformersCLIP}
+    assert isinstance(format, kinds.get(theirs.config.model_type, TransformersSigLIP))
+    assert format.read(theirs.state_dict()).cfg is None
