@@ -1,154 +1,213 @@
-"""The real Hugging Face client, in a process of its own, against a server of ours that speaks its protocol."""
+"""Files of repositories, through the real Hugging Face client, from a server of ours that speaks its protocol."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
+from hub_server import TOKEN, Fault, Hub, environment, running, sha256
 from huggingface_hub import errors
 
 from oneclip import hub
-from oneclip.errors import DownloadError, OutputError
+from oneclip.errors import CheckpointError, ChecksumError, DownloadError, OfflineError, OutputError
 
-FILES = {
-    "/own/model/resolve/main/open_clip_pytorch_model.bin": b"weights",
-    "/own/model/resolve/main/sub/config.json": b"{}",
-    "/own/model/resolve/v2/open_clip_pytorch_model.bin": b"newer",
-}
-
-PROGRAM = """
-import json, sys
-from oneclip import hub
-results = []
-for arguments in json.loads(sys.argv[1]):
-    try:
-        results.append(hub.hub_file(**arguments).read_text())
-    except Exception as error:
-        results.append(f"{type(error).__name__}: {error}")
-here = hub.hub_file_here("own/model")
-print(json.dumps([*results, here and here.name]))
-"""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        self.server.requests.append(self.path)  # type: ignore[attr-defined]
-        content, status, headers = FILES.get(self.path.partition("?")[0]), 200, {}
-        if self.path.startswith("/own/gated"):
-            content, status, headers = b"", 403, {"X-Error-Code": "GatedRepo"}
-        elif not self.path.startswith("/own/model"):
-            content, status, headers = b"", 404, {"X-Error-Code": "RepoNotFound"}
-        elif "/nowhere/" in self.path:
-            content, status, headers = b"", 404, {"X-Error-Code": "RevisionNotFound"}
-        elif content is None:
-            content, status, headers = b"", 404, {"X-Error-Code": "EntryNotFound"}
-        self.send_response(status)
-        headers |= {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": ("2" if "/v2/" in self.path else "1") * 40,
-            "Content-Length": str(len(content)),
-        }
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
+WEIGHTS = bytes(range(256)) * 8192  # 2 MiB
+NAME = "open_clip_model.safetensors"
+CONFIG = b'{"model_cfg": {}}'
 
 
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.daemon_threads = True
-        running.requests = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub for this process, whose client reads its settings when it is imported."""
+    for name in ("HF_HUB_OFFLINE", "ONECLIP_OFFLINE", "HF_TOKEN", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with running() as hub_:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", hub_.url)
+        template = hub_.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+        hub_.publish("own/model", {NAME: WEIGHTS, "sub/config.json": b"{}"})
+        yield hub_
 
 
-def run(server: ThreadingHTTPServer, folder: Path, *arguments: dict, **environment: str) -> list[str | None]:
-    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
-    settings = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-        "HF_HOME": str(folder),
-        "HOME": str(folder),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "*",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
-        env=kept | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    result: list[str | None] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def test_a_file_comes_whole_and_is_not_fetched_twice(server: Hub) -> None:
+    path = hub.hub_file("own/model")
+    assert path.read_bytes() == WEIGHTS
+    assert hub.hub_file("own/model") == path == hub.hub_file_here("own/model")
+    assert len(server.downloads(NAME)) == 1
 
 
-def test_hub_files(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    weights, config, newer, none, gated, unknown, revision, invalid, here = run(
-        server,
-        tmp_path,
-        {"repo": "own/model"},
-        {"repo": "own/model", "names": "config.json", "subfolder": "sub"},
-        {"repo": "own/model", "revision": "v2"},
-        {"repo": "own/model", "names": ["a.bin", "b.bin"]},
-        {"repo": "own/gated"},
-        {"repo": "own/unknown"},
-        {"repo": "own/model", "revision": "nowhere"},
-        {"repo": "own/model/too/long"},
-    )
-    assert (weights, config, newer) == ("weights", "{}", "newer")
-    assert none == "DownloadError: hf-hub:own/model has no a.bin or b.bin"
-    assert gated is not None
-    assert gated.startswith("DownloadError:")
-    assert "accepted its terms" in gated
-    assert unknown is not None
-    assert "does not exist or is private" in unknown
-    assert revision is not None
-    assert "has no such revision" in revision
-    assert invalid is not None
-    assert "no name of a repository" in invalid
-    assert here == "open_clip_pytorch_model.bin"
+def test_subfolders_and_revisions(server: Hub) -> None:
+    commit = server.publish("own/model", {NAME: b"newer"}, "refs/pr/2")
+    assert hub.hub_file("own/model", "config.json", subfolder="sub").read_bytes() == b"{}"
+    assert hub.hub_file("own/model", revision="refs/pr/2").read_bytes() == b"newer"
+    assert hub.hub_file("own/model", revision=commit).read_bytes() == b"newer"
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
 
 
-def test_offline_takes_what_is_here_and_asks_no_server(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    run(server, tmp_path, {"repo": "own/model"})
-    server.requests.clear()  # type: ignore[attr-defined]
-    found, missing, _ = run(
-        server, tmp_path, {"repo": "own/model"}, {"repo": "own/other"}, ONECLIP_OFFLINE="1"
-    )
-    assert found == "weights"
-    assert missing is not None
-    assert missing.startswith(
-        "OfflineError: open_clip_model.safetensors or open_clip_pytorch_model.bin of hf-hub:own/other"
-    )
-    assert "hf download own/other" in missing
-    assert server.requests == []  # type: ignore[attr-defined]
+def test_a_branch_that_moves_on_is_followed(server: Hub) -> None:
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
+    server.publish("own/model", {NAME: b"newer"})
+    assert hub.hub_file("own/model").read_bytes() == b"newer"
+
+
+def test_a_dropped_connection_is_continued(server: Hub) -> None:
+    digest = sha256(WEIGHTS)
+    server.faults = [Fault(digest, drop_after=10 * 2**16), Fault(digest, drop_after=5 * 2**16)]
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
+    asked = [request.range for request in server.downloads(NAME)]
+    assert asked == [None, f"bytes={10 * 2**16}-", f"bytes={15 * 2**16}-"]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["cache with links", "cache without links"])
+def test_a_corrupted_body_is_deleted(server: Hub, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *args: links)
+    server.faults = [Fault(sha256(WEIGHTS), corrupt=True)]
+    with pytest.raises(ChecksumError, match=f"hf-hub:own/model .*the hub has {sha256(WEIGHTS)}"):
+        hub.hub_file("own/model")
+    assert hub.hub_file_here("own/model") is None
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
+
+
+def test_what_is_here_is_not_read_again_to_verify_it(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hub.hub_file("own/model")
+    monkeypatch.setattr("oneclip.hub.huggingface.sha256_of", lambda path: pytest.fail("it was read again"))
+    assert hub.hub_file("own/model") == path
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.faults = [
+        Fault(
+            "/resolve/", "HEAD", status=429, headers={"Retry-After": "7"}
+        ),  # the client looks at its cache, and asks
+        Fault("/resolve/", "HEAD", status=429, headers={"Retry-After": "8"}),
+        Fault(sha256(WEIGHTS), status=429, headers={"Retry-After": "9"}),
+    ]
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
+    assert waits == [8 + 1, 9 + 1]  # it adds a second
+
+
+def test_a_hub_that_stays_busy_is_given_up(server: Hub) -> None:
+    server.faults = [Fault("/resolve/", "HEAD", status=429)] * 30
+    with pytest.raises(DownloadError, match=r"too many requests \(HTTP 429\). Wait some minutes"):
+        hub.hub_file("own/model")
+
+
+def test_a_hub_in_trouble(server: Hub) -> None:
+    server.faults = [Fault("/resolve/", "HEAD", status=503)] * 30
+    with pytest.raises(DownloadError, match=r"is in trouble \(HTTP 503\). Try again later"):
+        hub.hub_file("own/model")
+
+
+def test_no_hub_at_all(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(DownloadError, match=r"Is there a network, and does HF_ENDPOINT"):
+        hub.hub_file("own/model")
+
+
+def test_without_a_network_what_is_in_the_cache_is_taken(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish("own/old", {"open_clip_pytorch_model.bin": WEIGHTS})  # the name that is tried second
+    path = hub.hub_file("own/old")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    assert hub.hub_file("own/old") == path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": ["a.bin", "b.bin"]}, "^hf-hub:own/model has no a.bin or b.bin$"),
+        ({"repo": "own/mistyped"}, "the repository does not exist or is private. Check its name, or log in"),
+        ({"repo": "own/private"}, "does not exist or is private"),
+        ({"repo": "own/gated"}, "accepted its terms: do so on the repository's page"),
+        ({"repo": "own/refused"}, "accepted its terms"),
+        ({"revision": "nowhere"}, "hf-hub:own/model@nowhere .*has no such revision"),
+        ({"repo": "own/model/too/long"}, "hf-hub:own/model/too/long is no name of a repository"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_had(server: Hub, arguments: dict, message: str) -> None:
+    for access in ("private", "gated", "refused"):
+        server.publish(f"own/{access}", {NAME: WEIGHTS}, access=access)
+    with pytest.raises(DownloadError, match=message):
+        hub.hub_file(**{"repo": "own/model", **arguments})
+
+
+@pytest.mark.parametrize("access", ["private", "gated"])
+def test_a_token_opens_and_stays_with_the_hub(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, access: str
+) -> None:
+    server.publish("own/closed", {NAME: WEIGHTS}, access=access)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert hub.hub_file("own/closed").read_bytes() == WEIGHTS
+    assert {request.host for request in server.requests if request.token} == {"hub"}
+    assert {request.token for request in server.requests if request.host == "cdn"} == {None}
+
+
+def test_a_token_that_the_hub_does_not_know(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(DownloadError, match=r"refused the token \(HTTP 401\)"):
+        hub.hub_file("own/model")
+
+
+def test_files_that_a_repository_may_have(server: Hub) -> None:
+    found = hub.hub_files("own/model", ["tokenizer.json", "config.json"], subfolder="sub")
+    assert {name: path.read_bytes() for name, path in found.items()} == {"config.json": b"{}"}
+
+
+@pytest.mark.parametrize("switch", ["ONECLIP_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_takes_what_is_here_and_asks_no_server(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    path = hub.hub_file("own/model")
+    server.requests.clear()
+    monkeypatch.setenv(switch, "1")
+    assert hub.hub_file("own/model") == path
+    with pytest.raises(OfflineError, match=r"open_clip_model.safetensors or .* of hf-hub:own/other is not"):
+        hub.hub_file("own/other")
+    with pytest.raises(OfflineError, match=r"`oneclip pull NAME --to FOLDER`"):
+        hub.hub_file("own/model", "another.bin")
+    assert hub.hub_files("own/model", [NAME, "another.bin"]) == {NAME: path}
+    assert server.requests == []
+
+
+def test_a_full_disk_leaves_nothing_behind(server: Hub) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"could not be written: File too large. Free some space"):
+            hub.hub_file("own/model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    assert not [path for path in cache.rglob("blobs/*") if path.stat().st_size > 0]
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
+
+
+def test_a_cache_that_cannot_be_made(server: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="could not be written"):
+        hub.hub_file("own/model", cache_dir=tmp_path / "file" / "below")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +219,14 @@ def test_offline_takes_what_is_here_and_asks_no_server(server: ThreadingHTTPServ
             "could not be fetched: no connection",
         ),
         (ConnectionResetError("reset"), DownloadError, "could not be fetched: reset"),
-        (OSError(errno.ENOSPC, "No space left on device"), OutputError, "No space left on device"),
+        (
+            OSError("Consistency check failed"),
+            DownloadError,
+            "could not be fetched: Consistency check failed",
+        ),
     ],
 )
-def test_what_the_network_and_the_disk_do(
+def test_what_the_network_does(
     monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception], message: str
 ) -> None:
     def fail(*args: object, **kwargs: object) -> str:
@@ -173,3 +236,91 @@ def test_what_the_network_and_the_disk_do(
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(expected, match=message):
         hub.hub_file("own/model")
+
+
+def test_a_model_comes_with_all_it_consists_of(server: Hub) -> None:
+    server.publish("own/open", {"open_clip_config.json": CONFIG, NAME: WEIGHTS, "README.md": b"-"})
+    folder = hub.fetch_model("own/open")
+    assert sorted(path.name for path in folder.iterdir()) == ["open_clip_config.json", NAME]
+
+
+def test_a_model_of_transformers_comes_in_shards(server: Hub) -> None:
+    index = {
+        "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}
+    }
+    files = {
+        "config.json": b"{}",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-1.safetensors": b"1",
+        "model-2.safetensors": b"2",
+        "model-3.safetensors": b"of something else",
+    }
+    server.publish("own/shards", {f"deep/down/{name}": data for name, data in files.items()}, "v1")
+    folder = hub.fetch_model("own/shards", subfolder="deep/down", revision="v1")
+    assert {path.name for path in folder.iterdir()} == set(files) - {"model-3.safetensors"}
+    assert folder.name == "down"
+
+
+def test_a_model_is_of_one_commit_though_its_branch_moves_on(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish("own/open", {"open_clip_config.json": CONFIG, NAME: WEIGHTS})
+    original = hub.repository.hub_file
+
+    def and_then_it_moves(repo: str, names: object, **where: object) -> Path:
+        path = original(repo, names, **where)  # type: ignore[arg-type]
+        server.publish("own/open", {"open_clip_config.json": b"{}", NAME: b"of another model"})
+        return path
+
+    monkeypatch.setattr(hub.repository, "hub_file", and_then_it_moves)
+    assert (hub.fetch_model("own/open") / NAME).read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "index", [b"", b"[]", b'{"weight_map": {"a": "../secret"}}', b'{"weight_map": {"a": 1}}', b"[" * 100_000]
+)
+def test_an_index_that_is_none(server: Hub, index: bytes) -> None:
+    server.publish("own/shards", {"config.json": b"{}", "model.safetensors.index.json": index})
+    with pytest.raises(CheckpointError, match=r"index\.json (is no index|names)"):
+        hub.fetch_model("own/shards")
+
+
+def test_a_repository_without_a_model(server: Hub) -> None:
+    with pytest.raises(DownloadError, match=r"has no open_clip_config\.json or config\.json"):
+        hub.fetch_model("own/model")
+
+
+PROGRAM = """
+import sys
+from oneclip import hub
+print(hub.hub_file(sys.argv[1]).stat().st_size, hub.hub_file_here(sys.argv[1]).name)
+"""
+
+
+def in_a_process(server: Hub, folder: Path, repo: str = "own/model", **changes: str) -> str:
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, repo],
+        env=kept | environment(server, str(folder), **changes),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_endpoint_and_the_cache_are_those_of_the_environment(server: Hub, tmp_path: Path) -> None:
+    assert in_a_process(server, tmp_path) == f"{len(WEIGHTS)} {NAME}"
+    assert (tmp_path / "huggingface" / "hub" / "models--own--model").is_dir()
+    server.requests.clear()
+    assert in_a_process(server, tmp_path, HF_HUB_OFFLINE="1") == f"{len(WEIGHTS)} {NAME}"
+    assert server.requests == []
+
+
+def test_two_processes_at_once_fetch_it_once(server: Hub, tmp_path: Path) -> None:
+    server.faults = [Fault(sha256(WEIGHTS), wait=2.0)] * 2
+    with ThreadPoolExecutor() as threads:
+        results = [threads.submit(in_a_process, server, tmp_path) for _ in range(2)]
+        assert [result.result() for result in results] == [f"{len(WEIGHTS)} {NAME}"] * 2
+    assert len(server.downloads(NAME)) == 1

@@ -1,15 +1,16 @@
-"""A file of a repository on the Hugging Face hub to a path in the hub's cache."""
+"""A file of a repository on the Hugging Face hub to a path in the hub's cache, whole and verified."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from oneclip._version import __version__
-from oneclip.errors import DownloadError, OfflineError, OneCLIPError
-from oneclip.hub.place import OFFLINE_SWITCHES, offline, writing
+from oneclip.errors import ChecksumError, DownloadError, OfflineError, OneCLIPError
+from oneclip.hub.place import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
 
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """The usual names of weights in a repository, the safer first."""
@@ -25,15 +26,20 @@ def hub_file(
 ) -> Path:
     """Fetch a file of a repository on the Hugging Face hub, or find it in the hub's cache.
 
+    The hub's own client does it: with its cache, its token, its endpoint (HF_ENDPOINT) and its resumption of dropped
+    connections. It checks sizes only; what it fetched is compared here with the checksum that the hub gives.
+
     Args:
         repo: `owner/name`.
-        names: the file, or several of which the first that exists is taken.
+        names: the file, or several of which the first that exists is taken; one that is in the cache comes before one
+            that is not.
         subfolder: folder of the repository that holds it.
         revision: branch, tag or commit.
         cache_dir: where to keep it, instead of the hub's usual cache.
 
     Raises:
         OfflineError: if it is not there and the network is switched off.
+        ChecksumError: if what came is not what the hub has; it is deleted.
         DownloadError: if it does not exist, may not be read, or cannot be fetched.
         OutputError: if it cannot be written.
     """
@@ -42,11 +48,7 @@ def hub_file(
         return found
     here, wanted = _address(repo, subfolder, revision), " or ".join(names)
     if offline():
-        raise OfflineError(
-            f"{wanted} of {here} is not on this machine and the network is switched off "
-            f"({' or '.join(OFFLINE_SWITCHES)}). Fetch it elsewhere with `hf download {repo}` and bring the "
-            "hub's cache along"
-        )
+        raise OfflineError(f"{wanted} of {here} is not on this machine and {SWITCHED_OFF}. {PULL_HINT}")
     raise DownloadError(f"{here} has no {wanted}")
 
 
@@ -80,26 +82,60 @@ def _first(
     from huggingface_hub import errors, hf_hub_download
 
     here, local_only = _address(repo, subfolder, revision), offline()
-    for name in names:
+    with _translated(here):
+        cached = {name: _cached(repo, name, subfolder, revision, cache_dir) for name in names}
+    for name in sorted(names, key=lambda name: cached[name] is None):
         with _translated(f"{name} of {here}"), writing(name):
             try:
-                path = hf_hub_download(
-                    repo,
-                    name,
-                    subfolder=subfolder,
-                    revision=revision,
-                    cache_dir=Path(cache_dir) if cache_dir else None,
-                    local_files_only=local_only,
-                    library_name="oneclip",
-                    library_version=__version__,
+                path = Path(
+                    hf_hub_download(
+                        repo,
+                        name,
+                        subfolder=subfolder,
+                        revision=revision,
+                        cache_dir=Path(cache_dir) if cache_dir else None,
+                        local_files_only=local_only,
+                        library_name="oneclip",
+                        library_version=__version__,
+                    )
                 )
-                return Path(path)
             except errors.LocalEntryNotFoundError:  # not in the cache, and the network is off or fails
                 if not local_only:
                     raise
             except errors.EntryNotFoundError:
                 continue
+            else:
+                before = cached[name]
+                if before is None or path.resolve() != before.resolve():
+                    _verify(path, f"{subfolder}/{name}" if subfolder else name, repo, revision)
+                return path
     return None
+
+
+def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
+    """Compare a file that has just come with its checksum, and delete it if it is another one.
+
+    Large files have their sha256 as ETag, by which the cache names them; where the cache has no links, the hub is
+    asked again. Small ones have the name that git gives them: they are not checked.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    blob = path.resolve()
+    etag = (
+        blob.name
+        if path.is_symlink()
+        else get_hf_file_metadata(hf_hub_url(repo, name, revision=revision)).etag
+    )
+    if not etag or not re.fullmatch(r"[0-9a-f]{64}", etag):
+        return
+    found = sha256_of(blob)
+    if found != etag:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise ChecksumError(
+            f"{name} of {_address(repo, None, revision)} came with the sha256 {found}, and the hub has {etag}; it was "
+            "deleted. Try again, or from another network: something on the way changes it"
+        )
 
 
 def _address(repo: str, subfolder: str | None, revision: str | None) -> str:
@@ -119,16 +155,25 @@ def hub_file_here(
 
     The arguments are those of `hub_file`.
     """
+    for name in [names] if isinstance(names, str) else names:
+        if found := _cached(repo, name, subfolder, revision, cache_dir):
+            return found
+    return None
+
+
+def _cached(
+    repo: str,
+    name: str,
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for name in [names] if isinstance(names, str) else names:
-        path = f"{subfolder}/{name}" if subfolder else name
-        found = try_to_load_from_cache(
-            repo, path, cache_dir=Path(cache_dir) if cache_dir else None, revision=revision
-        )
-        if isinstance(found, str):
-            return Path(found)
-    return None
+    path = f"{subfolder}/{name}" if subfolder else name
+    folder = Path(cache_dir).expanduser() if cache_dir else None
+    found = try_to_load_from_cache(repo, path, cache_dir=folder, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager
@@ -148,17 +193,38 @@ def _translated(what: str) -> Iterator[None]:
             f"{what} could not be found: the repository does not exist or is private. Check its name, or log "
             "in with `hf auth login` or set HF_TOKEN"
         ) from error
+    except errors.DisabledRepoError as error:
+        raise DownloadError(f"{what} could not be fetched: the hub has disabled the repository") from error
     except errors.RevisionNotFoundError as error:
         raise DownloadError(f"{what} could not be found: the repository has no such revision") from error
     except errors.HFValidationError as error:
         raise DownloadError(f"{what} is no name of a repository: {error}") from error
     except errors.EntryNotFoundError as error:
-        why = error.__cause__ or error
-        raise DownloadError(f"{what} could not be fetched: {why}. Is there a network?") from error
+        raise DownloadError(f"{what} could not be fetched: {_reason(error.__cause__ or error)}") from error
     except OneCLIPError:
         raise
     except Exception as error:
         http_errors = errors.HfHubHTTPError.__mro__  # those of the HTTP library among them, whichever it is
         if not isinstance(error, (OSError, *http_errors[: http_errors.index(Exception)])):
             raise
-        raise DownloadError(f"{what} could not be fetched: {error}") from error
+        raise DownloadError(f"{what} could not be fetched: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong on the way to the hub, in a line, and what can be done about it."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    endpoint = os.environ.get("HF_ENDPOINT") or "the hub"
+    if status in (401, 403):
+        return (
+            f"{endpoint} refused the token (HTTP {status}). Log in with `hf auth login`, or set HF_TOKEN to one that "
+            "may read the repository, or unset it"
+        )
+    if status == 429:
+        return f"{endpoint} has had too many requests (HTTP 429). Wait some minutes, or log in with `hf auth login`"
+    if status is not None and status >= 500:
+        return f"{endpoint} is in trouble (HTTP {status}). Try again later"
+    why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return (
+        why if status else f"{why}. Is there a network, and does HF_ENDPOINT, if it is set, lead to the hub?"
+    )

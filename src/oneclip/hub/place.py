@@ -1,8 +1,9 @@
-"""Where files are kept, whether the network may be used, and what the disk says when it refuses."""
+"""Where files are kept, whether the network may be used, what is in a file, and what a disk that refuses says."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ from pathlib import Path
 from oneclip.errors import OneCLIPError, OutputError
 
 OFFLINE_SWITCHES = ("ONECLIP_OFFLINE", "HF_HUB_OFFLINE")
+SWITCHED_OFF = f"the network is switched off ({' or '.join(OFFLINE_SWITCHES)})"
+PULL_HINT = (
+    "Where there is a network, `oneclip pull NAME --to FOLDER` makes a folder with all that a model needs: bring it "
+    "here and load it by its path; or bring the caches along after `oneclip pull NAME`"
+)
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
@@ -46,3 +52,13 @@ def writing(target: str | os.PathLike[str]) -> Iterator[None]:
         else:
             raise
         raise OutputError(message) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(2**18))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()

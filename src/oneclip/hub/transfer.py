@@ -6,7 +6,6 @@ be used.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -22,7 +21,7 @@ from typing import BinaryIO
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OutputError
-from oneclip.hub.place import OFFLINE_SWITCHES, offline, writing
+from oneclip.hub.place import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
 from oneclip.hub.progress import DownloadBar
 
 TIMEOUT = 30.0  # seconds without a byte until a connection counts as dropped
@@ -62,8 +61,7 @@ def download(
     if offline():
         state = "is damaged, or another file," if target.exists() else "is not on this machine"
         raise OfflineError(
-            f"{target} {state} and the network is switched off ({' or '.join(OFFLINE_SWITCHES)}). "
-            f"Fetch {url} elsewhere and put it there"
+            f"{target} {state} and {SWITCHED_OFF}. Fetch {url} elsewhere and put it there. {PULL_HINT}"
         )
     with writing(target), _one_at_a_time(target):
         if not _is_valid(target, sha256):  # or else another process has fetched it meanwhile
@@ -87,17 +85,7 @@ def file_name(url: str) -> str:
 
 
 def _is_valid(path: Path, sha256: str | None) -> bool:
-    return path.is_file() and (sha256 is None or _sha256(path).startswith(sha256))
-
-
-def _sha256(path: Path) -> str:
-    """Checksum of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+    return path.is_file() and (sha256 is None or sha256_of(path).startswith(sha256))
 
 
 @contextmanager
@@ -115,11 +103,11 @@ def _fetch_valid(url: str, part: Path, sha256: str | None, progress: bool) -> Pa
         part.unlink(missing_ok=True)  # nothing would tell whether an earlier part is of the same file
     continued = part.exists()
     _fetch(url, part, progress)
-    found = _sha256(part)
+    found = sha256_of(part)
     if continued and not found.startswith(sha256 or ""):
         part.unlink()  # the earlier part may be at fault
         _fetch(url, part, progress)
-        found = _sha256(part)
+        found = sha256_of(part)
     if not found.startswith(sha256 or ""):
         part.unlink()
         raise ChecksumError(

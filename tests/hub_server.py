@@ -1,0 +1,284 @@
+"""Repositories in memory to a server that the real Hugging Face client takes for the hub.
+
+It speaks what downloading needs: `/resolve/` with commit, ETag and size, a relative redirect for files that lie in git
+and one to another host (the "CDN") for large ones, ranges, `/api/models/`, error codes, tokens. And it fails as
+networks fail: `Hub.faults` holds what goes wrong with the next replies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+TOKEN = "hf_a_token_that_this_server_knows"
+LARGE = (".safetensors", ".bin", ".pt", ".npz", ".model", "tokenizer.json")  # not in git but in LFS
+
+
+class Request(NamedTuple):
+    """What came in: on which host ("hub" or "cdn"), and which bytes were asked for."""
+
+    host: str
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+
+
+@dataclass
+class Fault:
+    """What goes wrong with one reply.
+
+    Attributes:
+        path: a part of the path that the reply must be for.
+        method: of the request.
+        status, headers: answered in place of the file.
+        drop_after: bytes after which the connection breaks.
+        corrupt: the last byte is another one.
+        wait: seconds before the reply.
+    """
+
+    path: str
+    method: str = "GET"
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    drop_after: int | None = None
+    corrupt: bool = False
+    wait: float = 0.0
+
+
+@dataclass
+class Repository:
+    """Commits by name, branches and tags to commits, and who may read."""
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    access: str = "public"  # or "private", "gated"
+
+
+class Hub:
+    """The state of the server: what is published, what was asked, what will go wrong."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.blobs: dict[str, bytes] = {}
+        self.url = self.cdn_url = ""
+
+    def publish(
+        self, repo: str, files: Mapping[str, bytes], revision: str = "main", access: str = "public"
+    ) -> str:
+        """Make a commit that a branch or tag points to.
+
+        Returns:
+            its name.
+        """
+        repository = self.repositories.setdefault(repo, Repository())
+        content = "".join(f"{name} {sha256(data)}" for name, data in sorted(files.items()))
+        commit = hashlib.sha1(f"{repo} {revision} {content}".encode()).hexdigest()
+        repository.commits[commit] = dict(files)
+        repository.refs[revision] = commit
+        repository.access = access
+        self.blobs |= {sha256(data): data for data in files.values()}
+        return commit
+
+    def downloads(self, name: str) -> list[Request]:
+        """The requests for the content of a file of that name, wherever it lies."""
+        digests = {
+            sha256(data)
+            for repository in self.repositories.values()
+            for files in repository.commits.values()
+            for path, data in files.items()
+            if path.rpartition("/")[2] == name
+        }
+        return [
+            r
+            for r in self.requests
+            if r.method == "GET" and (r.path.endswith(f"/{name}") or r.path.rpartition("/")[2] in digests)
+        ]
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        """What goes wrong with this reply; each fault happens once."""
+        for fault in self.faults:
+            if fault.path in path and fault.method == method:
+                self.faults.remove(fault)
+                return fault
+        return None
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def git_sha1(data: bytes) -> str:
+    """What git, and so the hub, calls a file that lies in git."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        hub.requests.append(Request(self.server.host, self.command, path, self.headers.get("Range"), token))
+        fault = hub.fault_for(self.command, path) or Fault("")
+        if fault.wait:
+            threading.Event().wait(fault.wait)
+        if fault.status:
+            return self._reply(fault.status, fault.headers)
+        if self.server.host == "cdn":
+            data = hub.blobs.get(path.rpartition("/")[2])
+            return self._reply(404) if data is None else self._send(data, {"ETag": '"cdn"'}, fault)
+        if match := re.fullmatch(r"/api/resolve-cache/models/(.+?/.+?)/([0-9a-f]{40})/(.+)", path):
+            repo, commit, name = match.groups()
+            data = hub.repositories[repo].commits[commit][name]
+            return self._send(data, {"X-Repo-Commit": commit, "ETag": f'"{git_sha1(data)}"'}, fault)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return self._describe(match[1], match[2] or "main", token)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(.+)", path):
+            return self._resolve(match[1], match[2], token)
+        return self._reply(404)
+
+    def _resolve(self, repo: str, rest: str, token: str | None) -> None:
+        """Say where a file lies; `rest` is a revision, which may contain slashes, and a path."""
+        repository = self._readable(repo, token)
+        if repository is None:
+            return None
+        names = {**repository.refs, **{commit: commit for commit in repository.commits}}
+        revision = next((name for name in names if rest.startswith(f"{name}/")), None)
+        if revision is None:
+            return self._reply(404, {"X-Error-Code": "RevisionNotFound"})
+        commit, name = names[revision], rest.removeprefix(f"{revision}/")
+        data = repository.commits[commit].get(name)
+        if data is None:
+            return self._reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        if name.endswith(LARGE):
+            digest = sha256(data)
+            facts = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": commit}
+            return self._reply(302, facts | {"Location": f"{self.server.hub.cdn_url}/blobs/{digest}"})
+        location = f"/api/resolve-cache/models/{repo}/{commit}/{name}"
+        return self._reply(307, {"Location": location, "X-Repo-Commit": commit})
+
+    def _describe(self, repo: str, revision: str, token: str | None) -> None:
+        repository = self._readable(repo, token)
+        if repository is None:
+            return None
+        commit = repository.refs.get(revision, revision)
+        if commit not in repository.commits:
+            return self._reply(404, {"X-Error-Code": "RevisionNotFound"})
+        siblings = [{"rfilename": name} for name in repository.commits[commit]]
+        facts = {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "private": False}
+        return self._send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, Fault(""))
+
+    def _readable(self, repo: str, token: str | None) -> Repository | None:
+        """The repository, if it may be read; else the refusal has been sent."""
+        repository = self.server.hub.repositories.get(repo)
+        if token not in (None, TOKEN):
+            self._reply(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif repository is None or (repository.access == "private" and token is None):
+            self._reply(401 if token is None else 404, {"X-Error-Code": "RepoNotFound"})
+        elif repository.access == "gated" and token is None:
+            self._reply(401, {"X-Error-Code": "GatedRepo"})
+        elif repository.access == "refused":
+            self._reply(403, {"X-Error-Code": "GatedRepo"})
+        else:
+            return repository
+        return None
+
+    def _send(self, data: bytes, headers: dict[str, str], fault: Fault) -> None:
+        """Send a file, or the bytes of it that were asked for."""
+        body, status = data, 200
+        if fault.corrupt:
+            body = data[:-1] + bytes([data[-1] ^ 1])
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            first, last = int(asked[1]), int(asked[2] or len(data) - 1)
+            if first >= len(data):
+                return self._reply(416, {"Content-Range": f"bytes */{len(data)}"})
+            body, status = body[first : last + 1], 206
+            headers = headers | {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(data)}"}
+        return self._reply(status, headers | {"Accept-Ranges": "bytes"}, body, fault.drop_after)
+
+    def _reply(
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        drop_after: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:drop_after])
+        if drop_after is not None:
+            self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, hub: Hub, host: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hub, self.host = hub, host
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that hang up are part of the tests."""
+
+
+@contextmanager
+def running() -> Iterator[Hub]:
+    """A hub and its CDN, each on a port of its own."""
+    hub = Hub()
+    with Server(hub, "hub") as server, Server(hub, "cdn") as cdn:
+        hub.url, hub.cdn_url = server.url, cdn.url
+        threads = [
+            threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.01})
+            for each in (server, cdn)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield hub
+        finally:
+            for each in (server, cdn):
+                each.shutdown()
+            for thread in threads:
+                thread.join()
+
+
+def environment(hub: Hub, home: str, **changes: str) -> dict[str, str]:
+    """The variables that send a process of its own to this hub, and keep its files in a folder."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": f"{home}/huggingface",
+        "HOME": home,
+        "ONECLIP_CACHE": f"{home}/clip",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+        "OMP_NUM_THREADS": "1",
+    } | changes
