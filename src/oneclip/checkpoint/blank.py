@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from oneclip.config import ModelCfg
 from oneclip.model import build_model
@@ -16,8 +19,8 @@ from oneclip.model import build_model
 def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
     """A model of an architecture, without the random numbers that a checkpoint would replace anyway.
 
-    They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. What is computed rather than
-    drawn, such as causal masks, is there.
+    They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. Buffers, which are computed
+    rather than drawn (causal masks, relative positions, rotary tables), are there; parameters hold no values.
 
     Args:
         cfg: the architecture.
@@ -26,8 +29,10 @@ def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_mo
     Returns:
         What `build` gives.
     """
-    with _NoRandomNumbers():
-        return build(cfg)
+    with _NoRandomNumbers(), _weightless_parameters():
+        model = build(cfg)
+    _give_place(model)
+    return model
 
 
 class _NoRandomNumbers(TorchFunctionMode):
@@ -47,4 +52,58 @@ class _NoRandomNumbers(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if function is torch.randn:
             function = torch.empty
+        if not _writes(function, args):  # some towers run a part of themselves, to learn its shapes
+            args, kwargs = _on_one_device(args, kwargs)
         return function(*args, **kwargs)
+
+
+def _writes(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a function may write into a tensor that has values."""
+    name = getattr(function, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    writes = in_place or name == "__setitem__" or name.startswith("__i")
+    return writes and bool(args) and isinstance(args[0], Tensor) and not args[0].is_meta
+
+
+def _on_one_device(args: Any, kwargs: Any) -> Any:
+    """Arguments of which some are on the `meta` device, all there; others as they are."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if len({tensor.is_meta for tensor in tensors}) < 2:
+        return args, kwargs
+    return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+
+
+@contextmanager
+def _weightless_parameters() -> Iterator[None]:
+    """Inside, parameters of modules are on the `meta` device, where arithmetic costs nothing.
+
+    Packages initialise in many ways, and one pass over the weights of a large tower takes seconds, whatever it writes.
+    """
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the originals too, so that no id comes again
+
+    def weightless(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if type(parameter) is not nn.Parameter or parameter.is_meta:
+            return parameter
+        if id(parameter) not in made:  # one that several modules share stays one
+            meta = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+            made[id(parameter)] = parameter, meta
+        return made[id(parameter)][1]
+
+    handle = register_module_parameter_registration_hook(weightless)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _give_place(model: nn.Module) -> None:
+    """Move parameters from the `meta` device to the default one, as memory that nobody has written to."""
+    placed: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or not parameter.is_meta:
+                continue
+            if id(parameter) not in placed:
+                memory = torch.empty(parameter.shape, dtype=parameter.dtype)
+                placed[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
+            module._parameters[name] = placed[id(parameter)]
