@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import cases_model
+import numpy as np
 import torch
+from install import PACKAGES
 from parity_weights import captions, fill, pictures
 from torch import nn
 
@@ -51,7 +54,7 @@ FULL = "ViT-B-16-SigLIP2-256"
 
 def prepare(package: Any) -> None:
     """Make the small names mean something: in timm for the published package, in our table for ours."""
-    if "oneclip" in sys.modules:
+    if PACKAGES not in Path(package.__file__).parents:
         from oneclip.model import siglip_names
 
         siglip_names.SIZES["small"] = siglip_names.Size(*SIZE)
@@ -83,7 +86,8 @@ def prepare(package: Any) -> None:
 def of_open_clip(package: Any) -> dict[str, Any]:
     """All that this file compares, of the published package."""
     seen: dict[str, Any] = {name: observe(package, name) for name in CASES}
-    return {**seen, "beginnings": beginnings(package), "full": full(package)}
+    converted = {form: big_vision(package, is_stacked) for form, is_stacked in FORMS.items()}
+    return {**seen, "beginnings": beginnings(package), "full": full(package), "big_vision": converted}
 
 
 def observe(package: Any, name: str) -> dict[str, Any]:
@@ -136,3 +140,65 @@ def beginnings(package: Any) -> dict[str, list[float]]:
         elif values.numel() >= 1000:
             seen[name] = [values.mean().item(), values.std().item()]
     return seen
+
+
+FORMS = {"a block a tensor": False, "all blocks in one tensor": True}
+
+
+def big_vision(package: Any, is_stacked: bool) -> dict[str, Any]:
+    """The state dict that open_clip_torch makes of big_vision's arrays."""
+    prepare(package)
+    model = cases_model.build(package, CASES["SigLIP 2"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "weights.npz"))
+        np.savez(path, **{f"params/{name}": a for name, a in big_vision_arrays(is_stacked).items()})
+        package.convert.load_big_vision_weights(model, path)
+    return dict(model.state_dict())
+
+
+def big_vision_arrays(is_stacked: bool) -> dict[str, np.ndarray]:
+    """Random arrays under big_vision's names, in the shapes of the small model "SigLIP 2"."""
+    width, layers, heads, mlp_ratio = SIZE
+    vocabulary, context = TEXT["vocab_size"], TEXT["context_length"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "img/embedding/kernel": (8, 8, 3, width),
+        "img/embedding/bias": (width,),
+        "img/pos_embedding": (1, 25, width),
+        "img/MAPHead_0/probe": (1, 1, width),
+        "txt/Embed_0/embedding": (vocabulary, TEXT["width"]),
+        "txt/pos_embedding": (1, context, TEXT["width"]),
+        "txt/head/kernel": (TEXT["width"], width),
+        "txt/head/bias": (width,),
+        "b": (1,),
+        "t": (1,),
+        **_mlp_and_attention("img/MAPHead_0", width, heads, int(width * mlp_ratio), norms=1),
+    }
+    for tower, (c, depth, a, hidden) in {
+        "img/Transformer": (width, layers, heads, int(width * mlp_ratio)),
+        "txt/Encoder_0": (TEXT["width"], TEXT["layers"], TEXT["heads"], 4 * TEXT["width"]),
+    }.items():
+        shapes |= {f"{tower}/encoder_norm/scale": (c,), f"{tower}/encoder_norm/bias": (c,)}
+        for name, shape in _mlp_and_attention("", c, a, hidden, norms=2).items():
+            if is_stacked:
+                shapes[f"{tower}/encoderblock{name}"] = (depth, *shape)
+            else:
+                shapes |= {f"{tower}/encoderblock_{block}{name}": shape for block in range(depth)}
+    random = np.random.default_rng(5)
+    return {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+def _mlp_and_attention(
+    before: str, width: int, heads: int, hidden: int, norms: int
+) -> dict[str, tuple[int, ...]]:
+    attention, per_head = f"{before}/MultiHeadDotProductAttention_0", (heads, width // heads)
+    return {
+        **{f"{attention}/{part}/kernel": (width, *per_head) for part in ("query", "key", "value")},
+        **{f"{attention}/{part}/bias": per_head for part in ("query", "key", "value")},
+        f"{attention}/out/kernel": (*per_head, width),
+        f"{attention}/out/bias": (width,),
+        f"{before}/MlpBlock_0/Dense_0/kernel": (width, hidden),
+        f"{before}/MlpBlock_0/Dense_0/bias": (hidden,),
+        f"{before}/MlpBlock_0/Dense_1/kernel": (hidden, width),
+        f"{before}/MlpBlock_0/Dense_1/bias": (width,),
+        **{f"{before}/LayerNorm_{n}/{kind}": (width,) for n in range(norms) for kind in ("scale", "bias")},
+    }

@@ -34,6 +34,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_clip
     import cases_differences
     import cases_loss
+    import cases_mobileclip
     import cases_model
     import cases_preprocess
     import cases_siglip
@@ -41,6 +42,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
 
     return {
         "siglip": cases_siglip.of_open_clip(package),
+        "mobileclip": {name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES},
         "zero_shot": cases_zero_shot.observe(package),
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
         "signatures": cases_model.signatures(package),

@@ -7,9 +7,11 @@ from typing import Any
 
 import cases_siglip
 import pytest
+import torch
 from parity_compare import compare
 
 import open_clip
+from oneclip.checkpoint.formats.big_vision import BigVision
 
 TOLERANCE = 1e-4  # relative, in fp32
 
@@ -72,3 +74,13 @@ def test_a_trunk_begins_as_timms_does(theirs: dict[str, Any]) -> None:
 
 def test_a_full_size_model_gives_the_published_features(theirs: dict[str, Any]) -> None:
     compare(f"{cases_siglip.FULL}, full size", cases_siglip.full(open_clip), theirs["full"], TOLERANCE)
+
+
+@pytest.mark.parametrize("form", cases_siglip.FORMS)
+def test_big_visions_arrays_become_the_published_tensors(form: str, theirs: dict[str, Any]) -> None:
+    arrays = cases_siglip.big_vision_arrays(cases_siglip.FORMS[form])
+    found = BigVision().read({f"params/{name}": torch.from_numpy(array) for name, array in arrays.items()})
+    expected = theirs["big_vision"][form]
+    assert found.state_dict.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found.state_dict[name], tensor), name

@@ -8,7 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from oneclip.checkpoint.formats.base import Converted, Format, Published
+from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, joined, reshaped, same, transposed
+from oneclip.checkpoint.formats.mobileclip import MobileCLIP
+from oneclip.checkpoint.formats.openai import OpenAI
+from oneclip.checkpoint.formats.transformers_chinese_clip import TransformersChineseCLIP
 from oneclip.checkpoint.formats.transformers_clip import TransformersCLIP
 from oneclip.checkpoint.formats.transformers_siglip import TransformersSigLIP
 
@@ -30,6 +34,10 @@ FORMATS: tuple[Format, ...] = (
     TransformersCLIP(),
     TransformersSigLIP("siglip"),
     TransformersSigLIP("siglip2"),
+    TransformersChineseCLIP(),
+    OpenAI(),
+    BigVision(),
+    MobileCLIP(),
 )
 """All formats but our own, which needs no translation. The first that recognises a checkpoint reads it."""
 
