@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oneclip.errors import CheckpointError
 
+_STARS = re.compile(r"(\*+)")
 Tensors = tuple[Tensor, ...]
 Change = Callable[[Tensors], Tensors]
 
@@ -28,7 +29,8 @@ class Rule:
     """Tensors of theirs that hold the same numbers as tensors of ours.
 
     Attributes:
-        theirs: names; a `*` stands for one part of a name, between dots or slashes, or for a number in it.
+        theirs: names; a `*` stands for one part of a name, between dots or slashes, or for a number in it; `**` for
+            any number of parts.
         ours: names with as many `*`, filled in the same order.
         read: makes ours of theirs.
         write: makes theirs of ours, the exact inverse.
@@ -134,7 +136,7 @@ def _renamed(given: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Te
             raise CheckpointError(f"{', '.join(names.values())} came without the tensors that belong to it")
         try:
             made = rule.read(tuple(given[names[slot]] for slot in range(len(rule.theirs))))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{', '.join(names.values())}: {error}") from error
         renamed |= {_filled(name, stars): tensor for name, tensor in zip(rule.ours, made, strict=True)}
     return renamed
@@ -152,12 +154,13 @@ def _place(
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\*", r"([^./]+)"))
+    parts = {"*": r"([^./]+)", "**": "(.+)"}
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in _STARS.split(name)))
 
 
 def _filled(name: str, stars: Sequence[str]) -> str:
-    parts = name.split("*")
-    return "".join(part + star for part, star in zip(parts, [*stars, ""], strict=True))
+    following = iter(stars)
+    return "".join(next(following) if part in ("*", "**") else part for part in _STARS.split(name))
 
 
 def _names(names: Sequence[str] | str) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ def read_pixels(content: Mapping[str, Any], image_size: int) -> PreprocessCfg:
     """
     nested = content.get("image_processor")
     content = nested if isinstance(nested, Mapping) else content
-    said: dict[str, Any] = DEFAULTS[_kind(content)] | {key: value for key, value in content.items() if value is not None}
+    said: dict[str, Any] = dict(DEFAULTS[_kind(content)])
+    said |= {key: value for key, value in content.items() if value is not None}
     for step in ("do_resize", "do_rescale"):
         if not said[step]:
             raise ConfigError(f"preprocessor_config.json has {step} switched off; a model needs it here")

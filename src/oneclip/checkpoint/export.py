@@ -1,0 +1,193 @@
+"""A model to files in another's form, or in open_clip's: a folder or a file that is either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from oneclip.checkpoint.formats import (
+    Converted,
+    Format,
+    OpenAI,
+    TransformersChineseCLIP,
+    TransformersCLIP,
+    TransformersSigLIP,
+)
+from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
+from oneclip.checkpoint.formats.transformers_chinese_clip import is_chinese_clip
+from oneclip.checkpoint.replace import replacing_folder
+from oneclip.checkpoint.write import save
+from oneclip.config import ModelCfg, PreprocessCfg
+from oneclip.errors import ConfigError, DownloadError, OutputError
+from oneclip.model.siglip_names import is_siglip
+from oneclip.text import get_tokenizer
+
+if TYPE_CHECKING:
+    from oneclip.checkpoint.load import Loaded
+
+FOLDER_CONFIG, FOLDER_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """All that a model consists of.
+
+    Attributes:
+        state_dict: tensors by our names.
+        cfg: what the model is.
+        preprocess_cfg: how a picture becomes a tensor for it.
+        home: where its tokenizer may lie, as in `Loaded`.
+        cache_dir: where downloads are kept, instead of the usual folders.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    cfg: ModelCfg
+    preprocess_cfg: PreprocessCfg
+    home: str | Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Exportable:
+        """What a loaded model consists of; its tensors in the precision that it was loaded in."""
+        tensors = loaded.model.state_dict()
+        return cls(tensors, loaded.cfg, loaded.preprocess_cfg, loaded.home, loaded.cache_dir)
+
+
+def export(
+    model: Exportable, path: str | os.PathLike[str], form: str, *, force: bool = False
+) -> tuple[str, ...]:
+    """Write a model.
+
+    Args:
+        model: what to write.
+        path: a folder for "transformers" and "open_clip", a file for the others.
+        form: one of `FORMS`.
+        force: replace what is there.
+
+    Returns:
+        Notes: what the programs of that form do otherwise with this model, a sentence each.
+
+    Raises:
+        ConfigError: for a model that the form cannot hold; it says why.
+        OutputError: if something is there and `force` is not given, or it cannot be written; what stood there before
+            is untouched.
+        DownloadError: for a folder, if the tokenizer is not here and cannot be fetched.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"{form!r} is no form that is written; there are {', '.join(FORMS)}")
+    return FORMS[form](model, Path(path), force)
+
+
+def write_folder(model: Loaded | Exportable, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Write a self-contained folder in the form of open_clip's on the hub; it loads by its path, without a network.
+
+    Args:
+        model: what to write.
+        folder: where to; it is made.
+        force: replace a folder that holds such a model.
+
+    Raises: as `export` does.
+    """
+    export(model if isinstance(model, Exportable) else Exportable.of(model), folder, "open_clip", force=force)
+
+
+def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
+    with replacing_folder(folder, force=force) as temporary:
+        _write_json(temporary / FOLDER_CONFIG, _described(model.cfg, model.preprocess_cfg))
+        save(temporary / FOLDER_WEIGHTS, model.state_dict)
+        _write_tokenizer(model, temporary)
+    return _notes_for_open_clip(model.cfg)
+
+
+def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
+    published = _format_for(model.cfg).write(
+        Converted(dict(model.state_dict), model.cfg, model.preprocess_cfg)
+    )
+    with replacing_folder(folder, force=force) as temporary:
+        _write_json(temporary / "config.json", dict(published.config or {}))
+        _write_json(temporary / "preprocessor_config.json", dict(published.preprocessor or {}))
+        save(temporary / "model.safetensors", published.state_dict)
+        if not _write_tokenizer(model, temporary):
+            write_clip_tokenizer(temporary, model.cfg.text_cfg.context_length)
+    return published.notes
+
+
+def _openai(model: Exportable, path: Path, force: bool) -> tuple[str, ...]:
+    published = OpenAI().write(Converted(dict(model.state_dict), model.cfg, model.preprocess_cfg))
+    _check_free(path, force, (".pt", ".pth"))
+    save(path, published.state_dict)
+    return published.notes
+
+
+def _safetensors(model: Exportable, path: Path, force: bool) -> tuple[str, ...]:
+    _check_free(path, force, (".safetensors", ".pt", ".pth"))
+    save(path, model.state_dict, _described(model.cfg, model.preprocess_cfg))
+    return ()
+
+
+FORMS: Mapping[str, Callable[[Exportable, Path, bool], tuple[str, ...]]] = {
+    "transformers": _transformers,
+    "open_clip": _open_clip,
+    "openai": _openai,
+    "safetensors": _safetensors,
+}
+"""The forms that `export` writes, by the names that `oneclip convert --to` has for them."""
+
+
+def _format_for(cfg: ModelCfg) -> Format:
+    """The one of transformers' layouts that can hold a model, if any can."""
+    if is_siglip(cfg.vision_cfg):
+        return TransformersSigLIP("siglip")
+    return TransformersChineseCLIP() if is_chinese_clip(cfg) else TransformersCLIP()
+
+
+def _described(cfg: ModelCfg, pixels: PreprocessCfg) -> dict[str, Any]:
+    """Both configurations as open_clip has them; of the preprocessing nothing is left to defaults."""
+    values = {
+        key: list(v) if isinstance(v, tuple) else v for key, v in asdict(pixels).items() if v is not None
+    }
+    return {"model_cfg": cfg.to_dict(), "preprocess_cfg": values}
+
+
+def _notes_for_open_clip(cfg: ModelCfg) -> tuple[str, ...]:
+    vision = cfg.vision_cfg
+    if is_siglip(vision) and not vision.timm_model_name:
+        return (
+            "open_clip_torch cannot load this: timm has no name for an image tower of that size and GELU, "
+            "so the folder describes it by its numbers",
+        )
+    return ()
+
+
+def _write_tokenizer(model: Exportable, folder: Path) -> bool:
+    """Write the files of the model's tokenizer; False if it is CLIP's own, which is always here."""
+    if model.cfg.text_cfg.hf_tokenizer_name is None:
+        return False
+    try:
+        tokenizer = get_tokenizer(model.cfg.text_cfg, model.home, model.cache_dir)
+        tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]  # those with a name are of that kind
+    except DownloadError as error:
+        raise type(error)(
+            f"a folder holds the model's tokenizer, too: {error} (a single file, --to safetensors, has none)"
+        ) from error
+    return True
+
+
+def _check_free(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
+    """Raise OutputError unless a file may be written there."""
+    if path.suffix not in suffixes:
+        raise OutputError(f"{path} was not written: its name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise OutputError(f"{path} was not written: it is a folder")
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already; it is replaced only with --force (force=True)")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
