@@ -2,8 +2,9 @@
 
     PYTHONPATH=.parity/packages python tests/parity/architecture_digests.py > tests/model/architecture_digests.json
 
-Run once; `tests/model/test_architectures.py` holds ours to it. Of architectures with a visual tower of timm's, and of
-CoCa, only the text tower is written down (`NAME text`); text towers of transformers' are left out.
+Run once; `tests/model/test_architectures.py` holds ours to it. The published package fetches the configurations of
+Hugging Face text towers; here it gets them from our zoo, as transformers reads them. Names and shapes are those of the
+timm and the transformers in `constraints.txt`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def digest(state_dict: Mapping[str, Tensor]) -> str:
@@ -27,25 +31,36 @@ def digest(state_dict: Mapping[str, Tensor]) -> str:
 def main() -> None:
     import reference
 
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path += [str(ROOT / "tests"), str(ROOT / "src")]  # behind the published packages
     reference.prepare()
     import open_clip
 
+    without_network(open_clip)
     digests = {}
     for name in open_clip.list_models():
         cfg = open_clip.get_model_config(name)
-        if cfg["text_cfg"].get("hf_model_name"):
-            continue
+        cfg["text_cfg"]["hf_model_pretrained"] = False
+        is_custom = cfg.pop("custom_text", False) or "hf_model_name" in cfg["text_cfg"]
+        dual = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
+        kind = open_clip.CoCa if "multimodal_cfg" in cfg else dual
         with torch.device("meta"):
-            if cfg["vision_cfg"].get("timm_model_name") or "multimodal_cfg" in cfg:
-                text = open_clip.model._build_text_tower(
-                    cfg["embed_dim"], cfg["text_cfg"], cfg.get("quick_gelu", False)
-                )
-                digests[f"{name} text"] = digest(text.state_dict())
-            else:
-                kind = open_clip.CustomTextCLIP if cfg.pop("custom_text", False) else open_clip.CLIP
-                digests[name] = digest(kind(**cfg).state_dict())
+            digests[name] = digest(kind(**cfg).state_dict())
     print(json.dumps(digests, indent=0, sort_keys=True))
+
+
+def without_network(package: Any) -> None:
+    """Give the published package the configurations of Hugging Face models that are in our zoo."""
+    from oneclip import zoo
+    from oneclip.model.hf_config import config_from
+
+    class Configurations:
+        @staticmethod
+        def from_pretrained(name: str) -> Any:
+            known = zoo.text_tower(name)
+            assert known is not None, name
+            return config_from(known)
+
+    package.hf_model.AutoConfig = Configurations
 
 
 if __name__ == "__main__":
