@@ -38,10 +38,12 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_model
     import cases_preprocess
     import cases_siglip
+    import cases_towers
     import cases_zero_shot
 
     return {
         "siglip": cases_siglip.of_open_clip(package),
+        "towers": cases_towers.observe_all(package),
         "mobileclip": {name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES},
         "zero_shot": cases_zero_shot.observe(package),
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},

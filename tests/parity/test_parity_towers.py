@@ -1,0 +1,73 @@
+"""Towers of timm's and of transformers', against open_clip_torch on the same random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cases_towers
+import pytest
+from parity_compare import compare
+
+import open_clip
+
+NAMES = [*cases_towers.TIMM, *cases_towers.HF]
+TOLERANCE = 2e-4  # relative, in fp32
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:timm.*")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder: Path = tmp_path_factory.mktemp("texts")
+    return {case.name: (case, cases_towers.observe(open_clip, case)) for case in cases_towers.cases(folder)}
+
+
+def part(seen: dict[str, Any], *starts: str) -> dict[str, Any]:
+    return {key: value for key, value in seen.items() if key.startswith(starts)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_dict_has_the_published_names_and_shapes(
+    name: str, ours: dict[str, Any], published_open_clip: Any
+) -> None:
+    theirs = part(published_open_clip["towers"][name], "state", "no weight decay")
+    assert theirs
+    compare("towers, names", ours[name][1], theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_and_logits_are_the_published_ones(
+    name: str, ours: dict[str, Any], published_open_clip: Any
+) -> None:
+    seen = published_open_clip["towers"][name]
+    theirs = {key: seen[key] for key in seen if key.partition("/")[0] in ("image", "text", "logits")}
+    case, found = ours[name]
+    assert "image" in theirs
+    compare(case.group, found, theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", cases_towers.TIMM)
+def test_intermediates_are_the_published_ones(
+    name: str, ours: dict[str, Any], published_open_clip: Any
+) -> None:
+    case, found = ours[name]
+    theirs = part(published_open_clip["towers"][name], "intermediates")
+    compare("towers, intermediates", found, theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_published_ones(name: str, ours: dict[str, Any], published_open_clip: Any) -> None:
+    case, found = ours[name]
+    theirs = part(published_open_clip["towers"][name], "gradients")
+    compare("towers, gradients", found, theirs, TOLERANCE, least=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_locks_leave_the_published_parameters_trainable(
+    name: str, ours: dict[str, Any], published_open_clip: Any
+) -> None:
+    theirs = part(published_open_clip["towers"][name], "image lock", "text lock")
+    if ours[name][0].family in ("mt5", "m2m_100"):  # there only norms that are called LayerNorm are spared
+        del theirs["text lock with norms"]
+    compare("towers, locks", ours[name][1], theirs, TOLERANCE)
