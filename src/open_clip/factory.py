@@ -1,91 +1,279 @@
-"""Names to models, transforms and tokenizers, as programs written for open_clip ask for them."""
+"""`open_clip.factory`: names to models, transforms, tokenizers and losses, with the published arguments."""
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
-from oneclip import checkpoint, zoo
-from oneclip.errors import ConfigError
-from oneclip.image import Augment, Preprocess
-from oneclip.model import CLIP, CustomTextCLIP, build_model
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transform import image_transform_v2
+from oneclip import checkpoint
+from oneclip.model import build_model
+from open_clip import architectures
+from open_clip.architectures import add_model_config, get_model_config, list_models
+from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
+from open_clip.overrides import as_config, edited, fetch_towers
+from open_clip.precision import check_precision, to_precision
+from open_clip.sources import find, parse_model_name, refuse_random
+from open_clip.tokenizer_choice import get_tokenizer
+from open_clip.training_loss import create_loss
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.weights import load_checkpoint, load_state_dict, load_tensors, load_tower
 
-__all__ = ["create_model_and_transforms", "get_tokenizer"]
+__all__ = [
+    "add_model_config",
+    "create_loss",
+    "create_model",
+    "create_model_and_transforms",
+    "create_model_from_pretrained",
+    "get_model_config",
+    "get_tokenizer",
+    "list_models",
+    "load_checkpoint",
+    "load_state_dict",
+    "parse_model_name",
+]
 
-PRECISIONS = {"fp32": "fp32", "pure_bf16": "bf16", "pure_fp16": "fp16"}
+HF_HUB_PREFIX, LOCAL_DIR_PREFIX = "hf-hub:", "local-dir:"
+Transform = Callable[[Image.Image], Tensor]
+
+
+def create_model(
+    model_name: str,
+    pretrained: str | None = None,
+    load_weights: bool = True,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    jit: bool = False,
+    force_quick_gelu: bool = False,
+    force_custom_text: bool = False,
+    force_patch_dropout: float | None = None,
+    force_image_size: int | tuple[int, int] | None = None,
+    force_preprocess_cfg: dict[str, Any] | None = None,
+    force_context_length: int | None = None,
+    pretrained_image: bool = False,
+    pretrained_text: bool = True,
+    pretrained_image_path: str | None = None,
+    pretrained_text_path: str | None = None,
+    cache_dir: str | None = None,
+    output_dict: bool | None = None,
+    require_pretrained: bool = False,
+    weights_only: bool = True,
+    **model_kwargs: Any,
+) -> nn.Module:
+    """A model, with weights if some are named; in training mode, as modules are made.
+
+    Args:
+        model_name: an architecture, of the zoo or registered; or a name of weights: `hf-hub:owner/name`,
+            `local-dir:path`, or another that `oneclip.load` takes, for which `pretrained` is not used.
+        pretrained: weights for the architecture: a tag, or a file.
+        load_weights: False gives random weights in place of those that were named.
+        precision: "fp32"; "amp", "amp_bf16" and "amp_bfloat16", whose weights are fp32 too; "fp16" and "bf16" for
+            matrices only; "pure_fp16" and "pure_bf16" for everything.
+        device: where the model goes.
+        jit: compile it with TorchScript; one that cannot be compiled comes as it is, with a warning.
+        force_quick_gelu: QuickGELU, whatever the weights were trained with.
+        force_custom_text: keep the text tower in a module of its own.
+        force_patch_dropout: share of patches left out in training.
+        force_image_size: in pixels; positions are resized.
+        force_preprocess_cfg: fields of `PreprocessCfg` that replace those of the weights.
+        force_context_length: in tokens; positions are resized.
+        pretrained_image: where no weights are named, let a tower of timm's begin with timm's own.
+        pretrained_text: where no weights are named, let a tower of transformers' begin with its own.
+        pretrained_image_path: a file with weights of the visual tower alone, loaded last.
+        pretrained_text_path: likewise of the text tower.
+        cache_dir: where downloads are kept.
+        output_dict: whether the model's `forward` gives a dict.
+        require_pretrained: refuse random weights.
+        weights_only: accepted for older programs; nothing in a file is ever executed.
+        model_kwargs: fields of the architecture's configuration, such as `init_logit_bias`.
+
+    Raises:
+        UnknownModelError: for names that mean nothing.
+        ConfigError: for a precision or a field that is not known.
+        CheckpointError: for a file that is damaged or does not fit.
+        DownloadError: for one that cannot be fetched.
+    """
+    check_precision(precision)
+    pretrained_text = model_kwargs.pop("pretrained_hf", pretrained_text)  # its name of old
+    _note_unused(model_name, pretrained)
+    found = find(model_name, pretrained, cache_dir, weights=load_weights)
+    has_weights = load_weights and found.path is not None
+    if require_pretrained and not has_weights:
+        refuse_random(model_name, pretrained)
+    edits = {
+        "force_quick_gelu": force_quick_gelu,
+        "force_custom_text": force_custom_text,
+        "force_patch_dropout": force_patch_dropout,
+        "force_image_size": force_image_size,
+        "force_context_length": force_context_length,
+    }
+    cfg = as_config(edited(found.model_cfg, {**edits, **model_kwargs}))
+    fetch_towers(
+        cfg,
+        image=pretrained_image and not has_weights and pretrained_image_path is None,
+        text=pretrained_text and not has_weights and pretrained_text_path is None,
+    )
+    model: Any = checkpoint.build_blank(cfg) if has_weights else build_model(cfg)
+    if has_weights and found.path is not None:
+        tensors = found.state_dict if found.state_dict is not None else load_state_dict(found.path)
+        load_tensors(model, tensors, str(found.path))
+    if pretrained_image_path:
+        load_tower(model.visual, "visual.", pretrained_image_path)
+    if pretrained_text_path:
+        load_tower(getattr(model, "text", model), "text.", pretrained_text_path)
+    if not (has_weights or pretrained_image_path or pretrained_text_path):
+        logging.getLogger(__name__).info("%s begins with random weights", model_name)
+    to_precision(model, precision, whole_tower=cfg.vision_cfg.timm_model_name is not None)
+    model = model.to(device)
+    if output_dict and hasattr(model, "output_dict"):
+        model.output_dict = True
+    preprocess_cfg = {**found.preprocess_cfg, "size": model.visual.image_size}
+    set_model_preprocess_cfg(model, merge_preprocess_dict(preprocess_cfg, force_preprocess_cfg or {}))
+    return _scripted(model) if jit else model
 
 
 def create_model_and_transforms(
     model_name: str,
-    pretrained: str | os.PathLike[str] | None = None,
-    *,
+    pretrained: str | None = None,
+    load_weights: bool = True,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
+    jit: bool = False,
+    force_quick_gelu: bool = False,
+    force_custom_text: bool = False,
+    force_patch_dropout: float | None = None,
+    force_image_size: int | tuple[int, int] | None = None,
+    force_context_length: int | None = None,
+    image_mean: tuple[float, ...] | None = None,
+    image_std: tuple[float, ...] | None = None,
+    image_interpolation: str | None = None,
+    image_resize_mode: str | None = None,
+    aug_cfg: dict[str, Any] | AugmentationCfg | None = None,
+    pretrained_image: bool = False,
+    pretrained_text: bool = True,
+    pretrained_image_path: str | None = None,
+    pretrained_text_path: str | None = None,
     cache_dir: str | None = None,
     output_dict: bool | None = None,
-) -> tuple[CLIP | CustomTextCLIP, Preprocess | Augment, Preprocess | Augment]:
-    """A model with its transforms for training and for evaluation.
+    weights_only: bool = True,
+    **model_kwargs: Any,
+) -> tuple[nn.Module, Transform, Transform]:
+    """`create_model`, with the model's transforms for training and for evaluation.
 
     Args:
-        model_name: an architecture, or any name of weights that `oneclip.load` takes.
-        pretrained: a tag of published weights, or a file; None gives an architecture random weights.
-        precision: "fp32", or "pure_bf16" or "pure_fp16" for all weights.
-        device: where the model goes.
-        cache_dir: where downloads are kept.
-        output_dict: whether the model's `forward` gives a dict; None leaves it at a tuple.
+        image_mean, image_std, image_interpolation, image_resize_mode: replace what the weights say of their pictures.
+        aug_cfg: how far training pictures are changed.
 
-    Returns:
-        The model, in training mode as there; the training transform; the evaluation transform.
-
-    Raises:
-        ConfigError: on an unknown precision; for the rest as `oneclip.checkpoint.load`.
+    The other arguments and the errors are those of `create_model`.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    architecture = _architecture(model_name)
-    if pretrained or architecture is None:
-        name = f"{model_name}:{os.fspath(pretrained)}" if pretrained else model_name
-        load = {"device": device, "precision": PRECISIONS[precision], "cache_dir": cache_dir}
-        loaded = checkpoint.load(name, **load)
-        model, preprocess_cfg = loaded.model, loaded.preprocess_cfg
-    else:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[PRECISIONS[precision]]
-        model = build_model(zoo.architecture(architecture)).to(device=device, dtype=dtype)
-        preprocess_cfg = zoo.preprocess_of(architecture)
-    model.output_dict = bool(output_dict)
+    model = create_model(
+        model_name,
+        pretrained,
+        load_weights,
+        precision,
+        device,
+        jit,
+        force_quick_gelu,
+        force_custom_text,
+        force_patch_dropout,
+        force_image_size,
+        _pixels(image_mean, image_std, image_interpolation, image_resize_mode),
+        force_context_length,
+        pretrained_image,
+        pretrained_text,
+        pretrained_image_path,
+        pretrained_text_path,
+        cache_dir,
+        output_dict,
+        weights_only=weights_only,
+        **model_kwargs,
+    )
+    cfg = PreprocessCfg(**get_model_preprocess_cfg(model))
     return (
-        model.train(),
-        image_transform_v2(preprocess_cfg, is_train=True),
-        Preprocess(preprocess_cfg),
+        model,
+        image_transform_v2(cfg, is_train=True, aug_cfg=aug_cfg),
+        image_transform_v2(cfg, is_train=False),
     )
 
 
-def get_tokenizer(model_name: str = "", context_length: int | None = None) -> SimpleTokenizer:
-    """The tokenizer of an architecture, CLIP's where none is named.
+def create_model_from_pretrained(
+    model_name: str,
+    pretrained: str | None = None,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    jit: bool = False,
+    force_quick_gelu: bool = False,
+    force_custom_text: bool = False,
+    force_image_size: int | tuple[int, int] | None = None,
+    force_context_length: int | None = None,
+    image_mean: tuple[float, ...] | None = None,
+    image_std: tuple[float, ...] | None = None,
+    image_interpolation: str | None = None,
+    image_resize_mode: str | None = None,
+    return_transform: bool = True,
+    cache_dir: str | None = None,
+    weights_only: bool = True,
+    **model_kwargs: Any,
+) -> nn.Module | tuple[nn.Module, Transform]:
+    """`create_model` that refuses random weights, with the model's transform for evaluation.
 
     Args:
-        model_name: an architecture.
-        context_length: longest caption, in tokens; the architecture's if None.
+        image_mean, image_std, image_interpolation, image_resize_mode: replace what the weights say of their pictures.
+        return_transform: False for the model alone.
 
-    Raises:
-        UnknownModelError: if there is no such architecture.
-        ConfigError: if its tokenizer is not CLIP's.
+    The other arguments and the errors are those of `create_model`.
     """
-    if not model_name:
-        return SimpleTokenizer(context_length=context_length or 77)
-    cfg = zoo.architecture(model_name).text_cfg
-    if cfg.hf_tokenizer_name:
-        raise ConfigError(
-            f"{model_name} has the tokenizer {cfg.hf_tokenizer_name}; this version has CLIP's only"
-        )
-    return SimpleTokenizer(
-        context_length=context_length or cfg.context_length, **(cfg.tokenizer_kwargs or {})
+    model = create_model(
+        model_name,
+        pretrained,
+        precision=precision,
+        device=device,
+        jit=jit,
+        force_quick_gelu=force_quick_gelu,
+        force_custom_text=force_custom_text,
+        force_image_size=force_image_size,
+        force_preprocess_cfg=_pixels(image_mean, image_std, image_interpolation, image_resize_mode),
+        force_context_length=force_context_length,
+        cache_dir=cache_dir,
+        require_pretrained=True,
+        weights_only=weights_only,
+        **model_kwargs,
+    )
+    if not return_transform:
+        return model
+    return model, image_transform_v2(PreprocessCfg(**get_model_preprocess_cfg(model)), is_train=False)
+
+
+def _pixels(
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    interpolation: str | None,
+    resize_mode: str | None,
+) -> dict[str, Any]:
+    return merge_preprocess_dict(
+        {}, {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
     )
 
 
-def _architecture(name: str) -> str | None:
-    """The architecture of that name, or None for a name that means something else."""
-    return zoo.canonical_name(name) if name.replace("/", "-") in zoo.architectures() else None
+def _note_unused(model_name: str, pretrained: str | os.PathLike[str] | None) -> None:
+    """Say so when `pretrained` is given beside a name that has its own weights."""
+    if pretrained and architectures.architecture_name(model_name) is None:
+        warnings.warn(f"pretrained={pretrained!r} is not used: {model_name} names its weights", stacklevel=3)
+
+
+def _scripted(model: nn.Module) -> nn.Module:
+    """TorchScript of a model that still knows its preprocessing; the model itself where that cannot be."""
+    try:
+        scripted = torch.jit.script(model)
+    except (RuntimeError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        warnings.warn(f"jit: this model cannot be compiled and comes as it is: {reason}", stacklevel=3)
+        return model
+    set_model_preprocess_cfg(scripted, get_model_preprocess_cfg(model))
+    return scripted

@@ -1,6 +1,160 @@
-"""`open_clip.model`: the dual encoders of `oneclip.model` and their configurations."""
+"""`open_clip.model`: the dual encoders of `oneclip.model`, their configurations, and what programs do to them."""
 
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneclip import checkpoint
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg
-from oneclip.model import CLIP, CustomTextCLIP
+from oneclip.model import CLIP, CustomTextCLIP, build_text_tower, build_visual_tower
+from open_clip.positions import resize_pos_embed, resize_text_pos_embed
+from open_clip.precision import (
+    convert_weights_to_fp16,
+    convert_weights_to_lp,
+    get_cast_dtype,
+    get_input_dtype,
+)
 
-__all__ = ["CLIP", "CLIPTextCfg", "CLIPVisionCfg", "CustomTextCLIP"]
+__all__ = [
+    "CLIP",
+    "CLIPTextCfg",
+    "CLIPVisionCfg",
+    "CustomTextCLIP",
+    "build_model_from_openai_state_dict",
+    "convert_to_custom_text_state_dict",
+    "convert_weights_to_fp16",
+    "convert_weights_to_lp",
+    "get_cast_dtype",
+    "get_input_dtype",
+    "get_model_preprocess_cfg",
+    "get_model_tokenize_cfg",
+    "resize_pos_embed",
+    "resize_text_pos_embed",
+    "set_model_preprocess_cfg",
+    "trace_model",
+]
+
+CPU = torch.device("cpu")
+TEXT_NAMES = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
+
+
+def trace_model(
+    model: Any, batch_size: int = 256, device: str | torch.device = CPU
+) -> torch.jit.ScriptModule:
+    """Record a model as TorchScript: its `forward`, `encode_image` and `encode_text`.
+
+    The script takes batches of any size, and captions as long as the context. Inside it no caption is trimmed, and it
+    is not checked against a second run, which would cost as much again.
+
+    Args:
+        model: in evaluation mode afterwards.
+        batch_size: of what it is recorded with.
+        device: where the model is.
+    """
+    model.eval()
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    convolutions = (module for module in model.visual.modules() if isinstance(module, nn.Conv2d))
+    dtype = next((module.weight.dtype for module in convolutions), torch.float32)
+    image = torch.ones((batch_size, 3, height, width), device=device, dtype=dtype)
+    text = torch.zeros((batch_size, model.context_length), dtype=torch.int, device=device)
+    inputs = {"forward": (image, text), "encode_text": (text,), "encode_image": (image,)}
+    traced = torch.jit.trace_module(_without_exports(model), inputs, check_trace=False, strict=False)  # type: ignore
+    traced.visual.image_size = size
+    return traced  # type: ignore[no-any-return]
+
+
+def _without_exports(model: Any) -> Any:
+    """A shallow copy of a model whose methods can be recorded: those marked for scripting would be compiled instead."""
+    kind: Any = type(model)
+
+    def encode_image(self: Any, image: Tensor, **options: Any) -> Any:
+        return kind.encode_image(self, image, **options)
+
+    def encode_text(self: Any, text: Tensor, **options: Any) -> Any:
+        return kind.encode_text(self, text, **options)
+
+    methods: dict[str, Any] = {"encode_image": encode_image, "encode_text": encode_text}
+    shadow = copy.copy(model)
+    shadow.__class__ = type(kind.__name__, (kind,), methods)
+    return shadow
+
+
+def convert_to_custom_text_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a `CLIP` under the names that a `CustomTextCLIP` has; others as they are."""
+    if "text_projection" not in state_dict:
+        return dict(state_dict)
+    return {f"text.{name}" if name.startswith(TEXT_NAMES) else name: t for name, t in state_dict.items()}
+
+
+def build_model_from_openai_state_dict(
+    state_dict: Mapping[str, Tensor], quick_gelu: bool = True, cast_dtype: torch.dtype | None = torch.float16
+) -> CLIP:
+    """A model in fp16 of a state dict whose shapes say what it is, as OpenAI's files hold it.
+
+    Raises:
+        CheckpointError: if it is no such state dict.
+    """
+    weights = {
+        key: t
+        for key, t in state_dict.items()
+        if key not in ("input_resolution", "context_length", "vocab_size")
+    }
+    cfg = checkpoint.infer_openai_config(weights)
+    cfg.quick_gelu = quick_gelu
+    model: CLIP = checkpoint.build_blank(cfg)
+    convert_weights_to_fp16(model)
+    checkpoint.load_into(model, weights, source="the state dict")
+    return model.eval()
+
+
+def get_model_preprocess_cfg(model: Any) -> dict[str, Any]:
+    """How pictures are prepared for a model: what `set_model_preprocess_cfg` left with it, or what its tower knows."""
+    visual = getattr(model, "visual", model)
+    cfg: dict[str, Any] = getattr(visual, "preprocess_cfg", {})
+    if cfg:
+        return cfg
+    known = {"size": "image_size", "mean": "image_mean", "std": "image_std"}
+    return {key: value for key, name in known.items() if (value := getattr(visual, name, None)) is not None}
+
+
+def set_model_preprocess_cfg(model: Any, preprocess_cfg: Mapping[str, Any]) -> None:
+    """Leave with a model how pictures are prepared for it."""
+    visual = getattr(model, "visual", model)
+    visual.image_mean, visual.image_std = preprocess_cfg["mean"], preprocess_cfg["std"]
+    visual.preprocess_cfg = copy.deepcopy(dict(preprocess_cfg))
+
+
+def get_model_tokenize_cfg(model: Any) -> dict[str, int]:
+    """The context length and the size of the vocabulary, as far as the text tower knows them."""
+    text = getattr(model, "text", model)
+    return {
+        key: getattr(text, key)
+        for key in ("context_length", "vocab_size")
+        if getattr(text, key, None) is not None
+    }
+
+
+def _build_vision_tower(
+    embed_dim: int,
+    vision_cfg: CLIPVisionCfg | Mapping[str, Any],
+    quick_gelu: bool = False,
+    cast_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    cfg = CLIPVisionCfg.from_dict(vision_cfg) if isinstance(vision_cfg, Mapping) else vision_cfg
+    return build_visual_tower(embed_dim, cfg, quick_gelu)
+
+
+def _build_text_tower(
+    embed_dim: int,
+    text_cfg: CLIPTextCfg | Mapping[str, Any],
+    quick_gelu: bool = False,
+    cast_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    cfg = CLIPTextCfg.from_dict(text_cfg) if isinstance(text_cfg, Mapping) else text_cfg
+    return build_text_tower(embed_dim, cfg, quick_gelu)

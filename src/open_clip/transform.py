@@ -1,14 +1,15 @@
 """The published names of the picture transforms, on `oneclip.image`.
 
-They neither need torchvision nor return its classes, but compose with them.
+They neither need torchvision nor return its classes, but compose with them. Only timm's augmentation (`use_timm`) is
+timm's own, and needs both.
 """
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from oneclip.config import PreprocessCfg as _PreprocessCfg
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.image.augment import Augment, AugmentCfg, draw_color_jitter
 from oneclip.image.preprocess import Preprocess
 from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
@@ -100,7 +101,7 @@ def image_transform(
     interpolation: str | None = None,
     fill_color: int = 0,
     aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None,
-) -> Preprocess | Augment:
+) -> Callable[[Image.Image], Tensor]:
     """The transform from a PIL image to a normalised (3, H, W) tensor, for evaluation or for training."""
     cfg = PreprocessCfg(
         size=image_size if isinstance(image_size, int) else (image_size[0], image_size[1]),
@@ -110,25 +111,51 @@ def image_transform(
         interpolation=interpolation or "bicubic",
         fill_color=tuple(fill_color) if isinstance(fill_color, list) else fill_color,
     )
-    if not is_train:
-        return Preprocess(cfg)
-    return Augment(cfg, _augment_cfg(AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg))
+    return image_transform_v2(cfg, is_train, aug_cfg)
 
 
 def image_transform_v2(
     cfg: _PreprocessCfg, is_train: bool, aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None
-) -> Preprocess | Augment:
-    """`image_transform` from a configuration."""
-    return image_transform(
-        cfg.size,
-        is_train,
+) -> Callable[[Image.Image], Tensor]:
+    """`image_transform` from a configuration.
+
+    Args:
+        cfg: size, statistics and, for evaluation, how a picture is resized. The interpolation "random" is timm's, for
+            training; it is "bicubic" elsewhere.
+        is_train: for training.
+        aug_cfg: how far training pictures are changed; with `use_timm` timm makes the transform.
+
+    Raises:
+        ConfigError: for a mode, a filter or an amount that is not known.
+        MissingExtraError: for `use_timm` without timm.
+    """
+    aug = AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg or AugmentationCfg()
+    if is_train and aug.use_timm:
+        return timm_transform(cfg, aug)
+    if cfg.interpolation == "random":
+        cfg = replace(cfg, interpolation="bicubic")
+    return Augment(cfg, _augment_cfg(aug)) if is_train else Preprocess(cfg)
+
+
+def timm_transform(cfg: _PreprocessCfg, aug: AugmentationCfg) -> Callable[[Image.Image], Tensor]:
+    """The training transform that timm makes, without its flip; it needs torchvision as well."""
+    try:
+        from timm.data import create_transform
+    except ImportError as error:
+        raise MissingExtraError("aug_cfg's use_timm", "timm") from error
+    names = ("scale", "ratio", "color_jitter", "re_prob", "re_count")
+    wanted = {name: value for name in names if (value := getattr(aug, name)) is not None}
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=(3, *pair(cfg.size)),
+        is_training=True,
+        hflip=0.0,
         mean=cfg.mean,
         std=cfg.std,
+        re_mode="pixel",
         interpolation=cfg.interpolation,
-        resize_mode=cfg.resize_mode,
-        fill_color=cfg.fill_color,  # type: ignore[arg-type]
-        aug_cfg=aug_cfg,
+        **{"color_jitter": None, **wanted},
     )
+    return transform
 
 
 class ResizeKeepRatio:
@@ -261,13 +288,8 @@ class gray_scale:
         return img.convert("L").convert("RGB") if random.random() < self.p else img
 
 
-def _augment_cfg(aug_cfg: AugmentationCfg | None) -> AugmentCfg:
+def _augment_cfg(aug_cfg: AugmentationCfg) -> AugmentCfg:
     """What `Augment` does of an `AugmentationCfg`: what the published package does without timm."""
-    aug_cfg = aug_cfg or AugmentationCfg()
-    if aug_cfg.use_timm:
-        raise ConfigError(
-            "use_timm=True: timm's augmentation is not part of this; call timm.data.create_transform yourself"
-        )
     unused = [name for name in ("ratio", "re_prob", "re_count") if getattr(aug_cfg, name) is not None]
     if aug_cfg.color_jitter is not None and not aug_cfg.color_jitter_prob:
         unused.append("color_jitter")

@@ -1,4 +1,4 @@
-"""Usage and fine-tuning on the open_clip facade, as far as today's names go."""
+"""Usage and fine-tuning on the open_clip facade."""
 
 from pathlib import Path
 
@@ -125,4 +125,4 @@ def test_unknown_names_and_precisions_are_named() -> None:
     with pytest.raises(UnknownModelError, match="ViT-B-32"):
         open_clip.create_model_and_transforms("ViT-B-23")
     with pytest.raises(ConfigError, match="amp"):
-        open_clip.create_model_and_transforms("ViT-B-32", precision="amp")
+        open_clip.create_model_and_transforms("ViT-B-32", precision="half")

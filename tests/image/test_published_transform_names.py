@@ -48,11 +48,34 @@ def test_image_transform_trains_with_augment():
     assert same.augment == found.augment
 
 
-def test_what_is_for_timm_is_said_to_be_ignored_or_refused():
+def test_timm_makes_the_transform_where_it_is_asked_to():
+    pytest.importorskip("timm")
+    aug_cfg = {
+        "use_timm": True,
+        "ratio": (0.5, 1.0),
+        "color_jitter": 0.3,
+        "re_prob": 1.0,
+        "scale": (0.4, 0.6),
+    }
+    found = transform.image_transform(
+        (16, 24), True, mean=IMAGENET_MEAN, interpolation="random", aug_cfg=aug_cfg
+    )
+    steps = {type(step).__name__: step for step in found.transforms}
+    assert found(noise()).shape == (3, 16, 24)
+    assert tuple(steps["RandomResizedCropAndInterpolation"].ratio) == (0.5, 1.0)
+    assert steps["RandomErasing"].probability == 1.0
+    assert "RandomHorizontalFlip" not in steps
+    assert steps["Normalize"].mean.tolist() == pytest.approx(IMAGENET_MEAN)
+
+
+def test_a_random_interpolation_is_for_timm_only():
+    for is_train in (False, True):
+        assert transform.image_transform(16, is_train, interpolation="random").cfg.interpolation == "bicubic"
+
+
+def test_what_is_for_timm_is_said_to_be_ignored():
     with pytest.warns(UserWarning, match="use_timm is not set: ratio, re_prob"):
         transform.image_transform(16, True, aug_cfg={"ratio": (0.5, 1.0), "re_prob": 0.1})
-    with pytest.raises(ConfigError, match="use_timm"):
-        transform.image_transform(16, True, aug_cfg={"use_timm": True})
     with pytest.raises(ConfigError, match="four amounts"):
         transform.image_transform(16, True, aug_cfg={"color_jitter": 0.4, "color_jitter_prob": 0.5})
     with pytest.raises(ConfigError, match="mode 'L'"):

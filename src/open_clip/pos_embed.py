@@ -1,0 +1,53 @@
+"""`open_clip.pos_embed`: grids to tables of sines and cosines (Vaswani et al. 2017, in two dimensions)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oneclip.errors import ConfigError
+
+__all__ = [
+    "get_1d_sincos_pos_embed_from_grid",
+    "get_2d_sincos_pos_embed",
+    "get_2d_sincos_pos_embed_from_grid",
+]
+
+Array = npt.NDArray[Any]
+
+
+def get_2d_sincos_pos_embed(embed_dim: int, grid_size: int, cls_token: bool = False) -> Array:
+    """Positions of a square grid, row by row.
+
+    Args:
+        embed_dim: C, divisible by four.
+        grid_size: patches on one side, G.
+        cls_token: put a row of zeros first.
+
+    Returns:
+        (G * G, C) float64, or (1 + G * G, C).
+    """
+    columns, rows = np.meshgrid(*[np.arange(grid_size, dtype=np.float32)] * 2)
+    table = get_2d_sincos_pos_embed_from_grid(embed_dim, np.stack([columns, rows]))
+    return np.concatenate([np.zeros((1, embed_dim)), table]) if cls_token else table
+
+
+def get_2d_sincos_pos_embed_from_grid(embed_dim: int, grid: Array) -> Array:
+    """Coordinates (2, ...) of M positions to (M, C): half of C for each coordinate."""
+    halves = [get_1d_sincos_pos_embed_from_grid(embed_dim // 2, coordinate) for coordinate in grid[:2]]
+    return np.concatenate(halves, axis=1)
+
+
+def get_1d_sincos_pos_embed_from_grid(embed_dim: int, pos: Array) -> Array:
+    """M positions of any shape to (M, C): sines, then cosines, of wavelengths from 1 to 10,000.
+
+    Raises:
+        ConfigError: if C is odd.
+    """
+    if embed_dim % 2:
+        raise ConfigError(f"sines and cosines come in pairs: embed_dim is {embed_dim}")
+    frequencies = 10_000.0 ** (-np.arange(embed_dim // 2, dtype=np.float64) / (embed_dim / 2))
+    angles = np.outer(np.reshape(pos, -1), frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

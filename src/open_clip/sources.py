@@ -1,0 +1,190 @@
+"""What `model_name` and `pretrained` mean, to a configuration, a preprocessing and a file of weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from oneclip import checkpoint, hub, zoo
+from oneclip.config import PreprocessCfg
+from oneclip.errors import CheckpointError, UnknownModelError
+from open_clip.architectures import _MODEL_CONFIGS, architecture_name, known_config
+from open_clip.constants import HF_CONFIG_NAME
+from open_clip.pretrained import (
+    download_pretrained,
+    get_pretrained_cfg,
+    is_pretrained_cfg,
+    list_pretrained_tags_by_model,
+    weights_of,
+)
+from open_clip.transform import merge_preprocess_dict
+
+HUB, FOLDER = "hf-hub:", "local-dir:"
+
+
+@dataclass
+class Found:
+    """What a pair of names means.
+
+    Attributes:
+        model_cfg: the configuration, as `open_clip_config.json` files hold it.
+        preprocess_cfg: the fields of `PreprocessCfg`.
+        path: the file of weights; None for random ones.
+        state_dict: its tensors, if they had to be read to know the configuration.
+    """
+
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    path: Path | None = None
+    state_dict: Mapping[str, Tensor] | None = None
+
+
+def parse_model_name(model_name: str) -> tuple[str | None, str]:
+    """A name to ("hf-hub" or "local-dir" or None, what follows).
+
+    Raises:
+        ValueError: if nothing follows.
+    """
+    for prefix in (FOLDER, HUB):
+        if model_name.startswith(prefix):
+            rest = model_name.removeprefix(prefix)
+            if not rest:
+                raise ValueError(f"{model_name!r} names nothing: {prefix} and then a place was expected")
+            return prefix.rstrip(":"), rest
+    return None, model_name
+
+
+def find(
+    model_name: str, pretrained: str | os.PathLike[str] | None, cache_dir: str | None, weights: bool = True
+) -> Found:
+    """Find out what is meant, and fetch it.
+
+    Args:
+        model_name: an architecture; or a place that says what it holds (`hf-hub:`, `local-dir:`), or another name of
+            weights that `oneclip.load` takes.
+        pretrained: for an architecture, a tag or a file.
+        cache_dir: where downloads are kept.
+        weights: whether the weights are wanted too.
+
+    Raises:
+        UnknownModelError, AmbiguousModelError, CheckpointError, DownloadError: as `oneclip.load`.
+    """
+    name = architecture_name(model_name)
+    if name is None:
+        return _of_place(model_name, cache_dir)
+    pretrained = os.fspath(pretrained) if pretrained else ""
+    if is_pretrained_cfg(name, pretrained):
+        return _of_tag(name, pretrained, cache_dir, weights)
+    if pretrained and not os.path.isfile(pretrained):
+        weights_of(name, pretrained)  # raises, with the nearest tags
+    if pretrained and weights:
+        return _of_file(name, Path(pretrained))
+    return Found(known_config(name), _preprocess_of(name))
+
+
+def refuse_random(model_name: str, pretrained: str | None) -> NoReturn:
+    """Say why a model that has to have weights would have none.
+
+    Raises:
+        UnknownModelError: always; the message has the tags there are.
+    """
+    name = architecture_name(model_name) or model_name
+    known = list_pretrained_tags_by_model(name)
+    if pretrained:
+        raise UnknownModelError(pretrained, kind=f"source of weights for {name} when load_weights is False")
+    raise UnknownModelError(
+        name,
+        kind="name of weights",
+        hint=f"It is an architecture: give pretrained= a file, or a tag of {known}.",
+    )
+
+
+def read_config(source: zoo.Source, cache_dir: str | None = None) -> dict[str, Any]:
+    """What the `open_clip_config.json` of a folder or of a repository holds.
+
+    Raises:
+        UnknownModelError, DownloadError: if there is none.
+        CheckpointError: if it is no JSON object.
+    """
+    if source.kind == "hub" and source.repo:
+        where = {"subfolder": source.subfolder, "revision": source.revision, "cache_dir": cache_dir}
+        path = hub.hub_file(source.repo, HF_CONFIG_NAME, **where)  # type: ignore[arg-type]
+    elif source.kind == "folder" and source.path:
+        path = source.path / HF_CONFIG_NAME
+        if not path.is_file():
+            raise UnknownModelError(str(path), kind="file", hint="The folder does not say what it holds.")
+    else:
+        raise UnknownModelError(source.name, kind="folder or repository")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
+
+
+def _of_tag(name: str, tag: str, cache_dir: str | None, weights: bool) -> Found:
+    """Published weights; they know which activation they were trained with."""
+    facts = get_pretrained_cfg(name, tag)
+    model_cfg = known_config(name)
+    if "quick_gelu" in facts:
+        model_cfg["quick_gelu"] = facts["quick_gelu"]
+    size = model_cfg["vision_cfg"].get("image_size", PreprocessCfg().size)
+    path = Path(download_pretrained(facts, cache_dir=cache_dir)) if weights else None
+    return Found(
+        model_cfg, _fields(zoo.pretrained(name, tag.lower().replace("-", "_")).preprocess_cfg(size)), path
+    )
+
+
+def _of_file(name: str, path: Path) -> Found:
+    """A file for an architecture; it may know the activation and the preprocessing of its weights."""
+    read = checkpoint.read(path)
+    model_cfg, preprocess_cfg = known_config(name), _preprocess_of(name)
+    said = read.metadata.get("model_cfg")
+    if isinstance(said, dict):
+        model_cfg["quick_gelu"] = said.get("quick_gelu", False)
+        pixels = read.metadata.get("preprocess_cfg")
+        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, pixels if isinstance(pixels, dict) else {})
+    elif read.format == "torchscript":  # OpenAI's own files
+        model_cfg["quick_gelu"] = read.metadata.get("activation") != "gelu"
+    return Found(model_cfg, preprocess_cfg, path, read.state_dict)
+
+
+def _of_place(model_name: str, cache_dir: str | None) -> Found:
+    """A name of weights that say what they are."""
+    try:
+        source = zoo.resolve(model_name)
+    except UnknownModelError as error:
+        if parse_model_name(model_name)[0] or ":" in model_name:
+            raise
+        raise UnknownModelError(
+            model_name, _MODEL_CONFIGS, kind="model", hint="open_clip.list_models() has all architectures."
+        ) from error
+    described = checkpoint.describe(source, cache_dir)
+    return Found(
+        described.cfg.to_dict(),
+        _fields(described.preprocess_cfg),
+        described.path,
+        described.checkpoint.state_dict,
+    )
+
+
+def _preprocess_of(name: str) -> dict[str, Any]:
+    """How pictures are prepared for weights of an architecture that say nothing themselves."""
+    known = name in zoo.architectures() and list_pretrained_tags_by_model(name)
+    return _fields(zoo.preprocess_of(name) if known else PreprocessCfg())
+
+
+def _fields(cfg: PreprocessCfg) -> dict[str, Any]:
+    """Every field; a background only where there is one, since published configurations know none."""
+    values = asdict(cfg)
+    if values["background"] is None:
+        del values["background"]
+    return values

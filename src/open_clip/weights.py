@@ -1,0 +1,120 @@
+"""Files of weights into models: whole ones, older ones, other people's, and single towers."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from oneclip import checkpoint
+from oneclip.errors import CheckpointMismatchError
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+
+__all__ = ["load_checkpoint", "load_state_dict"]
+
+POSITION_IDS = "text.transformer.embeddings.position_ids"  # once stored by transformers' text models
+Path = str | os.PathLike[str]
+
+
+def load_state_dict(
+    checkpoint_path: Path, device: str | torch.device = "cpu", weights_only: bool = True
+) -> dict[str, Tensor]:
+    """The tensors in a file of any kind, by the names that models have.
+
+    Args:
+        checkpoint_path: a state dict, a training checkpoint, an OpenAI archive, safetensors or a `.npz`.
+        device: where to put the tensors.
+        weights_only: accepted for older programs; nothing in a file is ever executed.
+
+    Raises:
+        CheckpointError: if the file is damaged, or no checkpoint.
+    """
+    state_dict = checkpoint.read(checkpoint_path).state_dict
+    return {name: tensor.to(device) for name, tensor in state_dict.items()}
+
+
+def load_checkpoint(
+    model: nn.Module,
+    checkpoint_path: Path,
+    strict: bool = True,
+    weights_only: bool = True,
+    device: str | torch.device = "cpu",
+) -> _IncompatibleKeys:
+    """Load a file into a model, whatever program wrote it; positions are resized to the model's.
+
+    Args:
+        model: keeps its dtypes and devices.
+        checkpoint_path: as for `load_state_dict`.
+        strict: whether every name has to fit. If not, what fits is loaded.
+        weights_only: accepted for older programs; nothing in a file is ever executed.
+        device: where tensors are kept meanwhile.
+
+    Returns:
+        The missing and the unexpected names; none when `strict`.
+
+    Raises:
+        CheckpointError: if the file is damaged or does not fit; nothing is loaded then.
+    """
+    state_dict = load_state_dict(checkpoint_path, device)
+    return load_tensors(model, state_dict, str(checkpoint_path), strict)
+
+
+def load_tensors(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str, strict: bool = True
+) -> _IncompatibleKeys:
+    """`load_checkpoint` from tensors; `source` is what messages call them."""
+    fitted = fit(model, state_dict)
+    if strict:
+        checkpoint.load_into(model, fitted, source=source)
+        return _IncompatibleKeys([], [])
+    return model.load_state_dict(fitted, strict=False)  # type: ignore[no-any-return]
+
+
+def fit(model: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under a model's names: converted from other formats, moved into `text.`, positions resized."""
+    fitted = dict(convert_state_dict(model, dict(state_dict)))
+    if "positional_embedding" in fitted and not hasattr(model, "positional_embedding"):
+        fitted = convert_to_custom_text_state_dict(fitted)
+    own = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in fitted and name in own and fitted[name].numel() == own[name].numel():
+            fitted[name] = fitted[name].reshape(own[name].shape)
+    if "logit_bias" in own and "logit_scale" in fitted:  # a sigmoid loss goes on from softmax weights
+        fitted.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
+    if POSITION_IDS not in own:
+        fitted.pop(POSITION_IDS, None)
+    resize_pos_embed(fitted, model)
+    resize_text_pos_embed(fitted, model)
+    return fitted
+
+
+def load_tower(tower: nn.Module, prefix: str, path: Path) -> None:
+    """Load one tower from its own weights, or from a whole model's; what does not fit is named in a warning.
+
+    Args:
+        tower: the module that gets them.
+        prefix: what its names begin with in a whole model's state dict.
+        path: as for `load_state_dict`.
+
+    Raises:
+        CheckpointMismatchError: if nothing in the file fits.
+        CheckpointError: if the file is damaged, or no checkpoint.
+    """
+    own = tower.state_dict()
+    given = {name.removeprefix(prefix): tensor for name, tensor in load_state_dict(path).items()}
+    fitting = {
+        name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape
+    }
+    missing, unexpected = sorted(own.keys() - fitting.keys()), sorted(given.keys() - fitting.keys())
+    if not fitting:
+        raise CheckpointMismatchError(str(path), missing, unexpected)
+    tower.load_state_dict(fitting, strict=False)
+    if missing:
+        some = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
+        warnings.warn(f"{path} leaves {len(missing)} tensors of the tower as they were: {some}", stacklevel=3)
