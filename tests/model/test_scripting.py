@@ -34,6 +34,11 @@ PARTS = {
         {},
     ),
     "eos": (VIT, {**TEXT, "pool_type": "eos", "eos_id": 99}, {}),
+    "siglip": (
+        {**VIT, "pool_type": "map", "act_kwargs": {"approximate": "tanh"}},
+        {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+        {"init_logit_bias": -10.0},
+    ),
     "class token": (VIT, {**TEXT, "embed_cls": True}, {}),
 }
 

@@ -5,6 +5,7 @@ from oneclip.model.build import build_model, build_text_tower, build_visual_towe
 from oneclip.model.clip import CLIP, CustomTextCLIP, DualEncoder
 from oneclip.model.layers import LayerNorm, LayerScale, PatchDropout, QuickGELU
 from oneclip.model.resnet import AttentionPool2d, Bottleneck, ModifiedResNet
+from oneclip.model.siglip import SigLIPVision
 from oneclip.model.text import TextTower, TextTransformer
 from oneclip.model.transformer import BlockCfg, ResidualAttentionBlock, Transformer
 from oneclip.model.vision import VisionTransformer
@@ -24,6 +25,7 @@ __all__ = [
     "PatchDropout",
     "QuickGELU",
     "ResidualAttentionBlock",
+    "SigLIPVision",
     "TextTower",
     "TextTransformer",
     "Transformer",

@@ -35,15 +35,14 @@ class SigLIPVision(nn.Module):
 
     def __init__(self, cfg: CLIPVisionCfg, embed_dim: int) -> None:
         super().__init__()
-        name = cfg.timm_model_name or ""
         trunk = TrunkCfg.of_cfg(cfg)
         if trunk is None:
-            near = nearest(name, published_names())
+            near = nearest(cfg.timm_model_name or "", published_names())
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ConfigError(f"{name!r} is not the name of a SigLIP image tower{hint}")
+            raise ConfigError(f"{cfg.timm_model_name!r} is not the name of a SigLIP image tower{hint}")
         if embed_dim != trunk.size.width:
             raise ConfigError(
-                f"embed_dim is {embed_dim}; {name} gives features of width {trunk.size.width}, with no projection"
+                f"embed_dim is {embed_dim}; this tower gives features of its width, {trunk.size.width}"
             )
         self.image_size = pair(cfg.image_size)
         self.output_dim = embed_dim
