@@ -69,6 +69,7 @@ class CheckpointMismatchError(CheckpointError):
         missing: keys that the model has and the checkpoint lacks.
         unexpected: keys that the checkpoint has and the model lacks.
         reshaped: (key, shape in the checkpoint, shape in the model).
+        hint: the way out, as a sentence; by default to look at the architecture named.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class CheckpointMismatchError(CheckpointError):
         missing: Sequence[str] = (),
         unexpected: Sequence[str] = (),
         reshaped: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+        hint: str = "Check that the architecture named is the one the weights were trained with.",
     ) -> None:
         self.missing, self.unexpected, self.reshaped = list(missing), list(unexpected), list(reshaped)
         lines = [f"{source} does not fit the model; nothing was loaded."]
@@ -86,7 +88,7 @@ class CheckpointMismatchError(CheckpointError):
             "of another shape",
             [f"{key}: {there} in the checkpoint, {here} in the model" for key, there, here in reshaped],
         )
-        lines.append("Check that the architecture named is the one the weights were trained with.")
+        lines.append(hint)
         super().__init__("\n".join(lines))
 
 

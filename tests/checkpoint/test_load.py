@@ -134,11 +134,13 @@ def test_a_bare_file_takes_its_facts_from_the_architecture_named(
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_bare_path_whose_activation_cannot_be_known_names_both_ways_out(tiny: Path, suffix: str) -> None:
     path = tiny / f"m{suffix}"
-    save(path, weights())
+    save(path, {name: 2 * tensor for name, tensor in weights().items()})
     with pytest.raises(AmbiguousModelError) as caught:
         load(path)
-    assert f"ViT-B-32:{path}" in str(caught.value)
-    assert f"ViT-B-32-quickgelu:{path}" in str(caught.value)
+    assert f"the shapes of tiny, tiny-quickgelu: name one, as in tiny:{path} or tiny-quickgelu:{path}" in str(
+        caught.value
+    )
+    assert "quick_gelu=True or quick_gelu=False" in str(caught.value)
     assert f"clip.load({str(path)!r})" in str(caught.value)
 
 
@@ -252,14 +254,19 @@ def test_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "open_clip_model.safetensors", weights())
     asked = []
 
-    def hub_file(repo: str, names: object = hub.HUB_WEIGHTS, **where: object) -> Path:
-        asked.append((repo, where))
-        return tmp_path / (names if isinstance(names, str) else hub.HUB_WEIGHTS[0])
+    def hub_files(repo: str, names: list[str], **where: object) -> dict[str, Path]:
+        asked.append((repo, *names, where))
+        return {name: tmp_path / name for name in names if (tmp_path / name).is_file()}
 
-    monkeypatch.setattr(hub, "hub_file", hub_file)
-    assert has_weights(load("hf-hub:own/model/sub@v1").model)
+    monkeypatch.setattr(hub, "hub_files", hub_files)
+    loaded = load("hf-hub:own/model/sub@v1")
+    assert has_weights(loaded.model)
+    assert loaded.home == "hf-hub:own/model/sub@v1"
     where = {"subfolder": "sub", "revision": "v1", "cache_dir": None}
-    assert asked == [("own/model", where), ("own/model", where)]
+    assert asked == [
+        ("own/model", "open_clip_config.json", where),
+        ("own/model", "open_clip_model.safetensors", where),
+    ]
 
 
 @pytest.mark.parametrize(
