@@ -166,3 +166,18 @@ def test_what_is_no_picture_is_refused():
         Augment()("cat.jpg")
     with pytest.raises(ConfigError, match="interpolation 'nearby'"):
         Augment(PreprocessCfg(interpolation="nearby"))
+
+
+def test_the_steps_are_a_list_whose_edits_count() -> None:
+    augment = Augment(PreprocessCfg(size=(16, 24)), STRONG)
+    assert augment.transforms[0].size == (16, 24)
+    del augment.transforms[1:-2]  # colours stay
+    with_grey = Augment(
+        PreprocessCfg(size=(16, 24)), AugmentCfg(STRONG.scale, STRONG.ratio, gray_scale_prob=1.0)
+    )
+    picture = noise(60, 40)
+    assert torch.equal(
+        augment(picture, 3),
+        Augment(PreprocessCfg(size=(16, 24)), AugmentCfg(STRONG.scale, STRONG.ratio))(picture, 3),
+    )
+    assert not torch.equal(augment(picture, 3), with_grey(picture, 3))

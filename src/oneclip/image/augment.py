@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,80 @@ class AugmentCfg:
                 raise ConfigError(f"the hue of color_jitter is at most 0.5; found {self.color_jitter[3]}")
 
 
+Generator = torch.Generator | None
+
+
+class RandomResizedCrop:
+    """A random part of a picture, resized to `size`, (height, width) in pixels."""
+
+    def __init__(self, size: tuple[int, int], cfg: AugmentCfg, interpolation: str) -> None:
+        resampling(interpolation)  # raises for one that is not known
+        self.size, self.cfg, self.interpolation = size, cfg, interpolation
+
+    def __call__(self, image: Image.Image, generator: Generator = None) -> Image.Image:
+        top, left, height, width = draw_crop(image.height, image.width, self.cfg, generator)
+        part = image.crop((left, top, left + width, top + height))
+        return resized(part, self.size, self.interpolation)
+
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        return f"RandomResizedCrop(size={self.size}, scale={cfg.scale}, ratio={tuple(round(r, 4) for r in cfg.ratio)})"
+
+
+class ColorJitter:
+    """Other colours, with probability `p`; the amounts are those of `draw_color_jitter`."""
+
+    def __init__(self, amounts: tuple[float, float, float, float], p: float) -> None:
+        self.amounts, self.p = amounts, p
+
+    def __call__(self, image: Image.Image, generator: Generator = None) -> Image.Image:
+        if _chance(self.p, generator):
+            for change in draw_color_jitter(self.amounts, generator):
+                image = change(image)
+        return image
+
+    def __repr__(self) -> str:
+        return f"ColorJitter({self.amounts}, p={self.p})"
+
+
+class GrayScale:
+    """No colours, with probability `p`."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, image: Image.Image, generator: Generator = None) -> Image.Image:
+        return image.convert("L").convert("RGB") if _chance(self.p, generator) else image
+
+    def __repr__(self) -> str:
+        return f"GrayScale(p={self.p})"
+
+
 class Augment:
     """Turn a PIL image into a randomly changed, normalised (3, H, W) float32 tensor.
 
     Args:
         cfg: size, interpolation, mean and deviation, as the model's `Preprocess` has them.
         augment: what is changed, and how much.
+
+    Attributes:
+        transforms: the steps in their order, a list as in torchvision's `Compose`: edits of it count.
     """
+
+    RANDOM = (RandomResizedCrop, ColorJitter, GrayScale)
 
     def __init__(self, cfg: PreprocessCfg | None = None, augment: AugmentCfg | None = None) -> None:
         self.cfg, self.augment = cfg or PreprocessCfg(), augment or AugmentCfg()
         self.size = checked_size(self.cfg.size)
-        resampling(self.cfg.interpolation)
-        self._to_model_input = to_model_input(self.cfg)
+        self.transforms: list[Callable[..., Any]] = [
+            RandomResizedCrop(self.size, self.augment, self.cfg.interpolation),
+            ToRGB(),
+        ]
+        if self.augment.color_jitter and self.augment.color_jitter_prob:
+            self.transforms.append(ColorJitter(self.augment.color_jitter, self.augment.color_jitter_prob))
+        if self.augment.gray_scale_prob:
+            self.transforms.append(GrayScale(self.augment.gray_scale_prob))
+        self.transforms += to_model_input(self.cfg)[1:]  # it is in RGB already
 
     def __call__(self, image: Image.Image, generator: torch.Generator | int | None = None) -> Tensor:
         """Augment one picture.
@@ -89,16 +151,11 @@ class Augment:
         """
         if isinstance(generator, int):
             generator = torch.Generator().manual_seed(generator)
-        image = require_image(image)
-        top, left, height, width = draw_crop(image.height, image.width, self.augment, generator)
-        image = image.crop((left, top, left + width, top + height))
-        image = ToRGB()(resized(image, self.size, self.cfg.interpolation))
-        if self.augment.color_jitter and _chance(self.augment.color_jitter_prob, generator):
-            for change in draw_color_jitter(self.augment.color_jitter, generator):
-                image = change(image)
-        if self.augment.gray_scale_prob and _chance(self.augment.gray_scale_prob, generator):
-            image = image.convert("L").convert("RGB")
-        tensor: Tensor = run(self._to_model_input, image)
+        steps = [
+            partial(step, generator=generator) if isinstance(step, self.RANDOM) else step
+            for step in self.transforms
+        ]
+        tensor: Tensor = run(steps, require_image(image))
         return tensor
 
     def __repr__(self) -> str:
