@@ -15,7 +15,7 @@ from oneclip.cli.app import run as run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = [ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "encoder.md"]
+OURS = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("cli.md", "encoder.md", "models.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -73,6 +73,12 @@ def test_the_readme_lists_every_file() -> None:
     make_tree = runpy.run_path(str(ROOT / "docs" / "make_tree.py"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert make_tree["with_tree"](readme) == readme, "run: python docs/make_tree.py"
+
+
+def test_the_page_of_models_lists_every_architecture() -> None:
+    make_models = runpy.run_path(str(ROOT / "docs" / "make_models.py"))
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert make_models["with_tables"](page) == page, "run: python docs/make_models.py"
 
 
 def test_every_example_says_how_to_run_it() -> None:

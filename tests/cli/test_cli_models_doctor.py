@@ -1,6 +1,7 @@
 """`oneclip models` and `oneclip doctor`: what they list is so."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,27 +9,11 @@ import pytest
 import torch
 from commandline import Run
 
+import oneclip
 from oneclip import zoo
-from oneclip.cli.sizes import count_parameters, is_buildable
-from oneclip.model import build_model
-from oneclip.text import get_tokenizer
 
-BUILDABLE = [name for name in zoo.architectures() if is_buildable(zoo.architecture(name))]
-
-
-@pytest.mark.parametrize("name", BUILDABLE)
-def test_what_is_listed_can_be_built_and_is_as_large_as_said(name: str) -> None:
-    cfg = zoo.architecture(name)
-    get_tokenizer(cfg.text_cfg)
-    with torch.device("meta"):
-        model = build_model(cfg)
-    count = count_parameters(cfg)
-    assert count is None or count == sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_the_count_of_published_models_is_the_known_one() -> None:
-    assert count_parameters(zoo.architecture("ViT-B-32")) == 151_277_313
-    assert count_parameters(zoo.architecture("RN50")) == 102_007_137
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+JSON_BLOCK = re.search(r"```json\n(\{\n  \"models\": .*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]  # type: ignore[index]
 
 
 def test_json_lists_pocket_then_openai_then_all_others_once(run: Run, pocket: Path) -> None:
@@ -38,12 +23,13 @@ def test_json_lists_pocket_then_openai_then_all_others_once(run: Run, pocket: Pa
     names = [entry["name"] for entry in entries]
     assert names[:2] == ["pocket", "RN50"]
     assert names[1:10] == list(zoo.OPENAI_NAMES)
-    assert len(names) == len(set(names)) > 60
+    assert len(names) == len(set(names)) == 170
     assert all(zoo.resolve(name) for name in names)
     assert entries[0]["path"] == str(pocket)
     assert entries[0]["bytes"] == pocket.stat().st_size
-    assert entries[0]["parameters"] > 0
-    assert {"name", "architecture", "tag", "pixels", "parameters", "path", "bytes"} == entries[0].keys()
+    documented = set(re.findall(r'"(\w+)":', JSON_BLOCK)) - {"models"}
+    assert all(entry.keys() == documented for entry in entries)
+    assert entries[0]["parameters"] == sum(p.numel() for p in oneclip.load("pocket").model.parameters())
 
 
 def test_a_file_in_the_cache_is_here(
@@ -64,6 +50,56 @@ def test_a_search_takes_either_spelling_and_suggests(run: Run, pocket: Path) -> 
     code, _, err = run("models", "ViT-B-23:openai")
     assert code == 1
     assert "did you mean" in err
+
+
+def listed(run: Run, *arguments: str) -> list[dict]:
+    code, out, err = run("models", *arguments, "--json")
+    assert code == 0, err
+    found: list[dict] = json.loads(out)["models"]
+    return found
+
+
+def test_what_is_asked_for_narrows_the_list(run: Run, pocket: Path) -> None:
+    assert {e["family"] for e in listed(run, "--family", "siglip2")} == {"SigLIP 2"}
+    assert all("dfn" in e["tag"] for e in listed(run, "--tag", "DFN"))
+    assert {tuple(e["pixels"]) for e in listed(run, "--resolution", "336")} == {(336, 336)}
+    sizes = [e["parameters"] for e in listed(run, "--min-params", "0.9B", "--max-params", "1000M")]
+    assert sizes
+    assert all(9e8 <= size <= 1e9 for size in sizes)
+    both = listed(run, "siglip 384", "--max-params", "400000000")
+    assert both == [e for e in listed(run, "siglip") if "384" in e["name"] and e["parameters"] <= 4e8]
+
+
+def test_what_a_model_needs_is_named(run: Run, pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert listed(run, "MobileCLIP-S1")[0]["extras"] == ["timm"]
+    monkeypatch.setattr("oneclip.cli.models.find_spec", lambda name: None)
+    assert listed(run, "MobileCLIP-S1")[0]["missing_extras"] == ["timm"]
+    code, out, err = run("models", "MobileCLIP-S1")
+    assert code == 0
+    assert " timm" in out.splitlines()[1]
+    assert "pip install 'oneclip[timm]'" in err
+
+
+def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: Path) -> None:
+    assert listed(run, "ViT-S-16") == []
+    assert "ViT-S-16 has no published weights" in run("models", "ViT-S-16").err
+    assert {e["name"]: e["tag"] for e in listed(run, "ViT-S-16", "--untrained")}["ViT-S-16"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--family", "siglp"], 1, "is not a known family; did you mean SigLIP"),
+        (["--tag", "laoin2b_s32b_b82k"], 1, "is not a known tag; did you mean laion2b_s32b_b82k"),
+        (["mobilclip"], 1, "is not a known model; did you mean"),
+        (["--min-params", "many"], 2, "write 150M, or 1.2B"),
+        (["--resolution", "1"], 0, "no model has a resolution like that"),
+    ],
+)
+def test_what_there_is_not(run: Run, pocket: Path, arguments: list[str], code: int, message: str) -> None:
+    found = run("models", *arguments)
+    assert found.code == code
+    assert message in found.err
 
 
 def test_doctor_is_content_with_this_environment(run: Run, pocket: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,20 @@ def test_every_architecture_is_held_to_the_contract() -> None:
     }
 
 
-@pytest.mark.parametrize("name", DIGESTS)
-def test_a_state_dict_has_the_published_names_and_shapes(name: str) -> None:
+@cache
+def built(name: str) -> tuple[str, zoo.Parameters]:
+    """The digest of an architecture's state dict, and the number of its parameters."""
     with torch.device("meta"):
         model = build_model(zoo.architecture(name))
-    assert digest(model.state_dict()) == DIGESTS[name]
+    image = sum(p.numel() for key, p in model.named_parameters() if key.startswith("visual."))
+    return digest(model.state_dict()), zoo.Parameters(sum(p.numel() for p in model.parameters()), image)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_state_dict_has_the_published_names_and_shapes(name: str) -> None:
+    assert built(name)[0] == DIGESTS[name]
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_an_architecture_has_as_many_parameters_as_the_zoo_says(name: str) -> None:
+    assert built(name)[1] == zoo.parameters(name)

@@ -1,10 +1,12 @@
-"""`oneclip models`: what can be loaded, how large it is, and what of it is on this machine."""
+"""`oneclip models`: what can be loaded, how large it is, what it needs, and what of it is on this machine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +14,14 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import say
-from oneclip.cli.sizes import count_parameters, is_buildable
 from oneclip.errors import UnknownModelError
 
 if TYPE_CHECKING:
     from oneclip.config import ModelCfg
+    from oneclip.zoo import Found
+
+_MODULES = {"timm": "timm", "hf": "transformers", "sentencepiece": "sentencepiece"}  # what an extra brings
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,17 @@ class Entry:
     Attributes:
         name: what to give to `--model` and `oneclip.load`.
         architecture: its shape; None for "pocket", which brings its own.
-        tag: which of the trained weights of that architecture.
+        tag: which of the trained weights of that architecture; None if there are none, and for "pocket".
+        family: of the architecture.
         pixels: (height, width) of the pictures it sees.
         parameters: how many numbers it consists of.
+        image_parameters: those of its image tower.
+        embed_dim: the width of its vectors.
+        context_length: how many tokens of a caption it reads.
+        tokenizer: "CLIP", or the repository that has it.
+        kind: where its towers come from: "native", "timm", "hf" or "coca".
+        extras: what must be installed beside the core.
+        missing_extras: those that are not installed here.
         path: where its file lies on this machine, if it does.
         bytes: the size of that file.
     """
@@ -36,33 +49,92 @@ class Entry:
     name: str
     architecture: str | None
     tag: str | None
+    family: str | None
     pixels: list[int] | None
     parameters: int | None
+    image_parameters: int | None
+    embed_dim: int | None
+    context_length: int | None
+    tokenizer: str | None
+    kind: str | None
+    extras: list[str]
+    missing_extras: list[str]
     path: str | None
     bytes: int | None
 
 
+def _count(text: str) -> float:
+    """A number of parameters as people write it: 150M, 1.2B, 400000000."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmbg]?)", text.strip().lower())
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no number of parameters: write 150M, or 1.2B")
+    return float(match[1]) * _UNITS[match[2]]
+
+
 def models(
     search: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Only those with this in their name.")
+        str | None, typer.Argument(metavar="TEXT", help="Only those with these words in their name.")
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option("--family", metavar="NAME", help="Only those of a family: CLIP, SigLIP, EVA …"),
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", metavar="TEXT", help="Only weights with this in their tag: laion2b, dfn …"),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option("--resolution", metavar="PIXELS", help="Only those that see pictures of this size."),
+    ] = None,
+    min_params: Annotated[
+        float | None,
+        typer.Option(
+            "--min-params", metavar="N", parser=_count, help="Only those this large or larger: 300M, 1B."
+        ),
+    ] = None,
+    max_params: Annotated[
+        float | None,
+        typer.Option(
+            "--max-params", metavar="N", parser=_count, help="Only those this small or smaller: 150M."
+        ),
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Also architectures without published weights, to train from.")
+    ] = False,
     here: Annotated[bool, typer.Option("--here", help="Only those that are on this machine.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List what can be loaded, and what is here.
 
-    Models that are not on this machine are fetched when first loaded. Files, folders and repositories of the
-    Hugging Face hub (hf-hub:OWNER/NAME) can be loaded, too.
+    Models that are not on this machine are fetched when first loaded, or ahead by `oneclip pull`. Files, folders and
+    repositories of the Hugging Face hub (hf-hub:OWNER/NAME) can be loaded, too.
 
     \b
     Examples:
       oneclip models
       oneclip models B-32 --json
+      oneclip models --family siglip2 --max-params 400M
     """
-    listed = list(_entries())
-    entries = [e for e in listed if _folded(search or "") in _folded(e.name) and (e.path or not here)]
-    if search and not entries and not here:
-        raise UnknownModelError(search, [e.name for e in listed], hint="`oneclip models` lists them.")
+    from oneclip import zoo
+
+    found = zoo.search(
+        search,
+        family=family,
+        tag=tag,
+        resolution=resolution,
+        min_params=min_params,
+        max_params=max_params,
+        untrained=untrained,
+    )
+    asked = {"a family": family, "a tag": tag, "a resolution": resolution, "a size": min_params or max_params}
+    limits = [name for name, value in asked.items() if value]
+    entries = [_entry(each) for each in found]
+    if not limits and _folded(search or "") in "pocket":
+        entries.insert(0, _pocket(zoo.pocket_path()))
+    if not entries:
+        _explain(search, limits)
+    entries = [entry for entry in entries if entry.path or not here]
     if as_json:
         print(json.dumps({"models": [asdict(entry) for entry in entries]}, indent=2))
         return
@@ -70,57 +142,95 @@ def models(
 
     columns = [
         Column("name", "cyan"),
+        Column("family"),
         Column("pixels", right=True),
         Column("parameters", right=True),
+        Column("needs"),
         Column("here"),
     ]
     print_table(columns, [_row(entry) for entry in entries])
-    count = sum(entry.path is not None for entry in entries)
-    say(f"{len(entries)} models, {count} of them on this machine; the others are fetched when first loaded")
+    _conclude(entries)
 
 
-def _entries() -> Iterator[Entry]:
-    """Pocket, then OpenAI's models, then all others by name; weights that have two names come once."""
-    from oneclip import hub, zoo
+def _explain(search: str | None, limits: Sequence[str]) -> None:
+    """Say why nothing fits; an error if there is no such name."""
+    from oneclip import zoo
 
-    yield _pocket(zoo.pocket_path())
-    openai = [(name, architecture, "openai") for name, architecture in zoo.OPENAI_NAMES.items()]
-    others = [
-        (f"{arch}:{tag}", arch, tag) for arch in zoo.architectures() for tag in zoo.pretrained_tags(arch)
-    ]
-    seen = set()
-    for name, architecture, tag in [*openai, *others]:
-        weights, cfg = zoo.pretrained(architecture, tag), zoo.architecture(architecture)
-        quick_gelu = cfg.quick_gelu if weights.quick_gelu is None else weights.quick_gelu
-        published = (weights.url, weights.hf_hub, quick_gelu)
-        if published not in seen and is_buildable(cfg):
-            seen.add(published)
-            yield _entry(name, architecture, tag, cfg, hub.weights_here(weights))
+    if search and not zoo.search(search, untrained=True):
+        names = [*zoo.OPENAI_NAMES, *(each.name for each in zoo.everything(untrained=True))]
+        raise UnknownModelError(search, names, hint="`oneclip models` lists them.")
+    if search and not zoo.search(search):
+        say(f"{search} has no published weights; `oneclip models {search} --untrained` lists it", kind="note")
+    else:
+        say(f"no model has {' and '.join(limits)} like that", kind="note")
 
 
-def _entry(name: str, architecture: str | None, tag: str | None, cfg: ModelCfg, path: Path | None) -> Entry:
-    size = cfg.vision_cfg.image_size
-    pixels = [size, size] if isinstance(size, int) else list(size)
-    where, bytes_ = (str(path), path.stat().st_size) if path is not None else (None, None)
-    return Entry(name, architecture, tag, pixels, count_parameters(cfg), where, bytes_)
+def _entry(found: Found) -> Entry:
+    from oneclip import hub
+
+    path = hub.weights_here(found.pretrained) if found.pretrained else None
+    return Entry(
+        name=found.name,
+        architecture=found.architecture,
+        tag=found.tag,
+        family=found.family,
+        pixels=list(found.image_size),
+        parameters=found.parameters.total,
+        image_parameters=found.parameters.image,
+        embed_dim=found.embed_dim,
+        context_length=found.context_length,
+        tokenizer=found.tokenizer,
+        kind=found.kind,
+        extras=list(found.extras),
+        missing_extras=[extra for extra in found.extras if find_spec(_MODULES[extra]) is None],
+        path=str(path) if path else None,
+        bytes=path.stat().st_size if path else None,
+    )
 
 
 def _pocket(path: Path) -> Entry:
     """The model in the wheel, whose file says what it is."""
     from oneclip.config import ModelCfg
 
-    if not path.is_file():
-        return Entry("pocket", None, None, None, None, None, None)
-    with path.open(
-        "rb"
-    ) as file:  # of a safetensors file only the header: the size of a JSON text, and that text
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    said = json.loads(header["__metadata__"]["oneclip"])
-    return _entry("pocket", None, None, ModelCfg.from_dict(said["model_cfg"]), path)
+    cfg: ModelCfg | None = None
+    sizes: Sequence[int | None] = (None, None)
+    if path.is_file():
+        with path.open("rb") as file:
+            # of a safetensors file only the header: the size of a JSON text, and that text
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        said = header.pop("__metadata__")["oneclip"]
+        cfg = ModelCfg.from_dict(json.loads(said)["model_cfg"])
+        sizes = _sizes(header)
+    size = cfg.vision_cfg.image_size if cfg else None
+    return Entry(
+        name="pocket",
+        architecture=None,
+        tag=None,
+        family="CLIP",
+        pixels=None if size is None else [size, size] if isinstance(size, int) else list(size),
+        parameters=sizes[0],
+        image_parameters=sizes[1],
+        embed_dim=cfg.embed_dim if cfg else None,
+        context_length=cfg.text_cfg.context_length if cfg else None,
+        tokenizer="CLIP",
+        kind="native",
+        extras=[],
+        missing_extras=[],
+        path=str(path) if cfg else None,
+        bytes=path.stat().st_size if cfg else None,
+    )
+
+
+def _sizes(tensors: dict[str, dict[str, list[int]]]) -> tuple[int, int]:
+    """How many numbers a file's tensors stand for, and how many of them are the image tower's."""
+    from math import prod
+
+    derived = re.compile(r".*\.(running_mean|running_var|num_batches_tracked|scale)")  # no parameters
+    counts = {name: prod(tensor["shape"]) for name, tensor in tensors.items() if not derived.fullmatch(name)}
+    return sum(counts.values()), sum(count for name, count in counts.items() if name.startswith("visual."))
 
 
 def _folded(name: str) -> str:
-    """A name as people search for it: OpenAI writes ViT-B/32 what others write ViT-B-32."""
     return name.lower().replace("/", "-")
 
 
@@ -129,4 +239,14 @@ def _row(entry: Entry) -> list[str]:
     size = "" if not entry.pixels else str(height) if height == width else f"{height}x{width}"
     count = f"{entry.parameters / 1e6:,.0f} M" if entry.parameters else ""
     here = f"yes, {entry.bytes / 1e6:,.0f} MB" if entry.bytes is not None else ""
-    return [entry.name, size, count, here]
+    return [entry.name, entry.family or "", size, count, ", ".join(entry.extras), here]
+
+
+def _conclude(entries: Iterable[Entry]) -> None:
+    """Say what the table does not: how many there are, and how to get what is missing."""
+    listed = [entry for entry in entries if entry.tag or not entry.architecture]
+    here = sum(entry.path is not None for entry in listed)
+    say(f"{len(listed)} models, {here} of them on this machine; the others are fetched when first loaded")
+    missing = sorted({extra for entry in entries for extra in entry.missing_extras})
+    if missing:
+        say(f"what some of them need is not installed here: pip install 'oneclip[{','.join(missing)}]'")

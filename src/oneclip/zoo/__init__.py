@@ -2,7 +2,7 @@
 
 `architectures.json` has a line for each architecture: the fields of `ModelCfg` that differ from their
 defaults, or from those of the architecture it is `like`. `weights.json` has a line for each set of trained
-weights.
+weights, `parameters.json` and `text_towers.json` a line for what was counted and what lies elsewhere.
 """
 
 from oneclip.zoo.catalogue import (
@@ -16,22 +16,35 @@ from oneclip.zoo.catalogue import (
     pretrained_tags,
     published,
 )
+from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
 from oneclip.zoo.resolve import Source, pocket_path, resolve
+from oneclip.zoo.search import Found, everything, search
 from oneclip.zoo.text_towers import text_tower, text_towers
 
 __all__ = [
+    "FAMILIES",
     "OPENAI_NAMES",
+    "Family",
+    "Found",
+    "Parameters",
     "Pretrained",
     "Source",
     "architecture",
     "architectures",
     "canonical_name",
+    "everything",
+    "extras",
+    "families",
+    "family",
+    "kind",
+    "parameters",
     "pocket_path",
     "preprocess_of",
     "pretrained",
     "pretrained_tags",
     "published",
     "resolve",
+    "search",
     "text_tower",
     "text_towers",
 ]
