@@ -345,11 +345,6 @@ def test_configuration_gives_its_tokenizer() -> None:
     assert tokenizer("A, b!").tolist() == CLIPTokenizer(32)("a b").tolist()
 
 
-def test_hugging_face_tokenizer_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="Hugging Face tokenizer 'roberta-base'; this version"):
-        get_tokenizer(CLIPTextCfg(hf_tokenizer_name="roberta-base"))
-
-
 def test_unknown_tokenizer_option_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="tokenizer_kwargs has 'strip_sep_token'"):
         get_tokenizer(CLIPTextCfg(tokenizer_kwargs={"strip_sep_token": True}))

@@ -1,11 +1,21 @@
 """How a caption becomes token ids.
 
-`CLIPTokenizer` does it, `get_tokenizer` makes the one that a text tower was trained with, and `clean_text` is
-the cleaning that comes first.
+`get_tokenizer` makes the tokenizer that a text tower was trained with: CLIP's own (`CLIPTokenizer`) or one in the form
+of the Hugging Face hub's (`HFTokenizer`). `clean_text` is the cleaning that comes first.
 """
 
+from oneclip.text.choose import get_tokenizer, tokenizer_files, write_tokenizer
 from oneclip.text.clean import clean_text
+from oneclip.text.huggingface import HFTokenizer
 from oneclip.text.protocol import Tokenizer
-from oneclip.text.tokenizer import CLIPTokenizer, get_tokenizer
+from oneclip.text.tokenizer import CLIPTokenizer
 
-__all__ = ["CLIPTokenizer", "Tokenizer", "clean_text", "get_tokenizer"]
+__all__ = [
+    "CLIPTokenizer",
+    "HFTokenizer",
+    "Tokenizer",
+    "clean_text",
+    "get_tokenizer",
+    "tokenizer_files",
+    "write_tokenizer",
+]

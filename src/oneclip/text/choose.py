@@ -1,0 +1,87 @@
+"""A text tower's configuration to the tokenizer that the tower was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from oneclip.config import CLIPTextCfg
+from oneclip.errors import ConfigError
+from oneclip.text.files import find_files, is_folder, look_for_files
+from oneclip.text.huggingface import HFTokenizer
+from oneclip.text.protocol import Tokenizer
+from oneclip.text.tokenizer import CLIPTokenizer
+
+CLIP_OPTIONS = ("clean", "additional_special_tokens", "reduction_mask")
+MODEL_FILES = ("open_clip_config.json", "config.json")
+
+Place = str | PathLike[str] | None
+
+
+def get_tokenizer(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = None) -> Tokenizer:
+    """The tokenizer that a text tower was trained with.
+
+    A tower that names no tokenizer has CLIP's own, whatever lies beside its weights. For the others, the files that lie
+    with the checkpoint come before the repository named.
+
+    Args:
+        cfg: of the text tower.
+        home: where the checkpoint came from: a folder, or "hf-hub:owner/name[/subfolder][@revision]".
+        cache_dir: the hub's cache, if not the usual one.
+
+    Raises:
+        ConfigError: for options that the tokenizer lacks, or files that do not say enough.
+        CheckpointError: for a file that cannot be read.
+        DownloadError: for files that are not here and cannot be fetched.
+    """
+    options = dict(cfg.tokenizer_kwargs or {})
+    if not cfg.hf_tokenizer_name:
+        _check_options(options)
+        return CLIPTokenizer(cfg.context_length, **options)
+    files = tokenizer_files(cfg, home, cache_dir)
+    tokenizer = HFTokenizer(files, cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **options)
+    tokenizer.name = cfg.hf_tokenizer_name
+    return tokenizer
+
+
+def tokenizer_files(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = None) -> dict[str, Path]:
+    """The files of a tower's tokenizer, fetched if need be: name to path; none for CLIP's own, which needs none.
+
+    Arguments and errors are those of `get_tokenizer`.
+    """
+    if not cfg.hf_tokenizer_name:
+        return {}
+    if home is not None and _is_home(home) and (found := look_for_files(home, cache_dir)):
+        return found
+    return find_files(cfg.hf_tokenizer_name, cache_dir)
+
+
+def write_tokenizer(
+    cfg: CLIPTextCfg, folder: str | PathLike[str], home: Place = None, cache_dir: Place = None
+) -> list[Path]:
+    """Write a tower's tokenizer to a folder, from which it loads without anything else.
+
+    Returns:
+        the files written; none for CLIP's own tokenizer, which needs none.
+
+    Raises:
+        OutputError: if a file cannot be written; for the rest as `get_tokenizer`.
+    """
+    if not cfg.hf_tokenizer_name:
+        return []
+    return HFTokenizer(tokenizer_files(cfg, home, cache_dir)).save_pretrained(folder)
+
+
+def _is_home(home: str | PathLike[str]) -> bool:
+    """Whether this is a model's own place: not any folder in which a file of weights happens to lie."""
+    return not is_folder(home) or any((Path(home).expanduser() / name).is_file() for name in MODEL_FILES)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in CLIP_OPTIONS:
+            raise ConfigError(
+                f"tokenizer_kwargs has {name!r}, which CLIP's tokenizer lacks; it has {', '.join(CLIP_OPTIONS)}"
+            )
