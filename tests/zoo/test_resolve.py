@@ -20,6 +20,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "RN50").mkdir()
     (tmp_path / "C:\\models").mkdir()
     (tmp_path / "C:\\models\\a.pt").touch()
+    (tmp_path / "C:" / "models").mkdir(parents=True)
+    (tmp_path / "C:" / "models" / "b.pt").touch()
     monkeypatch.chdir(tmp_path)
 
 
@@ -55,6 +57,7 @@ def test_architecture_and_tag(name: str, architecture: str, tag: str) -> None:
         ("ViT-B/32:./run/epoch_9.pt", "ViT-B-32", "run/epoch_9.pt"),
         ("ViT-B-32:laion2b", "ViT-B-32", "laion2b"),  # no tag, but a file
         ("ViT-B-32:C:\\models\\a.pt", "ViT-B-32", "C:\\models\\a.pt"),
+        ("ViT-B/32:C:/models/b.pt", "ViT-B-32", "C:/models/b.pt"),
     ],
 )
 def test_architecture_and_file(name: str, architecture: str, path: str) -> None:
@@ -72,6 +75,8 @@ def test_architecture_and_file(name: str, architecture: str, path: str) -> None:
         ("run/epoch_9.pt", "file", "run/epoch_9.pt"),
         ("C:\\models\\a.pt", "file", "C:\\models\\a.pt"),
         ("C:\\models", "folder", "C:\\models"),
+        ("local-dir:C:\\models", "folder", "C:\\models"),
+        ("C:/models/b.pt", "file", "C:/models/b.pt"),
         ("./RN50", "folder", "RN50"),
         (Path("RN50"), "folder", "RN50"),
     ],
@@ -89,6 +94,7 @@ def test_files_and_folders(name: str | Path, kind: str, path: str) -> None:
         ("hf-hub:owner/name/sub/folder@refs/pr/1", "owner/name", "sub/folder", "refs/pr/1"),
         ("hf-hub:owner/name.v1/sub", "owner/name.v1", "sub", None),
         ("hf-hub:owner/name/", "owner/name", None, None),
+        ("hf-hub:owner/name/sub/@v1.0", "owner/name", "sub", "v1.0"),
     ],
 )
 def test_repositories(name: str, repo: str, subfolder: str | None, revision: str | None) -> None:
@@ -114,6 +120,14 @@ def test_pocket() -> None:
         ("run/epoch_8.pt", r"did you mean run/epoch_9\.pt\? There is no /.*/run/epoch_8\.pt"),
         ("missing.safetensors", "is not a known file or folder"),
         ("D:\\models\\a.pt", "is not a known file or folder"),
+        ("D:/models/a.pt", "is not a known file or folder"),
+        ("\\\\server\\share\\a.pt", "is not a known file or folder"),
+        ("ViT-B-32:D:\\models\\a.pt", r"'D:\\\\models\\\\a\.pt' is not a known file"),
+        (
+            "openai/clip-vit-base-patch32",
+            "on the Hugging Face hub, write hf-hub:openai/clip-vit-base-patch32",
+        ),
+        ("https://huggingface.co/own/model", r"write hf-hub:own/model\."),
         ("hf-hub:name", "Write hf-hub:owner/name"),
         ("hf-hub:", "Write hf-hub:owner/name"),
         ("local-dir:nowhere", "is not a known"),

@@ -23,6 +23,11 @@ HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<subfolder>[^@]+?))?/?(?:@(?P<revision>.+))?")
+_HUB_ADDRESS = (
+    re.compile(  # as people copy it from the hub's pages, or from programs that know no other names
+        r"(?:https?://)?(?:www\.)?(?:(?:huggingface\.co|hf\.co)/)?(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)/?"
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,10 @@ def _local(name: str, location: str) -> Source:
     if kind is not None:
         return Source(name, kind, path=path)
     known = [POCKET, *OPENAI_NAMES, *architectures()]
+    is_path = _looks_like_a_path(location) or path.parent.is_dir()
+    if (address := _HUB_ADDRESS.fullmatch(location)) and not is_path and not nearest(location, known):
+        hint = f"If it is a repository on the Hugging Face hub, write {HUB_PREFIX}{address['repo']}."
+        raise UnknownModelError(location, kind="model, file or folder", hint=hint)
     if _looks_like_a_path(location) or ("/" in location and not nearest(location, known)):
         raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
     arch_name, colon, _ = location.partition(":")
