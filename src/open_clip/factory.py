@@ -103,7 +103,7 @@ def create_model(
     pretrained_text = model_kwargs.pop("pretrained_hf", pretrained_text)  # its name of old
     _note_unused(model_name, pretrained)
     found = find(model_name, pretrained, cache_dir, weights=load_weights)
-    has_weights = load_weights and found.path is not None
+    has_weights = load_weights and found.state_dict is not None
     if require_pretrained and not has_weights:
         refuse_random(model_name, pretrained)
     edits = {
@@ -120,9 +120,8 @@ def create_model(
         text=pretrained_text and not has_weights and pretrained_text_path is None,
     )
     model: Any = checkpoint.build_blank(cfg) if has_weights else build_model(cfg)
-    if has_weights and found.path is not None:
-        tensors = found.state_dict if found.state_dict is not None else load_state_dict(found.path)
-        load_tensors(model, tensors, str(found.path))
+    if load_weights and found.state_dict is not None:
+        load_tensors(model, found.state_dict, str(found.path), cfg=cfg)
     if pretrained_image_path:
         load_tower(model.visual, "visual.", pretrained_image_path)
     if pretrained_text_path:

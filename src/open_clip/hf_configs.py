@@ -1,27 +1,38 @@
-"""`open_clip.hf_configs`: how transformers' configurations of text models name what towers are built of."""
-
-from __future__ import annotations
+"""`open_clip.hf_configs`: how the fields of Hugging Face text models are called, by type of model."""
 
 from typing import Any
 
 __all__ = ["arch_dict"]
 
-FIELDS = ("context_length", "vocab_size", "width", "heads", "layers")
-BERT = ("max_position_embeddings", "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers")
-MT5 = ("", "vocab_size", "d_model", "num_heads", "num_layers")  # positions are relative: of any length
-M2M = ("max_position_embeddings", "vocab_size", "d_model", "encoder_attention_heads", "encoder_layers")
-PARTS = ("layer_attr", "token_embeddings_attr")
+_BERT = {
+    "context_length": "max_position_embeddings",
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "layers": "num_hidden_layers",
+}
+_ROBERTA = {**_BERT, "layer_attr": "layer", "token_embeddings_attr": "embeddings"}
+_MT5 = {
+    "context_length": "",
+    "vocab_size": "vocab_size",
+    "width": "d_model",
+    "heads": "num_heads",
+    "layers": "num_layers",
+    "layer_attr": "block",
+    "token_embeddings_attr": "embed_tokens",
+}
+_M2M100 = {
+    "context_length": "max_position_embeddings",
+    "vocab_size": "vocab_size",
+    "width": "d_model",
+    "heads": "encoder_attention_heads",
+    "layers": "encoder_layers",
+}
 
 arch_dict: dict[str, dict[str, Any]] = {
-    kind: {
-        "config_names": {**dict(zip(FIELDS, names, strict=True)), **dict(zip(PARTS, parts, strict=False))},
-        "pooler": pooler,
-    }
-    for kind, names, parts, pooler in (
-        ("roberta", BERT, ("layer", "embeddings"), "mean_pooler"),
-        ("xlm-roberta", BERT, ("layer", "embeddings"), "mean_pooler"),
-        ("mt5", MT5, ("block", "embed_tokens"), "mean_pooler"),
-        ("bert", BERT, (), "cls_pooler"),
-        ("m2m_100", M2M, (), "cls_pooler"),
-    )
+    "roberta": {"config_names": _ROBERTA, "pooler": "mean_pooler"},
+    "xlm-roberta": {"config_names": _ROBERTA, "pooler": "mean_pooler"},
+    "mt5": {"config_names": _MT5, "pooler": "mean_pooler"},
+    "bert": {"config_names": _BERT, "pooler": "cls_pooler"},
+    "m2m_100": {"config_names": _M2M100, "pooler": "cls_pooler"},
 }

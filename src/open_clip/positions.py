@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from oneclip.checkpoint.resize import TEXT, VISUAL, resize_grid, resize_line
 from oneclip.errors import CheckpointMismatchError
 from open_clip.utils import to_2tuple
 
@@ -24,23 +23,13 @@ def resize_pos_embed(
     """Resize the positions of a state dict's visual tower to a model's grid, in place; the class token's stays.
 
     Raises:
-        CheckpointMismatchError: if they were of no square grid.
+        CheckpointError: if they are of no square grid.
     """
-    key = "visual.positional_embedding"
-    if key not in state_dict or not hasattr(model.visual, "grid_size"):
-        return
-    positions, grid = state_dict[key], tuple(to_2tuple(model.visual.grid_size))
-    wanted = (1 + grid[0] * grid[1], positions.shape[-1])
-    if tuple(positions.shape) == wanted:
-        return
-    side = round((len(positions) - 1) ** 0.5)
-    if side * side != len(positions) - 1:
-        raise CheckpointMismatchError("the state dict", reshaped=[(key, tuple(positions.shape), wanted)])
-    table = positions[1:].T.reshape(1, -1, side, side)  # (1, C, H, W)
-    table = F.interpolate(
-        table.float(), size=grid, mode=interpolation, antialias=antialias, align_corners=False
-    )
-    state_dict[key] = torch.cat([positions[:1], table.flatten(2)[0].T.to(positions.dtype)])
+    if VISUAL in state_dict and hasattr(model.visual, "grid_size"):
+        rows, columns = to_2tuple(model.visual.grid_size)
+        state_dict[VISUAL] = resize_grid(
+            state_dict[VISUAL], (rows, columns), mode=interpolation, antialias=antialias
+        )
 
 
 def resize_text_pos_embed(
@@ -51,18 +40,22 @@ def resize_text_pos_embed(
 ) -> None:
     """Resize the positions of a state dict's text tower to a model's context length, in place.
 
+    Args:
+        antialias: accepted for older programs; no way of resizing in one dimension has it.
+
     Raises:
         CheckpointMismatchError: if they are of another width.
     """
-    key = "positional_embedding" if "positional_embedding" in state_dict else "text.positional_embedding"
-    own = getattr(model, "positional_embedding", None)
-    own = getattr(getattr(model, "text", None), "positional_embedding", None) if own is None else own
-    if key not in state_dict or own is None or state_dict[key].shape == own.shape:
-        return
-    positions, (length, width) = state_dict[key], own.shape
-    if positions.shape[-1] != width:
-        raise CheckpointMismatchError(
-            "the state dict", reshaped=[(key, tuple(positions.shape), (length, width))]
-        )
-    table = F.interpolate(positions.T[None].float(), size=length, mode=interpolation, antialias=antialias)
-    state_dict[key] = table[0].T.to(positions.dtype)
+    towers = (model, getattr(model, "text", None))
+    own = next(
+        (tower.positional_embedding for tower in towers if hasattr(tower, "positional_embedding")), None
+    )
+    for key in TEXT:
+        if own is None or key not in state_dict:
+            continue
+        positions = state_dict[key]
+        if positions.shape[-1] != own.shape[-1]:
+            raise CheckpointMismatchError(
+                "the state dict", reshaped=[(key, (*positions.shape,), (*own.shape,))]
+            )
+        state_dict[key] = resize_line(positions, len(own), mode=interpolation)

@@ -16,14 +16,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import CheckpointError, UnknownModelError
 from open_clip.architectures import _MODEL_CONFIGS, architecture_name, known_config
 from open_clip.constants import HF_CONFIG_NAME
-from open_clip.pretrained import (
-    download_pretrained,
-    get_pretrained_cfg,
-    is_pretrained_cfg,
-    list_pretrained_tags_by_model,
-    weights_of,
-)
-from open_clip.transform import merge_preprocess_dict
+from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model, weights_of
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 
@@ -36,7 +29,7 @@ class Found:
         model_cfg: the configuration, as `open_clip_config.json` files hold it.
         preprocess_cfg: the fields of `PreprocessCfg`.
         path: the file of weights; None for random ones.
-        state_dict: its tensors, if they had to be read to know the configuration.
+        state_dict: its tensors, by the names of models here.
     """
 
     model_cfg: dict[str, Any]
@@ -132,29 +125,29 @@ def read_config(source: zoo.Source, cache_dir: str | None = None) -> dict[str, A
 
 def _of_tag(name: str, tag: str, cache_dir: str | None, weights: bool) -> Found:
     """Published weights; they know which activation they were trained with."""
-    facts = get_pretrained_cfg(name, tag)
-    model_cfg = known_config(name)
-    if "quick_gelu" in facts:
-        model_cfg["quick_gelu"] = facts["quick_gelu"]
+    model_cfg, facts = known_config(name), weights_of(name, tag)
+    if facts.quick_gelu is not None:
+        model_cfg["quick_gelu"] = facts.quick_gelu
     size = model_cfg["vision_cfg"].get("image_size", PreprocessCfg().size)
-    path = Path(download_pretrained(facts, cache_dir=cache_dir)) if weights else None
-    return Found(
-        model_cfg, _fields(zoo.pretrained(name, tag.lower().replace("-", "_")).preprocess_cfg(size)), path
-    )
+    found = Found(model_cfg, _fields(facts.preprocess_cfg(size)))
+    if weights:
+        source = zoo.Source(f"{name}:{tag}", "pretrained", architecture=name, pretrained=facts)
+        read = checkpoint.examine(source, cache_dir=cache_dir)
+        found.path, found.state_dict = read.path, read.checkpoint.state_dict
+    return found
 
 
 def _of_file(name: str, path: Path) -> Found:
     """A file for an architecture; it may know the activation and the preprocessing of its weights."""
-    read = checkpoint.read(path)
+    read = checkpoint.examine(zoo.Source(str(path), "file", path=path))
     model_cfg, preprocess_cfg = known_config(name), _preprocess_of(name)
-    said = read.metadata.get("model_cfg")
-    if isinstance(said, dict):
-        model_cfg["quick_gelu"] = said.get("quick_gelu", False)
-        pixels = read.metadata.get("preprocess_cfg")
-        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, pixels if isinstance(pixels, dict) else {})
-    elif read.format == "torchscript":  # OpenAI's own files
-        model_cfg["quick_gelu"] = read.metadata.get("activation") != "gelu"
-    return Found(model_cfg, preprocess_cfg, path, read.state_dict)
+    if len({claim.quick_gelu for claim in read.claims}) > 1:
+        checkpoint.settled(read)  # raises, and says who contradicts whom
+    if read.claims:
+        model_cfg["quick_gelu"] = read.claims[0].quick_gelu
+    if read.preprocess_cfg is not None:
+        preprocess_cfg = _fields(read.preprocess_cfg)
+    return Found(model_cfg, preprocess_cfg, path, read.checkpoint.state_dict)
 
 
 def _of_place(model_name: str, cache_dir: str | None) -> Found:

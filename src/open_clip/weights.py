@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from oneclip import checkpoint
+from oneclip.config import ModelCfg
 from oneclip.errors import CheckpointMismatchError
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
@@ -66,17 +67,21 @@ def load_checkpoint(
 
 
 def load_tensors(
-    model: nn.Module, state_dict: Mapping[str, Tensor], source: str, strict: bool = True
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    strict: bool = True,
+    cfg: ModelCfg | None = None,
 ) -> _IncompatibleKeys:
-    """`load_checkpoint` from tensors; `source` is what messages call them."""
-    fitted = fit(model, state_dict)
+    """`load_checkpoint` from tensors; `source` is what messages call them, `cfg` what the model was built of."""
+    fitted = fit(model, state_dict, cfg)
     if strict:
         checkpoint.load_into(model, fitted, source=source)
         return _IncompatibleKeys([], [])
     return model.load_state_dict(fitted, strict=False)  # type: ignore[no-any-return]
 
 
-def fit(model: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fit(model: Any, state_dict: Mapping[str, Tensor], cfg: ModelCfg | None = None) -> dict[str, Tensor]:
     """Tensors under a model's names: converted from other formats, moved into `text.`, positions resized."""
     fitted = dict(convert_state_dict(model, dict(state_dict)))
     if "positional_embedding" in fitted and not hasattr(model, "positional_embedding"):
@@ -89,6 +94,8 @@ def fit(model: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         fitted.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
     if POSITION_IDS not in own:
         fitted.pop(POSITION_IDS, None)
+    if cfg is not None:
+        return checkpoint.resize_positions(fitted, cfg)
     resize_pos_embed(fitted, model)
     resize_text_pos_embed(fitted, model)
     return fitted

@@ -54,7 +54,15 @@ def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[st
     return resized
 
 
-def resize_grid(positions: Tensor, grid: tuple[int, int], prefix: int = 1, name: str = VISUAL) -> Tensor:
+def resize_grid(
+    positions: Tensor,
+    grid: tuple[int, int],
+    prefix: int = 1,
+    name: str = VISUAL,
+    *,
+    mode: str = "bicubic",
+    antialias: bool = True,
+) -> Tensor:
     """(T + P, C) positions of a square grid to those of another grid, (T + rows * columns, C).
 
     Args:
@@ -62,6 +70,7 @@ def resize_grid(positions: Tensor, grid: tuple[int, int], prefix: int = 1, name:
         grid: rows and columns.
         prefix: T, positions of tokens that come before the patches; they stay.
         name: of the tensor, for messages.
+        mode, antialias: as for `torch.nn.functional.interpolate`.
 
     Raises:
         CheckpointError: if they are of no square grid.
@@ -75,18 +84,18 @@ def resize_grid(positions: Tensor, grid: tuple[int, int], prefix: int = 1, name:
         )
     patches = positions[prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
     patches = F.interpolate(
-        _computable(patches), size=grid, mode="bicubic", antialias=True, align_corners=False
+        _computable(patches), size=grid, mode=mode, antialias=antialias, align_corners=False
     ).to(positions.dtype)
     patches = patches.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
     return torch.cat([positions[:prefix], patches])
 
 
-def resize_line(positions: Tensor, length: int) -> Tensor:
+def resize_line(positions: Tensor, length: int, *, mode: str = "linear") -> Tensor:
     """(P, C) positions of captions to (length, C), in the type that they have."""
     if positions.ndim != 2 or len(positions) in (0, length):
         return positions
     line = _computable(positions.T[None])  # (1, C, P)
-    return F.interpolate(line, size=length, mode="linear", align_corners=False)[0].T.to(positions.dtype)
+    return F.interpolate(line, size=length, mode=mode, align_corners=False)[0].T.to(positions.dtype)
 
 
 def _computable(tensor: Tensor) -> Tensor:
