@@ -3,6 +3,7 @@
 from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.describe import Described, describe, settled
 from oneclip.checkpoint.examine import Examined, examine
+from oneclip.checkpoint.export import Exportable, export, write_folder
 from oneclip.checkpoint.load import Loaded, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
@@ -14,10 +15,12 @@ __all__ = [
     "Checkpoint",
     "Described",
     "Examined",
+    "Exportable",
     "Loaded",
     "build_blank",
     "describe",
     "examine",
+    "export",
     "infer_openai_config",
     "load",
     "load_into",
@@ -27,5 +30,6 @@ __all__ = [
     "resize_positions",
     "save",
     "settled",
+    "write_folder",
     "write_quantised",
 ]

@@ -1,4 +1,4 @@
-"""A model to files in another's form, or in open_clip's: a folder or a file that is either whole or not there."""
+"""A model to files in any of four forms: a folder or a file that is either whole or not there."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from oneclip.checkpoint.formats import (
 )
 from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.checkpoint.formats.transformers_chinese_clip import is_chinese_clip
+from oneclip.checkpoint.match import fix_old_checkpoints
 from oneclip.checkpoint.replace import replacing_folder
 from oneclip.checkpoint.write import save
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError, DownloadError, OutputError
 from oneclip.model.siglip_names import is_siglip
-from oneclip.text import get_tokenizer
+from oneclip.text import write_tokenizer
 
 if TYPE_CHECKING:
     from oneclip.checkpoint.load import Loaded
@@ -53,9 +54,16 @@ class Exportable:
     cache_dir: str | os.PathLike[str] | None = None
 
     @classmethod
-    def of(cls, loaded: Loaded) -> Exportable:
-        """What a loaded model consists of; its tensors in the precision that it was loaded in."""
+    def of(cls, loaded: Loaded, stored: Mapping[str, Tensor] | None = None) -> Exportable:
+        """What a loaded model consists of.
+
+        Args:
+            loaded: the model.
+            stored: its tensors as they were stored; if not given, those of the model, in the precision that it was
+                loaded in.
+        """
         tensors = loaded.model.state_dict()
+        tensors |= fix_old_checkpoints(tensors, stored or {})
         return cls(tensors, loaded.cfg, loaded.preprocess_cfg, loaded.home, loaded.cache_dir)
 
 
@@ -102,7 +110,7 @@ def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
         _write_json(temporary / FOLDER_CONFIG, _described(model.cfg, model.preprocess_cfg))
         save(temporary / FOLDER_WEIGHTS, model.state_dict)
         _write_tokenizer(model, temporary)
-    return _notes_for_open_clip(model.cfg)
+    return _notes_for_open_clip(model)
 
 
 def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
@@ -155,28 +163,27 @@ def _described(cfg: ModelCfg, pixels: PreprocessCfg) -> dict[str, Any]:
     return {"model_cfg": cfg.to_dict(), "preprocess_cfg": values}
 
 
-def _notes_for_open_clip(cfg: ModelCfg) -> tuple[str, ...]:
-    vision = cfg.vision_cfg
+def _notes_for_open_clip(model: Exportable) -> tuple[str, ...]:
+    """What open_clip_torch makes of it otherwise."""
+    vision, notes = model.cfg.vision_cfg, []
     if is_siglip(vision) and not vision.timm_model_name:
-        return (
+        notes.append(
             "open_clip_torch cannot load this: timm has no name for an image tower of that size and GELU, "
-            "so the folder describes it by its numbers",
+            "so the folder describes it by its numbers"
         )
-    return ()
+    if model.preprocess_cfg.background is not None:
+        notes.append("open_clip_torch drops transparency; here a background shows through it")
+    return tuple(notes)
 
 
 def _write_tokenizer(model: Exportable, folder: Path) -> bool:
     """Write the files of the model's tokenizer; False if it is CLIP's own, which is always here."""
-    if model.cfg.text_cfg.hf_tokenizer_name is None:
-        return False
     try:
-        tokenizer = get_tokenizer(model.cfg.text_cfg, model.home, model.cache_dir)
-        tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]  # those with a name are of that kind
+        return bool(write_tokenizer(model.cfg.text_cfg, folder, model.home, model.cache_dir))
     except DownloadError as error:
         raise type(error)(
             f"a folder holds the model's tokenizer, too: {error} (a single file, --to safetensors, has none)"
         ) from error
-    return True
 
 
 def _check_free(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:

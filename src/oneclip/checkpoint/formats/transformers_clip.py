@@ -14,6 +14,7 @@ from torch import Tensor
 from oneclip.checkpoint.formats.base import Converted, Published
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, same, transposed
 from oneclip.checkpoint.formats.transformers_common import (
+    BESIDE,
     CLIP_VOCABULARY,
     activation,
     activation_name,
@@ -143,9 +144,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
         text_cfg=CLIPTextCfg(
             context_length=text["max_position_embeddings"],
             vocab_size=vocab_size,
-            hf_tokenizer_name=None
-            if vocab_size == CLIP_VOCABULARY
-            else str(config.get("_name_or_path") or "."),
+            hf_tokenizer_name=None if vocab_size == CLIP_VOCABULARY else BESIDE,
             width=text["hidden_size"],
             heads=text["num_attention_heads"],
             layers=text["num_hidden_layers"],

@@ -11,6 +11,7 @@ from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
 
 CLIP_VOCABULARY = 49408  # tokens of the vocabulary in this package
+BESIDE = "(the one in the model's own folder)"  # name of a tokenizer that has no other place
 DEFAULT_EPS = 1e-5  # of our layer norms, when `norm_kwargs` says nothing
 
 # transformers' name of an activation to (quick_gelu, act_kwargs); what is not here cannot be computed

@@ -16,6 +16,7 @@ from torch import Tensor
 from oneclip.checkpoint.formats.base import Converted, Published
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, same
 from oneclip.checkpoint.formats.transformers_common import (
+    BESIDE,
     activation,
     activation_name,
     block_rules,
@@ -196,9 +197,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
         raise ConfigError("the text tower has quick_gelu, which no SigLIP has")
     if not vision["vision_use_head"]:
         raise ConfigError("vision_use_head is false: without its pooling the visual tower gives no features")
-    tokenizer, clean = VOCABULARIES.get(
-        text["vocab_size"], (str(config.get("_name_or_path") or "."), "canonicalize")
-    )
+    tokenizer, clean = VOCABULARIES.get(text["vocab_size"], (BESIDE, "canonicalize"))
     return ModelCfg(
         embed_dim=said.get("projection_size") or text["hidden_size"],
         vision_cfg=_read_vision(vision, config.get("model_type") == "siglip2"),

@@ -1,0 +1,129 @@
+"""`oneclip convert`: a model in one form to the same model in another."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneclip.cli import options
+from oneclip.cli.exits import say
+from oneclip.cli.progress import after_two_seconds
+from oneclip.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oneclip.checkpoint import Loaded
+    from oneclip.checkpoint.verify import Outputs
+
+MUCH = 2e-4  # a relative difference that is more than rounding
+OURS, THEIRS = "read back", "by transformers"
+
+
+class Form(str, Enum):
+    """What is written."""
+
+    transformers = "transformers"
+    open_clip = "open_clip"
+    openai = "openai"
+    safetensors = "safetensors"
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="What to convert: a file, a folder, any name of a model.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder (transformers, open_clip) or a file to write.")
+    ],
+    form: Annotated[Form, typer.Option("--to", help="What to write.")],
+    quick_gelu: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick-gelu/--no-quick-gelu",
+            help="The activation of IN, where IN does not say it.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a model in another form, then run both and print how far they are apart.
+
+    Weights keep their names' meaning, their precision and every bit. What a form cannot hold is refused.
+
+    \b
+    Examples:
+      oneclip convert ViT-B/32 clip-b32 --to transformers
+      oneclip convert run/model.safetensors model.pt --to openai
+    """
+    from oneclip import checkpoint
+    from oneclip.checkpoint import verify
+
+    with after_two_seconds(f"reading {source} …"):
+        loaded, stored = _read(source, quick_gelu)
+        model = checkpoint.Exportable.of(loaded, stored)
+    with after_two_seconds(f"writing {target} …"):
+        notes = checkpoint.export(model, target, form.value, force=force)
+    with after_two_seconds("comparing both …"):
+        before = verify.run(loaded)
+        again, stored = _read(target, True if form is Form.openai else None)
+        count = verify.check_tensors(model.state_dict, checkpoint.Exportable.of(again, stored).state_dict)
+        found = {
+            OURS: verify.differences(verify.run(again, None if before.tokenized else before.ids), before)
+        }
+        if form is Form.transformers and (by_them := _by_transformers(target, before)):
+            found[THEIRS] = by_them
+    for note in notes:
+        say(note, kind="note")
+    if not before.tokenized:
+        say(f"the tokenizer of {source} is not here: compared on ids, not on captions", kind="note")
+    _show(target, form, count, found, as_json)
+    worst = max(value for each in found.values() for value in each.values())
+    if found[OURS] != dict.fromkeys(found[OURS], 0.0) or worst > MUCH:
+        raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
+
+
+def _read(name: str | Path, quick_gelu: bool | None) -> tuple[Loaded, dict[str, Tensor]]:
+    """A model in float32 on the CPU, and its tensors as they are stored."""
+    from oneclip import checkpoint, zoo
+
+    found = checkpoint.describe(zoo.resolve(name), quick_gelu=quick_gelu)
+    model = checkpoint.build_blank(found.cfg)
+    checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
+    loaded = checkpoint.Loaded(model.float().eval(), found.cfg, found.preprocess_cfg, str(name), found.home)
+    return loaded, found.checkpoint.state_dict
+
+
+def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
+    """The same by transformers itself, if it is installed."""
+    from oneclip.checkpoint import verify
+
+    try:
+        return verify.differences(verify.run_transformers(folder, before), before)
+    except ImportError:
+        return None
+    except Exception as error:  # another's program, of any version
+        say(f"transformers could not run it: {str(error).partition(chr(10))[0]}", kind="note")
+        return None
+
+
+def _show(target: Path, form: Form, count: int, found: dict[str, dict[str, float]], as_json: bool) -> None:
+    from oneclip.cli.tables import Column, print_table
+
+    if as_json:
+        content: dict[str, Any] = {"path": str(target), "form": form.value, "tensors": count}
+        print(json.dumps(content | {"differences": found}, indent=2))
+        return
+    print(f"{target}: {count} tensors, each bit as before")
+    names = next(iter(found.values()))
+    columns = [Column("relative difference"), *(Column(name, right=True) for name in found)]
+    print_table(columns, [[name, *(_number(each[name]) for each in found.values())] for name in names])
+
+
+def _number(value: float) -> str:
+    return "none" if value == 0 else f"{value:.1e}"
