@@ -1,15 +1,18 @@
-"""The state dict is the contract: names and shapes of every architecture are the published ones."""
+"""The contract: every architecture has the published names and shapes, activations, epsilons and heads.
+
+What is expected was written down by `tests/parity/architecture_digests.py`.
+"""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
 from oneclip import zoo
 from oneclip.model import build_model
@@ -18,9 +21,25 @@ from oneclip.model.siglip_names import is_siglip
 DIGESTS = json.loads(Path(__file__).with_name("architecture_digests.json").read_text(encoding="utf-8"))
 
 
-def digest(state_dict: Mapping[str, Tensor]) -> str:
-    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state_dict.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def shapes(model: nn.Module) -> Iterator[str]:
+    for name, tensor in model.state_dict().items():
+        yield f"{name} {list(tensor.shape)}"
+
+
+def settings(model: nn.Module) -> Iterator[str]:
+    """What changes the numbers and no shape: kinds of GELU, the epsilon of norms, numbers of heads."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in ("GELU", "GELUTanh", "QuickGELU"):
+            yield f"{name} {'tanh' if kind == 'GELUTanh' else getattr(module, 'approximate', 'quick')}"
+        if isinstance(getattr(module, "eps", None), float):
+            yield f"{name} eps {module.eps}"
+        if isinstance(getattr(module, "num_heads", None), int):
+            yield f"{name} heads {module.num_heads}"
 
 
 def kind_of(name: str) -> str:
@@ -49,17 +68,23 @@ def test_every_architecture_is_held_to_the_contract() -> None:
 
 
 @cache
-def built(name: str) -> tuple[str, zoo.Parameters]:
-    """The digest of an architecture's state dict, and the number of its parameters."""
+def built(name: str) -> tuple[list[str], zoo.Parameters]:
+    """The digests of an architecture, and the number of its parameters."""
     with torch.device("meta"):
         model = build_model(zoo.architecture(name))
     image = sum(p.numel() for key, p in model.named_parameters() if key.startswith("visual."))
-    return digest(model.state_dict()), zoo.Parameters(sum(p.numel() for p in model.parameters()), image)
+    digests = [digest(shapes(model)), digest(settings(model))]
+    return digests, zoo.Parameters(sum(p.numel() for p in model.parameters()), image)
 
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_a_state_dict_has_the_published_names_and_shapes(name: str) -> None:
-    assert built(name)[0] == DIGESTS[name]
+    assert built(name)[0][0] == DIGESTS[name][0]
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_activations_epsilons_and_heads_are_the_published_ones(name: str) -> None:
+    assert built(name)[0][1] == DIGESTS[name][1]
 
 
 @pytest.mark.parametrize("name", DIGESTS)

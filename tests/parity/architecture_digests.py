@@ -1,4 +1,4 @@
-"""Write down the state dicts of open_clip_torch's architectures, as digests of their names and shapes.
+"""Write down what open_clip_torch's architectures are, as digests: names and shapes, and what shapes do not show.
 
     PYTHONPATH=.parity/packages python tests/parity/architecture_digests.py > tests/model/architecture_digests.json
 
@@ -12,20 +12,37 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def digest(state_dict: Mapping[str, Tensor]) -> str:
-    """Of the names and shapes, whatever their order."""
-    lines = sorted(f"{name} {list(tensor.shape)}" for name, tensor in state_dict.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def digest(lines: Iterable[str]) -> str:
+    """Of lines in any order."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def shapes(model: nn.Module) -> Iterator[str]:
+    """Names and shapes of a state dict."""
+    for name, tensor in model.state_dict().items():
+        yield f"{name} {list(tensor.shape)}"
+
+
+def settings(model: nn.Module) -> Iterator[str]:
+    """What changes the numbers and no shape: kinds of GELU, the epsilon of norms, numbers of heads."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in ("GELU", "GELUTanh", "QuickGELU"):
+            yield f"{name} {'tanh' if kind == 'GELUTanh' else getattr(module, 'approximate', 'quick')}"
+        if isinstance(getattr(module, "eps", None), float):
+            yield f"{name} eps {module.eps}"
+        if isinstance(getattr(module, "num_heads", None), int):
+            yield f"{name} heads {module.num_heads}"
 
 
 def main() -> None:
@@ -44,7 +61,8 @@ def main() -> None:
         dual = open_clip.CustomTextCLIP if is_custom else open_clip.CLIP
         kind = open_clip.CoCa if "multimodal_cfg" in cfg else dual
         with torch.device("meta"):
-            digests[name] = digest(kind(**cfg).state_dict())
+            model = kind(**cfg)
+        digests[name] = [digest(shapes(model)), digest(settings(model))]
     print(json.dumps(digests, indent=0, sort_keys=True))
 
 
