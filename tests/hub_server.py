@@ -11,12 +11,16 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 TOKEN = "hf_a_token_that_this_server_knows"
 LARGE = (".safetensors", ".bin", ".pt", ".npz", ".model", "tokenizer.json")  # not in git but in LFS
@@ -282,3 +286,27 @@ def environment(hub: Hub, home: str, **changes: str) -> dict[str, str]:
         "no_proxy": "*",
         "OMP_NUM_THREADS": "1",
     } | changes
+
+
+@contextmanager
+def in_this_process(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """A hub for this process, with its cache in a folder; waits for a busy server take no time.
+
+    The client reads its settings when it is imported, so the variables of the environment come too late.
+    """
+    import huggingface_hub.constants as constants
+
+    for name in ("HF_HUB_OFFLINE", "ONECLIP_OFFLINE", "HF_TOKEN", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("ONECLIP_CACHE", str(folder / "clip"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with running() as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+        yield hub

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,33 +12,19 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub_server import TOKEN, Fault, Hub, environment, running, sha256
+from hub_server import TOKEN, Fault, Hub, environment, in_this_process, sha256
 from huggingface_hub import errors
 
 from oneclip import hub
-from oneclip.errors import CheckpointError, ChecksumError, DownloadError, OfflineError, OutputError
+from oneclip.errors import ChecksumError, DownloadError, OfflineError, OutputError
 
 WEIGHTS = bytes(range(256)) * 8192  # 2 MiB
 NAME = "open_clip_model.safetensors"
-CONFIG = b'{"model_cfg": {}}'
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub for this process, whose client reads its settings when it is imported."""
-    for name in ("HF_HUB_OFFLINE", "ONECLIP_OFFLINE", "HF_TOKEN", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with running() as hub_:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub_.url)
-        template = hub_.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+    with in_this_process(monkeypatch, tmp_path) as hub_:
         hub_.publish("own/model", {NAME: WEIGHTS, "sub/config.json": b"{}"})
         yield hub_
 
@@ -238,56 +223,18 @@ def test_what_the_network_does(
         hub.hub_file("own/model")
 
 
-def test_a_model_comes_with_all_it_consists_of(server: Hub) -> None:
-    server.publish("own/open", {"open_clip_config.json": CONFIG, NAME: WEIGHTS, "README.md": b"-"})
-    folder = hub.fetch_model("own/open")
-    assert sorted(path.name for path in folder.iterdir()) == ["open_clip_config.json", NAME]
+def test_a_name_that_the_repository_lacks_is_asked_for_once(server: Hub) -> None:
+    server.publish("own/old", {"open_clip_pytorch_model.bin": WEIGHTS})  # the name that is tried second
+    path = hub.hub_file("own/old")
+    server.requests.clear()
+    assert hub.hub_file("own/old") == path
+    assert not [request for request in server.requests if request.path.endswith(NAME)]
 
 
-def test_a_model_of_transformers_comes_in_shards(server: Hub) -> None:
-    index = {
-        "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}
-    }
-    files = {
-        "config.json": b"{}",
-        "model.safetensors.index.json": json.dumps(index).encode(),
-        "model-1.safetensors": b"1",
-        "model-2.safetensors": b"2",
-        "model-3.safetensors": b"of something else",
-    }
-    server.publish("own/shards", {f"deep/down/{name}": data for name, data in files.items()}, "v1")
-    folder = hub.fetch_model("own/shards", subfolder="deep/down", revision="v1")
-    assert {path.name for path in folder.iterdir()} == set(files) - {"model-3.safetensors"}
-    assert folder.name == "down"
-
-
-def test_a_model_is_of_one_commit_though_its_branch_moves_on(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.publish("own/open", {"open_clip_config.json": CONFIG, NAME: WEIGHTS})
-    original = hub.repository.hub_file
-
-    def and_then_it_moves(repo: str, names: object, **where: object) -> Path:
-        path = original(repo, names, **where)  # type: ignore[arg-type]
-        server.publish("own/open", {"open_clip_config.json": b"{}", NAME: b"of another model"})
-        return path
-
-    monkeypatch.setattr(hub.repository, "hub_file", and_then_it_moves)
-    assert (hub.fetch_model("own/open") / NAME).read_bytes() == WEIGHTS
-
-
-@pytest.mark.parametrize(
-    "index", [b"", b"[]", b'{"weight_map": {"a": "../secret"}}', b'{"weight_map": {"a": 1}}', b"[" * 100_000]
-)
-def test_an_index_that_is_none(server: Hub, index: bytes) -> None:
-    server.publish("own/shards", {"config.json": b"{}", "model.safetensors.index.json": index})
-    with pytest.raises(CheckpointError, match=r"index\.json (is no index|names)"):
-        hub.fetch_model("own/shards")
-
-
-def test_a_repository_without_a_model(server: Hub) -> None:
-    with pytest.raises(DownloadError, match=r"has no open_clip_config\.json or config\.json"):
-        hub.fetch_model("own/model")
+def test_of_two_names_the_preferred_one_is_taken_though_the_other_is_here(server: Hub) -> None:
+    server.publish("own/both", {NAME: WEIGHTS, "open_clip_pytorch_model.bin": b"the same, but pickled"})
+    hub.hub_file("own/both", "open_clip_pytorch_model.bin")
+    assert hub.hub_file("own/both").name == NAME
 
 
 PROGRAM = """

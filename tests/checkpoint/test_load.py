@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import in_this_process
 from torch import Tensor, nn
 
 from oneclip import hub, zoo
@@ -250,23 +251,16 @@ def test_folders_that_cannot_be_loaded(
 
 
 def test_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(FOLDER))
-    save(tmp_path / "open_clip_model.safetensors", weights())
-    asked = []
-
-    def hub_files(repo: str, names: list[str], **where: object) -> dict[str, Path]:
-        asked.append((repo, *names, where))
-        return {name: tmp_path / name for name in names if (tmp_path / name).is_file()}
-
-    monkeypatch.setattr(hub, "hub_files", hub_files)
-    loaded = load("hf-hub:own/model/sub@v1")
+    save(tmp_path / "weights.safetensors", weights())
+    files = {
+        "sub/open_clip_config.json": json.dumps(FOLDER).encode(),
+        "sub/open_clip_model.safetensors": (tmp_path / "weights.safetensors").read_bytes(),
+    }
+    with in_this_process(monkeypatch, tmp_path) as server:
+        server.publish("own/model", files, "v1")
+        loaded = load("hf-hub:own/model/sub@v1")
     assert has_weights(loaded.model)
     assert loaded.home == "hf-hub:own/model/sub@v1"
-    where = {"subfolder": "sub", "revision": "v1", "cache_dir": None}
-    assert asked == [
-        ("own/model", "open_clip_config.json", where),
-        ("own/model", "open_clip_model.safetensors", where),
-    ]
 
 
 @pytest.mark.parametrize(

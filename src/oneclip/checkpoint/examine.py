@@ -179,14 +179,17 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _of_repository(place: Repository, reading: _Reading) -> Examined:
-    if config := place.first([CONFIG]):
-        weights = place.first((*WEIGHTS, *THEIR_WEIGHTS)) or place.fetch(WEIGHTS[0])
-        return _of_config(config, weights, place, reading)
-    if (theirs := place.first([THEIR_CONFIG])) and _is_transformers(theirs):
-        weights = place.first(THEIR_WEIGHTS) or place.fetch(THEIR_WEIGHTS[0])
-        return _of_their_config(theirs, weights, place, reading)
-    place.fetch(CONFIG)  # says that there is none, or that the network is off
-    raise AmbiguousModelError(f"{place.home} has no {CONFIG} and so does not say what its weights are")
+    config = place.fetch([CONFIG, THEIR_CONFIG])
+    if config.name == THEIR_CONFIG and not _is_transformers(config):
+        raise AmbiguousModelError(f"{place.home} has no {CONFIG} and so does not say what its weights are")
+    files = place.at_commit_of(config)
+    if config.name == CONFIG:
+        weights = files.first((*WEIGHTS, *THEIR_WEIGHTS)) or files.fetch(WEIGHTS[0])
+        found = _of_config(config, weights, files, reading)
+    else:
+        weights = files.first(THEIR_WEIGHTS) or files.fetch(THEIR_WEIGHTS[0])
+        found = _of_their_config(config, weights, files, reading)
+    return replace(found, home=place.home)
 
 
 def _of_config(config: Path, weights: Path, place: Place, reading: _Reading) -> Examined:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -87,18 +87,20 @@ class Repository:
         Raises:
             DownloadError: if it cannot be reached.
         """
-        for name in names:
-            if found := hub.hub_files(self.repo, [name], **self._where).get(name):  # type: ignore[arg-type]
-                return found
-        return None
+        return hub.find_hub_file(self.repo, names, **self._where)  # type: ignore[arg-type]
 
-    def fetch(self, name: str) -> Path:
-        """A file of the repository.
+    def fetch(self, name: str | Sequence[str]) -> Path:
+        """A file of the repository, or the first of several.
 
         Raises:
             DownloadError: if it has none of that name, or cannot be reached.
         """
         return hub.hub_file(self.repo, name, **self._where)  # type: ignore[arg-type]
+
+    def at_commit_of(self, path: Path) -> Repository:
+        """The same, at the commit that a file of it came from: its branch may move on meanwhile."""
+        depth = len(Path(self.subfolder).parts) if self.subfolder else 0
+        return replace(self, revision=path.parents[depth].name)
 
     @property
     def _where(self) -> dict[str, object]:

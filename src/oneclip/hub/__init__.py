@@ -1,21 +1,17 @@
 """How a file gets here: a URL or a repository to a path on this machine, whole and verified."""
 
-from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here, hub_files
+from oneclip.hub.huggingface import HUB_WEIGHTS, find_hub_file, hub_file, hub_file_here, hub_files
 from oneclip.hub.place import cache_folder, offline
-from oneclip.hub.repository import OPEN_CLIP_CONFIG, TRANSFORMERS_CONFIG, TRANSFORMERS_WEIGHTS, fetch_model
 from oneclip.hub.transfer import download, file_name
 from oneclip.hub.weights import fetch_weights, weights_here
 
 __all__ = [
     "HUB_WEIGHTS",
-    "OPEN_CLIP_CONFIG",
-    "TRANSFORMERS_CONFIG",
-    "TRANSFORMERS_WEIGHTS",
     "cache_folder",
     "download",
-    "fetch_model",
     "fetch_weights",
     "file_name",
+    "find_hub_file",
     "hub_file",
     "hub_file_here",
     "hub_files",

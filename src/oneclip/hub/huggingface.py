@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OneCLIPError
@@ -31,8 +32,8 @@ def hub_file(
 
     Args:
         repo: `owner/name`.
-        names: the file, or several of which the first that exists is taken; one that is in the cache comes before one
-            that is not.
+        names: the file, or several of which the first that exists is taken; those that the repository lacked when it
+            was last asked are tried last.
         subfolder: folder of the repository that holds it.
         revision: branch, tag or commit.
         cache_dir: where to keep it, instead of the hub's usual cache.
@@ -44,7 +45,7 @@ def hub_file(
         OutputError: if it cannot be written.
     """
     names = [names] if isinstance(names, str) else list(names)
-    if found := _first(repo, names, subfolder, revision, cache_dir):
+    if found := find_hub_file(repo, names, subfolder=subfolder, revision=revision, cache_dir=cache_dir):
         return found
     here, wanted = _address(repo, subfolder, revision), " or ".join(names)
     if offline():
@@ -67,24 +68,26 @@ def hub_files(
     Returns:
         name to path.
     """
-    found = ((name, _first(repo, [name], subfolder, revision, cache_dir)) for name in names)
+    where = {"subfolder": subfolder, "revision": revision, "cache_dir": cache_dir}
+    found = ((name, find_hub_file(repo, [name], **where)) for name in names)  # type: ignore[arg-type]
     return {name: path for name, path in found if path}
 
 
-def _first(
+def find_hub_file(
     repo: str,
     names: Sequence[str],
-    subfolder: str | None,
-    revision: str | None,
-    cache_dir: str | os.PathLike[str] | None,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path | None:
-    """The first file that exists, or that is here if the network is off; None if none does."""
+    """`hub_file`, but None where the repository has no such file, or none is here while the network is off."""
     from huggingface_hub import errors, hf_hub_download
 
     here, local_only = _address(repo, subfolder, revision), offline()
     with _translated(here):
         cached = {name: _cached(repo, name, subfolder, revision, cache_dir) for name in names}
-    for name in sorted(names, key=lambda name: cached[name] is None):
+    for name in sorted(names, key=lambda name: cached[name] is False):
         with _translated(f"{name} of {here}"), writing(name):
             try:
                 path = Path(
@@ -100,13 +103,13 @@ def _first(
                     )
                 )
             except errors.LocalEntryNotFoundError:  # not in the cache, and the network is off or fails
-                if not local_only:
+                if not local_only and cached[name] is None:
                     raise
             except errors.EntryNotFoundError:
                 continue
             else:
                 before = cached[name]
-                if before is None or path.resolve() != before.resolve():
+                if not before or path.resolve() != before.resolve():
                     _verify(path, f"{subfolder}/{name}" if subfolder else name, repo, revision)
                 return path
     return None
@@ -167,13 +170,14 @@ def _cached(
     subfolder: str | None,
     revision: str | None,
     cache_dir: str | os.PathLike[str] | None,
-) -> Path | None:
+) -> Path | Literal[False] | None:
+    """Where a file lies in the cache; False if the cache knows that there is none; None if it knows nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     path = f"{subfolder}/{name}" if subfolder else name
     folder = Path(cache_dir).expanduser() if cache_dir else None
     found = try_to_load_from_cache(repo, path, cache_dir=folder, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    return Path(found) if isinstance(found, str) else None if found is None else False
 
 
 @contextmanager
