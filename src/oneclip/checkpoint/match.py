@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError
 
+COMPUTED = ("attn_mask", "position_ids")
+FLAT_TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+
 
 def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str = "the checkpoint") -> None:
     """Copy tensors into a model; names and shapes are compared before anything is copied.
@@ -49,13 +52,17 @@ def load_into(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str
 def fix_old_checkpoints(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What published files have that models of today have not, put right.
 
-    - causal masks, which were stored once and are computed now;
-    - scales of one number, stored with or without an axis.
+    - causal masks and numbers of positions, which were stored once and are computed now;
+    - scales of one number, stored with or without an axis;
+    - the text tower of a `CLIP`, whose names got `text.` before them where it is a module of its own.
     """
     fixed: dict[str, Tensor] = {}
+    is_flat = "text.token_embedding.weight" in own and "token_embedding.weight" in given
     for name, tensor in given.items():
-        if name not in own and name.rpartition(".")[2] == "attn_mask":
+        if name not in own and name.rpartition(".")[2] in COMPUTED:
             continue
+        if is_flat and name not in own and name.startswith(FLAT_TEXT):
+            name = f"text.{name}"
         is_scale = name in ("logit_scale", "logit_bias") and name in own
         if is_scale and tensor.numel() == own[name].numel() == 1:
             tensor = tensor.reshape(own[name].shape)

@@ -40,16 +40,17 @@ def _shares(state_dict: Mapping[str, Tensor]) -> dict[str, float]:
     """Each architecture with the share of what is compared that is equal."""
     found: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     found |= _blocks(found)
-    total = parameters(state_dict)
+    visual = {name: tensor for name, tensor in state_dict.items() if name.startswith("visual.")}
+    totals = parameters(state_dict), parameters(visual)
     shares: dict[str, float] = {}
     for name in zoo.architectures():
         cfg = zoo.architecture(name)
         shapes, traits = _visual(cfg.vision_cfg, cfg.embed_dim) | _text(cfg), _traits(cfg)
         equal = sum(found.get(key) == shape for key, shape in shapes.items())
         equal += sum(any(map(re.compile(key).match, found)) == has for key, has in traits.items())
-        count = _parameters(name)
-        compared = len(shapes) + len(traits) + (count is not None)
-        shares[name] = (equal + (count == total)) / compared
+        counts = _counts(name)
+        equal += sum(count == total for count, total in zip(counts, totals, strict=False))
+        shares[name] = equal / (len(shapes) + len(traits) + len(counts))
     return shares
 
 
@@ -77,10 +78,12 @@ def _traits(cfg: ModelCfg) -> dict[str, bool]:
     return traits
 
 
-def _parameters(name: str) -> int | None:
-    """How many parameters an architecture has, where that is known."""
-    known = getattr(zoo, "parameters", None)
-    return known(name) if known else None
+def _counts(name: str) -> tuple[int, ...]:
+    """How many parameters an architecture has, and its image tower alone; nothing where that is not known."""
+    try:
+        return tuple(zoo.parameters(name))
+    except KeyError:
+        return ()
 
 
 def _visual(cfg: CLIPVisionCfg, embed_dim: int) -> dict[str, Shape]:

@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 
 from oneclip._version import __version__
 from oneclip.cli.classify import classify
+from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
 from oneclip.cli.exits import ExitCode, explain
+from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.train import train
 
@@ -47,7 +49,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, embed, models, train, doctor):
+for command in (classify, embed, models, inspect, convert, train, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,232 @@
+"""`oneclip inspect`: what a checkpoint is and says about itself, without building or running anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneclip.cli import options
+from oneclip.errors import AmbiguousModelError, ConfigError
+
+if TYPE_CHECKING:
+    from oneclip import zoo
+    from oneclip.checkpoint import Examined
+    from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
+
+SHOWN_METADATA = 12  # entries, of so many letters each, in the table for people
+SHOWN_LETTERS = 80
+
+
+@dataclass
+class Report:
+    """What is known of a checkpoint; the fields are those of the JSON output.
+
+    Attributes:
+        name: what was asked about.
+        files: what was looked into; none for published weights that are not on this machine.
+        bytes: their size.
+        format: what kind of checkpoint it is.
+        part, other_parts: which dict of a training checkpoint counts, and which others there are.
+        tensors, parameters: how many; numbers that norms count are no parameters.
+        dtypes: how many numbers there are of each type in the files.
+        architecture: the one that is named or published, or the first whose shapes fit.
+        fits: published architectures with these shapes.
+        nearest: the architecture with most of these shapes, and which share of what was compared is equal.
+        activation: "QuickGELU" or "GELU"; None if it is not known.
+        activation_by: who says so.
+        model_cfg: the fields that differ from their defaults; None if it is not known.
+        preprocess_cfg: all of its fields; None if it is not known.
+        tokenizer: which, and how long captions may be.
+        metadata: what else the file says.
+        loads: whether `oneclip.load` takes it by this name.
+        problem: what it would say otherwise.
+    """
+
+    name: str
+    files: list[str] = field(default_factory=list)
+    bytes: int = 0
+    format: str | None = None
+    part: str | None = None
+    other_parts: list[str] = field(default_factory=list)
+    tensors: int | None = None
+    parameters: int | None = None
+    dtypes: dict[str, int] = field(default_factory=dict)
+    architecture: str | None = None
+    fits: list[str] = field(default_factory=list)
+    nearest: tuple[str, float] | None = None
+    activation: str | None = None
+    activation_by: str | None = None
+    model_cfg: dict[str, Any] | None = None
+    preprocess_cfg: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    loads: bool = True
+    problem: str | None = None
+
+
+def inspect(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A file, a folder, or any other name that can be loaded.")
+    ],
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="KEY", help="Of a training checkpoint: look at this dict in it."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what a checkpoint is: format, architecture, activation, preprocessing.
+
+    No model is built, nothing in a file is run, and of its numbers none are read. Published weights that are not on
+    this machine are not fetched: what is known of them is told.
+
+    \b
+    Examples:
+      oneclip inspect pocket
+      oneclip inspect run/epoch_9.pt --json
+    """
+    report = _report(name, part)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        _print(report)
+
+
+def _report(name: str, part: str | None) -> Report:
+    from oneclip import checkpoint, hub, zoo
+
+    source = zoo.resolve(name)
+    if source.kind == "pretrained" and source.pretrained and not hub.weights_here(source.pretrained):
+        return _of_absent(name, source)
+    found = checkpoint.examine(source, part=part, values=False)
+    return _of_examined(name, found)
+
+
+def _of_absent(name: str, source: zoo.Source) -> Report:
+    """Published weights that are not here."""
+    from oneclip import zoo
+
+    arch, weights = source.architecture, source.pretrained
+    assert arch is not None
+    assert weights is not None
+    cfg = zoo.architecture(arch)
+    if weights.quick_gelu is not None:
+        cfg.quick_gelu = weights.quick_gelu
+    report = Report(name, architecture=arch, activation=_activation(cfg.quick_gelu))
+    report.activation_by = f"the published facts of {arch}:{weights.tag}"
+    report.problem = f"its file is not on this machine; `oneclip pull {name}` fetches it"
+    return _with_configs(report, cfg, weights.preprocess_cfg(cfg.vision_cfg.image_size))
+
+
+def _of_examined(name: str, found: Examined) -> Report:
+    from oneclip import checkpoint
+    from oneclip.checkpoint import shapes
+
+    held = found.checkpoint
+    report = Report(name, files=[str(path) for path in held.files], format=found.format)
+    report.bytes = sum(path.stat().st_size for path in held.files)
+    report.part, report.other_parts = held.part, list(held.other_parts)
+    report.tensors, report.parameters = len(held.state_dict), shapes.parameters(held.state_dict)
+    report.dtypes = held.stored_dtypes
+    report.fits, report.nearest = shapes.fitting(held.state_dict), shapes.nearest(held.state_dict)
+    report.architecture = found.architecture or next(iter(report.fits), None)
+    report.metadata = {key: held.metadata[key] for key in held.metadata if not key.endswith("_cfg")}
+    if found.claims:
+        report.activation = _activation(found.claims[0].quick_gelu)
+        report.activation_by = found.claims[0].by
+    cfg, pixels = found.cfg, found.preprocess_cfg
+    try:
+        described = checkpoint.settled(found)
+        cfg, pixels = described.cfg, described.preprocess_cfg
+        report.activation, report.activation_by = _activation(cfg.quick_gelu), described.activation
+        same = [arch for arch in report.fits if _is_activation_of(arch, cfg.quick_gelu)]
+        report.architecture = found.architecture or next(iter(same), report.architecture)
+    except (AmbiguousModelError, ConfigError) as error:
+        report.loads, report.problem = False, str(error)
+    return _with_configs(report, cfg, pixels)
+
+
+def _with_configs(report: Report, cfg: ModelCfg | None, pixels: PreprocessCfg | None) -> Report:
+    if cfg is not None:
+        report.model_cfg, report.tokenizer = cfg.to_dict(), _tokenizer(cfg.text_cfg)
+    if pixels is not None:
+        report.preprocess_cfg = asdict(pixels)
+    return report
+
+
+def _activation(quick_gelu: bool) -> str:
+    return "QuickGELU" if quick_gelu else "GELU"
+
+
+def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
+    from oneclip import zoo
+
+    return zoo.architecture(arch).quick_gelu == quick_gelu
+
+
+def _tokenizer(cfg: CLIPTextCfg) -> str:
+    kind = cfg.hf_tokenizer_name or "CLIP's own"
+    return f"{kind}, {cfg.context_length} tokens"
+
+
+def _print(report: Report) -> None:
+    from oneclip.cli.tables import Column, print_table
+
+    rows = [("name", report.name), ("format", _format(report))]
+    if report.files:
+        shown = report.files[0] + (f" and {len(report.files) - 1} more" if len(report.files) > 1 else "")
+        rows.append(("file", f"{shown}, {_size(report.bytes)}"))
+    rows.append(("architecture", _architecture(report)))
+    if report.parameters is not None:
+        rows.append(("parameters", f"{report.parameters:,} in {report.tensors:,} tensors"))
+        rows.append(("numbers", ", ".join(f"{count:,} {kind}" for kind, count in report.dtypes.items())))
+    known = f"{report.activation} (by {report.activation_by})" if report.activation else "not said"
+    rows.append(("activation", known))
+    rows.append(("preprocessing", _pixels(report.preprocess_cfg)))
+    rows.append(("tokenizer", report.tokenizer or "not said"))
+    for key, value in list(report.metadata.items())[:SHOWN_METADATA]:
+        rows.append((f"says {key}"[:SHOWN_LETTERS], _short(value)))
+    if len(report.metadata) > SHOWN_METADATA:
+        rows.append(("says", f"{len(report.metadata) - SHOWN_METADATA} things more; --json has them"))
+    rows.append(("loads", "yes" if report.loads and not report.problem else report.problem or "no"))
+    print_table([Column("", "cyan"), Column("")], rows)
+
+
+def _format(report: Report) -> str:
+    text = report.format or "published weights"
+    if report.part:
+        text += f", its {report.part}"
+    if report.other_parts:
+        text += f" (it also holds {', '.join(report.other_parts)}: --part looks at them)"
+    return text
+
+
+def _architecture(report: Report) -> str:
+    others = [arch for arch in report.fits if arch != report.architecture]
+    if report.architecture:
+        return report.architecture + (f" (or, by its shapes, {', '.join(others[:4])})" if others else "")
+    if report.nearest and report.nearest[1] > 0.5:
+        return (
+            f"none that is published; {report.nearest[0]} is nearest ({100 * report.nearest[1]:.0f} % alike)"
+        )
+    return "none that is published"
+
+
+def _pixels(cfg: dict[str, Any] | None) -> str:
+    if cfg is None:
+        return "not said"
+    size = cfg["size"]
+    sides = str(size) if isinstance(size, int) else " x ".join(map(str, size))
+    mean, std = (" ".join(f"{number:.4g}" for number in cfg[key]) for key in ("mean", "std"))
+    return f"{sides} pixels, {cfg['resize_mode']}, {cfg['interpolation']}, mean {mean}, std {std}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,} bytes"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= SHOWN_LETTERS else text[: SHOWN_LETTERS - 1] + "…"

@@ -1,0 +1,96 @@
+"""`oneclip inspect`: what it says is so, and it looks at no numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import Run
+from tiny import tiny_cfg
+
+from oneclip import checkpoint, model
+from oneclip.config import PreprocessCfg
+from oneclip.zoo import catalogue
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+SECTION = DOCS.read_text(encoding="utf-8").partition("## `oneclip inspect`")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return model.build_model(tiny_cfg()).state_dict()
+
+
+def test_json_has_the_documented_fields(run: Run, pocket: Path) -> None:
+    code, out, err = run("inspect", "pocket", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    block = json.loads(re.search(r"```json\n(.*?)```", SECTION, re.DOTALL)[1])  # type: ignore[index]
+    assert found.keys() == block.keys()
+    loaded = checkpoint.load("pocket", device="cpu")
+    assert found["model_cfg"] == loaded.cfg.to_dict()
+    assert found["preprocess_cfg"]["resize_mode"] == loaded.preprocess_cfg.resize_mode
+    assert found["parameters"] == sum(p.numel() for p in loaded.model.parameters())
+    assert found["loads"]
+
+
+def test_the_table_says_the_same(run: Run, pocket: Path) -> None:
+    out = run("inspect", "pocket").out
+    assert re.search(r"^activation +GELU \(by its own metadata\)$", out, re.MULTILINE)
+    assert re.search(r"^loads +yes$", out, re.MULTILINE)
+
+
+def test_no_model_is_built_and_no_numbers_are_read(
+    run: Run, tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "build_model", None)
+    monkeypatch.setattr(torch, "frombuffer", None)
+    monkeypatch.setattr("safetensors.safe_open", None)
+    metadata = {"model_cfg": tiny_cfg().to_dict(), "preprocess_cfg": PreprocessCfg(size=32).to_dict()}
+    for name in ("m.pt", "m.safetensors"):
+        checkpoint.save(tmp_path / name, weights, metadata)
+        found = json.loads(run("inspect", str(tmp_path / name), "--json").out)
+        assert (found["loads"], found["activation"]) == (True, "GELU")
+        assert found["dtypes"] == {"float32": sum(tensor.numel() for tensor in weights.values())}
+
+
+def test_a_bare_file_gets_the_architectures_that_it_may_be_of(
+    run: Run, tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalogue._rows(), "tiny", tiny_cfg().to_dict())
+    torch.save({"epoch": 3, "state_dict": weights, "state_dict_ema": {"a": torch.ones(1)}}, tmp_path / "m.pt")
+    found = json.loads(run("inspect", str(tmp_path / "m.pt"), "--json").out)
+    assert (found["architecture"], found["fits"]) == ("tiny", ["tiny"])
+    assert (found["activation"], found["loads"]) == (None, False)
+    assert f"name one, as in tiny:{tmp_path}/m.pt" in found["problem"]
+    assert (found["format"], found["part"], found["other_parts"]) == (
+        "training",
+        "state_dict",
+        ["state_dict_ema"],
+    )
+    assert found["metadata"] == {"epoch": 3}
+    part = json.loads(run("inspect", str(tmp_path / "m.pt"), "--part", "state_dict_ema", "--json").out)
+    assert (part["part"], part["parameters"]) == ("state_dict_ema", 1)
+    assert run("inspect", str(tmp_path / "m.pt"), "--part", "optimizer").code == 1
+
+
+def test_published_weights_that_are_not_here_are_described_and_not_fetched(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONECLIP_CACHE", str(tmp_path))
+    monkeypatch.setenv("ONECLIP_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    found = json.loads(run("inspect", "ViT-B/32", "--json").out)
+    assert (found["architecture"], found["activation"], found["files"]) == ("ViT-B-32", "QuickGELU", [])
+    assert "oneclip pull ViT-B/32" in found["problem"]
+
+
+def test_a_damaged_file_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(b"PK\x03\x04")
+    code, out, err = run("inspect", str(tmp_path / "m.pt"))
+    assert (code, out) == (1, "")
+    assert "truncated or damaged" in err
