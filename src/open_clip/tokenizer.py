@@ -1,15 +1,27 @@
-"""`open_clip.tokenizer`: CLIP's tokenizer under its published names."""
+"""`open_clip.tokenizer`: CLIP's tokenizer, and those of repositories, under their published names."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.text.clean import basic_clean, canonicalize_text, get_clean_fn, whitespace_clean
+from oneclip.text.huggingface import HFTokenizer as _HFTokenizer
 from oneclip.text.published import SimpleTokenizer as _SimpleTokenizer
 from oneclip.text.published import bytes_to_unicode, get_pairs
+from oneclip.text.reduction import (
+    get_reduction_mask_fn,
+    random_mask_tokenize,
+    simple_mask_tokenize,
+    syntax_mask_tokenize,
+)
+from oneclip.text.siglip import SigLipTokenizer
 from oneclip.text.tokenizer import CONTEXT_LENGTH as DEFAULT_CONTEXT_LENGTH
 from oneclip.text.vocabulary import default_bpe
 
@@ -18,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_CONTEXT_LENGTH",
+    "HFTokenizer",
+    "SigLipTokenizer",
     "SimpleTokenizer",
     "basic_clean",
     "bytes_to_unicode",
@@ -26,6 +40,10 @@ __all__ = [
     "default_bpe",
     "get_clean_fn",
     "get_pairs",
+    "get_reduction_mask_fn",
+    "random_mask_tokenize",
+    "simple_mask_tokenize",
+    "syntax_mask_tokenize",
     "tokenize",
     "whitespace_clean",
 ]
@@ -41,7 +59,8 @@ class SimpleTokenizer(_SimpleTokenizer):
         additional_special_tokens: tokens beside start and end of text; their ids follow.
         context_length: the length of a row; None to be told at each call.
         clean: what is done to a caption first: "lower", "whitespace" or "canonicalize".
-        reduction_mask: how to drop tokens of a caption that is too long; this version truncates only.
+        reduction_mask: which tokens of a caption that is too long stay: the first (""), or those that "simple",
+            "random", "shuffle" or "syntax" choose.
 
     Raises:
         ConfigError: if one of these cannot be.
@@ -55,16 +74,83 @@ class SimpleTokenizer(_SimpleTokenizer):
         clean: str = "lower",
         reduction_mask: str = "",
     ) -> None:
-        if reduction_mask:
-            raise ConfigError(
-                f"reduction_mask={reduction_mask!r}: this version truncates captions and no more"
-            )
         super().__init__(
             context_length,
             clean=clean,
             additional_special_tokens=additional_special_tokens or (),
             merges=bpe_path,
+            reduction_mask=reduction_mask,
         )
+
+
+class HFTokenizer(_HFTokenizer):
+    """A repository's own tokenizer, read without transformers.
+
+    Args:
+        tokenizer_name: a folder, or a repository on the hub.
+        context_length: the length of a row; None to be told at each call.
+        clean: what is done to a caption first: "lower", "whitespace" or "canonicalize".
+        strip_sep_token: make separators zeros.
+        language: the code of the captions' language, where rows carry one.
+        cache_dir: the hub's cache, if not the usual one.
+        tokenizer_mode: None or "clips".
+        kwargs: what comes before what the tokenizer's own files say, such as `padding_side="right"`.
+
+    Raises:
+        ConfigError, CheckpointError, DownloadError: as `oneclip.text.HFTokenizer`.
+    """
+
+    def __init__(
+        self,
+        tokenizer_name: str | PathLike[str],
+        context_length: int | None = DEFAULT_CONTEXT_LENGTH,
+        clean: str = "whitespace",
+        strip_sep_token: bool = False,
+        language: str | None = None,
+        cache_dir: str | None = None,
+        tokenizer_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            tokenizer_name,
+            context_length,
+            clean=clean,
+            strip_sep_token=strip_sep_token,
+            tokenizer_mode=tokenizer_mode,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+        if language is not None:
+            self.set_language(language)
+
+    def set_language(self, src_lang: str | None) -> None:
+        """Have rows say that their captions are in this language; a warning where rows carry none, as there."""
+        if self.carries_language:
+            super().set_language(src_lang)
+        else:
+            warnings.warn("Cannot set language for the tokenizer.", stacklevel=2)
+
+    def save_pretrained(self, dest: str | PathLike[str]) -> list[Path]:
+        """Write the tokenizer to a folder, from which it and transformers' AutoTokenizer load."""
+        return super().save_pretrained(dest)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What transformers makes of the same files, for programs that read it; changing it changes no row.
+
+        Raises:
+            MissingExtraError: without transformers.
+        """
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise MissingExtraError("The tokenizer of transformers", "hf") from error
+        folders = {os.path.dirname(path) for path in self.files.values()}
+        if len(folders) != 1:
+            raise ConfigError(
+                f"the files of {self.name} lie in {len(folders)} folders; transformers wants one"
+            )
+        return AutoTokenizer.from_pretrained(folders.pop())
 
 
 _tokenizer = SimpleTokenizer()

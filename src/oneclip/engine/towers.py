@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneclip.config import ModelCfg
+from oneclip.config import CLIPTextCfg, ModelCfg
 from oneclip.errors import CheckpointError, ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CLIP, CustomTextCLIP
 
@@ -68,15 +68,17 @@ class Towers:
         """(B, L) integers to (B, D).
 
         Raises:
-            ShapeError: if ids are not of that shape, or not integers.
+            ShapeError: if ids are not of that shape, not integers, or too short for a tower that reads padding.
             TokenRangeError: if an id is outside the vocabulary.
         """
         context, vocabulary = self.cfg.text_cfg.context_length, self.model.vocab_size
         integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype.itemsize == 1)
-        if ids.dim() != 2 or not 1 <= ids.shape[1] <= context or not integers:
+        least = context if reads_padding(self.cfg.text_cfg) else 1
+        if ids.dim() != 2 or not least <= ids.shape[1] <= context or not integers:
+            length = f"L from 1 to {context}" if least == 1 else f"L = {context} (it reads the padding, too)"
             raise ShapeError(
-                f"{self.name} takes integers of shape (B, L), L from 1 to {context}, and was given "
-                f"{_described(ids)}; make them with encoder.tokenizer(captions)"
+                f"{self.name} takes integers of shape (B, L), {length}, and was given {_described(ids)}; "
+                "make them with encoder.tokenizer(captions)"
             )
         if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
             worst = int(ids.min() if ids.min() < 0 else ids.max())
@@ -93,6 +95,17 @@ class Towers:
         with torch.inference_mode():
             features = tower(batch)
         return features.clone()  # an ordinary tensor, which may enter a computation with gradient
+
+
+def reads_padding(cfg: CLIPTextCfg) -> bool:
+    """Whether what follows a caption in its row enters its features, so that only whole rows give the right ones.
+
+    So it is where every token attends to every other with no mask of padding, as in SigLIP, and where the last token
+    of the row is pooled. Hugging Face towers mask their padding, CoCa's its class token's.
+    """
+    if cfg.hf_model_name is not None or cfg.embed_cls:
+        return False
+    return cfg.no_causal_mask or cfg.pool_type == "last"
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

@@ -85,9 +85,10 @@ class HFTokenizer:
         self.strip_sep_token, self.tokenizer_mode = strip_sep_token, tokenizer_mode or ""
         self._zeroed = self._needed_id("sep") if strip_sep_token else None
         self._template = self._own_template()
-        self.language = language or settings.options.get("src_lang") or LANGUAGE_KINDS.get(settings.kind)
-        if language or settings.kind in LANGUAGE_KINDS:
-            self.set_language(self.language)
+        self.language: str | None = None
+        if language or self.carries_language:
+            stated = settings.options.get("src_lang") or LANGUAGE_KINDS.get(settings.kind)
+            self.set_language(language or stated)
         if self.tokenizer_mode == "clips":
             roles = ("bos", "eos", "cls")
             self._clips = [self._needed_id(role) for role in roles]
@@ -162,6 +163,11 @@ class HFTokenizer:
                 )
         return self.pieces.decode(values, skip_special_tokens)
 
+    @property
+    def carries_language(self) -> bool:
+        """Whether rows say which language their captions are in."""
+        return self.settings.kind in LANGUAGE_KINDS
+
     def set_language(self, language: str | None) -> None:
         """Have rows say that their captions are in this language.
 
@@ -169,7 +175,7 @@ class HFTokenizer:
             ConfigError: if rows carry no language, or it has no code in the vocabulary.
         """
         kind, vocabulary = self.settings.kind, self.pieces.vocabulary
-        if kind not in LANGUAGE_KINDS:
+        if not self.carries_language:
             raise ConfigError(
                 f"{self.name} puts no language beside a caption; only NLLB's and mBART's tokenizers do"
             )

@@ -1,4 +1,4 @@
-"""A tokenizer's own file to what cuts texts into ids: `tokenizer.json`, or the older `vocab.txt`, `vocab.json`, `.model`.
+"""A tokenizer's own file to what cuts texts into ids: `tokenizer.json`, or one of the older forms before it.
 
 A `tokenizer.json` holds the whole way from text to ids and is followed as it is written. The older files hold a
 vocabulary only; the rest is what the tokenizer's kind prescribes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 
@@ -55,6 +56,10 @@ class SimpleTokenizer(CLIPTokenizer):
     @cached_property
     def cache(self) -> dict[str, str]:
         return {token: token for token in self.vocabulary.special_tokens}
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of (L,) ids; see `CLIPTokenizer.decode`."""
+        return super().decode(tokens)
 
     def bpe(self, token: str) -> str:
         """Merge one piece of a word.

@@ -74,11 +74,12 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Start:
-    """A model to train, with the facts that travel with it."""
+    """A model to train, with the facts that travel with it; `home` is where its tokenizer may lie."""
 
     model: nn.Module
     cfg: ModelCfg
     preprocess_cfg: PreprocessCfg
+    home: str | Path | None = None
 
 
 def train_on_table(cfg: RunCfg, reporter: Reporter | None = None) -> RunResult:
@@ -96,8 +97,9 @@ def train_on_table(cfg: RunCfg, reporter: Reporter | None = None) -> RunResult:
     held_out = _pairs(cfg.held_out) if cfg.held_out is not None else None
     device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     start = starting_model(cfg.architecture, cfg.pretrained, seed=cfg.train.get("seed", 0))
-    tokenizer = get_tokenizer(start.cfg.text_cfg)
-    prepare = Prepare(tokenizer, crop_texts=is_crop_exact(start.cfg.text_cfg))
+    tokenizer = get_tokenizer(start.cfg.text_cfg, start.home)
+    pad_id = tokenizer.pad_token_id
+    prepare = Prepare(tokenizer, crop_texts=is_crop_exact(start.cfg.text_cfg), pad_id=pad_id)
     source = FolderTable(
         pairs,
         cfg.data.folder,
@@ -205,7 +207,7 @@ def starting_model(architecture: str | None, pretrained: str | None, *, seed: in
         loaded = checkpoint.load(
             pretrained if architecture is None else f"{architecture}:{pretrained}", device="cpu"
         )
-        return Start(loaded.model, loaded.cfg, loaded.preprocess_cfg)
+        return Start(loaded.model, loaded.cfg, loaded.preprocess_cfg, loaded.home)
     assert architecture is not None
     if architecture.endswith(".json"):
         cfg, preprocess_cfg = read_config(Path(architecture))
@@ -239,7 +241,7 @@ def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
 def is_crop_exact(cfg: CLIPTextCfg) -> bool:
     """Whether a text tower computes the same from ids cut after the longest caption."""
     is_causal = not cfg.no_causal_mask and not cfg.embed_cls and cfg.hf_model_name is None
-    return is_causal and cfg.pad_id == 0 and cfg.pool_type in ("argmax", "eos", "first")
+    return is_causal and cfg.pool_type in ("argmax", "eos", "first")
 
 
 def describe(start: Start) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The object most people use: pictures and captions to unit vectors and probabilities.
+"""Pictures and captions to unit vectors and probabilities.
 
-`load` makes an `Encoder` of a name. The encoder owns what every program around a CLIP model writes again:
+The encoder owns what every program around a CLIP model writes again:
 reading pictures ahead of the model, batches, device and precision, captions sorted by length.
 
 Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels.
@@ -8,25 +8,23 @@ Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, cast, overload
+from typing import Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneclip import checkpoint
 from oneclip.config import ModelCfg
-from oneclip.engine import Towers, unit_vectors, usable_device
+from oneclip.engine import Towers, unit_vectors
 from oneclip.errors import ConfigError, TextError
 from oneclip.image import Preprocess
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.progress import Progress, reporting
-from oneclip.text import CLIPTokenizer, get_tokenizer
+from oneclip.text import Tokenizer
 from oneclip.text.buckets import by_length
 from oneclip.text.labels import check_distinct, label_captions, probabilities, rank
 
@@ -54,37 +52,6 @@ class Encoded(NamedTuple):
     skipped: list[Skipped]
 
 
-def load(
-    name: str | os.PathLike[str],
-    device: str | torch.device | None = None,
-    precision: str = "fp32",
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    max_pixels: int | None = None,
-) -> Encoder:
-    """Load a model by name, ready to encode.
-
-    Args:
-        name: "pocket", an OpenAI name ("ViT-B/32"), "ARCHITECTURE:tag", "hf-hub:owner/repository",
-            "ARCHITECTURE:path/to/file", or the path of a folder or file that says what it is.
-        device: "cpu", "cuda:0", …; by default the first CUDA device if there is one, else the CPU.
-        precision: "fp32", "bf16" or "fp16": of the weights, and of what is computed with them.
-        cache_dir: where downloads are kept, instead of the usual folder.
-        max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
-
-    Raises:
-        UnknownModelError: for a name that means nothing; its message has the nearest names.
-        AmbiguousModelError: for weights whose activation or preprocessing cannot be known.
-        CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be fetched.
-        ConfigError: for a device that is not there, or a precision that is none.
-    """
-    device = usable_device(device)
-    loaded = checkpoint.load(name, device=device, precision=precision, cache_dir=cache_dir)
-    preprocess, tokenizer = Preprocess(loaded.preprocess_cfg), get_tokenizer(loaded.cfg.text_cfg)
-    model = cast("CLIP | CustomTextCLIP", loaded.model)
-    return Encoder(model, preprocess, tokenizer, loaded.cfg, name=loaded.name, max_pixels=max_pixels)
-
-
 class Encoder:
     """A model with its preprocessing and its tokenizer.
 
@@ -101,7 +68,7 @@ class Encoder:
         self,
         model: CLIP | CustomTextCLIP,
         preprocess: Preprocess,
-        tokenizer: CLIPTokenizer,
+        tokenizer: Tokenizer,
         cfg: ModelCfg,
         *,
         name: str,
@@ -251,7 +218,7 @@ class Encoder:
         tokenize = partial(self.tokenizer, overflow=overflow)
         with reporting(progress, len(captions), "captions") as advance:
             try:
-                for rows, ids in by_length(unique, tokenize, batch_size, self.cfg.text_cfg.pad_id):
+                for rows, ids in by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id):
                     features[rows] = unit_vectors(self.encode_tokens(ids), self.name)
                     advance(len(rows))
             except TextError:
@@ -264,13 +231,15 @@ class Encoder:
         )
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
-        """Run the text tower alone: (B, L) ids, as `tokenizer` makes them, on any device; L may be less.
+        """Run the text tower alone: (B, L) ids, as `tokenizer` makes them, on any device.
+
+        L may be less, unless the tower reads the padding too, as SigLIP's does: it takes whole rows only.
 
         Returns:
             (B, D) on the model's device and in its precision, not normalised, without gradient.
 
         Raises:
-            ShapeError: if ids are not of that shape, or not integers.
+            ShapeError: if ids are not of that shape, not integers, or shorter than the tower takes.
             TokenRangeError: if an id is outside the vocabulary.
         """
         return self.towers.text(ids)

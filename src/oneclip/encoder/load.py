@@ -1,0 +1,65 @@
+"""A name to an `Encoder`: a model with its preprocessing and its tokenizer."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+import torch
+
+from oneclip import checkpoint
+from oneclip.encoder.encoder import Encoder
+from oneclip.engine import usable_device
+from oneclip.image import Preprocess
+from oneclip.model import CLIP, CustomTextCLIP
+
+
+def load(
+    name: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    precision: str = "fp32",
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    max_pixels: int | None = None,
+    quick_gelu: bool | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    context_length: int | None = None,
+) -> Encoder:
+    """Load a model by name, ready to encode.
+
+    Args:
+        name: "pocket", an OpenAI name ("ViT-B/32"), "ARCHITECTURE:tag", "hf-hub:owner/repository",
+            "ARCHITECTURE:path/to/file", or the path of a folder or file that says what it is.
+        device: "cpu", "cuda:0", …; by default the first CUDA device if there is one, else the CPU.
+        precision: "fp32", "bf16" or "fp16": of the weights, and of what is computed with them.
+        cache_dir: where downloads are kept, instead of the usual folder.
+        max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        quick_gelu: the activation that the weights were trained with, where nothing says it.
+        image_size: pixels, (height, width) if not a square: for pictures of another size than the model was
+            trained with. Its positions are resized.
+        context_length: tokens, for captions of another length than the model was trained with, likewise.
+
+    Raises:
+        UnknownModelError: for a name that means nothing; its message has the nearest names.
+        AmbiguousModelError: for weights whose activation or preprocessing cannot be known.
+        CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be fetched.
+        ConfigError: for a device that is not there, or a precision that is none.
+        MissingExtraError: for a tower that needs a package that is not installed.
+    """
+    loaded = checkpoint.load(
+        name,
+        device=usable_device(device),
+        precision=precision,
+        cache_dir=cache_dir,
+        quick_gelu=quick_gelu,
+        image_size=image_size,
+        context_length=context_length,
+    )
+    return Encoder(
+        cast("CLIP | CustomTextCLIP", loaded.model),
+        Preprocess(loaded.preprocess_cfg),
+        loaded.tokenizer(),
+        loaded.cfg,
+        name=loaded.name,
+        max_pixels=max_pixels,
+    )
