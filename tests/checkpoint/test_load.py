@@ -13,7 +13,7 @@ import torch
 from hub_server import in_this_process
 from torch import Tensor, nn
 
-from oneclip import hub, zoo
+from oneclip import zoo
 from oneclip.checkpoint import infer_openai_config, load, looks_like_openai, save, write_quantised
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import (
