@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_a_folder_that_could_not_be_finished_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("oneclip.checkpoint.export.save", full)
+    monkeypatch.setattr(sys.modules["oneclip.checkpoint.export"], "save", full)
     with pytest.raises(OutputError, match="No space left"):
         export(model, tmp_path / "out", "open_clip")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]

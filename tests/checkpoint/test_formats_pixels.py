@@ -1,0 +1,122 @@
+"""A `preprocessor_config.json` means here what transformers does with it, and what is not done here raises."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
+from oneclip.config import OPENAI_MEAN, OPENAI_STD, PreprocessCfg
+from oneclip.errors import ConfigError
+from oneclip.image import Preprocess
+
+HALF = (0.5, 0.5, 0.5)
+SQUARE = {"height": 64, "width": 64}
+CLIP: dict[str, Any] = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 64},
+    "crop_size": SQUARE,
+    "image_mean": list(OPENAI_MEAN),
+    "image_std": list(OPENAI_STD),
+    "resample": 3,
+}
+SIGLIP: dict[str, Any] = {
+    "image_processor_type": "SiglipImageProcessor",
+    "size": SQUARE,
+    "image_mean": list(HALF),
+    "image_std": list(HALF),
+    "resample": 2,
+}
+OLD_CLIP: dict[str, Any] = {  # as files of 2022 have it
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "size": 64,
+    "crop_size": 64,
+    "do_center_crop": True,
+    "image_mean": list(OPENAI_MEAN),
+    "image_std": list(OPENAI_STD),
+    "resample": 3,
+}
+SQUASHED = PreprocessCfg(64, mean=HALF, std=HALF, interpolation="bilinear", resize_mode="squash")
+
+
+@pytest.mark.parametrize(
+    ("content", "cfg"),
+    [
+        (CLIP, PreprocessCfg(64)),
+        (OLD_CLIP, PreprocessCfg(64)),
+        (CLIP | {"crop_size": 64, "do_convert_rgb": None}, PreprocessCfg(64)),
+        (CLIP | {"image_processor_type": "CLIPImageProcessorFast"}, PreprocessCfg(64)),
+        ({"image_processor": CLIP, "processor_class": "CLIPProcessor"}, PreprocessCfg(64)),
+        (CLIP | {"do_normalize": False}, PreprocessCfg(64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))),
+        (SIGLIP, SQUASHED),
+        (SIGLIP | {"do_center_crop": None, "rescale_factor": 0.00392156862745098}, SQUASHED),
+        (
+            CLIP
+            | {"image_processor_type": "ChineseCLIPImageProcessor", "size": SQUARE, "do_center_crop": False},
+            PreprocessCfg(64, resize_mode="squash"),
+        ),
+    ],
+)
+def test_what_is_read(content: dict[str, Any], cfg: PreprocessCfg) -> None:
+    assert read_pixels(content, 64) == cfg
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (CLIP | {"resample": 1}, "resample is 1"),
+        (CLIP | {"do_resize": False}, "do_resize"),
+        (CLIP | {"do_rescale": False}, "do_rescale"),
+        (CLIP | {"rescale_factor": 1 / 127.5}, "divided by 255"),
+        (CLIP | {"do_pad": True}, "do_pad"),
+        (CLIP | {"crop_size": 56}, "the model takes 64 x 64"),
+        (CLIP | {"do_center_crop": False}, "the model takes 64 x 64"),
+        (CLIP | {"size": {"longest_edge": 64}}, "longest_edge"),
+        (CLIP | {"image_mean": [0.5]}, "one number a channel"),
+        (CLIP | {"image_processor_type": "ViltImageProcessor"}, "ViltImageProcessor"),
+        ({"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 256}, "NaFlex"),
+    ],
+)
+def test_what_is_not_done_here_raises(content: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_pixels(content, 64)
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Siglip", "ChineseCLIP"])
+@pytest.mark.parametrize("cfg", [PreprocessCfg(64), SQUASHED])
+def test_what_is_written_is_read_back(cfg: PreprocessCfg, family: str) -> None:
+    assert read_pixels(write_pixels(cfg, family), 64) == cfg
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        PreprocessCfg((64, 32)),
+        PreprocessCfg(64, resize_mode="longest"),
+        PreprocessCfg(64, interpolation="random"),
+        PreprocessCfg(64, background=(255, 255, 255)),
+    ],
+)
+def test_what_transformers_does_not_do_is_not_written(cfg: PreprocessCfg) -> None:
+    with pytest.raises(ConfigError):
+        write_pixels(cfg, "CLIP")
+
+
+@pytest.mark.parametrize("size", [(96, 128), (64, 64), (40, 30)])
+@pytest.mark.parametrize("cfg", [PreprocessCfg(64), SQUASHED])
+def test_pixels_are_those_of_transformers(cfg: PreprocessCfg, size: tuple[int, int]) -> None:
+    """Of its processors that resize by PIL; where a margin is odd, the crop may be one pixel off."""
+    pytest.importorskip("transformers")
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    content = write_pixels(cfg, "CLIP" if cfg.resize_mode == "shortest" else "Siglip")
+    kind = content.pop("image_processor_type")
+    theirs = {"CLIPImageProcessor": CLIPImageProcessorPil, "SiglipImageProcessor": SiglipImageProcessorPil}[
+        kind
+    ]
+    samples = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Image.fromarray(samples)
+    expected = theirs(**content)(picture, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(Preprocess(cfg)(picture).numpy(), expected, atol=1e-5)

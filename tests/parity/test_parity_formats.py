@@ -1,0 +1,105 @@
+"""The published packages load what we wrote for them, and compute with it what we compute."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import install
+import pytest
+import torch
+from parity_compare import compare
+
+from oneclip.checkpoint.export import Exportable, export
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.model import build_model
+
+PIXELS, LENGTH = 32, 16
+VIT = CLIPVisionCfg(layers=2, width=64, head_width=64, patch_size=8, image_size=PIXELS)
+TEXT = CLIPTextCfg(width=64, heads=1, layers=2, context_length=LENGTH)
+RESNET = CLIPVisionCfg(layers=(1, 1, 1, 1), width=32, image_size=PIXELS)
+CLIPA = CLIPVisionCfg(
+    2, 32, 16, patch_size=8, image_size=PIXELS, no_ln_pre=True, pool_type="avg", final_ln_after_pool=True
+)
+MODELS = {
+    "plain": ModelCfg(24, VIT, TEXT),
+    "custom text": ModelCfg(24, CLIPA, TEXT, custom_text=True, init_logit_bias=-10.0),
+    "openai ViT.pt": ModelCfg(24, VIT, TEXT, quick_gelu=True),
+    "openai ResNet.pt": ModelCfg(24, RESNET, TEXT, quick_gelu=True),
+}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 49408,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+}
+TOLERANCE = 1e-5  # relative
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    torch.manual_seed(0)
+    bert = tmp_path_factory.mktemp("bert")
+    (bert / "config.json").write_text(json.dumps(BERT))
+    text = CLIPTextCfg(context_length=LENGTH, hf_model_name=str(bert), hf_model_pretrained=False)
+    hugging_face = ModelCfg(24, VIT, text, custom_text=True)
+    models: dict[str, Any] = {}
+    for name, cfg in (MODELS | {"Hugging Face text": hugging_face}).items():
+        models[name] = build_model(cfg).eval()
+        models[name].cfg = cfg
+        for tensor in models[name].state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())  # OpenAI's program rounds weights to fp16
+    return models
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(1, 49406, (3, LENGTH))
+    for row, length in enumerate((4, 9, 15)):
+        ids[row, length], ids[row, length + 1 :] = 49407, 0
+    return torch.randn(2, 3, PIXELS, PIXELS), ids
+
+
+@pytest.fixture(scope="module")
+def seen(
+    models: dict[str, Any],
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    if not install.installed():
+        pytest.skip("the published packages are not here: python tests/parity/install.py")
+    folder = tmp_path_factory.mktemp("written")
+    torch.save(inputs, folder / "inputs.pt")
+    for name, model in models.items():
+        form = "openai" if name.startswith("openai") else "open_clip"
+        export(Exportable(model.state_dict(), model.cfg, PreprocessCfg(size=PIXELS)), folder / name, form)
+    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("read_formats.py")), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(install.PACKAGES), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = torch.load(folder / "seen.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("name", [*MODELS, "Hugging Face text"])
+def test_published_packages_compute_the_same_with_what_we_wrote(
+    name: str, models: dict[str, Any], inputs: tuple[torch.Tensor, torch.Tensor], seen: dict[str, Any]
+) -> None:
+    pixels, ids = inputs
+    with torch.inference_mode():
+        ours = {"image": models[name].encode_image(pixels), "text": models[name].encode_text(ids)}
+    theirs = {key: value for key, value in seen[name].items() if key != "preprocess"}
+    compare(f"written, {name}", ours, theirs, TOLERANCE)
+
+
+def test_open_clip_takes_the_preprocessing_over(seen: dict[str, Any]) -> None:
+    assert "Resize(size=32, interpolation=bicubic" in seen["plain"]["preprocess"]
