@@ -24,7 +24,7 @@ REQUIREMENTS = (
     "tqdm==4.70.1",
     "pandas==3.1.1",  # these four: what the training scripts of open_clip_torch import
     "python-dateutil==4.0.0",
-    "webdataset==1.0.2",
+    "webdataset==0.2.86",  # as they ask for
     "braceexpand==0.1.7",
 )
 
