@@ -135,7 +135,7 @@ class CLIPTextCfg(_Config):
     hf_model_name: str | None = None
     hf_model_pretrained: bool = True
     hf_proj_type: str | None = "mlp"
-    hf_pooler_type: str = "mean_pooler"
+    hf_pooler_type: str | None = "mean_pooler"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import small_towers
 import torch
-from cases_model import TEXT, VIT, Observed, _gradients, _locked, _record, _sampled
+from cases_model import TEXT, VIT, Observed, _arguments, _gradients, _locked, _record, _sampled
 from parity_weights import captions, fill, pictures
 from torch import Tensor, nn
 
@@ -61,6 +61,7 @@ HF: dict[str, tuple[str, dict[str, Any]]] = {
     },
     **{f"{kind}, linear": (kind, {"hf_proj_type": "linear"}) for kind in small_towers.TEXT},
     "usual pooler": ("roberta", {"hf_pooler_type": None}),
+    "usual pooler of BERT": ("bert", {"hf_pooler_type": None}),
     "with tokens": ("roberta", {"output_tokens": True, "hf_proj_type": "linear"}),
     "tokens but the first": ("bert", {"output_tokens": True, "hf_pooler_type": "cls_pooler"}),
     "no projection": ("xlm-roberta", {"hf_proj_type": None}),
@@ -103,6 +104,17 @@ def cases(folder: Path) -> Iterator[Case]:
         path = small_towers.text_folder(kind, folder)
         text = {"hf_model_name": path, "hf_model_pretrained": False, "hf_proj_type": "mlp", **options}
         yield Case(name, VIT, text, 48 if text["hf_proj_type"] else 32, kind)
+
+
+def names() -> Observed:
+    """What programs import and call."""
+    from open_clip import hf_model, timm_model
+
+    return {
+        "arch_dict": hf_model.arch_dict,
+        "HFTextEncoder": _arguments(hf_model.HFTextEncoder.__init__),
+        "TimmModel": _arguments(timm_model.TimmModel.__init__),
+    }
 
 
 def observe_all(package: Any) -> dict[str, Observed]:

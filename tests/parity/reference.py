@@ -33,26 +33,35 @@ def main(package_name: str, result: str) -> None:
 def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_clip
     import cases_differences
+    import cases_factory
     import cases_loss
     import cases_mobileclip
     import cases_model
     import cases_preprocess
+    import cases_resize
     import cases_siglip
+    import cases_text
     import cases_towers
+    import cases_transformer
     import cases_zero_shot
 
     return {
         "siglip": cases_siglip.of_open_clip(package),
+        "text": cases_text.observe(package),
         "towers": cases_towers.observe_all(package),
+        "tower names": cases_towers.names(),
         "mobileclip": {name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES},
+        "transformer": cases_transformer.observe(package),
         "zero_shot": cases_zero_shot.observe(package),
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
         "signatures": cases_model.signatures(package),
         "beginnings": cases_model.beginnings(package),
         "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
         "differences": cases_differences.observe(package),
+        "factory": cases_factory.observe(package),
         "loss": cases_loss.observe(package),
         "preprocess": cases_preprocess.of_open_clip(package),
+        "resize": cases_resize.observe(package),
         "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),
     }
 

@@ -51,14 +51,14 @@ def test_features_and_logits_are_the_published_ones(
 def test_intermediates_are_the_published_ones(
     name: str, ours: dict[str, Any], published_open_clip: Any
 ) -> None:
-    case, found = ours[name]
+    _, found = ours[name]
     theirs = part(published_open_clip["towers"][name], "intermediates")
     compare("towers, intermediates", found, theirs, TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_the_published_ones(name: str, ours: dict[str, Any], published_open_clip: Any) -> None:
-    case, found = ours[name]
+    _, found = ours[name]
     theirs = part(published_open_clip["towers"][name], "gradients")
     compare("towers, gradients", found, theirs, TOLERANCE, least=1e-2)
 
@@ -71,3 +71,8 @@ def test_locks_leave_the_published_parameters_trainable(
     if ours[name][0].family in ("mt5", "m2m_100"):  # there only norms that are called LayerNorm are spared
         del theirs["text lock with norms"]
     compare("towers, locks", ours[name][1], theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["arch_dict", "HFTextEncoder", "TimmModel"])
+def test_towers_have_the_published_arguments_and_tables(name: str, published_open_clip: Any) -> None:
+    assert cases_towers.names()[name] == published_open_clip["tower names"][name]

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from oneclip.config import ModelCfg
+from oneclip.errors import OneCLIPError
 from oneclip.model import build_model
 
 
@@ -29,16 +30,35 @@ def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_mo
     Returns:
         What `build` gives.
     """
-    with _NoRandomNumbers(), _weightless_parameters():
-        model = build(cfg)
+    place = torch.empty(0).device
+    try:
+        with _NoRandomNumbers(place), _weightless_parameters():
+            model = build(cfg)
+    except OneCLIPError:
+        raise
+    except (NotImplementedError, RuntimeError):
+        model = None
+    if model is None or any(buffer.device != place for buffer in model.buffers()):
+        # a package that needs values while it builds: it gets them, and takes its time
+        with _NoRandomNumbers(place):
+            return build(cfg)
     _give_place(model)
     return model
 
 
 class _NoRandomNumbers(TorchFunctionMode):
-    """Inside, whatever draws numbers leaves its tensor as it is."""
+    """Inside, whatever draws numbers leaves its tensor as it is.
+
+    Args:
+        place: where parameters say they are even if they are on `meta`, so that buffers computed beside them are real.
+    """
 
     IN_PLACE = (Tensor.normal_, Tensor.uniform_)
+    DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+
+    def __init__(self, place: torch.device) -> None:
+        super().__init__()
+        self.place = place
 
     def __torch_function__(
         self,
@@ -50,6 +70,8 @@ class _NoRandomNumbers(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in self.IN_PLACE or getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if function == self.DEVICE and isinstance(args[0], nn.Parameter):
+            return self.place
         if function is torch.randn:
             function = torch.empty
         if not _writes(function, args):  # some towers run a part of themselves, to learn its shapes

@@ -38,7 +38,8 @@ class HFTextTower(nn.Module):
         embed_dim: D.
         config: the encoder's configuration, if not that of `cfg.hf_model_name`: a `PretrainedConfig`, or what a
             `config.json` holds.
-        pooling_layer: whether a model of BERT's kind has its pooling layer; None for where the pooler uses it.
+        pooling_layer: whether a model of BERT's kind has its pooling layer, which `cls_pooler` uses; None for where
+            `cfg` asks for that pooler.
 
     Raises:
         MissingExtraError: without transformers.
@@ -72,7 +73,7 @@ class HFTextTower(nn.Module):
         self.longest = longest_caption(config)
         self.output_dim, self.output_tokens = embed_dim, cfg.output_tokens
 
-        with_layer = pooler == "cls_pooler" if pooling_layer is None else pooling_layer
+        with_layer = cfg.hf_pooler_type == "cls_pooler" if pooling_layer is None else pooling_layer
         self.transformer = _encoder(config, with_layer, name if cfg.hf_model_pretrained else None)
         self.pooler = POOLERS[pooler]()
         self.proj = _projection(cfg.hf_proj_type, int(getattr(config, kind.width)), embed_dim)
@@ -152,11 +153,13 @@ class HFTextTower(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass of a training instead of keeping its activations."""
+        # transformers calls it so from 5.x on, and drops the older name in 6
+        prefix = "activation" if hasattr(self.transformer, "activation_checkpointing_enable") else "gradient"
         if enable:
-            # the other way loses the gradients of blocks behind frozen embeddings
-            self.transformer.gradient_checkpointing_enable({"use_reentrant": False})
+            # the reentrant way loses the gradients of blocks behind frozen embeddings
+            getattr(self.transformer, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
         else:
-            self.transformer.gradient_checkpointing_disable()
+            getattr(self.transformer, f"{prefix}_checkpointing_disable")()
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars: none."""
@@ -201,10 +204,12 @@ def _encoder(config: Any, pooling_layer: bool, published: str | None) -> Any:
         "transformers.modeling_utils", feature, "hf"
     )  # imported late, and where its import may fail
     arguments: dict[str, Any] = {}
+    config = copy.deepcopy(config)
+    config.use_cache = False  # of keys and values, for a decoder
     if config.model_type == "mt5":
         whole = transformers.MT5EncoderModel
     elif config.model_type == "m2m_100":
-        whole, config = transformers.M2M100Model, copy.deepcopy(config)
+        whole = transformers.M2M100Model
         config.decoder_layers = 0
     else:
         names = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
@@ -212,9 +217,13 @@ def _encoder(config: Any, pooling_layer: bool, published: str | None) -> Any:
             getattr(transformers, names[config.model_type]),
             {"add_pooling_layer": pooling_layer},
         )
-    model = (
-        whole(config, **arguments) if published is None else _published(whole, published, config, arguments)
-    )
+    if published is not None:
+        model = _published(whole, published, config, arguments)
+    else:
+        try:
+            model = whole(config, **arguments)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"transformers cannot make this {config.model_type}: {error}") from error
     return model.encoder if config.model_type in ("mt5", "m2m_100") else model
 
 

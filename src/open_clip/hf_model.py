@@ -1,0 +1,69 @@
+"""`open_clip.hf_model`: text towers of Hugging Face models, and their poolers, under their published names."""
+
+from typing import Any
+
+from oneclip.config import CLIPTextCfg
+from oneclip.model.hf_poolers import (
+    ClsLastHiddenStatePooler,
+    ClsPooler,
+    MaxPooler,
+    MeanPooler,
+    register_pooler,
+)
+from oneclip.model.hf_tower import HFTextTower
+from open_clip.hf_configs import arch_dict
+
+__all__ = [
+    "ClsLastHiddenStatePooler",
+    "ClsPooler",
+    "HFTextEncoder",
+    "MaxPooler",
+    "MeanPooler",
+    "arch_dict",
+    "register_pooler",
+]
+
+
+class _AnyTextTower(type):
+    """Every text tower of this kind passes for an `HFTextEncoder`, whoever made it."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, HFTextTower)
+
+
+class HFTextEncoder(HFTextTower, metaclass=_AnyTextTower):
+    """A text tower by the published list of arguments.
+
+    Args:
+        model_name_or_path: a repository on the Hugging Face hub, or a folder.
+        output_dim: D, the width of the features.
+        config: a `PretrainedConfig`; the encoder then begins with random weights, and one of BERT's kind has its
+            pooling layer.
+        pooler_type: "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler", or the name of a
+            registered one; None for the usual one of that model.
+        proj_type: "linear", "mlp", or None where the model is as wide as its features.
+        pretrained: begin with the published weights, which are fetched.
+        output_tokens: also give the tokens.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        output_dim: int,
+        config: Any = None,
+        pooler_type: str | None = None,
+        proj_type: str | None = None,
+        pretrained: bool = True,
+        output_tokens: bool = False,
+    ) -> None:
+        cfg = CLIPTextCfg(
+            hf_model_name=model_name_or_path,
+            hf_pooler_type=pooler_type,
+            hf_proj_type=proj_type,
+            hf_model_pretrained=pretrained and config is None,
+            output_tokens=output_tokens,
+        )
+        super().__init__(cfg, output_dim, config, pooling_layer=None if config is None else True)
+
+    def init_parameters(self) -> None:
+        """Nothing: transformers has initialised the encoder."""

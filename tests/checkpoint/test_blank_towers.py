@@ -1,0 +1,108 @@
+"""Towers of other packages to load into: no numbers drawn, no weights touched, all that is computed is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small_towers
+import torch
+from torch import nn
+
+from oneclip.checkpoint import blank, build_blank, load_into
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.errors import ConfigError
+from oneclip.model import build_model
+
+VISION = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32)
+TEXT = CLIPTextCfg(context_length=8, vocab_size=60, width=32, heads=2, layers=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_members() -> None:
+    small_towers.register()
+
+
+def configuration(family: str, folder: Path) -> ModelCfg:
+    if family in small_towers.TEXT:
+        text = CLIPTextCfg(
+            hf_model_name=small_towers.text_folder(family, folder), hf_pooler_type="mean_pooler"
+        )
+        return ModelCfg(16, VISION, text)
+    size = (64, 32) if family not in ("fastvit", "fastvit_five", "resnet") else 64
+    pool = {"pe_core": "map", "pe_core_large": "map", "resnet": "abs_attn"}.get(family, "avg")
+    vision = CLIPVisionCfg(timm_model_name=small_towers.timm_name(family), image_size=size, timm_pool=pool)
+    return ModelCfg(16, vision, TEXT)
+
+
+@pytest.mark.parametrize("family", [*small_towers.TIMM, *small_towers.TEXT])
+def test_a_blank_tower_that_was_filled_computes_what_the_other_does(family: str, tmp_path: Path) -> None:
+    cfg = configuration(family, tmp_path)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    before = torch.get_rng_state()
+    filled = build_blank(cfg).eval()
+    assert torch.equal(before, torch.get_rng_state())
+    load_into(filled, model.state_dict(), source="the other")
+    size = cfg.vision_cfg.image_size
+    pixels = torch.randn(2, 3, *(size if isinstance(size, tuple) else (size, size)))
+    with torch.no_grad():
+        for ours, theirs in zip(
+            filled(pixels, torch.randint(4, 60, (2, 8))),
+            model(pixels, torch.randint(4, 60, (2, 8))),
+            strict=False,
+        ):
+            assert ours.shape == theirs.shape
+        torch.testing.assert_close(filled.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=0)
+        ids = torch.randint(4, 60, (2, 8))
+        torch.testing.assert_close(filled.encode_text(ids), model.encode_text(ids), rtol=0, atol=0)
+    buffers = dict(filled.named_buffers())
+    assert buffers.keys() == dict(model.named_buffers()).keys()
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in model.named_buffers())
+    assert [p.requires_grad for p in filled.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+class Odd(nn.Module):
+    """A tower that computes a buffer from a weight, which nothing without values can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("doubled", self.weight.detach() * 2)
+
+
+def test_a_tower_that_needs_values_while_it_is_built_gets_them() -> None:
+    assert torch.equal(build_blank(None, lambda cfg: Odd()).doubled, torch.full((3,), 2.0))  # type: ignore[arg-type]
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+
+
+def test_a_weight_that_is_shared_stays_shared() -> None:
+    tied = build_blank(None, lambda cfg: Tied())  # type: ignore[arg-type]
+    assert tied.first.weight is tied.second.weight
+    assert tied.first.weight.device.type == "cpu"
+
+
+def test_what_is_wrong_with_a_configuration_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def build(cfg: ModelCfg) -> nn.Module:
+        calls.append(1)
+        raise ConfigError("no such tower")
+
+    with pytest.raises(ConfigError, match="no such tower"):
+        build_blank(ModelCfg(16, VISION, TEXT), build)
+    assert len(calls) == 1
+
+
+def test_parameters_are_made_as_ever_afterwards() -> None:
+    build_blank(ModelCfg(16, VISION, TEXT))
+    assert not nn.Linear(2, 2).weight.is_meta
+    assert blank.__doc__
