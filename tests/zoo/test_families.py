@@ -42,10 +42,10 @@ def test_families(name: str, family: str) -> None:
     [
         ("ViT-B-32", "native", ()),
         ("ViT-SO400M-14-SigLIP-384", "native", ()),
-        ("ViT-L-14-worldwide", "native", ("sentencepiece",)),
+        ("ViT-L-14-worldwide", "native", ()),
         ("EVA02-L-14", "timm", ("timm",)),
         ("nllb-clip-large-siglip", "hf", ("hf",)),
-        ("mt5-base-ViT-B-32", "hf", ("hf", "sentencepiece")),
+        ("mt5-base-ViT-B-32", "hf", ("hf",)),
         ("coca_ViT-L-14", "coca", ()),
         ("coca_roberta-ViT-B-32", "coca", ("hf",)),
     ],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from oneclip.config import ModelCfg
     from oneclip.zoo import Found
 
-_MODULES = {"timm": "timm", "hf": "transformers", "sentencepiece": "sentencepiece"}  # what an extra brings
+_MODULES = {"timm": "timm", "hf": "transformers"}  # what an extra brings
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 

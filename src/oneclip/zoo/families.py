@@ -116,7 +116,7 @@ def kind(name: str) -> Kind:
 
 
 def extras(name: str) -> tuple[str, ...]:
-    """What must be installed beside the core to load an architecture: of "timm", "hf" and "sentencepiece".
+    """What must be installed beside the core to load an architecture: of "timm" and "hf".
 
     Raises:
         UnknownModelError: if there is no such architecture; the message has the nearest.
@@ -125,8 +125,6 @@ def extras(name: str) -> tuple[str, ...]:
     needs = {
         "timm": _is_timms(cfg.vision_cfg.timm_model_name),
         "hf": bool(cfg.text_cfg.hf_model_name),
-        # mT5's repositories have the model of sentencepiece and no tokenizer.json
-        "sentencepiece": (cfg.text_cfg.hf_tokenizer_name or "").startswith("google/mt5-"),
     }
     return tuple(extra for extra, needed in needs.items() if needed)
 

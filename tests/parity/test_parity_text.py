@@ -1,0 +1,32 @@
+"""Rows of ids by tokenizers of repositories, and of captions cut by chance, against open_clip_torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases_text
+import pytest
+
+import open_clip
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Any]:
+    return cases_text.observe(open_clip)
+
+
+def test_rows_of_every_kind_of_tokenizer_are_identical(ours: Any, published_open_clip: Any) -> None:
+    theirs = published_open_clip["text"]["rows"]
+    assert theirs.keys() == ours["rows"].keys()
+    for what, rows in theirs.items():
+        for caption, found, expected in zip(cases_text.CAPTIONS, ours["rows"][what], rows, strict=False):
+            assert found.tolist() == expected.tolist(), (what, caption)
+        assert ours["rows"][what].shape == rows.shape
+
+
+def test_captions_are_cut_by_the_same_chance(ours: Any, published_open_clip: Any) -> None:
+    theirs = published_open_clip["text"]["reduced"]
+    assert theirs.keys() == ours["reduced"].keys()
+    for what, (rows, *drawn) in theirs.items():
+        assert ours["reduced"][what][0].equal(rows), what
+        assert list(ours["reduced"][what][1:]) == drawn, what
