@@ -126,6 +126,32 @@ def test_a_joint_width_that_is_not_the_towers_is_refused() -> None:
         build_visual_tower(512, named("vit_base_patch16_siglip_224"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ls_init_value": 0.1}, r"ls_init_value=0\.1"),
+        ({"act_kwargs": {"approximate": "erf"}}, "act_kwargs=.*erf"),
+        ({"norm_kwargs": {"bias": False}}, "norm_kwargs=.*bias"),
+        ({"patch_size": (8, 4)}, "one patch_size"),
+        ({"head_width": 24}, "head_width divides"),
+    ],
+)
+def test_fields_that_this_tower_does_not_have_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tower(**changes)
+
+
+def test_quick_gelu_is_refused_where_no_name_says_the_gelu() -> None:
+    with pytest.raises(ConfigError, match="see act_kwargs"):
+        build_visual_tower(64, numbers(), quick_gelu=True)
+
+
+def test_an_epsilon_of_ones_own_reaches_every_norm() -> None:
+    norms = [m for m in tower(norm_kwargs={"eps": 1e-5}).modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 8
+    assert {norm.eps for norm in norms} == {1e-5}
+
+
 def test_a_picture_of_another_size_is_named() -> None:
     for run in (tower(), tower().forward_intermediates):
         with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\); found \(2, 3, 48, 48\)"):

@@ -56,6 +56,8 @@ def build_model(
 def build_visual_tower(embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool = False) -> nn.Module:
     """A VisionTransformer, a ModifiedResNet when `cfg.layers` holds four numbers, or what timm's name stands for."""
     if is_siglip(cfg):
+        if quick_gelu and not cfg.timm_model_name:  # of timm's names the GELU is known
+            raise ConfigError("quick_gelu is set, but SigLIP's image tower has a GELU: see act_kwargs")
         return SigLIPVision(cfg, embed_dim)
     if cfg.timm_model_name:
         from oneclip.model.timm_tower import TimmTower

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from oneclip.config import CLIPVisionCfg
+from oneclip.errors import ConfigError
 
 
 class Size(NamedTuple):
@@ -33,6 +34,12 @@ GELUS = {
     ("giantopt", 16): {256: "tanh", 384: "tanh"},
 }
 
+EPS = 1e-6  # of layer norms, unless a configuration by numbers says another
+NUMBERS = {
+    *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "pool_type"),
+    *("act_kwargs", "norm_kwargs", "patch_dropout", "timm_drop_path"),
+}  # the fields of a configuration by numbers
+
 _NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)(?:\..*)?")  # a tag of weights may follow
 
 
@@ -42,7 +49,7 @@ class TrunkCfg(NamedTuple):
     size: Size
     patch_size: int
     gelu: str  # "none" for the exact one, or "tanh"
-    eps: float = 1e-6  # of every layer norm
+    eps: float = EPS  # of every layer norm
 
     @classmethod
     def of_name(cls, name: str) -> "TrunkCfg | None":
@@ -59,14 +66,29 @@ class TrunkCfg(NamedTuple):
         """By its name, or, of a tower without one whose `pool_type` is "map", by its numbers; None if it is neither.
 
         Towers of other sizes, and those with another GELU than timm's name has, are told by their numbers.
+
+        Raises:
+            ConfigError: for numbers that contradict each other, and for fields that this tower does not have.
         """
         if cfg.timm_model_name or cfg.pool_type != "map":
             return cls.of_name(cfg.timm_model_name or "")
-        if not isinstance(cfg.layers, int) or not isinstance(cfg.patch_size, int):
-            return None
+        act, norm = cfg.act_kwargs or {}, cfg.norm_kwargs or {}
+        strange = [f"{key}={value!r}" for key, value in cfg.to_dict().items() if key not in NUMBERS]
+        strange += [f"act_kwargs={act}"] * (act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}))
+        strange += [f"norm_kwargs={norm}"] * bool(norm.keys() - {"eps"})
+        if strange:
+            raise ConfigError(f"a SigLIP image tower (pool_type 'map') has no {', '.join(strange)}")
+        if (
+            not isinstance(cfg.layers, int)
+            or not isinstance(cfg.patch_size, int)
+            or cfg.width % cfg.head_width
+        ):
+            raise ConfigError(
+                "a SigLIP image tower takes one number of layers, one patch_size, and a width that head_width "
+                f"divides; found {cfg.layers}, {cfg.patch_size}, {cfg.width} and {cfg.head_width}"
+            )
         size = Size(cfg.width, cfg.layers, cfg.width // cfg.head_width, cfg.mlp_ratio)
-        gelu = (cfg.act_kwargs or {}).get("approximate", "none")
-        return cls(size, cfg.patch_size, gelu, (cfg.norm_kwargs or {}).get("eps", 1e-6))
+        return cls(size, cfg.patch_size, act.get("approximate", "none"), norm.get("eps", EPS))
 
     def to_cfg(self, image_size: int) -> CLIPVisionCfg:
         """The configuration of this trunk at a resolution: by timm's name where there is one, by numbers else."""
@@ -84,7 +106,7 @@ class TrunkCfg(NamedTuple):
             image_size=image_size,
             pool_type="map",
             act_kwargs=None if self.gelu == "none" else {"approximate": self.gelu},
-            norm_kwargs=None if self.eps == 1e-6 else {"eps": self.eps},
+            norm_kwargs=None if self.eps == EPS else {"eps": self.eps},
         )
 
 

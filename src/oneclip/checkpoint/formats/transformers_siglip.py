@@ -31,10 +31,9 @@ from oneclip.checkpoint.formats.transformers_common import (
 from oneclip.checkpoint.formats.transformers_pixels import HALF, read_pixels, write_pixels
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
-from oneclip.model.siglip_names import TrunkCfg, is_siglip, published_names
+from oneclip.model.siglip_names import TrunkCfg, is_siglip
 
 FORM = "transformers' SiglipModel"
-EPS = 1e-6  # of the layer norms of its visual tower
 INIT_LOGIT_SCALE, INIT_LOGIT_BIAS = math.log(10), -10.0  # Zhai et al. 2023, section 3.2
 
 # tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own, and how
@@ -224,10 +223,10 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
 def _read_vision(vision: Mapping[str, Any], naflex: bool) -> CLIPVisionCfg:
     """By timm's name where that name computes the same, else by numbers."""
     quick_gelu, act_kwargs = activation(vision["hidden_act"], "the visual tower")
-    if quick_gelu or vision["num_channels"] != 3 or vision["layer_norm_eps"] != EPS:
+    if quick_gelu or vision["num_channels"] != 3:
         raise ConfigError(
-            f"the visual tower has {vision['hidden_act']}, {vision['num_channels']} channels and "
-            f"layer_norm_eps {vision['layer_norm_eps']}; SigLIP's have a GELU, 3 and {EPS}"
+            f"the visual tower has {vision['hidden_act']} and {vision['num_channels']} channels; "
+            "SigLIP's have a GELU and 3"
         )
     patch_size = square(vision["patch_size"], "patch_size")
     image_size = square(vision["image_size"], "image_size")
@@ -242,13 +241,10 @@ def _read_vision(vision: Mapping[str, Any], naflex: bool) -> CLIPVisionCfg:
         image_size=image_size,
         pool_type="map",
         act_kwargs=act_kwargs,
+        norm_kwargs={"eps": vision["layer_norm_eps"]},
     )
-    for name in published_names():
-        if name.endswith(f"_{image_size}") and TrunkCfg.of_name(name) == TrunkCfg.of_cfg(by_numbers):
-            return CLIPVisionCfg(
-                image_size=image_size, timm_model_name=name, timm_pool="map", timm_proj="none"
-            )
-    return by_numbers
+    trunk = TrunkCfg.of_cfg(by_numbers)
+    return by_numbers if trunk is None else trunk.to_cfg(image_size)
 
 
 def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
@@ -326,6 +322,6 @@ def _write_vision(cfg: CLIPVisionCfg, model_type: str) -> dict[str, Any]:
         "num_channels": 3,
         "patch_size": trunk.patch_size,
         "hidden_act": activation_name(False, {"approximate": trunk.gelu}),
-        "layer_norm_eps": EPS,
+        "layer_norm_eps": trunk.eps,
         **resolution,
     }
