@@ -1,0 +1,270 @@
+"""Tokenizers in the form of the hub's: the same ids as transformers, and nothing guessed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_tokenizers import MADE, bert, make_all, nllb, siglip, siglip2, t5, vocab_txt, xlm_roberta
+
+from oneclip.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    TextTooLongError,
+    TextTypeError,
+    TokenRangeError,
+)
+from oneclip.text import HFTokenizer
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "parity"))
+
+from cases_tokenizer import texts
+
+AWKWARD = [
+    *texts(300, seed=11),
+    "<s> a photo</s> of <pad>a<mask> dog<unk>",
+    "[CLS] a [SEP] [MASK]dog [PAD]",
+    "<eos><bos> a photo <pad> x <end_of_turn>",
+    "a <mask> b",
+    "▁a ▁▁photo",
+    "eng_Latn a dog tha_Thai",
+    "xylophone Xylophone axylophone",
+    "สุนัขสองตัว ขค งจ",
+    "a\x00dog\nand\r\na\tcat &amp; &lt;s&gt;",
+    "dog " * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_all(tmp_path_factory.mktemp("tokenizers"))
+
+
+def transformers_rows(folder: Path, tokenizer: HFTokenizer, length: int, **options: Any) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder, **options)
+    cleaned = [tokenizer.clean_fn(text) for text in AWKWARD]
+    rows: list[list[int]] = theirs(cleaned, max_length=length, padding="max_length", truncation=True)[
+        "input_ids"
+    ]
+    return rows
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_ids_are_those_of_transformers(folders: dict[str, Path], name: str) -> None:
+    tokenizer = HFTokenizer(folders[name])
+    for length in (8, 64):
+        rows = tokenizer(AWKWARD, length).tolist()
+        expected = transformers_rows(folders[name], tokenizer, length)
+        for text, found, wanted in zip(AWKWARD, rows, expected, strict=True):
+            assert found == wanted, repr(text[:80])
+
+
+@pytest.mark.parametrize("language", ["tha_Thai", "fra_Latn"])
+def test_rows_carry_the_language_that_was_named(folders: dict[str, Path], language: str) -> None:
+    tokenizer = HFTokenizer(folders["nllb"], 12, language=language)
+    assert tokenizer(AWKWARD).tolist() == transformers_rows(folders["nllb"], tokenizer, 12, src_lang=language)
+    assert tokenizer.pieces.vocabulary[language] == int(tokenizer("a dog")[0, 0])
+
+
+def test_settings_given_come_before_those_of_the_files(folders: dict[str, Path]) -> None:
+    options = {"padding_side": "left", "truncation_side": "left", "pad_token": "</s>"}
+    tokenizer = HFTokenizer(folders["xlm_roberta"], 8, **options)
+    assert tokenizer(AWKWARD).tolist() == transformers_rows(folders["xlm_roberta"], tokenizer, 8, **options)
+
+
+def test_gemma_puts_around_a_caption_what_its_settings_say(tmp_path: Path) -> None:
+    ids = HFTokenizer(siglip2(tmp_path), 8, add_bos_token=True)("a dog").tolist()[0]
+    assert (ids[0], ids[-1], 1 in ids) == (2, 0, True)
+
+
+# rows
+
+
+@pytest.mark.parametrize(("make", "pad"), [(siglip, 1), (t5, 0), (siglip2, 0), (bert, 0), (xlm_roberta, 1)])
+def test_padding_is_what_the_files_say(tmp_path: Path, make: Any, pad: int) -> None:
+    tokenizer = HFTokenizer(make(tmp_path), 64)
+    rows = tokenizer(["a dog", "a photo of the dog and the cat"])
+    assert rows.shape == (2, 64)
+    assert tokenizer.pad_token_id == pad
+    assert rows[:, -40:].eq(pad).all()
+
+
+def test_a_caption_that_is_too_long_keeps_what_stands_around_it(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(bert(tmp_path), 5)
+    cls, sep = tokenizer.token_id("cls"), tokenizer.token_id("sep")
+    row = tokenizer("dog dog dog dog dog dog").tolist()[0]
+    assert (row[0], row[-1], len(set(row[1:-1]))) == (cls, sep, 1)
+
+
+def test_a_caption_that_is_too_long_is_refused_on_request(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(bert(tmp_path), 5)
+    assert tokenizer("dog dog dog", overflow="error").shape == (1, 5)
+    with pytest.raises(TextTooLongError, match="text 1 has 6 tokens with start and end, more than the 5"):
+        tokenizer(["dog", "dog dog dog dog"], overflow="error")
+
+
+@pytest.mark.parametrize("length", [0, 1, -3, "8"])
+def test_a_row_without_room_is_refused(tmp_path: Path, length: Any) -> None:
+    with pytest.raises(ConfigError, match="context length"):
+        HFTokenizer(bert(tmp_path))("a dog", length)
+
+
+def test_a_length_has_to_come_from_somewhere(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(bert(tmp_path), None)
+    assert tokenizer("a dog", 6).shape == (1, 6)
+    with pytest.raises(ConfigError, match="pass context_length"):
+        tokenizer("a dog")
+
+
+def test_no_captions_give_no_rows(tmp_path: Path) -> None:
+    assert HFTokenizer(bert(tmp_path), 9)([]).shape == (0, 9)
+
+
+@pytest.mark.parametrize("texts", [3, None, [b"a"], ["a", 1], b"a"])
+def test_what_is_no_text_is_refused(tmp_path: Path, texts: Any) -> None:
+    with pytest.raises(TextTypeError):
+        HFTokenizer(bert(tmp_path))(texts)
+
+
+def test_encode_and_decode_leave_out_what_stands_around(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(siglip(tmp_path))
+    ids = tokenizer.encode("a photo of the dog")
+    assert tokenizer.decode(ids) == "a photo of the dog"
+    row = tokenizer("a photo of the dog")[0]
+    assert tokenizer.decode(row, skip_special_tokens=True) == "a photo of the dog"
+    with pytest.raises(TokenRangeError, match="token id 100000 at place 0"):
+        tokenizer.decode([100_000])
+
+
+def test_it_may_be_pickled_and_shared_between_threads(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(nllb(tmp_path), 32, language="tha_Thai")
+    expected = tokenizer(AWKWARD)
+    assert pickle.loads(pickle.dumps(tokenizer))(AWKWARD).equal(expected)
+    with ThreadPoolExecutor(4) as pool:
+        for rows in pool.map(tokenizer, [AWKWARD] * 8, range(30, 38)):
+            assert rows[:, :4].equal(expected[:, :4])
+
+
+def test_separators_become_zeros_on_request(tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    plain, stripped = HFTokenizer(folder, 9)(AWKWARD), HFTokenizer(folder, 9, strip_sep_token=True)(AWKWARD)
+    sep = HFTokenizer(folder).token_id("sep")
+    assert stripped.equal(plain.masked_fill(plain == sep, 0))
+
+
+# folders
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_folder_written_gives_the_same_rows(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(folders[name], 20)
+    written = tokenizer.save_pretrained(tmp_path / "copy")
+    again = HFTokenizer(tmp_path / "copy", 20)
+    assert again(AWKWARD).equal(tokenizer(AWKWARD))
+    assert {path.parent for path in written} == {tmp_path / "copy"}
+    assert transformers_rows(tmp_path / "copy", tokenizer, 20) == tokenizer(AWKWARD).tolist()
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(bert(tmp_path / "own"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        tokenizer.save_pretrained(tmp_path / "file")
+
+
+# what is not known is not guessed
+
+
+def test_padding_that_nothing_says_is_asked_for(tmp_path: Path) -> None:
+    siglip(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ConfigError, match="does not say what its pad_token is"):
+        HFTokenizer(tmp_path)
+    assert HFTokenizer(tmp_path, pad_token="</s>").pad_token_id == 1
+
+
+def test_special_tokens_that_leave_no_doubt_need_no_settings(tmp_path: Path) -> None:
+    bert(tmp_path)
+    expected = HFTokenizer(tmp_path, 9)(AWKWARD)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert HFTokenizer(tmp_path, 9)(AWKWARD).equal(expected)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="'pading_side' is no option of a tokenizer; did you mean padding_side"
+    ):
+        HFTokenizer(bert(tmp_path), pading_side="left")
+    with pytest.raises(ConfigError, match="padding_side of .* must be 'left' or 'right'"):
+        HFTokenizer(bert(tmp_path), padding_side="middle")
+
+
+def test_a_language_is_refused_where_rows_carry_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="puts no language beside a caption"):
+        HFTokenizer(bert(tmp_path), language="eng_Latn")
+
+
+def test_an_unknown_language_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'tha_Tha' is no code .* did you mean tha_Thai"):
+        HFTokenizer(nllb(tmp_path), language="tha_Tha")
+
+
+def test_a_mode_needs_the_tokens_that_it_places(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not say what its bos_token is"):
+        HFTokenizer(bert(tmp_path), tokenizer_mode="clips")
+    with pytest.raises(ConfigError, match="must be 'clips'"):
+        HFTokenizer(bert(tmp_path), tokenizer_mode="clip")
+
+
+def test_a_vocabulary_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    vocab_txt(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "FunnelTokenizer"}')
+    with pytest.raises(ConfigError, match="how a FunnelTokenizer uses it is not known"):
+        HFTokenizer(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no tokenizer: a folder with one of tokenizer\.json"):
+        HFTokenizer(tmp_path)
+
+
+# damaged files
+
+
+BROKEN = [b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b'{"model": 1}', b'{"pad_token": {"a": 1}}']
+
+
+@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: bytes) -> None:
+    (bert(tmp_path) / file).write_bytes(content)
+    if file == "tokenizer_config.json" and content == b'{"model": 1}':
+        assert HFTokenizer(tmp_path)("a dog").shape == (1, 77)  # an unknown setting changes nothing
+        return
+    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
+        HFTokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, file: str) -> None:
+    path = bert(tmp_path) / file
+    content = path.read_bytes()
+    for end in range(0, len(content) - 1, max(1, len(content) // 40)):
+        path.write_bytes(content[:end])
+        with pytest.raises(CheckpointError):
+            HFTokenizer(tmp_path)
+
+
+def test_settings_that_are_no_settings_are_refused(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "BertTokenizer", "added_tokens_decoder": {"x": {"content": "a"}}}
+    (bert(tmp_path) / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="describes no tokenizer"):
+        HFTokenizer(tmp_path)
