@@ -1,8 +1,10 @@
 """A model that was written in any form is the same model when it is read back, and half of it is never there."""
 
 import json
+import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ import pytest
 import torch
 from tiny import tiny_cfg
 
-from oneclip import checkpoint
-from oneclip.checkpoint.export import FORMS, Exportable, export
-from oneclip.checkpoint.formats.transformers_common import BESIDE
+from oneclip import checkpoint, zoo
+from oneclip.checkpoint.export import FORMS, Exportable, export, format_for
+from oneclip.checkpoint.formats.transformers_clip import read_config as read_clip_config
+from oneclip.checkpoint.formats.transformers_clip import write_config as write_clip_config
+from oneclip.checkpoint.formats.transformers_common import read_tokenizer_facts
+from oneclip.checkpoint.formats.transformers_siglip import read_config, write_config
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.errors import ConfigError, OutputError
 from oneclip.model import build_model
@@ -145,20 +150,12 @@ def test_a_round_trip_gives_the_same_model(form: str, model: Exportable, tmp_pat
     target = tmp_path / TARGETS[form]
     export(model, target, form)
     again = checkpoint.load(target, quick_gelu=True if form == "openai" else None)
-    assert again.cfg.to_dict() == as_read(model.cfg, form).to_dict()
+    assert again.cfg.to_dict() == model.cfg.to_dict()
     assert again.preprocess_cfg == model.preprocess_cfg
     tensors = again.model.state_dict()
     assert tensors.keys() == model.state_dict.keys()
     for name, tensor in model.state_dict.items():
         assert torch.equal(tensors[name], tensor.to(tensors[name].dtype)), name
-
-
-def as_read(cfg: ModelCfg, form: str) -> ModelCfg:
-    """What a form does not keep of a configuration: the tokenizer's place, which is then the folder."""
-    if form == "transformers" and cfg.text_cfg.hf_tokenizer_name:
-        text = CLIPTextCfg.from_dict(cfg.text_cfg.to_dict() | {"hf_tokenizer_name": BESIDE})
-        return ModelCfg.from_dict(cfg.to_dict() | {"text_cfg": text})
-    return cfg
 
 
 @pytest.mark.parametrize(
@@ -222,6 +219,28 @@ def test_a_folder_that_could_not_be_finished_leaves_nothing(
     with pytest.raises(OutputError, match="No space left"):
         export(model, tmp_path / "out", "open_clip")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def fits_transformers(cfg: ModelCfg) -> str | None:
+    """The class of transformers' that can hold an architecture; its configuration survives the way there and back."""
+    form = format_for(cfg)
+    try:
+        config = write_config(cfg) if form.name == "transformers SigLIP" else write_clip_config(cfg)
+    except ConfigError:
+        return None
+    back = read_config(config) if form.name == "transformers SigLIP" else read_clip_config(config)
+    assert read_tokenizer_facts(back, config) == cfg
+    return str(config["architectures"][0])
+
+
+def test_published_architectures_survive_transformers_configuration() -> None:
+    fitting = Counter(
+        filter(None, (fits_transformers(zoo.architecture(name)) for name in zoo.architectures()))
+    )
+    assert fitting == {"CLIPModel": 31, "SiglipModel": 25, "MetaClip2Model": 7}
+    docs = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    for kind, count in fitting.items():
+        assert re.search(rf"\b{count} as\s+`{kind}`", docs), kind
 
 
 def test_openai_takes_no_other_preprocessing(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
 
 
 def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
-    published = _format_for(model.cfg).write(
+    published = format_for(model.cfg).write(
         Converted(dict(model.state_dict), model.cfg, model.preprocess_cfg)
     )
     with replacing_folder(folder, force=force) as temporary:
@@ -148,7 +148,7 @@ FORMS: Mapping[str, Callable[[Exportable, Path, bool], tuple[str, ...]]] = {
 """The forms that `export` writes, by the names that `oneclip convert --to` has for them."""
 
 
-def _format_for(cfg: ModelCfg) -> Format:
+def format_for(cfg: ModelCfg) -> Format:
     """The one of transformers' layouts that can hold a model, if any can."""
     if is_siglip(cfg.vision_cfg):
         return TransformersSigLIP("siglip")

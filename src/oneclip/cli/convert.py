@@ -12,7 +12,7 @@ import typer
 from oneclip.cli import options
 from oneclip.cli.exits import say
 from oneclip.cli.progress import after_two_seconds
-from oneclip.errors import CheckpointError
+from oneclip.errors import AmbiguousModelError, CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,12 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part", metavar="KEY", help="Of a training checkpoint: the weights by this key, as of an EMA."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -65,7 +71,7 @@ def convert(
     from oneclip.checkpoint import verify
 
     with after_two_seconds(f"reading {source} …"):
-        loaded, stored = _read(source, quick_gelu)
+        loaded, stored = _read(source, quick_gelu, part)
         model = checkpoint.Exportable.of(loaded, stored)
     with after_two_seconds(f"writing {target} …"):
         notes = checkpoint.export(model, target, form.value, force=force)
@@ -88,11 +94,17 @@ def convert(
         raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
 
 
-def _read(name: str | Path, quick_gelu: bool | None) -> tuple[Loaded, dict[str, Tensor]]:
+def _read(
+    name: str | Path, quick_gelu: bool | None, part: str | None = None
+) -> tuple[Loaded, dict[str, Tensor]]:
     """A model in float32 on the CPU, and its tensors as they are stored."""
     from oneclip import checkpoint, zoo
 
-    found = checkpoint.describe(zoo.resolve(name), quick_gelu=quick_gelu)
+    try:
+        found = checkpoint.describe(zoo.resolve(name), quick_gelu=quick_gelu, part=part)
+    except AmbiguousModelError as error:
+        ways = " (here: --quick-gelu or --no-quick-gelu)" if "quick_gelu=" in str(error) else ""
+        raise AmbiguousModelError(f"{error}{ways}") from error
     model = checkpoint.build_blank(found.cfg)
     checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
     loaded = checkpoint.Loaded(model.float().eval(), found.cfg, found.preprocess_cfg, str(name), found.home)

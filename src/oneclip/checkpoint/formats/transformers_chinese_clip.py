@@ -21,7 +21,13 @@ from oneclip.checkpoint.formats.transformers_clip import (
     read_vision,
     write_vision,
 )
-from oneclip.checkpoint.formats.transformers_common import no_captioner, part_of, square
+from oneclip.checkpoint.formats.transformers_common import (
+    no_captioner,
+    part_of,
+    read_tokenizer_facts,
+    square,
+    write_tokenizer_facts,
+)
 from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
 from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
@@ -75,7 +81,7 @@ class TransformersChineseCLIP:
         tensors = KEYS.read(state_dict)
         if config is None:
             return Converted(tensors)
-        cfg = read_config(config)
+        cfg = read_tokenizer_facts(read_config(config), config)
         size = square(cfg.vision_cfg.image_size, "image_size")
         return Converted(tensors, cfg, read_pixels(preprocessor, size) if preprocessor else None)
 
@@ -144,6 +150,7 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
         "text_config": {"model_type": "chinese_clip_text_model"} | tower,
         "vision_config": {"model_type": "chinese_clip_vision_model", "projection_dim": cfg.embed_dim}
         | write_vision(cfg.vision_cfg, cfg.quick_gelu, FORM),
+        **write_tokenizer_facts(text),
     }
 
 

@@ -16,6 +16,7 @@ from oneclip.checkpoint.formats.keymap import KeyMap, Rule, same, transposed
 from oneclip.checkpoint.formats.transformers_common import (
     BESIDE,
     CLIP_VOCABULARY,
+    TOKENIZER_FACTS,
     activation,
     activation_name,
     block_rules,
@@ -25,7 +26,9 @@ from oneclip.checkpoint.formats.transformers_common import (
     norm_kwargs,
     part_of,
     plain,
+    read_tokenizer_facts,
     square,
+    write_tokenizer_facts,
 )
 from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
@@ -105,7 +108,7 @@ class TransformersCLIP:
         tensors = KEYS.read(state_dict)
         if config is None:
             return Converted(tensors)
-        cfg = read_config(config)
+        cfg = read_tokenizer_facts(read_config(config), config)
         pixels = (
             read_pixels(preprocessor, square(cfg.vision_cfg.image_size, "image_size"))
             if preprocessor
@@ -191,6 +194,7 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
     """
     no_captioner(cfg, FORM)
     text = cfg.text_cfg
+    vision = write_vision(cfg.vision_cfg, cfg.quick_gelu, FORM)
     if cfg.custom_text:
         raise ConfigError(
             f"{FORM} has its text tower beside the visual one, this model in a module of its own"
@@ -207,8 +211,7 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
         "act_kwargs",
         "norm_kwargs",
     )
-    tokenizer = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
-    plain(text, (*own, *tokenizer, "pool_type", "eos_id", "pad_id"), FORM)
+    plain(text, (*own, *TOKENIZER_FACTS, "pool_type", "eos_id", "pad_id"), FORM)
     if text.pool_type not in KINDS:
         raise ConfigError(f"{FORM} pools a caption at its end, this model has pool_type {text.pool_type!r}")
     model_type, model_class = KINDS[text.pool_type]
@@ -231,7 +234,8 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
             "eos_token_id": _end_of_text(text),
         },
         "vision_config": {"model_type": f"{model_type}_vision_model", "projection_dim": cfg.embed_dim}
-        | write_vision(cfg.vision_cfg, cfg.quick_gelu, FORM),
+        | vision,
+        **write_tokenizer_facts(text),
     }
 
 

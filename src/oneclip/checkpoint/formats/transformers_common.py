@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from oneclip.checkpoint.formats.keymap import Rule, joined, same
@@ -12,6 +13,8 @@ from oneclip.errors import ConfigError
 
 CLIP_VOCABULARY = 49408  # tokens of the vocabulary in this package
 BESIDE = "(the one in the model's own folder)"  # name of a tokenizer that has no other place
+TOKENIZER_FACTS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
+OURS = "oneclip"  # the key of what transformers has no field for, and keeps as it is
 DEFAULT_EPS = 1e-5  # of our layer norms, when `norm_kwargs` says nothing
 
 # transformers' name of an activation to (quick_gelu, act_kwargs); what is not here cannot be computed
@@ -48,6 +51,21 @@ def part_of(config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]) 
     if not isinstance(said, Mapping):
         raise ConfigError(f"{tower} of config.json is {type(said).__name__} where an object was expected")
     return dict(defaults) | {key: value for key, value in said.items() if key in defaults}
+
+
+def write_tokenizer_facts(text: CLIPTextCfg) -> dict[str, Any]:
+    """What `config.json` says for us alone: which tokenizer, and how captions are cleaned for it."""
+    said = {key: value for key in TOKENIZER_FACTS if (value := getattr(text, key)) is not None}
+    return {OURS: said} if said else {}
+
+
+def read_tokenizer_facts(cfg: ModelCfg, config: Mapping[str, Any]) -> ModelCfg:
+    """A configuration with what we wrote so, if this `config.json` is ours."""
+    said = config.get(OURS)
+    if not isinstance(said, Mapping):
+        return cfg
+    found = {key: value for key, value in said.items() if key in TOKENIZER_FACTS}
+    return replace(cfg, text_cfg=replace(cfg.text_cfg, **found))
 
 
 def activation(name: object, where: str) -> tuple[bool, dict[str, Any] | None]:

@@ -17,6 +17,7 @@ from oneclip.checkpoint.formats.base import Converted, Published
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, same
 from oneclip.checkpoint.formats.transformers_common import (
     BESIDE,
+    TOKENIZER_FACTS,
     activation,
     activation_name,
     block_rules,
@@ -26,7 +27,9 @@ from oneclip.checkpoint.formats.transformers_common import (
     norm_kwargs,
     part_of,
     plain,
+    read_tokenizer_facts,
     square,
+    write_tokenizer_facts,
 )
 from oneclip.checkpoint.formats.transformers_pixels import HALF, read_pixels, write_pixels
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
@@ -167,7 +170,7 @@ class TransformersSigLIP:
         tensors = self.keys.read(state_dict)
         if config is None:
             return Converted(tensors)
-        cfg = read_config(config)
+        cfg = read_tokenizer_facts(read_config(config), config)
         pixels = (
             read_pixels(preprocessor, square(cfg.vision_cfg.image_size, "image_size"))
             if preprocessor
@@ -269,7 +272,7 @@ def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
         "act_kwargs",
         "norm_kwargs",
     )
-    tokenizer = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "eos_id")
+    tokenizer = (*TOKENIZER_FACTS, "pad_id", "eos_id")
     plain(
         replace(text, no_causal_mask=False, proj_bias=False, pool_type="argmax"), (*shape, *tokenizer), FORM
     )
@@ -295,6 +298,7 @@ def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
         },
         "vision_config": {"model_type": f"{model_type}_vision_model"}
         | _write_vision(cfg.vision_cfg, model_type),
+        **write_tokenizer_facts(text),
     }
 
 

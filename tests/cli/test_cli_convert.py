@@ -1,0 +1,96 @@
+"""`oneclip convert`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import Run
+
+from oneclip import checkpoint
+from oneclip.checkpoint import verify
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.model import build_model
+
+PIXELS = 32
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that every form can hold."""
+    vision = CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=16, image_size=PIXELS)
+    cfg = ModelCfg(24, vision, CLIPTextCfg(width=64, heads=1, layers=1), quick_gelu=True)
+    path = tmp_path_factory.mktemp("quick") / "quick.safetensors"
+    torch.manual_seed(0)
+    state_dict = {name: tensor.half() for name, tensor in build_model(cfg).state_dict().items()}
+    described = {"model_cfg": cfg.to_dict(), "preprocess_cfg": PreprocessCfg(size=PIXELS).to_dict()}
+    checkpoint.save(path, state_dict, described)
+    return path
+
+
+TARGETS = {"transformers": "out", "open_clip": "out", "openai": "out.pt", "safetensors": "out.safetensors"}
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_it_writes_the_same_model_and_says_so(run: Run, quick: Path, tmp_path: Path, form: str) -> None:
+    code, out, _ = run("convert", quick, tmp_path / TARGETS[form], "--to", form)
+    assert code == 0
+    assert "each bit as before" in out
+    assert [line.split()[:2] for line in out.splitlines()[-3:]] == [
+        ["image", "none"],
+        ["text", "none"],
+        ["logits", "none"],
+    ]
+
+
+def test_there_and_back_through_all_forms_gives_the_same_file(run: Run, quick: Path, tmp_path: Path) -> None:
+    source = quick
+    for target in ("first.safetensors", "transformers", "open_clip", "last.safetensors"):
+        form = "safetensors" if target.endswith(".safetensors") else target
+        assert run("convert", source, tmp_path / target, "--to", form).code == 0
+        source = tmp_path / target
+    first, last = (checkpoint.read(tmp_path / name) for name in ("first.safetensors", "last.safetensors"))
+    assert last.metadata == first.metadata
+    assert verify.check_tensors(first.state_dict, last.state_dict) == len(first.state_dict)
+
+
+def test_json_has_the_differences(run: Run, quick: Path, tmp_path: Path) -> None:
+    code, out, _ = run("convert", quick, tmp_path / "out", "--to", "transformers", "--json")
+    content = json.loads(out)
+    assert code == 0
+    assert content["form"] == "transformers"
+    assert content["differences"]["read back"] == {"image": 0.0, "text": 0.0, "logits": 0.0}
+    assert max(content["differences"]["by transformers"].values()) < 1e-5
+
+
+def test_what_is_there_is_kept_without_force(run: Run, quick: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    target.write_text("precious")
+    code, _, err = run("convert", quick, target, "--to", "safetensors")
+    assert code == 1
+    assert "--force" in err
+    assert target.read_text() == "precious"
+    assert run("convert", quick, target, "--to", "safetensors", "--force").code == 0
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_reason(run: Run, model: Path, tmp_path: Path) -> None:
+    code, out, err = run("convert", model, tmp_path / "out.pt", "--to", "openai")
+    assert (code, out) == (1, "")
+    assert "QuickGELU" in err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_an_activation_that_nobody_says_is_asked_for_and_taken(run: Run, quick: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.pt"
+    torch.save(checkpoint.read(quick).state_dict, bare)
+    code, _, err = run("convert", bare, tmp_path / "out.pt", "--to", "openai")
+    assert code == 1
+    assert "--quick-gelu" in err
+    assert run("convert", bare, tmp_path / "out.pt", "--to", "openai", "--quick-gelu").code == 0
+
+
+def test_a_wrong_suffix_is_an_error_before_anything_is_written(run: Run, quick: Path, tmp_path: Path) -> None:
+    code, _, err = run("convert", quick, tmp_path / "out.npz", "--to", "safetensors")
+    assert code == 1
+    assert ".safetensors" in err
+    assert list(tmp_path.iterdir()) == []
