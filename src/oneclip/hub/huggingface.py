@@ -84,35 +84,51 @@ def find_hub_file(
     """`hub_file`, but None where the repository has no such file, or none is here while the network is off."""
     from huggingface_hub import errors, hf_hub_download
 
-    here, local_only = _address(repo, subfolder, revision), offline()
+    here = _address(repo, subfolder, revision)
     with _translated(here):
         cached = {name: _cached(repo, name, subfolder, revision, cache_dir) for name in names}
+    if offline():
+        return next((path for path in cached.values() if path), None)
     for name in sorted(names, key=lambda name: cached[name] is False):
+        path_there = f"{subfolder}/{name}" if subfolder else name
+        if cached[name] is False and not _has_come(repo, path_there, revision):
+            continue
         with _translated(f"{name} of {here}"), writing(name):
             try:
                 path = Path(
                     hf_hub_download(
                         repo,
-                        name,
-                        subfolder=subfolder,
+                        path_there,
                         revision=revision,
                         cache_dir=Path(cache_dir) if cache_dir else None,
-                        local_files_only=local_only,
                         library_name="oneclip",
                         library_version=__version__,
                     )
                 )
-            except errors.LocalEntryNotFoundError:  # not in the cache, and the network is off or fails
-                if not local_only and cached[name] is None:
-                    raise
+            except errors.LocalEntryNotFoundError:  # not in the cache, and the network fails
+                raise
             except errors.EntryNotFoundError:
                 continue
-            else:
-                before = cached[name]
-                if not before or path.resolve() != before.resolve():
-                    _verify(path, f"{subfolder}/{name}" if subfolder else name, repo, revision)
-                return path
+            before = cached[name]
+            if not before or path.resolve() != before.resolve():
+                _verify(path, path_there, repo, revision)
+            return path
     return None
+
+
+def _has_come(repo: str, path: str, revision: str | None) -> bool:
+    """Whether a repository has a file by now that it lacked; what cannot be reached has not.
+
+    Asked for by itself: for a file that is not in the cache, the client keeps on trying for half a minute where there
+    is no network.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, path, revision=revision))
+    except _network_errors():
+        return False
+    return True
 
 
 def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
@@ -207,11 +223,16 @@ def _translated(what: str) -> Iterator[None]:
         raise DownloadError(f"{what} could not be fetched: {_reason(error.__cause__ or error)}") from error
     except OneCLIPError:
         raise
-    except Exception as error:
-        http_errors = errors.HfHubHTTPError.__mro__  # those of the HTTP library among them, whichever it is
-        if not isinstance(error, (OSError, *http_errors[: http_errors.index(Exception)])):
-            raise
+    except _network_errors() as error:
         raise DownloadError(f"{what} could not be fetched: {_reason(error)}") from error
+
+
+def _network_errors() -> tuple[type[BaseException], ...]:
+    """What the client raises when it cannot reach or read: errors of the HTTP library among it, whichever it is."""
+    from huggingface_hub import errors
+
+    http_errors = errors.HfHubHTTPError.__mro__
+    return (OSError, *http_errors[: http_errors.index(Exception)])
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,116 @@
+"""Small random models in the forms in which repositories hold them: name of a file to its content."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import load, save
+from tiny import PIXELS, tiny_cfg
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from oneclip.checkpoint import Exportable, export
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.model import build_model
+
+WORDS = ["<pad>", "<unk>", "a", "photo", "of", "the", "cat", "dog", "sun"]
+WORDS_REPO = "own/words"
+
+
+def siglip_cfg() -> ModelCfg:
+    """A SigLIP whose tokenizer lies in a repository of its own."""
+    vision = CLIPVisionCfg(
+        layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS, pool_type="map"
+    )
+    text = CLIPTextCfg(
+        context_length=8,
+        vocab_size=len(WORDS),
+        hf_tokenizer_name=WORDS_REPO,
+        tokenizer_kwargs={"clean": "canonicalize"},
+        width=32,
+        heads=2,
+        layers=1,
+        no_causal_mask=True,
+        proj_bias=True,
+        pool_type="last",
+        norm_kwargs={"eps": 1e-6},
+    )
+    return ModelCfg(32, vision, text, custom_text=True, init_logit_bias=-10.0)
+
+
+@cache
+def clip(seed: int = 0) -> dict[str, bytes]:
+    """A CLIP as open_clip's repositories have it; its tokenizer is CLIP's own."""
+    return _exported(tiny_cfg(), "open_clip", seed)
+
+
+@cache
+def transformers_clip(seed: int = 0) -> dict[str, bytes]:
+    """A CLIP as transformers has it."""
+    vision = CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=16, image_size=PIXELS)
+    cfg = tiny_cfg(vision_cfg=vision, text_cfg=CLIPTextCfg(width=64, heads=1, layers=1), quick_gelu=True)
+    return _exported(cfg, "transformers", seed)
+
+
+def in_shards(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same with its weights in two files and an index."""
+    tensors = load(files["model.safetensors"])
+    parts = {"model-1.safetensors": list(tensors)[::2], "model-2.safetensors": list(tensors)[1::2]}
+    index = {"weight_map": {name: part for part, names in parts.items() for name in names}}
+    rest = {name: data for name, data in files.items() if name != "model.safetensors"}
+    return (
+        rest
+        | {part: save({name: tensors[name] for name in names}) for part, names in parts.items()}
+        | {"model.safetensors.index.json": json.dumps(index).encode()}
+    )
+
+
+@cache
+def siglip(seed: int = 0) -> dict[str, bytes]:
+    """A SigLIP as open_clip's repositories have it, without its tokenizer."""
+    cfg = siglip_cfg()
+    torch.manual_seed(seed)
+    pixels = PreprocessCfg(size=PIXELS, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
+    config = {"model_cfg": cfg.to_dict(), "preprocess_cfg": pixels.to_dict()}
+    return {
+        "open_clip_config.json": json.dumps(config).encode(),
+        "open_clip_model.safetensors": save(build_model(cfg).state_dict()),
+    }
+
+
+@cache
+def words(first: str = "a") -> dict[str, bytes]:
+    """A tokenizer of a few words; another `first` word gives it another order."""
+    listed = sorted(WORDS, key=lambda word: (word[0] != "<", word != first))
+    vocabulary = {word: number for number, word in enumerate(listed)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    config = {"pad_token": "<pad>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    return {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(config).encode(),
+    }
+
+
+def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same in a folder of the repository."""
+    return {f"{folder}/{name}": data for name, data in files.items()}
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    """The same as a folder of this machine."""
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def _exported(cfg: ModelCfg, form: str, seed: int) -> dict[str, bytes]:
+    torch.manual_seed(seed)
+    model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
+    with TemporaryDirectory() as folder:
+        export(model, Path(folder) / "model", form)
+        return {path.name: path.read_bytes() for path in (Path(folder) / "model").iterdir()}
