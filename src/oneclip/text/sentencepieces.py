@@ -48,13 +48,14 @@ def read_model(path: Path) -> SentencePieceModel:
     Raises:
         CheckpointError: if it is none, or is damaged.
     """
-    model = SentencePieceModel()
+    model, seen = SentencePieceModel(), set()
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise CheckpointError(
                 f"{path} has {path.stat().st_size} bytes, too many for a sentencepiece model"
             )
         for number, value in _fields(path.read_bytes()):
+            seen.add(number)
             if number == 1 and isinstance(value, bytes):
                 piece = dict(_fields(value))
                 text = bytes(piece.get(1, b"")).decode("utf-8")
@@ -69,8 +70,8 @@ def read_model(path: Path) -> SentencePieceModel:
                 model.charsmap = bytes(dict(_fields(value)).get(2, b""))
     except (OSError, ValueError, TypeError, IndexError, struct.error) as error:
         raise CheckpointError(f"{path} is no sentencepiece model that can be read: {error}") from error
-    if not model.pieces:
-        raise CheckpointError(f"{path} is no sentencepiece model: it has no pieces")
+    if not {1, 2, 3} <= seen:
+        raise CheckpointError(f"{path} is no sentencepiece model, or cut off: pieces or settings are missing")
     return model
 
 
@@ -111,8 +112,10 @@ def _unigram(model: SentencePieceModel, settings: Settings) -> Tokenizer:
         pieces, unk_id = [*_FAIRSEQ_FIRST, *pieces[3:], ("<mask>", 0.0)], 3
         model.found_whole = {}
     count = int(settings.options.get("extra_ids") or 0)  # T5's sentinels, the last one first
-    pieces = pieces + [(f"<extra_id_{i}>", 0.0) for i in reversed(range(count))]
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(count))]
+    pieces = pieces + [(sentinel, 0.0) for sentinel in sentinels]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=False))
+    tokenizer.add_special_tokens([AddedToken(sentinel, normalized=False) for sentinel in sentinels])
     steps = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), _SPACE)]
     first = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     tokenizer.normalizer = normalizers.Sequence([*first, *steps])
