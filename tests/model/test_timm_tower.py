@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
-from oneclip.errors import BrokenExtraError, ConfigError, MissingExtraError, OfflineError, ShapeError
+from oneclip.errors import (
+    BrokenExtraError,
+    ConfigError,
+    DownloadError,
+    MissingExtraError,
+    OfflineError,
+    ShapeError,
+)
 from oneclip.model import build_model, build_visual_tower
 from oneclip.model.timm_tower import TimmTower
 
@@ -128,15 +135,34 @@ def test_a_tower_can_be_scripted() -> None:
         torch.testing.assert_close(torch.jit.script(visual)(pictures(32, 32)), visual(pictures(32, 32)))
 
 
-def test_a_model_is_built_without_asking_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
+@pytest.mark.parametrize("asked", [False, True])
+def test_weights_of_timm_are_fetched_only_where_they_are_asked_for(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import timm
 
+    seen: list[bool] = []
     make = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: seen.append(k["pretrained"]) or make(*a, **k))
+
+    def create(*arguments: Any, pretrained: bool, **options: Any) -> Any:
+        seen.append(pretrained)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(timm, "create_model", create)
     vision = CLIPVisionCfg(timm_model_name="small_convnext", timm_model_pretrained=True)
-    build_model(ModelCfg(24, vision, TEXT))
-    assert seen == [False]
+    build_model(ModelCfg(24, vision, TEXT), pretrained_towers=asked)
+    assert seen == [asked]
+
+
+def test_weights_that_cannot_be_fetched_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    def unreachable(*arguments: Any, **options: Any) -> Any:
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(DownloadError, match="small_convnext: no route to the hub"):
+        tower("convnext", timm_model_pretrained=True)
 
 
 def test_weights_are_not_fetched_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError
 
-COMPUTED = ("attn_mask", "position_ids")
+COMPUTED = ("attn_mask", "position_ids", "relative_position_index", "token_type_ids")
 FLAT_TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 
 
