@@ -13,17 +13,17 @@ from typing import Any
 from torch import nn
 
 from oneclip import checkpoint
+from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.errors import OutputError
-from open_clip import tokenizer as tokenizers
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import create_model_from_pretrained, get_tokenizer
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.overrides import EDITS, edited
 from open_clip.sources import find
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 
 __all__ = ["push_pretrained_to_hf_hub", "push_to_hf_hub"]
 
-CLIP_TOKENIZER = "openai/clip-vit-large-patch14"  # whose files say in the hub's form what CLIP's tokenizer is
 PIXELS = ("mean", "std", "interpolation", "resize_mode", "fill_color", "background")
 
 
@@ -64,8 +64,6 @@ def push_to_hf_hub(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if not isinstance(tokenizer, (tokenizers.HFTokenizer, tokenizers.SigLipTokenizer)):
-        tokenizer = tokenizers.HFTokenizer(CLIP_TOKENIZER)
     api = HfApi(token=token, library_name="open_clip")
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -159,7 +157,10 @@ def save_for_hf(
             checkpoint.save(folder / HF_SAFE_WEIGHTS_NAME, tensors)
         if safe_serialization in (False, "both"):
             checkpoint.save(folder / HF_WEIGHTS_NAME, tensors)
-    tokenizer.save_pretrained(folder)
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+    else:  # CLIP's, in the files that other libraries read it from
+        write_clip_tokenizer(folder, tokenizer.context_length or DEFAULT_CONTEXT_LENGTH)
     save_config_for_hf(model, folder / HF_CONFIG_NAME, model_config)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from oneclip import checkpoint, zoo
-from oneclip.errors import DownloadError
+from oneclip.config import CLIPTextCfg
+from oneclip.errors import AmbiguousModelError, DownloadError, UnknownModelError
+from oneclip.text.choose import tokenizer_files
 from open_clip import tokenizer
 from open_clip.architectures import architecture_name, known_config
-from open_clip.sources import HUB, parse_model_name, read_config
+from open_clip.sources import HUB, read_config
 
 __all__ = ["get_tokenizer"]
 
@@ -34,15 +36,19 @@ def get_tokenizer(
     if not model_name:
         return tokenizer.SimpleTokenizer(context_length=context_length or _DEFAULT, **kwargs)
     text_cfg, home = _text_cfg(model_name, cache_dir)
-    options = {**(text_cfg.get("tokenizer_kwargs") or {}), **kwargs}
-    length = context_length or text_cfg.get("context_length", _DEFAULT)
-    name = text_cfg.get("hf_tokenizer_name")
-    if name:
-        mode = text_cfg.get("tokenizer_mode")
-        return tokenizer.HFTokenizer(
-            home or name, context_length=length, cache_dir=cache_dir, tokenizer_mode=mode, **options
+    length = context_length or text_cfg.context_length
+    options = {**(text_cfg.tokenizer_kwargs or {}), **kwargs}
+    if name := text_cfg.hf_tokenizer_name:
+        made = tokenizer.HFTokenizer(
+            tokenizer_files(text_cfg, home, cache_dir),  # type: ignore[arg-type]
+            context_length=length,
+            cache_dir=cache_dir,
+            tokenizer_mode=text_cfg.tokenizer_mode,
+            **options,
         )
-    if parse_model_name(model_name)[0] is None and "siglip" in model_name.lower():
+        made.name = name
+        return made
+    if architecture_name(model_name) and "siglip" in model_name.lower():
         return tokenizer.SigLipTokenizer(_siglip_vocabulary(model_name.lower()), context_length=length)
     return tokenizer.SimpleTokenizer(context_length=length, **options)
 
@@ -50,20 +56,27 @@ def get_tokenizer(
 _DEFAULT = tokenizer.DEFAULT_CONTEXT_LENGTH
 
 
-def _text_cfg(model_name: str, cache_dir: str | None) -> tuple[dict[str, Any], str | None]:
-    """The configuration of a model's text tower, and the folder that holds its tokenizer, if one does."""
+def _text_cfg(model_name: str, cache_dir: str | None) -> tuple[CLIPTextCfg, str | None]:
+    """The configuration of a model's text tower, and the place that may hold its tokenizer."""
     name = architecture_name(model_name)
     if name is not None:
-        return known_config(name)["text_cfg"], None
+        return CLIPTextCfg.from_dict(known_config(name)["text_cfg"]), None
     source = zoo.resolve(model_name)
-    if source.kind == "folder":
-        return read_config(source)["model_cfg"]["text_cfg"], str(source.path)
-    if source.kind != "hub":
-        return checkpoint.describe(source, cache_dir).cfg.text_cfg.to_dict(), None
+    if source.kind not in ("hub", "folder"):
+        return checkpoint.describe(source, cache_dir, values=False).cfg.text_cfg, None
+    home = model_name if source.kind == "hub" else str(source.path)
     try:
-        return read_config(source, cache_dir)["model_cfg"]["text_cfg"], None
-    except DownloadError:  # a repository of another form: its own tokenizer
-        return {"hf_tokenizer_name": model_name.removeprefix(HUB)}, None
+        return CLIPTextCfg.from_dict(read_config(source, cache_dir)["model_cfg"]["text_cfg"]), home
+    except (DownloadError, UnknownModelError):  # no configuration of our form: one of transformers', or none
+        return _of_others(source, home, cache_dir), home
+
+
+def _of_others(source: zoo.Source, home: str, cache_dir: str | None) -> CLIPTextCfg:
+    """The text tower in a folder or repository of another form; of one with no model, its tokenizer alone."""
+    try:
+        return checkpoint.describe(source, cache_dir, values=False).cfg.text_cfg
+    except (DownloadError, AmbiguousModelError):
+        return CLIPTextCfg(hf_tokenizer_name=home.removeprefix(HUB))
 
 
 def _siglip_vocabulary(name: str) -> str:
