@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from install import PACKAGES
 from parity_weights import captions, fill, pictures
 from torch import nn
 
-SMALL = {"none": "vit_small_patch8_siglip_32", "tanh": "vit_small_patch8_siglip_40"}  # by their kind of GELU
-SIZE = (48, 3, 2, 2.5)  # width, which is the embed_dim of `cases_model`, layers, heads, mlp_ratio
+SIZES = {"none": 32, "tanh": 40}  # of pictures, by the kind of GELU of the small tower that takes them
+PATCH, WIDTH, LAYERS, HEADS, MLP_RATIO = 8, 48, 3, 2, 2.5  # the width is the embed_dim of `cases_model`
 
 TEXT = {
     **cases_model.TEXT,
@@ -27,13 +29,16 @@ OPTIONS = {"init_logit_bias": -10, "init_logit_scale": 1.5}
 
 
 def vision(gelu: str, **changes: Any) -> dict[str, Any]:
-    size = int(SMALL[gelu].rpartition("_")[2])
-    kept = {"image_size": size, "layers": SIZE[1]}  # the second is said for `cases_model` only
+    """A small tower by its numbers, which is how ours is built."""
     return {
-        **kept,
-        "timm_model_name": SMALL[gelu],
-        "timm_pool": "map",
-        "timm_proj": "none",
+        "image_size": SIZES[gelu],
+        "patch_size": PATCH,
+        "width": WIDTH,
+        "layers": LAYERS,
+        "head_width": WIDTH // HEADS,
+        "mlp_ratio": MLP_RATIO,
+        "pool_type": "map",
+        "act_kwargs": {"approximate": gelu},
         **changes,
     }
 
@@ -52,35 +57,47 @@ CASES = {
 FULL = "ViT-B-16-SigLIP2-256"
 
 
-def prepare(package: Any) -> None:
-    """Make the small names mean something: in timm for the published package, in our table for ours."""
+def case_for(package: Any, name: str) -> cases_model.Case:
+    """A case as the package builds it: the published one takes a name of timm's, which is given to timm first."""
+    case = CASES[name]
     if PACKAGES not in Path(package.__file__).parents:
-        from oneclip.model import siglip_names
+        return case
+    gelu = case.vision["act_kwargs"]["approximate"]
+    by_name = {"timm_model_name": name_in_timm(gelu), "timm_pool": "map", "timm_proj": "none"}
+    kept = ("image_size", "layers", "patch_dropout", "timm_drop_path")  # "layers" is for `cases_model` only
+    return replace(case, vision={**{k: v for k, v in case.vision.items() if k in kept}, **by_name})
 
-        siglip_names.SIZES["small"] = siglip_names.Size(*SIZE)
-        siglip_names.GELUS["small", 8] = {32: "none", 40: "tanh"}
-        return
+
+@cache
+def name_in_timm(gelu: str) -> str:
+    """Add the small trunk to timm's models."""
     from timm.models import register_model
     from timm.models.vision_transformer import VisionTransformer
 
-    def entry(name: str, gelu: str) -> None:
-        def make(pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
-            options = {key: value for key, value in options.items() if not key.startswith("pretrained_")}
-            width, layers, heads, mlp_ratio = SIZE
-            side = int(name.rpartition("_")[2])
-            options.pop("cache_dir", None)
-            act = {"none": "gelu", "tanh": "gelu_tanh"}[gelu]
-            return VisionTransformer(
-                side, 8, embed_dim=width, depth=layers, num_heads=heads, mlp_ratio=mlp_ratio, act_layer=act,
-                class_token=False, **options,
-            )  # fmt: skip
+    def make(
+        pretrained: bool = False, num_classes: int = 0, global_pool: str = "", **options: Any
+    ) -> nn.Module:
+        dropout = {
+            key: value for key, value in options.items() if key.endswith("_drop_rate") or "path" in key
+        }
+        return VisionTransformer(
+            SIZES[gelu],
+            PATCH,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            embed_dim=WIDTH,
+            depth=LAYERS,
+            num_heads=HEADS,
+            mlp_ratio=MLP_RATIO,
+            act_layer={"none": "gelu", "tanh": "gelu_tanh"}[gelu],
+            class_token=False,
+            **dropout,
+        )
 
-        make.__name__ = name
-        make.__module__ = __name__
-        register_model(make)
-
-    for gelu, name in SMALL.items():
-        entry(name, gelu)
+    make.__name__ = f"vit_small_patch{PATCH}_siglip_{SIZES[gelu]}"
+    make.__module__ = __name__
+    register_model(make)
+    return make.__name__
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
@@ -92,8 +109,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
 
 def observe(package: Any, name: str) -> dict[str, Any]:
     """What `cases_model` sees of a small model, and what is SigLIP's own."""
-    prepare(package)
-    case = CASES[name]
+    case = case_for(package, name)
     seen = cases_model.observe(package, case)
     torch.manual_seed(0)
     model = cases_model.build(package, case)
@@ -129,9 +145,8 @@ def _config() -> dict[str, Any]:
 
 def beginnings(package: Any) -> dict[str, list[float]]:
     """Mean and deviation of the larger tensors of a trunk as it is initialised, the one value of constant ones."""
-    prepare(package)
     torch.manual_seed(0)
-    model = cases_model.build(package, CASES["SigLIP"])
+    model = cases_model.build(package, case_for(package, "SigLIP"))
     seen = {}
     for name, tensor in model.visual.state_dict().items():
         values = tensor.double().flatten()
@@ -147,8 +162,7 @@ FORMS = {"a block a tensor": False, "all blocks in one tensor": True}
 
 def big_vision(package: Any, is_stacked: bool) -> dict[str, Any]:
     """The state dict that open_clip_torch makes of big_vision's arrays."""
-    prepare(package)
-    model = cases_model.build(package, CASES["SigLIP 2"])
+    model = cases_model.build(package, case_for(package, "SigLIP 2"))
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "weights.npz"))
         np.savez(path, **{f"params/{name}": a for name, a in big_vision_arrays(is_stacked).items()})
@@ -158,10 +172,10 @@ def big_vision(package: Any, is_stacked: bool) -> dict[str, Any]:
 
 def big_vision_arrays(is_stacked: bool) -> dict[str, np.ndarray]:
     """Random arrays under big_vision's names, in the shapes of the small model "SigLIP 2"."""
-    width, layers, heads, mlp_ratio = SIZE
+    width, hidden = WIDTH, int(WIDTH * MLP_RATIO)
     vocabulary, context = TEXT["vocab_size"], TEXT["context_length"]
     shapes: dict[str, tuple[int, ...]] = {
-        "img/embedding/kernel": (8, 8, 3, width),
+        "img/embedding/kernel": (PATCH, PATCH, 3, width),
         "img/embedding/bias": (width,),
         "img/pos_embedding": (1, 25, width),
         "img/MAPHead_0/probe": (1, 1, width),
@@ -171,14 +185,14 @@ def big_vision_arrays(is_stacked: bool) -> dict[str, np.ndarray]:
         "txt/head/bias": (width,),
         "b": (1,),
         "t": (1,),
-        **_mlp_and_attention("img/MAPHead_0", width, heads, int(width * mlp_ratio), norms=1),
+        **_mlp_and_attention("img/MAPHead_0", width, HEADS, hidden, norms=1),
     }
-    for tower, (c, depth, a, hidden) in {
-        "img/Transformer": (width, layers, heads, int(width * mlp_ratio)),
+    for tower, (c, depth, a, inner) in {
+        "img/Transformer": (width, LAYERS, HEADS, hidden),
         "txt/Encoder_0": (TEXT["width"], TEXT["layers"], TEXT["heads"], 4 * TEXT["width"]),
     }.items():
         shapes |= {f"{tower}/encoder_norm/scale": (c,), f"{tower}/encoder_norm/bias": (c,)}
-        for name, shape in _mlp_and_attention("", c, a, hidden, norms=2).items():
+        for name, shape in _mlp_and_attention("", c, a, inner, norms=2).items():
             if is_stacked:
                 shapes[f"{tower}/encoderblock{name}"] = (depth, *shape)
             else:
