@@ -14,6 +14,7 @@ from typing import Any
 
 from oneclip import hub, zoo
 from oneclip.checkpoint import origin
+from oneclip.checkpoint.archive import NOT_WEIGHTS
 from oneclip.checkpoint.formats import recognise
 from oneclip.checkpoint.jsons import read_json
 from oneclip.checkpoint.places import (
@@ -27,6 +28,7 @@ from oneclip.checkpoint.places import (
     Repository,
 )
 from oneclip.checkpoint.read import Checkpoint, read
+from oneclip.checkpoint.sound import check_cfg
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
 
@@ -239,6 +241,8 @@ def _of_bare(
         raise CheckpointError(f"{path} is no sound checkpoint of the format {form.name} ({why})") from error
     checkpoint = replace(checkpoint, state_dict=converted.state_dict)
     cfg = converted.cfg
+    if cfg is not None:
+        check_cfg(cfg, path)
     by = THEIR_CONFIG if config is not None else f"its format ({form.name})"
     claims = (Claim(cfg.quick_gelu, by),) if cfg else ()
     return Examined(checkpoint, path, form.name, path.parent, None, cfg, converted.preprocess_cfg, claims)
@@ -250,9 +254,12 @@ def _configs(content: Mapping[str, Any], source: object) -> tuple[ModelCfg, Prep
     try:
         cfg = ModelCfg.from_dict(content["model_cfg"])
         pixels = {"size": cfg.vision_cfg.image_size} | dict(content.get("preprocess_cfg") or {})
-        return cfg, PreprocessCfg.from_dict(pixels)
+        preprocess_cfg = PreprocessCfg.from_dict(pixels)
     except (ConfigError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{source} describes no model: {error}") from error
+    check_cfg(cfg, source)
+    check_cfg(preprocess_cfg, source)
+    return cfg, preprocess_cfg
 
 
 def _is_transformers(config: Path) -> bool:
@@ -261,11 +268,13 @@ def _is_transformers(config: Path) -> bool:
 
 
 def _script_claims(checkpoint: Checkpoint) -> tuple[Claim, ...]:
-    """What the code of a TorchScript archive says."""
+    """What the code of a TorchScript archive says; and the numbers that only OpenAI's programs put among weights."""
     activation = checkpoint.metadata.get("activation") if checkpoint.format == "torchscript" else None
-    if activation not in ("gelu", "quick_gelu"):
-        return ()
-    return (Claim(activation == "quick_gelu", "the code in the archive"),)
+    if activation in ("gelu", "quick_gelu"):
+        return (Claim(activation == "quick_gelu", "the code in the archive"),)
+    if checkpoint.format != "torchscript" and all(name in checkpoint.metadata for name in NOT_WEIGHTS):
+        return (Claim(True, f"its {NOT_WEIGHTS[0]}, which OpenAI's state dicts have"),)
+    return ()
 
 
 def known_as(found: Examined, weights: zoo.Pretrained) -> Examined:

@@ -16,8 +16,10 @@ from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.describe import Described, describe
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.resize import position_names, resize_positions
+from oneclip.checkpoint.shapes import parameters
+from oneclip.checkpoint.sound import check_size
 from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.errors import CheckpointMismatchError, ConfigError
+from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OneCLIPError
 from oneclip.text import get_tokenizer
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def load(
     if image_size is not None or context_length is not None:
         found = _of_size(found, image_size, context_length)
         state_dict = resize_positions(state_dict, found.cfg)
-    model = build_blank(found.cfg)
+    model = _built(found)
     _fill(model, state_dict, found.path)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,6 +124,19 @@ def _of_size(
             raise ConfigError(f"context_length is {context_length!r}; at least 2 tokens were expected")
         cfg = replace(cfg, text_cfg=replace(cfg.text_cfg, context_length=context_length))
     return replace(found, cfg=cfg, preprocess_cfg=pixels)
+
+
+def _built(found: Described) -> nn.Module:
+    """A model without values, if its configuration makes sense beside its weights."""
+    check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
+    try:
+        model: nn.Module = build_blank(found.cfg)
+    except OneCLIPError:
+        raise
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise CheckpointError(f"{found.path}: no model can be built of its configuration ({why})") from error
+    return model
 
 
 def _fill(model: nn.Module, state_dict: Mapping[str, Tensor], path: Path) -> None:
