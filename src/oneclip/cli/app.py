@@ -18,6 +18,7 @@ from oneclip.cli.embed import embed
 from oneclip.cli.exits import ExitCode, explain
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
+from oneclip.cli.pull import pull
 from oneclip.cli.train import train
 
 
@@ -49,7 +50,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, embed, models, inspect, convert, train, doctor):
+for command in (classify, embed, models, pull, inspect, convert, train, doctor):
     app.command()(command)
 
 

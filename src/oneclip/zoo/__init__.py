@@ -18,10 +18,11 @@ from oneclip.zoo.catalogue import (
 )
 from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
 from oneclip.zoo.resolve import Source, pocket_path, resolve
-from oneclip.zoo.search import Found, everything, search
+from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, search
 from oneclip.zoo.text_towers import text_tower, text_towers
 
 __all__ = [
+    "CLIP_TOKENIZER",
     "FAMILIES",
     "OPENAI_NAMES",
     "Family",

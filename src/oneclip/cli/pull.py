@@ -1,0 +1,144 @@
+"""`oneclip pull`: all that a model needs, fetched ahead, or put into one folder that loads anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneclip.cli import options
+from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.progress import after_two_seconds
+from oneclip.errors import AmbiguousModelError, MissingExtraError, OneCLIPError
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What is here now of one model; the fields are those of the JSON output.
+
+    Attributes:
+        name: as it was given.
+        path: of its weights, or of the folder that was made.
+        bytes: of all its files together.
+        tokenizer: what its captions are read with: "CLIP", or the repository that has it.
+    """
+
+    name: str
+    path: str
+    bytes: int
+    tokenizer: str
+
+
+def pull(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Models that `oneclip models` lists, or hf-hub:OWNER/NAME."),
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FOLDER", help="Make a folder of the one model named, that loads by its path."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model that is in FOLDER.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Fetch models ahead: weights, configuration, preprocessing and tokenizer, verified.
+
+    What is here already is not fetched again, and the same command goes on after Ctrl-C. Then everything loads
+    without a network (ONECLIP_OFFLINE=1). A model that cannot be fetched does not keep the others from it.
+
+    \b
+    Examples:
+      oneclip pull ViT-B/32 hf-hub:timm/ViT-B-16-SigLIP
+      oneclip pull ViT-B-16-SigLIP:webli --to siglip
+    """
+    if folder is not None and len(names) > 1:
+        raise typer.BadParameter("--to makes a folder of one model; name one, and call it once for each")
+    done: list[Pulled] = []
+    failed: list[tuple[str, OneCLIPError]] = []
+    for name in dict.fromkeys(names):
+        try:
+            with after_two_seconds(f"fetching {name} …"):
+                done.append(_fetch(name) if folder is None else _write(name, folder, force))
+        except OneCLIPError as error:
+            if len(names) == 1:
+                raise
+            say(f"{name}: {error}", kind="error")
+            failed.append((name, error))
+    _show(done, failed, as_json)
+    if failed:
+        say(
+            f"{len(failed)} of {len(done) + len(failed)} models are not here: {', '.join(n for n, _ in failed)}"
+        )
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def _fetch(name: str) -> Pulled:
+    """Bring everything here that a model loads from, and look into it; no model is built."""
+    from oneclip import checkpoint, hub, text, zoo
+
+    found = checkpoint.examine(zoo.resolve(name), values=False)
+    try:
+        cfg = checkpoint.settled(found).cfg
+    except AmbiguousModelError:
+        if found.cfg is None:
+            raise
+        cfg = found.cfg  # all is here, and loading asks for what it does not say
+    files = {*found.checkpoint.files, found.path, *text.tokenizer_files(cfg.text_cfg, found.home).values()}
+    if (tower := cfg.text_cfg.hf_model_name) and not _is_known(tower):
+        files.add(hub.hub_file(tower, "config.json"))
+    try:
+        text.get_tokenizer(cfg.text_cfg, found.home)
+    except MissingExtraError as error:  # which may be installed where it is used
+        say(f"{name}: {error}", kind="note")
+    return Pulled(name, str(found.path), _bytes(files), cfg.text_cfg.hf_tokenizer_name or zoo.CLIP_TOKENIZER)
+
+
+def _write(name: str, folder: Path, force: bool) -> Pulled:
+    """Make a folder of a model, in the precision of its file, and load it."""
+    from oneclip import checkpoint, zoo
+
+    found = checkpoint.describe(zoo.resolve(name))
+    model = checkpoint.build_blank(found.cfg)
+    checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
+    loaded = checkpoint.Loaded(model, found.cfg, found.preprocess_cfg, name, found.home)
+    whole = checkpoint.Exportable.of(loaded, found.checkpoint.state_dict)
+    checkpoint.write_folder(whole, folder, force=force)
+    text_cfg = found.cfg.text_cfg
+    del found, model, loaded, whole
+    checkpoint.load(folder, device="cpu").tokenizer()
+    if (tower := text_cfg.hf_model_name) and not _is_known(tower):
+        say(
+            f"the folder needs the configuration of its text tower, too: `hf download {tower} config.json`",
+            kind="note",
+        )
+    size = _bytes(folder.iterdir())
+    return Pulled(name, str(folder), size, text_cfg.hf_tokenizer_name or zoo.CLIP_TOKENIZER)
+
+
+def _is_known(tower: str) -> bool:
+    """Whether a text tower of transformers' is built without asking anybody for its configuration."""
+    from oneclip import zoo
+
+    return zoo.text_tower(tower) is not None or Path(tower).expanduser().is_dir()
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _show(done: list[Pulled], failed: list[tuple[str, OneCLIPError]], as_json: bool) -> None:
+    if as_json:
+        reasons = [{"name": name, "reason": str(error)} for name, error in failed]
+        print(json.dumps({"models": [asdict(each) for each in done], "failed": reasons}, indent=2))
+    elif done:
+        from oneclip.cli.tables import Column, print_table
+
+        columns = [Column("name", "cyan"), Column("size", right=True), Column("tokenizer"), Column("where")]
+        rows = [[each.name, f"{each.bytes / 1e6:,.1f} MB", each.tokenizer, each.path] for each in done]
+        print_table(columns, rows)

@@ -1,0 +1,143 @@
+"""`oneclip pull`: what it fetched is all that loading needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub_models
+import numpy as np
+import pytest
+from commandline import Run
+from hub_server import Fault, Hub, environment, in_this_process, running, sha256
+
+import oneclip
+
+SIGLIP, CLIP, TRANSFORMERS = "hf-hub:own/siglip", "hf-hub:own/clip", "hf-hub:own/transformers"
+CAPTIONS = ["a photo of a cat", "the sun"]
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def publish(server: Hub) -> None:
+    server.publish("own/clip", hub_models.clip())
+    server.publish("own/siglip", hub_models.siglip())
+    server.publish(hub_models.WORDS_REPO, hub_models.words())
+    server.publish("own/transformers", hub_models.in_shards(hub_models.transformers_clip()))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with in_this_process(monkeypatch, tmp_path) as hub:
+        publish(hub)
+        yield hub
+
+
+def test_what_was_pulled_loads_without_a_request(
+    server: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = run("pull", CLIP, SIGLIP, TRANSFORMERS, "--json")
+    assert (code, err) == (0, "")
+    pulled = {each["name"]: each for each in json.loads(out)["models"]}
+    assert pulled[SIGLIP]["tokenizer"] == hub_models.WORDS_REPO
+    assert pulled[SIGLIP]["bytes"] == sum(
+        map(len, [hub_models.siglip()[WEIGHTS], *hub_models.words().values()])
+    )
+    assert Path(pulled[TRANSFORMERS]["path"]).name == "model.safetensors.index.json"
+    server.requests.clear()
+    monkeypatch.setenv("ONECLIP_OFFLINE", "1")
+    for name in pulled:
+        assert oneclip.load(name, device="cpu").encode_texts(CAPTIONS).shape[0] == 2
+    assert server.requests == []
+
+
+def test_what_is_here_is_not_fetched_again(server: Hub, run: Run) -> None:
+    assert run("pull", SIGLIP).code == 0
+    assert run("pull", SIGLIP).code == 0
+    assert len(server.downloads(WEIGHTS)) == 1
+    assert len(server.downloads("tokenizer.json")) == 1
+
+
+def test_one_that_fails_is_named_and_does_not_keep_the_others(server: Hub, run: Run) -> None:
+    code, out, err = run("pull", CLIP, "hf-hub:own/clap", "ViT-B-23", SIGLIP, "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert [each["name"] for each in found["models"]] == [CLIP, SIGLIP]
+    assert [each["name"] for each in found["failed"]] == ["hf-hub:own/clap", "ViT-B-23"]
+    assert "does not exist or is private" in found["failed"][0]["reason"]
+    assert "did you mean ViT-B-32" in err
+    assert err.splitlines()[-1] == "2 of 4 models are not here: hf-hub:own/clap, ViT-B-23"
+
+
+def test_a_folder_loads_by_its_path_where_there_is_nothing_else(
+    server: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = oneclip.load(SIGLIP, device="cpu").encode_texts(CAPTIONS)
+    code, out, err = run("pull", SIGLIP, "--to", tmp_path / "made", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["models"][0]["path"] == str(tmp_path / "made")
+    (tmp_path / "made").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("ONECLIP_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    server.requests.clear()
+    found = oneclip.load(tmp_path / "elsewhere", device="cpu")
+    np.testing.assert_array_equal(found.encode_texts(CAPTIONS), expected)
+    assert found.preprocess.cfg.resize_mode == "squash"
+    assert server.requests == []
+
+
+def test_a_folder_is_replaced_only_on_request(server: Hub, run: Run, tmp_path: Path) -> None:
+    assert run("pull", CLIP, "--to", tmp_path / "made").code == 0
+    assert "only with --force" in run("pull", SIGLIP, "--to", tmp_path / "made").err
+    assert oneclip.load(tmp_path / "made", device="cpu").embed_dim == 16
+    assert run("pull", CLIP, "--to", tmp_path / "made", "--force").code == 0
+
+
+def test_a_folder_of_several_models_is_not_understood(server: Hub, run: Run, tmp_path: Path) -> None:
+    code, _, err = run("pull", CLIP, SIGLIP, "--to", tmp_path / "made")
+    assert code == 2
+    assert "--to makes a folder of one model" in err
+    assert server.requests == []
+
+
+def test_what_came_damaged_is_an_error(server: Hub, run: Run) -> None:
+    server.faults = [Fault(sha256(hub_models.clip()[WEIGHTS]), corrupt=True)]
+    code, _, err = run("pull", CLIP)
+    assert code == 1
+    assert "it was deleted. Try again" in err
+    assert run("pull", CLIP).code == 0
+
+
+def test_pocket_is_always_here(pocket: Path, run: Run) -> None:
+    code, out, _ = run("pull", "pocket")
+    assert code == 0
+    assert str(pocket) in out
+
+
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path) -> None:
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
+    command = [sys.executable, "-m", "oneclip", "pull", CLIP, SIGLIP]
+    weights = sha256(hub_models.siglip()[WEIGHTS])
+    with running() as server:
+        publish(server)
+        server.faults = [Fault(weights, wait=30.0)]
+        settings = kept | environment(server, str(tmp_path))
+        first = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not any(weights in request.path for request in server.requests):
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        _, err = first.communicate(timeout=60)
+        assert first.returncode == 130, err
+        assert "interrupted" in err
+        server.requests.clear()
+        again = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=False)
+        assert again.returncode == 0, again.stderr
+        assert [request.path for request in server.downloads(WEIGHTS)] == [f"/blobs/{weights}"]
