@@ -75,9 +75,8 @@ def reduced(package: Any) -> dict[str, Any]:
     return found
 
 
-REDUCED = [text for text in CAPTIONS if text.isprintable()][:120] + [
-    "a photo of the small brown dogs running"
-]
+REDUCED = [text for text in CAPTIONS if text.isprintable()][:120]
+REDUCED.append("a photo of the small brown dogs running")
 
 
 def small_nltk() -> Any:

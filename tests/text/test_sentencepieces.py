@@ -17,10 +17,20 @@ from oneclip.text.siglip import SigLipTokenizer
 
 T5 = {"model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 GEMMA_MODEL = {
-    "model_type": "bpe", "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3,
-    "pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>",
-    "byte_fallback": True, "add_dummy_prefix": False, "remove_extra_whitespaces": False,
-    "normalization_rule_name": "identity", "split_digits": True, "allow_whitespace_only_pieces": True,
+    "model_type": "bpe",
+    "pad_id": 0,
+    "eos_id": 1,
+    "bos_id": 2,
+    "unk_id": 3,
+    "pad_piece": "<pad>",
+    "eos_piece": "<eos>",
+    "bos_piece": "<bos>",
+    "byte_fallback": True,
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "normalization_rule_name": "identity",
+    "split_digits": True,
+    "allow_whitespace_only_pieces": True,
 }
 T5_SETTINGS = {
     "tokenizer_class": "T5Tokenizer",
@@ -63,7 +73,7 @@ def trained(path: Path, **options: Any) -> Any:
         num_threads=1,
         minloglevel=2,
         hard_vocab_limit=False,
-        "vocab_size": 500, **options,
+        **{"vocab_size": 500, **options},
     )
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(model.getvalue())
