@@ -367,6 +367,19 @@ def test_weights_with_a_whole_checksum_come_from_their_url(
     assert asked[3] == ("jienengchen/ViTamin-S", ("pytorch_model.bin",), tmp_path)
 
 
+def test_weights_whose_url_fails_are_offered_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> Path:
+        raise DownloadError("HTTP 404")
+
+    monkeypatch.setattr(hub.weights, "download", fail)
+    with pytest.raises(
+        DownloadError, match=r"^HTTP 404. .* in hf-hub:timm/vit_base_patch32_clip_224.openai,"
+    ):
+        hub.fetch_weights(zoo.pretrained("ViT-B/32", "openai"), tmp_path)
+
+
 def test_weights_that_are_here_are_found_without_a_request(tmp_path: Path) -> None:
     weights = zoo.pretrained("ViT-B-32", "laion400m_e32")
     assert hub.weights_here(weights, tmp_path) is None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from oneclip.errors import DownloadError
+from oneclip.errors import DownloadError, OfflineError
 from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here
 from oneclip.hub.place import cache_folder
 from oneclip.hub.transfer import download, file_name
@@ -41,7 +41,17 @@ def fetch_weights(weights: Published, cache_dir: str | os.PathLike[str] | None =
     if (here := weights_here(weights, cache_dir)) and not _is_from_url(weights, here):
         return here
     if weights.url and (here or len(weights.sha256 or "") == 64 or not weights.hf_hub):
-        return download(weights.url, cache_dir or cache_folder(), sha256=weights.sha256)
+        try:
+            return download(weights.url, cache_dir or cache_folder(), sha256=weights.sha256)
+        except OfflineError:
+            raise
+        except DownloadError as error:
+            if not weights.hf_hub:
+                raise
+            repo, _ = _repository(weights.hf_hub)
+            raise type(error)(
+                f"{error}. The same weights are in hf-hub:{repo}, which loads by that name"
+            ) from error
     if weights.hf_hub:
         repo, names = _repository(weights.hf_hub)
         return hub_file(repo, names, cache_dir=cache_dir)
