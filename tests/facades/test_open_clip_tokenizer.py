@@ -1,0 +1,86 @@
+"""`open_clip.tokenizer`: the published classes, their arguments, and what programs read from them."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import open_clip
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer, get_reduction_mask_fn
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
+
+from made_tokenizers import bert, nllb, siglip2
+
+
+def arguments(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_constructors_take_the_published_arguments() -> None:
+    assert arguments(HFTokenizer) == [
+        "tokenizer_name",
+        "context_length",
+        "clean",
+        "strip_sep_token",
+        "language",
+        "cache_dir",
+        "tokenizer_mode",
+        "kwargs",
+    ]
+    assert arguments(SigLipTokenizer)[:2] == ["tokenizer_name", "context_length"]
+    assert set(SigLipTokenizer.VOCAB_FILES) == {"c4-en", "mc4", "gemma"}
+    assert arguments(HFTokenizer.save_pretrained) == ["self", "dest"]
+    assert arguments(HFTokenizer.set_language) == ["self", "src_lang"]
+
+
+def test_arguments_by_position_mean_what_they_do_there(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(str(bert(tmp_path)), 9, "lower", True)
+    assert (tokenizer.context_length, tokenizer.strip_sep_token, tokenizer.tokenizer_mode) == (9, True, "")
+    assert tokenizer.clean_fn("A  Dog") == "a dog"
+    assert tokenizer("a dog").shape == (1, 9)
+
+
+def test_a_language_is_set_or_warned_about(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(str(nllb(tmp_path / "nllb")), 8, language="fra_Latn")
+    french = tokenizer("a dog")
+    tokenizer.set_language("tha_Thai")
+    assert not tokenizer("a dog").equal(french)
+    with pytest.warns(UserWarning, match="Cannot set language for the tokenizer"):
+        HFTokenizer(str(bert(tmp_path / "bert")), language="fra_Latn")
+
+
+def test_what_transformers_makes_of_the_files_can_be_read(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(str(siglip2(tmp_path)), 16)
+    ids = tokenizer(["a photo of the dog"])
+    assert tokenizer.tokenizer.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer.tokenizer.batch_decode(ids, skip_special_tokens=True) == ["a photo of the dog"]
+
+
+def test_it_may_be_sent_to_other_processes(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(str(siglip2(tmp_path)), 16, "canonicalize")
+    assert pickle.loads(pickle.dumps(tokenizer))("A dog!").equal(tokenizer("a dog"))
+
+
+def test_a_simple_tokenizer_takes_a_reduction() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer = SimpleTokenizer(context_length=6, reduction_mask="simple")
+        rows = tokenizer(["a b c d e f g h i j"] * 3)
+    assert rows.shape == (3, 6)
+    assert rows[:, -1].eq(tokenizer.eot_token_id).all()
+    assert tokenizer.reduction_fn is get_reduction_mask_fn("simple")
+
+
+def test_lengths_follow_the_published_rule(tmp_path: Path) -> None:
+    """The call's, else the constructor's."""
+    tokenizer = HFTokenizer(str(bert(tmp_path)))
+    assert tokenizer("a").shape == (1, open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    assert tokenizer("a", 12).shape == (1, 12)
+    assert tokenizer("a", context_length=12).dtype == torch.int64
