@@ -240,6 +240,15 @@ def test_another_size_of_picture_keeps_what_is_frozen_frozen() -> None:
     assert made(torch.zeros(1, 3, 48, 48)).shape == (1, 64)
 
 
+def test_pictures_smaller_than_a_patch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="pictures of 7 x 32 hold no patch of 8 pixels"):
+        tower(image_size=(7, 32))
+    made = tower()
+    with pytest.raises(ConfigError, match="pictures of 4 x 4"):
+        made.set_input_size(4)
+    assert made.image_size == (32, 32)
+
+
 def test_half_precision_gives_nearly_the_same_features() -> None:
     made, x = tower().eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -140,8 +140,8 @@ class SigLIPVision(nn.Module):
     @unscripted
     def set_input_size(self, image_size: int | tuple[int, int]) -> None:
         """Take pictures of another size from now on: the learned positions are resized, bicubic with antialiasing."""
+        self.trunk.set_input_size(pair(image_size))
         self.image_size = pair(image_size)
-        self.trunk.set_input_size(self.image_size)
 
 
 class SigLIPTrunk(nn.Module):
@@ -154,7 +154,7 @@ class SigLIPTrunk(nn.Module):
         size = cfg.size
         self.embed_dim = self.num_features = size.width
         self.patch_size = cfg.patch_size
-        self.grid_size = (image_size[0] // cfg.patch_size, image_size[1] // cfg.patch_size)
+        self.grid_size = _grid(image_size, cfg.patch_size)
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(size.width, cfg.patch_size)
         patches = self.grid_size[0] * self.grid_size[1]
@@ -208,7 +208,7 @@ class SigLIPTrunk(nn.Module):
     @unscripted
     def set_input_size(self, image_size: tuple[int, int]) -> None:
         """Resize the learned positions to another grid, bicubic with antialiasing, in fp32."""
-        grid = (image_size[0] // self.patch_size, image_size[1] // self.patch_size)
+        grid = _grid(image_size, self.patch_size)
         if grid != self.grid_size:
             old = self.pos_embed.detach()
             table = old.float().reshape(1, *self.grid_size, -1).permute(0, 3, 1, 2)
@@ -313,3 +313,13 @@ class Mlp(nn.Module):
         """(..., C) -> (..., C)."""
         x = self.fc2(self.act(self.fc1(x)))
         return x
+
+
+def _grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of whole patches in a picture."""
+    rows, columns = image_size[0] // patch_size, image_size[1] // patch_size
+    if not rows or not columns:
+        raise ConfigError(
+            f"pictures of {image_size[0]} x {image_size[1]} hold no patch of {patch_size} pixels"
+        )
+    return rows, columns
