@@ -33,8 +33,8 @@ TARGETS = {"transformers": "out", "open_clip": "out", "openai": "out.pt", "safet
 
 @pytest.mark.parametrize("form", TARGETS)
 def test_it_writes_the_same_model_and_says_so(run: Run, quick: Path, tmp_path: Path, form: str) -> None:
-    code, out, _ = run("convert", quick, tmp_path / TARGETS[form], "--to", form)
-    assert code == 0
+    code, out, err = run("convert", quick, tmp_path / TARGETS[form], "--to", form)
+    assert code == 0, err
     assert "each bit as before" in out
     assert [line.split()[:2] for line in out.splitlines()[-3:]] == [
         ["image", "none"],
@@ -57,7 +57,7 @@ def test_there_and_back_through_all_forms_gives_the_same_file(run: Run, quick: P
 def test_json_has_the_differences(run: Run, quick: Path, tmp_path: Path) -> None:
     code, out, _ = run("convert", quick, tmp_path / "out", "--to", "transformers", "--json")
     content = json.loads(out)
-    assert code == 0
+    assert code == 0, err
     assert content["form"] == "transformers"
     assert content["differences"]["read back"] == {"image": 0.0, "text": 0.0, "logits": 0.0}
     assert max(content["differences"]["by transformers"].values()) < 1e-5

@@ -194,6 +194,10 @@ def _check_free(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
         raise OutputError(f"{path} was not written: it is a folder")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already; it is replaced only with --force (force=True)")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror}") from error
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -205,8 +205,8 @@ def _checkpoint(
     for name, tensor in named.items():
         if name not in NOT_WEIGHTS or tensor.numel() != 1:
             state[name] = tensor
-        elif not tensor.is_meta:
-            metadata.setdefault(name, int(tensor))
+        else:
+            metadata.setdefault(name, "not read" if tensor.is_meta else int(tensor))
     if not state:
         raise CheckpointError(f"{path} holds no tensors where those of a model were expected")
     dtypes: dict[str, int] = {}

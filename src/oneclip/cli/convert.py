@@ -77,7 +77,7 @@ def convert(
         notes = checkpoint.export(model, target, form.value, force=force)
     with after_two_seconds("comparing both …"):
         before = verify.run(loaded)
-        again, stored = _read(target, True if form is Form.openai else None)
+        again, stored = _read(target)
         count = verify.check_tensors(model.state_dict, checkpoint.Exportable.of(again, stored).state_dict)
         found = {
             OURS: verify.differences(verify.run(again, None if before.tokenized else before.ids), before)
@@ -95,7 +95,7 @@ def convert(
 
 
 def _read(
-    name: str | Path, quick_gelu: bool | None, part: str | None = None
+    name: str | Path, quick_gelu: bool | None = None, part: str | None = None
 ) -> tuple[Loaded, dict[str, Tensor]]:
     """A model in float32 on the CPU, and its tensors as they are stored."""
     from oneclip import checkpoint, zoo
