@@ -64,6 +64,7 @@ class HFTextEncoder(HFTextTower, metaclass=_AnyTextTower):
             output_tokens=output_tokens,
         )
         super().__init__(cfg, output_dim, config, pooling_layer=None if config is None else True)
+        self.context_length = getattr(self.config, "max_position_embeddings", 0)
 
     def init_parameters(self) -> None:
         """Nothing: transformers has initialised the encoder."""

@@ -43,6 +43,7 @@ def test_an_encoder_of_a_configuration_has_the_published_names() -> None:
     encoder = hf_model.HFTextEncoder("", 24, config=config, pooler_type="mean_pooler", proj_type="linear")
     assert "transformer.pooler.dense.weight" in encoder.state_dict()
     assert encoder.config is config
+    assert encoder.context_length == config.max_position_embeddings
 
 
 def test_an_encoder_begins_with_published_weights(tmp_path: Path) -> None:

@@ -288,6 +288,12 @@ def test_captions_longer_than_the_positions_are_refused(kind: str, longest: int 
             text(torch.full((1, longest + 1), 7))
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("roberta", 38), ("bert", 40), ("mt5", 77), ("m2m_100", 77)])
+def test_the_context_is_as_long_as_the_positions_allow(kind: str, expected: int) -> None:
+    assert tower(kind).context_length == expected
+    assert tower(kind, context_length=16).context_length == 16
+
+
 @pytest.mark.parametrize("wrong", [-1, small_towers.IDS])
 def test_a_token_outside_the_vocabulary_is_named(wrong: int) -> None:
     with pytest.raises(TokenRangeError, match=f"token id {wrong}"):

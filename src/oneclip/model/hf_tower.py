@@ -32,7 +32,7 @@ class HFTextTower(nn.Module):
     and give the same numbers.
 
     Args:
-        cfg: `hf_model_name`, `hf_pooler_type` (None for the usual one of that model), `hf_proj_type` ("linear", "mlp",
+        cfg: `context_length`, `hf_model_name`, `hf_pooler_type` (None for the usual one of that model), `hf_proj_type` ("linear", "mlp",
             or None where C is D), `output_tokens`; with `hf_model_pretrained` the encoder begins with its published
             weights, which are fetched.
         embed_dim: D.
@@ -68,9 +68,9 @@ class HFTextTower(nn.Module):
             near = ", ".join(nearest(pooler, POOLERS) or POOLERS)
             raise ConfigError(f"hf_pooler_type is {pooler!r}, which is no pooler; did you mean {near}?")
         self.vocab_size = int(config.vocab_size)
-        self.context_length = int(getattr(config, "max_position_embeddings", 0))
         self.pad_id = pad_id_of(config)
         self.longest = longest_caption(config)
+        self.context_length = min(cfg.context_length, self.longest or cfg.context_length)
         self.output_dim, self.output_tokens = embed_dim, cfg.output_tokens
 
         with_layer = cfg.hf_pooler_type == "cls_pooler" if pooling_layer is None else pooling_layer
