@@ -1,5 +1,8 @@
-"""Features to a scalar: contrastive losses, on one process or across ranks."""
+"""Features to a scalar: contrastive losses, captioning and distillation, on one process or across ranks."""
 
 from oneclip.losses.clip import ClipLoss
+from oneclip.losses.coca import CoCaLoss
+from oneclip.losses.distill import DistillClipLoss
+from oneclip.losses.siglip import SigLipLoss
 
-__all__ = ["ClipLoss"]
+__all__ = ["ClipLoss", "CoCaLoss", "DistillClipLoss", "SigLipLoss"]

@@ -1,0 +1,55 @@
+"""Features of a student and of its teacher to a contrastive loss and the distance between the two.
+
+Shapes: B batch of this rank, D joint embedding of the student, T that of the teacher, N pictures, M captions.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from oneclip.losses.clip import ClipLoss
+
+
+class DistillClipLoss(ClipLoss):
+    """`ClipLoss`, and the cross-entropy of the student's similarities under the teacher's (Wu et al. 2023, TinyCLIP).
+
+    Arguments are those of `ClipLoss`.
+    """
+
+    def dist_loss(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        """(N, M) logits each to the mean over rows of the cross-entropy of their softmaxes, a scalar."""
+        return -(teacher_logits.softmax(dim=1) * student_logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+    def forward(  # type: ignore[override]  # it takes the teacher's features, too
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        dist_image_features: Tensor,
+        dist_text_features: Tensor,
+        dist_logit_scale: Tensor | float,
+        output_dict: bool = False,
+    ) -> tuple[Tensor, Tensor] | dict[str, Tensor]:
+        """Both losses.
+
+        Args:
+            image_features: (B, D) of the student, unit length.
+            text_features: (B, D) of the student, unit length.
+            logit_scale: the student's, exponentiated.
+            dist_image_features: (B, T) of the teacher, unit length; the teacher's width may differ.
+            dist_text_features: (B, T) of the teacher, unit length.
+            dist_logit_scale: the teacher's, exponentiated.
+            output_dict: give them by name.
+
+        Returns:
+            Contrastive loss and distance, two scalars; or `{"contrastive_loss": …, "distill_loss": …}`.
+        """
+        per_image, per_text = self.get_logits(image_features, text_features, logit_scale)
+        of_teacher = self.get_logits(dist_image_features, dist_text_features, dist_logit_scale)
+        labels = self.get_ground_truth(image_features.device, per_image.shape[0])
+        contrastive = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
+        distance = (self.dist_loss(of_teacher[0], per_image) + self.dist_loss(of_teacher[1], per_text)) / 2
+        if output_dict:
+            return {"contrastive_loss": contrastive, "distill_loss": distance}
+        return contrastive, distance

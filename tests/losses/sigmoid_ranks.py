@@ -1,0 +1,65 @@
+"""One rank of several: the sigmoid loss in every way across ranks, into a file. Run by test_siglip_ranks.py.
+
+The losses are those of the file that is named: ours, or open_clip_torch's, which stands by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+WAYS = ("bidir", "shift", "reduce", "gather")
+
+
+def main(rank: int, world: int, rendezvous: str, pairs: str, out: str, *sources: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    image, text = (features.chunk(world)[rank] for features in torch.load(pairs))
+    seen = {}
+    for source in sources:
+        losses = load(source)
+        ranks = {"rank": rank, "world_size": world}
+        seen[source] = {way: sigmoid(losses.SigLipLoss(**ranks, dist_impl=way), image, text) for way in WAYS}
+        for ways in itertools.product((False, True), repeat=2):
+            seen[source][ways] = gathered(losses, ways, ranks, image, text)
+    torch.save(seen, out)
+    dist.destroy_process_group()
+
+
+def load(source: str) -> Any:
+    spec = importlib.util.spec_from_file_location("losses_by_path", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sigmoid(loss: Any, image: torch.Tensor, text: torch.Tensor) -> list[Any]:
+    """The loss of this rank, and the gradients of its features, the temperature and the bias."""
+    leaves = [image.clone(), text.clone(), torch.tensor(14.0), torch.tensor(-8.0)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    value = loss(*leaves)
+    value.backward()
+    return [value.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def gathered(losses: Any, ways: tuple[bool, bool], ranks: Any, image: Any, text: Any) -> list[Any]:
+    """What `gather_features` gives, and the gradients of a sum in which each row counts for itself."""
+    own = [image.clone().requires_grad_(), text.clone().requires_grad_()]
+    images, texts = losses.gather_features(*own, *ways, **ranks)
+    rows = torch.arange(1.0, len(images) + 1)[:, None] * (1 + ranks["rank"])
+    total = (rows * images * texts.detach()).sum() + (rows * texts).sum()
+    if total.requires_grad:
+        total.backward()
+    zeros = torch.zeros_like(image)
+    return [images.detach(), texts.detach(), *(zeros if part.grad is None else part.grad for part in own)]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
