@@ -307,6 +307,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[H
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
         yield hub

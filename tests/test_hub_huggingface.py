@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 from hub_server import TOKEN, Fault, Hub, environment, in_this_process, sha256
@@ -56,6 +57,23 @@ def test_a_dropped_connection_is_continued(server: Hub) -> None:
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
     asked = [request.range for request in server.downloads(NAME)]
     assert asked == [None, f"bytes={10 * 2**16}-", f"bytes={15 * 2**16}-"]
+
+
+def test_a_connection_that_the_client_gives_up_is_tried_again(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, failures = (
+        huggingface_hub.hf_hub_download,
+        [ConnectionResetError(104, "reset"), OSError("short")],
+    )
+
+    def fails_twice(*args: object, **kwargs: object) -> object:
+        if failures:
+            raise failures.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails_twice)
+    assert hub.hub_file("own/model").read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["cache with links", "cache without links"])

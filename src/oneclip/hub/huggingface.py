@@ -16,6 +16,8 @@ from oneclip.hub.place import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writi
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """The usual names of weights in a repository, the safer first."""
 
+ATTEMPTS = 3  # at a file whose connection broke
+
 
 def hub_file(
     repo: str,
@@ -82,7 +84,7 @@ def find_hub_file(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path | None:
     """`hub_file`, but None where the repository has no such file, or none is here while the network is off."""
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors
 
     here = _address(repo, subfolder, revision)
     with _translated(here):
@@ -95,16 +97,7 @@ def find_hub_file(
             continue
         with _translated(f"{name} of {here}"), writing(name):
             try:
-                path = Path(
-                    hf_hub_download(
-                        repo,
-                        path_there,
-                        revision=revision,
-                        cache_dir=Path(cache_dir) if cache_dir else None,
-                        library_name="oneclip",
-                        library_version=__version__,
-                    )
-                )
+                path = _download(repo, path_there, revision, cache_dir)
             except errors.LocalEntryNotFoundError:  # not in the cache, and the network fails
                 raise
             except errors.EntryNotFoundError:
@@ -114,6 +107,36 @@ def find_hub_file(
                 _verify(path, path_there, repo, revision)
             return path
     return None
+
+
+def _download(repo: str, path: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Have the client fetch a file; again where the connection broke in the middle and it gave up.
+
+    From release to release it differs in what it goes on after by itself, and from where.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return Path(
+                hf_hub_download(
+                    repo,
+                    path,
+                    revision=revision,
+                    cache_dir=Path(cache_dir) if cache_dir else None,
+                    library_name="oneclip",
+                    library_version=__version__,
+                )
+            )
+        except (errors.HfHubHTTPError, errors.EntryNotFoundError):  # the hub's answer, or none at all
+            raise
+        except _network_errors() as error:
+            of_network = getattr(error, "errno", None) is None or isinstance(
+                error, (ConnectionError, TimeoutError)
+            )
+            if attempt == ATTEMPTS or not of_network:
+                raise
+    raise AssertionError("an attempt either returns or raises")
 
 
 def _has_come(repo: str, path: str, revision: str | None) -> bool:
