@@ -12,7 +12,7 @@ from open_clip.factory import (
     list_models,
     load_checkpoint,
 )
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, CoCaLoss, DistillClipLoss
 from open_clip.model import (
     CLIP,
     CLIPTextCfg,
@@ -60,7 +60,9 @@ __all__ = [
     "CLIPTextCfg",
     "CLIPVisionCfg",
     "ClipLoss",
+    "CoCaLoss",
     "CustomTextCLIP",
+    "DistillClipLoss",
     "SimpleTokenizer",
     "__version__",
     "add_model_config",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from oneclip import checkpoint
 from oneclip.model import build_model
 from open_clip import architectures
+from open_clip.architectures import _MODEL_CONFIGS as _MODEL_CONFIGS  # programs add to it
 from open_clip.architectures import add_model_config, get_model_config, list_models
 from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
 from open_clip.overrides import as_config, edited, fetch_towers
@@ -127,7 +128,7 @@ def create_model(
     if pretrained_text_path:
         load_tower(getattr(model, "text", model), "text.", pretrained_text_path)
     if not (has_weights or pretrained_image_path or pretrained_text_path):
-        logging.getLogger(__name__).info("%s begins with random weights", model_name)
+        logging.getLogger(__name__).warning("%s begins with random weights", model_name)
     to_precision(model, precision, whole_tower=cfg.vision_cfg.timm_model_name is not None)
     model = model.to(device)
     if output_dict and hasattr(model, "output_dict"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,11 @@ def trace_model(
     image = torch.ones((batch_size, 3, height, width), device=device, dtype=dtype)
     text = torch.zeros((batch_size, model.context_length), dtype=torch.int, device=device)
     inputs = {"forward": (image, text), "encode_text": (text,), "encode_image": (image,)}
-    traced = torch.jit.trace_module(_without_exports(model), inputs, check_trace=False, strict=False)  # type: ignore
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", torch.jit.TracerWarning
+        )  # of checks, which hold for every input like these
+        traced = torch.jit.trace_module(_without_exports(model), inputs, check_trace=False, strict=False)  # type: ignore
     traced.visual.image_size = size
     return traced  # type: ignore[no-any-return]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from oneclip.errors import ConfigError
-from open_clip import loss
+from open_clip.loss import ClipLoss, CoCaLoss, DistillClipLoss, SigLipLoss
 
 __all__ = ["create_loss"]
 
@@ -25,7 +25,7 @@ def create_loss(args: Any) -> nn.Module:
     if args.siglip and not args.distill and not _is_coca(args):
         if args.horovod:
             raise ConfigError("the sigmoid loss does not run under Horovod: use torch.distributed")
-        return loss.SigLipLoss(**ranks, dist_impl=args.loss_dist_impl)
+        return SigLipLoss(**ranks, dist_impl=args.loss_dist_impl)
     softmax = {
         **ranks,
         "local_loss": args.local_loss,
@@ -34,11 +34,11 @@ def create_loss(args: Any) -> nn.Module:
         "use_horovod": args.horovod,
     }
     if args.distill:
-        return loss.DistillClipLoss(**softmax)
+        return DistillClipLoss(**softmax)
     if _is_coca(args):
         weights = args.coca_caption_loss_weight, args.coca_contrastive_loss_weight
-        return loss.CoCaLoss(*weights, **softmax)
-    return loss.ClipLoss(**softmax)
+        return CoCaLoss(*weights, **softmax)
+    return ClipLoss(**softmax)
 
 
 def _is_coca(args: Any) -> bool:

@@ -104,7 +104,7 @@ def image_transform(
 ) -> Callable[[Image.Image], Tensor]:
     """The transform from a PIL image to a normalised (3, H, W) tensor, for evaluation or for training."""
     cfg = PreprocessCfg(
-        size=image_size if isinstance(image_size, int) else (image_size[0], image_size[1]),
+        size=image_size,
         mean=_per_channel(mean or OPENAI_DATASET_MEAN),
         std=_per_channel(std or OPENAI_DATASET_STD),
         resize_mode=resize_mode or "shortest",
@@ -130,6 +130,8 @@ def image_transform_v2(
         MissingExtraError: for `use_timm` without timm.
     """
     aug = AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg or AugmentationCfg()
+    size = cfg.size if isinstance(cfg.size, int) else (cfg.size[0], cfg.size[1])  # JSON has lists
+    cfg = replace(cfg, size=size, mean=_per_channel(cfg.mean), std=_per_channel(cfg.std))
     if is_train and aug.use_timm:
         return timm_transform(cfg, aug)
     if cfg.interpolation == "random":

@@ -40,6 +40,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "text_cfg": {**TEXT, "pool_type": "last", "no_causal_mask": True, "proj_bias": True},
     },
 }
+CONFIGS["small-timm"] = {
+    "embed_dim": 48,
+    "vision_cfg": {
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 160,
+    },
+    "text_cfg": TEXT,
+}
+NAMES = ("small-vit", "small-custom", "small-resnet", "small-timm")
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "fp16", "bf16", "pure_fp16", "pure_bf16")
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,6 +59,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "a tower of its own": ("small-custom", {}),
     "resnet": ("small-resnet", {}),
     "pooled": ("small-pooled", {}),
+    "timm": ("small-timm", {}),
+    "timm, a text tower of its own": ("small-timm", {"force_custom_text": True, "force_context_length": 20}),
     "dict": ("small-vit", {"output_dict": True}),
     "quick gelu": ("small-vit", {"force_quick_gelu": True}),
     "custom text": ("small-vit", {"force_custom_text": True}),
@@ -75,7 +89,7 @@ def observe(package: Any) -> dict[str, Observed]:
             for name, (model, given) in OPTIONS.items()
         }
         for precision in PRECISIONS:
-            for name in ("small-vit", "small-custom", "small-resnet"):
+            for name in NAMES:
                 made = lambda name=name, precision=precision: of_precision(package, files, name, precision)  # noqa: E731
                 seen[f"precision, {precision} {name}"] = attempt(made)
         seen["towers"] = attempt(lambda: of_towers(package, files, Path(folder)))

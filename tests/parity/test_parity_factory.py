@@ -37,7 +37,7 @@ def test_an_option_gives_the_published_model(name: str, published_open_clip: Any
     same(f"option, {name}", published_open_clip)
 
 
-@pytest.mark.parametrize("name", ["small-vit", "small-custom", "small-resnet"])
+@pytest.mark.parametrize("name", cases_factory.NAMES)
 @pytest.mark.parametrize("precision", cases_factory.PRECISIONS)
 def test_a_precision_gives_the_published_dtypes(precision: str, name: str, published_open_clip: Any) -> None:
     same(f"precision, {precision} {name}", published_open_clip, LOW if "bf16" in precision else TOLERANCE)
