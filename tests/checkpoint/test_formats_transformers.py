@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from oneclip.checkpoint import build_blank, load_into
+import oneclip
+from oneclip.checkpoint import Exportable, build_blank, export, load_into
 from oneclip.checkpoint.formats import (
     Converted,
     TransformersChineseCLIP,
@@ -17,6 +19,9 @@ from oneclip.checkpoint.formats import (
     TransformersSigLIP,
     recognise,
 )
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.errors import CheckpointError, ConfigError
+from oneclip.model import build_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -184,3 +189,65 @@ def test_a_state_dict_without_configuration_is_recognised(theirs: Any) -> None:
     }
     assert isinstance(format, kinds.get(theirs.config.model_type, TransformersSigLIP))
     assert format.read(theirs.state_dict()).cfg is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vision_config": {"num_attention_heads": 0}}, "num_attention_heads of vision_config"),
+        ({"vision_config": {"num_attention_heads": 5}}, "5 heads do not divide"),
+        ({"vision_config": {"hidden_size": 10**400}}, "hidden_size of vision_config"),
+        ({"vision_config": {"image_size": [224, 196]}}, "squares"),
+        ({"vision_config": {"hidden_act": "relu"}}, "hidden_act of the visual tower is 'relu'"),
+        ({"vision_config": {"hidden_act": "gelu"}}, "QuickGELU is for both towers or for none"),
+        ({"vision_config": {"num_channels": 4}}, "4 channels"),
+        ({"vision_config": "large"}, "where an object was expected"),
+        ({"text_config": {"eos_token_id": [2, 49407]}}, "eos_token_id of text_config"),
+        ({"text_config": {"layer_norm_eps": "tiny"}}, "layer_norm_eps of text_config"),
+        ({"projection_dim": None}, "projection_dim"),
+    ],
+)
+def test_a_configuration_that_cannot_be_computed_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TransformersCLIP().read({}, {"model_type": "clip"} | changes)
+
+
+def test_what_old_files_say_twice_counts_where_it_says_more() -> None:
+    config = {
+        "model_type": "clip",
+        "text_config": {},
+        "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12},
+    }
+    cfg = TransformersCLIP().read({}, config).cfg
+    assert cfg is not None
+    assert cfg.text_cfg.width == 768
+
+
+def test_tensors_that_belong_nowhere_are_named() -> None:
+    with pytest.raises(CheckpointError, match=r"logit_shift"):
+        TransformersCLIP().read({"logit_shift": torch.zeros(())})
+
+
+def test_a_query_without_its_key_is_named() -> None:
+    name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    with pytest.raises(CheckpointError, match=r"q_proj.* came without"):
+        TransformersCLIP().read({name: torch.zeros(4, 4)})
+
+
+def test_a_written_folder_loads_with_its_processor(tmp_path: Path) -> None:
+    vision = CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=32)
+    cfg = ModelCfg(24, vision, CLIPTextCfg(width=64, heads=1, layers=1), quick_gelu=True)
+    export(
+        Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(32)), tmp_path / "out", "transformers"
+    )
+    processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "out")
+    picture = Image.new("RGB", (40, 50), (255, 0, 0))
+    inputs = processor(text=["a cat", "two small dogs"], images=picture, return_tensors="pt", padding=True)
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path / "out").eval()
+    ours = oneclip.load(tmp_path / "out", device="cpu")
+    with torch.no_grad():
+        expected = theirs(**inputs).logits_per_image
+        logits, _ = ours.model.get_logits(
+            ours.preprocess(picture)[None], ours.tokenizer(["a cat", "two small dogs"])
+        )
+    assert torch.allclose(logits, expected, atol=1e-4)

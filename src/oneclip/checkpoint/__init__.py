@@ -3,7 +3,7 @@
 from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.describe import Described, describe, settled
 from oneclip.checkpoint.examine import Examined, examine
-from oneclip.checkpoint.export import Exportable, export, write_folder
+from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
 from oneclip.checkpoint.load import Loaded, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
@@ -18,6 +18,7 @@ __all__ = [
     "Exportable",
     "Loaded",
     "build_blank",
+    "check_target",
     "describe",
     "examine",
     "export",

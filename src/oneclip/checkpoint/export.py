@@ -22,7 +22,7 @@ from oneclip.checkpoint.formats import (
 from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.checkpoint.formats.transformers_chinese_clip import is_chinese_clip
 from oneclip.checkpoint.match import fix_old_checkpoints
-from oneclip.checkpoint.replace import replacing_folder
+from oneclip.checkpoint.replace import names_in, replacing_folder
 from oneclip.checkpoint.write import save
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError, DownloadError, OutputError
@@ -87,9 +87,25 @@ def export(
             is untouched.
         DownloadError: for a folder, if the tokenizer is not here and cannot be fetched.
     """
+    check_target(path, form, force=force)
+    return FORMS[form](model, Path(path), force)
+
+
+def check_target(path: str | os.PathLike[str], form: str, *, force: bool = False) -> None:
+    """Find out whether `export` may write there, before a model is read for it.
+
+    Raises:
+        ConfigError: for a form that is none.
+        OutputError: if something is there and `force` is not given, or the name has the wrong ending.
+    """
     if form not in FORMS:
         raise ConfigError(f"{form!r} is no form that is written; there are {', '.join(FORMS)}")
-    return FORMS[form](model, Path(path), force)
+    if form in SUFFIXES:
+        _check_file(Path(path), force, SUFFIXES[form])
+    elif names_in(Path(path)) and not force:
+        raise OutputError(
+            f"{path} is there already and not empty; it is replaced only with --force (force=True)"
+        )
 
 
 def write_folder(model: Loaded | Exportable, folder: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -126,15 +142,15 @@ def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ..
     return published.notes
 
 
-def _openai(model: Exportable, path: Path, force: bool) -> tuple[str, ...]:
+def _openai(model: Exportable, path: Path, _force: bool) -> tuple[str, ...]:
     published = OpenAI().write(Converted(dict(model.state_dict), model.cfg, model.preprocess_cfg))
-    _check_free(path, force, (".pt", ".pth"))
+    _make_parent(path)
     save(path, published.state_dict)
     return published.notes
 
 
-def _safetensors(model: Exportable, path: Path, force: bool) -> tuple[str, ...]:
-    _check_free(path, force, (".safetensors", ".pt", ".pth"))
+def _safetensors(model: Exportable, path: Path, _force: bool) -> tuple[str, ...]:
+    _make_parent(path)
     save(path, model.state_dict, _described(model.cfg, model.preprocess_cfg))
     return ()
 
@@ -146,6 +162,8 @@ FORMS: Mapping[str, Callable[[Exportable, Path, bool], tuple[str, ...]]] = {
     "safetensors": _safetensors,
 }
 """The forms that `export` writes, by the names that `oneclip convert --to` has for them."""
+SUFFIXES = {"openai": (".pt", ".pth"), "safetensors": (".safetensors", ".pt", ".pth")}
+"""Of those that are one file, what its name may end in."""
 
 
 def format_for(cfg: ModelCfg) -> Format:
@@ -186,7 +204,7 @@ def _write_tokenizer(model: Exportable, folder: Path) -> bool:
         ) from error
 
 
-def _check_free(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
+def _check_file(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
     """Raise OutputError unless a file may be written there."""
     if path.suffix not in suffixes:
         raise OutputError(f"{path} was not written: its name must end in {' or '.join(suffixes)}")
@@ -194,6 +212,9 @@ def _check_free(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
         raise OutputError(f"{path} was not written: it is a folder")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already; it is replaced only with --force (force=True)")
+
+
+def _make_parent(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -28,7 +28,7 @@ def replacing_folder(folder: str | os.PathLike[str], *, force: bool = False) -> 
             untouched.
     """
     target = Path(os.path.realpath(folder))
-    there = _names_in(target)
+    there = names_in(target)
     if there and not force:
         raise OutputError(
             f"{folder} is there already and not empty; it is replaced only with --force (force=True)"
@@ -38,7 +38,7 @@ def replacing_folder(folder: str | os.PathLike[str], *, force: bool = False) -> 
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if strangers := sorted(there - _names_in(temporary)):
+        if strangers := sorted(there - names_in(temporary)):
             raise OutputError(
                 f"{folder} also holds {', '.join(strangers[:5])}, which belong to no model written here; "
                 "choose another folder, or move them away"
@@ -61,7 +61,7 @@ def replacing_folder(folder: str | os.PathLike[str], *, force: bool = False) -> 
                 shutil.rmtree(leftover)
 
 
-def _names_in(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     """What lies in a folder; nothing if there is none."""
     try:
         return {entry.name for entry in folder.iterdir()}

@@ -70,18 +70,21 @@ def convert(
     from oneclip import checkpoint
     from oneclip.checkpoint import verify
 
-    with after_two_seconds(f"reading {source} …"):
+    checkpoint.check_target(target, form.value, force=force)
+    with after_two_seconds(f"reading and running {source} …"):
         loaded, stored = _read(source, quick_gelu, part)
         model = checkpoint.Exportable.of(loaded, stored)
+        before = verify.run(loaded)
+        del loaded  # one model at a time in memory
     with after_two_seconds(f"writing {target} …"):
         notes = checkpoint.export(model, target, form.value, force=force)
-    with after_two_seconds("comparing both …"):
-        before = verify.run(loaded)
+    with after_two_seconds(f"reading and running {target} …"):
         again, stored = _read(target)
         count = verify.check_tensors(model.state_dict, checkpoint.Exportable.of(again, stored).state_dict)
         found = {
             OURS: verify.differences(verify.run(again, None if before.tokenized else before.ids), before)
         }
+        del again, stored
         if form is Form.transformers and (by_them := _by_transformers(target, before)):
             found[THEIRS] = by_them
     for note in notes:

@@ -22,6 +22,7 @@ from oneclip.checkpoint.formats.transformers_clip import (
     write_vision,
 )
 from oneclip.checkpoint.formats.transformers_common import (
+    checked,
     no_captioner,
     part_of,
     read_tokenizer_facts,
@@ -105,7 +106,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
     vision_cfg, quick_gelu = read_vision(part_of(config, "vision_config", VISION_DEFAULTS))
     name = _name_of(part_of(config, "text_config", TEXT_DEFAULTS))
     return ModelCfg(
-        embed_dim=config.get("projection_dim", 512),
+        embed_dim=checked(config.get("projection_dim", 512), 512, "projection_dim"),
         vision_cfg=vision_cfg,
         text_cfg=CLIPTextCfg(
             context_length=CONTEXT_LENGTH,

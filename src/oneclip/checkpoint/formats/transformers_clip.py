@@ -20,6 +20,7 @@ from oneclip.checkpoint.formats.transformers_common import (
     activation,
     activation_name,
     block_rules,
+    checked,
     mlp_ratio,
     no_captioner,
     norm_eps,
@@ -142,7 +143,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
     # an end of text that has the greatest of all ids is where the greatest id comes first
     at_greatest = eos == vocab_size - 1 or (eos == LEGACY_EOS and config.get("model_type") != "metaclip_2")
     return ModelCfg(
-        embed_dim=config.get("projection_dim", 512),
+        embed_dim=checked(config.get("projection_dim", 512), 512, "projection_dim"),
         vision_cfg=vision_cfg,
         text_cfg=CLIPTextCfg(
             context_length=text["max_position_embeddings"],

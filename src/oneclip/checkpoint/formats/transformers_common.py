@@ -15,6 +15,8 @@ CLIP_VOCABULARY = 49408  # tokens of the vocabulary in this package
 BESIDE = "(the one in the model's own folder)"  # name of a tokenizer that has no other place
 TOKENIZER_FACTS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 OURS = "oneclip"  # the key of what transformers has no field for, and keeps as it is
+LARGEST = 2**31 - 1  # of the whole numbers that a configuration may hold
+_EDGES = ("image_size", "patch_size")
 DEFAULT_EPS = 1e-5  # of our layer norms, when `norm_kwargs` says nothing
 
 # transformers' name of an activation to (quick_gelu, act_kwargs); what is not here cannot be computed
@@ -46,11 +48,39 @@ def part_of(config: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]) 
     """The numbers of one tower: `text_config` or `vision_config`, over transformers' defaults.
 
     Files of before 2022 repeat a tower as `text_config_dict`, which then counts.
+
+    Raises:
+        ConfigError: for a value that is not of the kind its default is of.
     """
     said = config.get(f"{tower}_dict") or config.get(tower) or {}
     if not isinstance(said, Mapping):
-        raise ConfigError(f"{tower} of config.json is {type(said).__name__} where an object was expected")
-    return dict(defaults) | {key: value for key, value in said.items() if key in defaults}
+        raise ConfigError(f"{tower} of config.json is a {type(said).__name__} where an object was expected")
+    numbers = {
+        key: checked(said[key], default, f"{key} of {tower}") if said.get(key) is not None else default
+        for key, default in defaults.items()
+    }
+    width, heads = numbers["hidden_size"], numbers["num_attention_heads"]
+    if width % heads:
+        raise ConfigError(f"{tower} is {width} wide, which its {heads} heads do not divide")
+    return numbers
+
+
+def checked(value: Any, default: Any, what: str) -> Any:
+    """A value of a configuration, if it is of the kind that its default is of; lengths of edges may be two."""
+    edges = list(value) if isinstance(value, list | tuple) and what.startswith(_EDGES) else [value]
+    for edge in edges:
+        if isinstance(default, bool) or isinstance(edge, bool):
+            fits = isinstance(edge, bool) and isinstance(default, bool)
+        elif isinstance(default, int):
+            fits = isinstance(edge, int) and (0 if what.startswith("pad") else 1) <= edge <= LARGEST
+        elif isinstance(default, float):
+            fits = isinstance(edge, int | float) and 0 < edge < math.inf
+        else:
+            fits = isinstance(edge, type(default))
+        if not fits:
+            expected = "a whole number above 0" if isinstance(default, int) else f"such as {default!r}"
+            raise ConfigError(f"{what} is {str(value)[:80]!r} in config.json; {expected} was expected")
+    return value
 
 
 def write_tokenizer_facts(text: CLIPTextCfg) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from oneclip.checkpoint.formats.transformers_common import (
     activation,
     activation_name,
     block_rules,
+    checked,
     mlp_ratio,
     no_captioner,
     norm_eps,
@@ -192,8 +193,8 @@ class TransformersSigLIP:
 def read_config(config: Mapping[str, Any]) -> ModelCfg:
     """`config.json` to our configuration."""
     vision = part_of(config, "vision_config", VISION_DEFAULTS)
-    said = config.get("text_config") or {}
     text = part_of(config, "text_config", TEXT_DEFAULTS)
+    projection = (config.get("text_config") or {}).get("projection_size") or text["hidden_size"]
     quick_gelu, act_kwargs = activation(text["hidden_act"], "the text tower")
     if quick_gelu:
         raise ConfigError("the text tower has quick_gelu, which no SigLIP has")
@@ -201,7 +202,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
         raise ConfigError("vision_use_head is false: without its pooling the visual tower gives no features")
     tokenizer, clean = VOCABULARIES.get(text["vocab_size"], (BESIDE, "canonicalize"))
     return ModelCfg(
-        embed_dim=said.get("projection_size") or text["hidden_size"],
+        embed_dim=checked(projection, 768, "projection_size"),
         vision_cfg=_read_vision(vision, config.get("model_type") == "siglip2"),
         text_cfg=CLIPTextCfg(
             context_length=text["max_position_embeddings"],
