@@ -24,6 +24,14 @@ def test_rows_of_every_kind_of_tokenizer_are_identical(ours: Any, published_open
         assert ours["rows"][what].shape == rows.shape
 
 
+def test_the_language_that_was_set_is_in_the_rows(ours: Any, published_open_clip: Any) -> None:
+    """There it is not: transformers takes it back before each call."""
+    theirs = published_open_clip["text"]
+    assert theirs["language"].equal(theirs["rows"]["nllb, 8"])
+    assert not ours["language"][:, 0].eq(theirs["language"][:, 0]).any()
+    assert ours["language"][:, 1:].equal(theirs["language"][:, 1:])
+
+
 def test_captions_are_cut_by_the_same_chance(ours: Any, published_open_clip: Any) -> None:
     theirs = published_open_clip["text"]["reduced"]
     assert theirs.keys() == ours["reduced"].keys()

@@ -185,7 +185,7 @@ class HFTokenizer:
             )
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ConfigError(f"{language!r} is no code of a language in {self.name}{hint}")
-        code, end = str(language), self.special_tokens["eos"]
+        code, end = str(language), self._needed("eos")
         behind = kind == "MBartTokenizer" or bool(self.settings.options.get("legacy_behaviour"))
         before, after = ([], [end, code]) if behind else ([code], [end])
         self._template = Template.of(vocabulary, before, after)
@@ -236,14 +236,17 @@ class HFTokenizer:
             raise ConfigError("this tokenizer has no context length of its own; pass context_length")
         return self.context_length
 
-    def _needed_id(self, role: str) -> int:
-        found = self.token_id(role)
-        if found is None:
+    def _needed(self, role: str) -> str:
+        """The special token with a role, which there has to be."""
+        if self.token_id(role) is None:
             raise ConfigError(
                 f"{self.name} does not say what its {role}_token is, and a wrong one gives plausible, bad numbers: "
                 f"its {CONFIG} should have it, or give {role}_token= among the tokenizer's options"
             )
-        return found
+        return self.special_tokens[role]
+
+    def _needed_id(self, role: str) -> int:
+        return self.pieces.vocabulary[self._needed(role)]
 
     def _own_template(self) -> Template:
         """What the files put around a caption."""
@@ -252,6 +255,6 @@ class HFTokenizer:
         says = kind in GEMMA_KINDS and ("add_bos_token" in stated or "add_eos_token" in stated)
         if template is not None and not says:
             return template
-        bos = [self.special_tokens["bos"]] if stated.get("add_bos_token", kind in GEMMA_KINDS) else []
-        eos = [self.special_tokens["eos"]] if stated.get("add_eos_token", False) else []
+        bos = [self._needed("bos")] if stated.get("add_bos_token", kind in GEMMA_KINDS) else []
+        eos = [self._needed("eos")] if stated.get("add_eos_token", False) else []
         return Template.of(self.pieces.vocabulary, bos, eos)

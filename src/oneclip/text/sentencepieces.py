@@ -1,7 +1,7 @@
 """A sentencepiece model (`.model`) to the same as a `tokenizer.json`: pieces, scores and replacements, read as data.
 
-Published text towers were trained on what the converted form of their `.model` gives, not on what sentencepiece itself
-does with the few texts where the two differ (some marks that join with the character before them).
+The ids are those that transformers, and so open_clip, gives for a repository with nothing but a `.model`. sentencepiece
+itself gives others for a few marks that join with the character before them.
 """
 
 from __future__ import annotations

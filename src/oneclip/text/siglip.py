@@ -22,6 +22,9 @@ VOCAB_FILES = {
 _T5 = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 _GEMMA = {
     "tokenizer_class": "GemmaTokenizer",
+    "pad_token": "<pad>",
+    "eos_token": "<eos>",
+    "bos_token": "<bos>",
     "padding_side": "right",
     "add_bos_token": False,
     "add_eos_token": True,
