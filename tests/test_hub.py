@@ -229,6 +229,13 @@ def test_no_server_at_all(server: Server, tmp_path: Path) -> None:
         hub.download("http://127.0.0.1:1/weights.pt", tmp_path)
 
 
+def test_a_proxy_is_gone_through(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setattr("urllib.request._opener", None)  # made anew, from the environment
+    assert hub.download("http://weights.example/w.pt", tmp_path, sha256=SHA256).read_bytes() == CONTENT
+
+
 def test_a_corrupted_file_is_deleted(server: Server, tmp_path: Path) -> None:
     server.content = CONTENT[:-1] + b"!"
     with pytest.raises(ChecksumError, match=SHA256):

@@ -283,6 +283,12 @@ def test_the_endpoint_and_the_cache_are_those_of_the_environment(server: Hub, tm
     assert server.requests == []
 
 
+def test_a_mirror_behind_a_proxy(server: Hub, tmp_path: Path) -> None:
+    behind = {"HF_ENDPOINT": "http://mirror.example", "http_proxy": server.url}
+    local = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")  # where the CDN is
+    assert in_a_process(server, tmp_path, **behind, **local) == f"{len(WEIGHTS)} {NAME}"
+
+
 def test_two_processes_at_once_fetch_it_once(server: Hub, tmp_path: Path) -> None:
     server.faults = [Fault(sha256(WEIGHTS), wait=2.0)] * 2
     with ThreadPoolExecutor() as threads:
