@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,10 +121,9 @@ def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
 
     try:
         return verify.differences(verify.run_transformers(folder, before), before)
-    except ImportError:
-        return None
     except Exception as error:  # another's program, of any version
-        say(f"transformers could not run it: {str(error).partition(chr(10))[0]}", kind="note")
+        if find_spec("transformers"):
+            say(f"transformers itself could not run it: {str(error).partition(chr(10))[0]}", kind="note")
         return None
 
 
