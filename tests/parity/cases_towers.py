@@ -117,6 +117,32 @@ def names() -> Observed:
     }
 
 
+SIZES: tuple[int | tuple[int, int], ...] = (64, (64, 32))
+GROWN = ("eva02", "pe_core", "vit_clip", "swin", "vitamin", "vit_relpos", "convnext", "mobileclip_b")
+
+
+def filled(package: Any, family: str) -> Any:
+    """A model with a small tower at its own size, and the configuration of that tower."""
+    small_towers.register()
+    pool = "map" if family == "pe_core" else "avg"
+    vision = {"timm_model_name": small_towers.timm_name(family), "image_size": 32, "timm_pool": pool}
+    model = package.CustomTextCLIP(48, vision, TEXT).eval()
+    fill(model)
+    return model, vision
+
+
+def observe_grown(package: Any) -> Observed:
+    """What towers give after they were told to take larger pictures."""
+    seen: Observed = {}
+    for family in GROWN:
+        for size in SIZES:
+            model, _ = filled(package, family)
+            model.visual.set_input_size(size)
+            with torch.no_grad():
+                seen[f"{family} {size}"] = model.encode_image(pictures(2, size))
+    return seen
+
+
 def observe_all(package: Any) -> dict[str, Observed]:
     """All cases, by name."""
     with tempfile.TemporaryDirectory() as folder:

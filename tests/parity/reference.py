@@ -34,6 +34,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_clip
     import cases_differences
     import cases_factory
+    import cases_factory_differences
     import cases_loss
     import cases_mobileclip
     import cases_model
@@ -50,6 +51,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "text": cases_text.observe(package),
         "towers": cases_towers.observe_all(package),
         "tower names": cases_towers.names(),
+        "grown towers": cases_towers.observe_grown(package),
         "mobileclip": {name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES},
         "transformer": cases_transformer.observe(package),
         "zero_shot": cases_zero_shot.observe(package),
@@ -59,6 +61,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
         "differences": cases_differences.observe(package),
         "factory": cases_factory.observe(package),
+        "factory differences": cases_factory_differences.observe(package),
         "loss": cases_loss.observe(package),
         "preprocess": cases_preprocess.of_open_clip(package),
         "resize": cases_resize.observe(package),

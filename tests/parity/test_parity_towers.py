@@ -7,9 +7,13 @@ from typing import Any
 
 import cases_towers
 import pytest
+import torch
 from parity_compare import compare
+from parity_weights import pictures
 
 import open_clip
+from oneclip.checkpoint import build_blank, load_into, resize_positions
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 
 NAMES = [*cases_towers.TIMM, *cases_towers.HF]
 TOLERANCE = 2e-4  # relative, in fp32
@@ -76,3 +80,28 @@ def test_locks_leave_the_published_parameters_trainable(
 @pytest.mark.parametrize("name", ["arch_dict", "HFTextEncoder", "TimmModel"])
 def test_towers_have_the_published_arguments_and_tables(name: str, published_open_clip: Any) -> None:
     assert cases_towers.names()[name] == published_open_clip["tower names"][name]
+
+
+def test_a_tower_that_is_told_another_size_gives_the_published_features(published_open_clip: Any) -> None:
+    theirs = dict(published_open_clip["grown towers"].items())
+    compare("towers of another size", cases_towers.observe_grown(open_clip), theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("family", cases_towers.GROWN)
+@pytest.mark.parametrize("size", cases_towers.SIZES, ids=str)
+def test_weights_loaded_into_a_tower_of_another_size_give_the_published_features(
+    family: str, size: int | tuple[int, int], published_open_clip: Any
+) -> None:
+    small, vision = cases_towers.filled(open_clip, family)
+    cfg = ModelCfg(
+        48,
+        CLIPVisionCfg.from_dict({**vision, "image_size": size}),
+        CLIPTextCfg.from_dict(cases_towers.TEXT),
+        custom_text=True,
+    )
+    large = build_blank(cfg).eval()
+    load_into(large, resize_positions(small.state_dict(), cfg))
+    with torch.no_grad():
+        found = {"image": large.encode_image(pictures(2, size))}
+    name = f"{family} {size}"
+    compare("towers of another size", found, {"image": published_open_clip["grown towers"][name]}, TOLERANCE)

@@ -20,6 +20,8 @@ from oneclip.errors import CheckpointError
 
 VISUAL = "visual.positional_embedding"  # (1 + P, C)
 TRUNK = "visual.trunk.pos_embed"  # (1, T + P, C)
+CONVOLUTIONS = "visual.trunk.patch_embed.backbone."  # before the patches, in ViTamin and MobileCLIP-B
+BIASES = ".relative_position_bias_table"  # of a window, in Swin
 TEXT = ("positional_embedding", "text.positional_embedding")  # (P, C)
 
 
@@ -31,7 +33,8 @@ def position_names() -> dict[str, str]:
 def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[str, Tensor]:
     """The same tensors, positions resized to what a configuration has.
 
-    Those of ResNets, of convolutional towers and of Hugging Face text towers stay as they are.
+    Those of ResNets, of convolutional towers and of Hugging Face text towers stay as they are; those of Swin's windows
+    are resized by timm.
 
     Args:
         state_dict: tensors by the names of the model.
@@ -39,6 +42,7 @@ def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[st
 
     Raises:
         CheckpointError: if positions are of no square grid, from which alone they can be resized.
+        MissingExtraError: if only timm knows the grid, and is not installed.
     """
     resized = dict(state_dict)
     if VISUAL in resized and isinstance(cfg.vision_cfg.layers, int):
@@ -48,6 +52,10 @@ def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[st
         if (grid := _trunk_grid(resized, cfg.vision_cfg)) is not None:
             prefix = _prefix_tokens(resized, positions.shape[1])
             resized[TRUNK] = resize_grid(positions[0], grid, prefix, TRUNK)[None]
+    if any(name.endswith(BIASES) for name in resized) and cfg.vision_cfg.timm_model_name:
+        from oneclip.model.timm_resize import resize_biases
+
+        resized |= resize_biases(resized, cfg.vision_cfg, prefix="visual.trunk.")
     for name in TEXT:
         if name in resized and not cfg.text_cfg.hf_model_name:
             resized[name] = resize_line(resized[name], cfg.text_cfg.context_length + cfg.text_cfg.embed_cls)
@@ -111,10 +119,14 @@ def _grid(cfg: CLIPVisionCfg) -> tuple[int, int]:
 
 
 def _trunk_grid(state_dict: Mapping[str, Tensor], cfg: CLIPVisionCfg) -> tuple[int, int] | None:
-    """Rows and columns of the patches of timm's tower; None if it does not cut pictures into patches at once."""
+    """Rows and columns of the patches of timm's tower; None if it has no grid of them."""
     stem = state_dict.get("visual.trunk.patch_embed.proj.weight")
-    if stem is None or stem.ndim != 4:
-        return None
+    if stem is None or stem.ndim != 4 or any(name.startswith(CONVOLUTIONS) for name in state_dict):
+        if not cfg.timm_model_name:
+            return None
+        from oneclip.model.timm_resize import patch_grid  # timm knows by how much convolutions shrink
+
+        return patch_grid(cfg)
     height, width = _pair(cfg.image_size)
     return height // stem.shape[2], width // stem.shape[3]
 

@@ -32,9 +32,9 @@ class HFTextTower(nn.Module):
     and give the same numbers.
 
     Args:
-        cfg: `context_length`, `hf_model_name`, `hf_pooler_type` (None for the usual one of that model), `hf_proj_type` ("linear", "mlp",
-            or None where C is D), `output_tokens`; with `hf_model_pretrained` the encoder begins with its published
-            weights, which are fetched.
+        cfg: `context_length`, `hf_model_name`, `hf_pooler_type` (None for the usual one of that model), `hf_proj_type`
+            ("linear", "mlp", or None where C is D), `output_tokens`; with `hf_model_pretrained` the encoder begins
+            with its published weights, which are fetched.
         embed_dim: D.
         config: the encoder's configuration, if not that of `cfg.hf_model_name`: a `PretrainedConfig`, or what a
             `config.json` holds.
