@@ -10,7 +10,7 @@ import torch
 
 import clip.simple_tokenizer
 import open_clip.tokenizer
-from oneclip.errors import ConfigError, TextError
+from oneclip.errors import TextError
 
 BOTH = pytest.mark.parametrize(
     "module", [clip.simple_tokenizer, open_clip.tokenizer], ids=["clip", "open_clip"]
@@ -87,11 +87,6 @@ def test_open_clip_tokenizer_takes_its_published_arguments() -> None:
     assert tokenizer(["A, b! c d"]).tolist() == [[49_406, 320, 321, 66 + 256, 49_407]]
     assert tokenizer.all_special_ids == [49_406, 49_407, 49_408]
     assert tokenizer.vocab_size == 49_409
-
-
-def test_reduction_masks_are_refused() -> None:
-    with pytest.raises(ConfigError, match="reduction_mask='random'"):
-        open_clip.tokenizer.SimpleTokenizer(reduction_mask="random")
 
 
 def test_open_clip_functions_use_one_tokenizer() -> None:

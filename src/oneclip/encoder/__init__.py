@@ -4,6 +4,6 @@
 """
 
 from oneclip.encoder.encoder import Encoded, Encoder, Features, Labels, Pictures, Ranking
-from oneclip.encoder.load import load
+from oneclip.encoder.loading import load
 
 __all__ = ["Encoded", "Encoder", "Features", "Labels", "Pictures", "Ranking", "load"]
