@@ -157,7 +157,12 @@ def _explain(search: str | None, limits: Sequence[str]) -> None:
     from oneclip import zoo
 
     if search and not zoo.search(search, untrained=True):
-        names = [*zoo.OPENAI_NAMES, *(each.name for each in zoo.everything(untrained=True))]
+        names = [
+            *zoo.OPENAI_NAMES,
+            *zoo.families(),
+            *zoo.architectures(),
+            *(e.name for e in zoo.everything()),
+        ]
         raise UnknownModelError(search, names, hint="`oneclip models` lists them.")
     if search and not zoo.search(search):
         say(f"{search} has no published weights; `oneclip models {search} --untrained` lists it", kind="note")

@@ -36,7 +36,7 @@ class Pulled:
 def pull(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME...", help="Models that `oneclip models` lists, or hf-hub:OWNER/NAME."),
+        typer.Argument(metavar="NAME", help="Models that `oneclip models` lists, or hf-hub:OWNER/NAME."),
     ],
     folder: Annotated[
         Path | None,
