@@ -59,7 +59,10 @@ def transposed(theirs: str, ours: str) -> Rule:
 def reshaped(theirs: str, ours: str, shape: Sequence[int], their_shape: Sequence[int]) -> Rule:
     """The same numbers in the same order, under another shape."""
     return Rule(
-        (theirs,), (ours,), lambda t: (t[0].reshape(*shape),), lambda t: (t[0].reshape(*their_shape),)
+        (theirs,),
+        (ours,),
+        lambda t: (t[0].reshape(tuple(shape)),),
+        lambda t: (t[0].reshape(tuple(their_shape)),),
     )
 
 

@@ -26,7 +26,6 @@ from oneclip.checkpoint.formats.transformers_common import (
     no_captioner,
     part_of,
     read_tokenizer_facts,
-    square,
     write_tokenizer_facts,
 )
 from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
@@ -83,8 +82,7 @@ class TransformersChineseCLIP:
         if config is None:
             return Converted(tensors)
         cfg = read_tokenizer_facts(read_config(config), config)
-        size = square(cfg.vision_cfg.image_size, "image_size")
-        return Converted(tensors, cfg, read_pixels(preprocessor, size) if preprocessor else None)
+        return Converted(tensors, cfg, read_pixels(preprocessor, cfg.vision_cfg.image_size))
 
     def write(self, model: Converted) -> Published:
         """Ours to theirs; see `Format.write`."""

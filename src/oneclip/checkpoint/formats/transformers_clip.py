@@ -110,12 +110,7 @@ class TransformersCLIP:
         if config is None:
             return Converted(tensors)
         cfg = read_tokenizer_facts(read_config(config), config)
-        pixels = (
-            read_pixels(preprocessor, square(cfg.vision_cfg.image_size, "image_size"))
-            if preprocessor
-            else None
-        )
-        return Converted(tensors, cfg, pixels)
+        return Converted(tensors, cfg, read_pixels(preprocessor, cfg.vision_cfg.image_size))
 
     def write(self, model: Converted) -> Published:
         """Ours to theirs; see `Format.write`."""

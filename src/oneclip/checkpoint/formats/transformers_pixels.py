@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from oneclip.checkpoint.formats.transformers_common import square
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 
@@ -44,16 +45,19 @@ DEFAULTS = {
 _SUFFIXES = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
-def read_pixels(content: Mapping[str, Any], image_size: int) -> PreprocessCfg:
-    """How a picture becomes a tensor.
+def read_pixels(content: Mapping[str, Any] | None, image_size: int | tuple[int, int]) -> PreprocessCfg | None:
+    """How a picture becomes a tensor; None if there is no content.
 
     Args:
         content: of `preprocessor_config.json`, or of a `processor_config.json` that has an `image_processor`.
-        image_size: of the model, for a file that says no size.
+        image_size: of the model.
 
     Raises:
         ConfigError: for steps that are not taken here, or a size that is not the model's.
     """
+    if not content:
+        return None
+    image_size = square(image_size, "image_size")
     nested = content.get("image_processor")
     content = nested if isinstance(nested, Mapping) else content
     said: dict[str, Any] = dict(DEFAULTS[_kind(content)])

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, same
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, reshaped, same
 from oneclip.checkpoint.formats.transformers_common import (
     BESIDE,
     TOKENIZER_FACTS,
@@ -38,7 +38,7 @@ from oneclip.errors import ConfigError
 from oneclip.model.siglip_names import TrunkCfg, is_siglip
 
 FORM = "transformers' SiglipModel"
-INIT_LOGIT_SCALE, INIT_LOGIT_BIAS = math.log(10), -10.0  # Zhai et al. 2023, section 3.2
+INIT_LOGIT_BIAS = -10.0  # Zhai et al. 2023, section 3.2
 
 # tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own, and how
 # transformers cleans captions for it: of SigLIP 2's it keeps the punctuation
@@ -87,15 +87,7 @@ RULES: tuple[Rule, ...] = (
     same("text_model.final_layer_norm.*", "text.ln_final.*"),
     same("text_model.head.*", "text.text_projection.*"),
     *block_rules("text_model.encoder.layers", "text.transformer.resblocks"),
-    *(
-        Rule(
-            (name,),
-            (name,),
-            lambda tensors: (tensors[0].reshape(()),),
-            lambda tensors: (tensors[0].reshape(1),),
-        )
-        for name in ("logit_scale", "logit_bias")
-    ),
+    *(reshaped(name, name, (), (1,)) for name in ("logit_scale", "logit_bias")),
 )
 _PATCH = "vision_model.embeddings.patch_embedding.weight", "visual.trunk.patch_embed.proj.weight"
 
@@ -172,12 +164,7 @@ class TransformersSigLIP:
         if config is None:
             return Converted(tensors)
         cfg = read_tokenizer_facts(read_config(config), config)
-        pixels = (
-            read_pixels(preprocessor, square(cfg.vision_cfg.image_size, "image_size"))
-            if preprocessor
-            else None
-        )
-        return Converted(tensors, cfg, pixels)
+        return Converted(tensors, cfg, read_pixels(preprocessor, cfg.vision_cfg.image_size))
 
     def write(self, model: Converted) -> Published:
         """Ours to theirs; see `Format.write`."""
