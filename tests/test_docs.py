@@ -15,7 +15,10 @@ from oneclip.cli.app import run as run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("cli.md", "encoder.md", "models.md", "tokenizers.md"))]
+OURS = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("cli.md", "encoder.md", "formats.md", "models.md", "tokenizers.md")),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
