@@ -205,9 +205,9 @@ def test_equal_captions_are_computed_once_and_short_ones_cost_less(
     shapes: list[tuple[int, ...]] = []
     encode_text = clip.model.encode_text
 
-    def watched(ids: torch.Tensor) -> torch.Tensor:
+    def watched(ids: torch.Tensor, normalize: bool) -> torch.Tensor:
         shapes.append(tuple(ids.shape))
-        return encode_text(ids)
+        return encode_text(ids, normalize)
 
     monkeypatch.setattr(clip.model, "encode_text", watched)
     clip.encode_texts(["one", "a very long caption " * 5, "two", "one", "three", "one"], batch_size=3)

@@ -9,6 +9,7 @@ Shapes: B batch, L tokens, D joint embedding, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,7 +63,9 @@ class Towers:
                 f"{self.name} takes floats of shape (B, 3, {height}, {width}) and was given "
                 f"{_described(pixels)}; make them with torch.stack([encoder.preprocess(p) for p in pictures])"
             )
-        return self._run(self.model.encode_image, pixels.to(self.device, self.dtype))
+        return self._run(
+            partial(self.model.encode_image, normalize=False), pixels.to(self.device, self.dtype)
+        )
 
     def text(self, ids: Tensor) -> Tensor:
         """(B, L) integers to (B, D).
@@ -87,7 +90,7 @@ class Towers:
                 f"{vocabulary - 1}; was the text tokenized for another model?"
             )
         trimmed = self.model.trim(ids.long())  # here, while the ids are still on the CPU
-        return self._run(self.model.encode_text, trimmed.to(self.device))
+        return self._run(partial(self.model.encode_text, normalize=False), trimmed.to(self.device))
 
     def _run(self, tower: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         if not len(batch):
