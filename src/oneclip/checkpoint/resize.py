@@ -53,7 +53,7 @@ def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[st
             prefix = _prefix_tokens(resized, positions.shape[1])
             resized[TRUNK] = resize_grid(positions[0], grid, prefix, TRUNK)[None]
     if any(name.endswith(BIASES) for name in resized) and cfg.vision_cfg.timm_model_name:
-        from oneclip.model.timm_resize import resize_biases
+        from oneclip.checkpoint.resize_timm import resize_biases
 
         resized |= resize_biases(resized, cfg.vision_cfg, prefix="visual.trunk.")
     for name in TEXT:
@@ -124,7 +124,7 @@ def _trunk_grid(state_dict: Mapping[str, Tensor], cfg: CLIPVisionCfg) -> tuple[i
     if stem is None or stem.ndim != 4 or any(name.startswith(CONVOLUTIONS) for name in state_dict):
         if not cfg.timm_model_name:
             return None
-        from oneclip.model.timm_resize import patch_grid  # timm knows by how much convolutions shrink
+        from oneclip.checkpoint.resize_timm import patch_grid  # timm knows by how much convolutions shrink
 
         return patch_grid(cfg)
     height, width = _pair(cfg.image_size)

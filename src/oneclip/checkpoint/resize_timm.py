@@ -4,16 +4,18 @@ Position tables of plain towers follow from the patch size; those of towers that
 (Swin), only from the tower itself.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from oneclip.config import CLIPVisionCfg
+from oneclip.checkpoint.blank import build_blank
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.model import build_visual_tower
 from oneclip.model.optional import optional_package
-from oneclip.model.timm_tower import TimmTower
 
 BIASES = ".relative_position_bias_table"  # (biases of a window, heads)
 
@@ -55,6 +57,6 @@ def resize_biases(state_dict: Mapping[str, Tensor], cfg: CLIPVisionCfg, prefix: 
 
 
 def _trunk(cfg: CLIPVisionCfg) -> Any:
-    """The trunk without weights; its width is that of no joint space."""
-    with torch.device("meta"):
-        return TimmTower(replace(cfg, timm_model_pretrained=False), 8).trunk
+    """The trunk of a tower, its weights without values; into how wide a space it projects does not matter here."""
+    model_cfg = ModelCfg(8, replace(cfg, timm_model_pretrained=False), CLIPTextCfg())
+    return build_blank(model_cfg, lambda made: build_visual_tower(made.embed_dim, made.vision_cfg)).trunk
