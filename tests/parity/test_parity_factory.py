@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import cases_factory
+import cases_factory_differences
 import pytest
 from parity_compare import compare
 
@@ -24,12 +25,17 @@ def ours() -> dict[str, Any]:
     return cases_factory.observe(open_clip)
 
 
+@cache
+def our_probes() -> dict[str, bool]:
+    return cases_factory_differences.observe(open_clip)
+
+
 def same(group: str, theirs: Any, tolerance: float = TOLERANCE) -> None:
     expected = {
         key: value for key, value in theirs["factory"][group].items() if (group, key) not in DIFFERENT
     }
     assert not str(expected.get("outcome", "")).startswith("raised"), expected
-    compare("factory", ours()[group], expected, tolerance)
+    compare("factory, bf16" if tolerance == LOW else "factory", ours()[group], expected, tolerance)
 
 
 @pytest.mark.parametrize("name", cases_factory.OPTIONS)
@@ -46,3 +52,9 @@ def test_a_precision_gives_the_published_dtypes(precision: str, name: str, publi
 @pytest.mark.parametrize("group", ["towers", "compiled", "tokenizers", "lists", "losses", "helpers"])
 def test_the_rest_of_the_factory_gives_what_was_published(group: str, published_open_clip: Any) -> None:
     same(group, published_open_clip)
+
+
+@pytest.mark.parametrize("name", cases_factory_differences.PROBES)
+def test_what_is_listed_as_a_difference_of_the_factory_is_one(name: str, published_open_clip: Any) -> None:
+    assert our_probes()[name]
+    assert not published_open_clip["factory differences"][name]

@@ -41,7 +41,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 CAPTIONS = ["a red square", "a blue square with a long caption", "green", "a picture of grey", "black, and more", "x"]
 
-COMMON = "--device cpu --workers 0 --batch-size 4 --epochs 1 --warmup 1 --lr 1e-2 --seed 3 --save-most-recent --precision fp32"
+COMMON = "--device cpu --workers 0 --batch-size 4 --epochs 1 --warmup 1 --lr 1e-2 --seed 3"
+COMMON += " --save-most-recent --precision fp32"
 CSV = "--dataset-type csv --csv-separator , --csv-img-key file --csv-caption-key text --train-data {data}/train.csv"
 RUNS = {
     "softmax": f"--model tiny-ViT {CSV} --val-data {{data}}/train.csv --grad-clip-norm 1.0",
@@ -79,9 +80,10 @@ def main(folder: str) -> None:
     data = Path(folder) / "data"
     write(data)
 
-    import open_clip
     import open_clip_train.main
     import open_clip_train.zero_shot
+
+    import open_clip
 
     open_clip_train.zero_shot.accuracy = accuracy
     prompts = open_clip_train.zero_shot.OPENAI_IMAGENET_TEMPLATES
