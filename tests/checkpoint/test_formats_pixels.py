@@ -75,6 +75,9 @@ def test_what_is_read(content: dict[str, Any], cfg: PreprocessCfg) -> None:
         (CLIP | {"size": {"longest_edge": 64}}, "longest_edge"),
         (CLIP | {"image_mean": [0.5]}, "one number a channel"),
         (CLIP | {"image_processor_type": "ViltImageProcessor"}, "ViltImageProcessor"),
+        (CLIP | {"image_mean": [0.5, "red", 0.5]}, "image_mean is 'red'"),
+        (CLIP | {"rescale_factor": 10**400}, "rescale_factor"),
+        (CLIP | {"resample": [3]}, "resample"),
         ({"image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 256}, "NaFlex"),
     ],
 )

@@ -205,6 +205,7 @@ def test_a_state_dict_without_configuration_is_recognised(theirs: Any) -> None:
         ({"text_config": {"eos_token_id": [2, 49407]}}, "eos_token_id of text_config"),
         ({"text_config": {"layer_norm_eps": "tiny"}}, "layer_norm_eps of text_config"),
         ({"projection_dim": None}, "projection_dim"),
+        ({"logit_scale_init_value": 10**400}, "logit_scale_init_value"),
     ],
 )
 def test_a_configuration_that_cannot_be_computed_is_refused(changes: dict[str, Any], words: str) -> None:

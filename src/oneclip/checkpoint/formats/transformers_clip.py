@@ -25,6 +25,7 @@ from oneclip.checkpoint.formats.transformers_common import (
     no_captioner,
     norm_eps,
     norm_kwargs,
+    number,
     part_of,
     plain,
     read_tokenizer_facts,
@@ -178,7 +179,7 @@ def read_vision(vision: Mapping[str, Any]) -> tuple[CLIPVisionCfg, bool]:
 
 def read_logit_scale(config: Mapping[str, Any]) -> float:
     """The temperature at the start of training, a logarithm; transformers has ours, cut to four digits."""
-    value = float(config.get("logit_scale_init_value", 2.6592))
+    value = number(config.get("logit_scale_init_value", 2.6592), "logit_scale_init_value")
     return INIT_LOGIT_SCALE if value == 2.6592 else value
 
 

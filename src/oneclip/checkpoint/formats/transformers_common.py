@@ -74,13 +74,20 @@ def checked(value: Any, default: Any, what: str) -> Any:
         elif isinstance(default, int):
             fits = isinstance(edge, int) and (0 if what.startswith("pad") else 1) <= edge <= LARGEST
         elif isinstance(default, float):
-            fits = isinstance(edge, int | float) and 0 < edge < math.inf
+            fits = number(edge, what) > 0
         else:
             fits = isinstance(edge, type(default))
         if not fits:
             expected = "a whole number above 0" if isinstance(default, int) else f"such as {default!r}"
             raise ConfigError(f"{what} is {str(value)[:80]!r} in config.json; {expected} was expected")
     return value
+
+
+def number(value: Any, what: str) -> float:
+    """A value of a JSON file, if it is a number of ordinary size."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
+        raise ConfigError(f"{what} is {str(value)[:80]!r}; a number was expected")
+    return float(value)
 
 
 def write_tokenizer_facts(text: CLIPTextCfg) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from oneclip.checkpoint.formats.transformers_common import square
+from oneclip.checkpoint.formats.transformers_common import number, square
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 
@@ -68,9 +68,9 @@ def read_pixels(content: Mapping[str, Any] | None, image_size: int | tuple[int, 
     for step in ("do_pad", "do_flip_channel_order", "do_color_quantize"):
         if said.get(step):
             raise ConfigError(f"preprocessor_config.json has {step} switched on, which is not done here")
-    if not math.isclose(said["rescale_factor"], RESCALE, rel_tol=1e-6):
+    if not math.isclose(number(said["rescale_factor"], "rescale_factor"), RESCALE, rel_tol=1e-6):
         raise ConfigError(f"rescale_factor is {said['rescale_factor']}; pictures are divided by 255 here")
-    if said["resample"] not in RESAMPLE:
+    if not isinstance(said["resample"], int) or said["resample"] not in RESAMPLE:
         raise ConfigError(
             f"resample is {said['resample']!r}; pictures are resized here with 2 (bilinear) or 3 (bicubic)"
         )
@@ -166,4 +166,5 @@ def _resize_mode(said: Mapping[str, Any], image_size: int) -> str:
 def _three(values: Any, what: str) -> tuple[float, float, float]:
     if not isinstance(values, list | tuple) or len(values) != 3:
         raise ConfigError(f"{what} is {values!r}; one number a channel (3) was expected")
-    return float(values[0]), float(values[1]), float(values[2])
+    red, green, blue = (number(value, what) for value in values)
+    return red, green, blue
