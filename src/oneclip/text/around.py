@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, processors
+from tokenizers import processors
 
 from oneclip.errors import ConfigError
 
@@ -18,18 +18,15 @@ class Template(NamedTuple):
     after: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(
-        cls, vocabulary: Tokenizer | Mapping[str, int], before: Sequence[str], after: Sequence[str]
-    ) -> Template:
+    def of(cls, vocabulary: Mapping[str, int], before: Sequence[str], after: Sequence[str]) -> Template:
         """The template of these tokens.
 
         Raises:
             ConfigError: if one is not in the vocabulary.
         """
-        find = vocabulary.token_to_id if isinstance(vocabulary, Tokenizer) else vocabulary.get
 
         def with_id(token: str) -> tuple[str, int]:
-            found = find(token)
+            found = vocabulary.get(token)
             if found is None:
                 raise ConfigError(f"{token!r} should stand around a caption, but is not in the vocabulary")
             return token, found

@@ -7,7 +7,7 @@ vocabulary only; the rest is what the tokenizer's kind prescribes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,25 @@ from oneclip.errors import CheckpointError, ConfigError
 from oneclip.text.around import Template, read_template
 from oneclip.text.sentencepieces import T5_KINDS, convert_model
 from oneclip.text.settings import BERT_KINDS, BYTE_LEVEL_KINDS, JSON, MERGES, VOCAB_JSON, VOCAB_TXT, Settings
+
+
+class TokenIds(Mapping[str, int]):
+    """Token to id, asked of the tokenizer rather than held twice: some vocabularies have 900,000 tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __getitem__(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise KeyError(token)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
 
 class Pieces:
@@ -38,7 +57,7 @@ class Pieces:
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = False
         self._tokenizer = tokenizer
-        self.vocabulary: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocabulary = TokenIds(tokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pieces, (self._tokenizer,)
@@ -112,7 +131,7 @@ def _word_piece(path: Path, settings: Settings) -> Tokenizer:
     tokenizer.normalizer = _bert_normalizer(settings.options)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = Template.of(tokenizer, needed[1:2], needed[2:]).processor()
+    tokenizer.post_processor = Template.of(TokenIds(tokenizer), needed[1:2], needed[2:]).processor()
     return tokenizer
 
 
@@ -133,7 +152,7 @@ def _byte_level(vocabulary: Path, merges: Path, settings: Settings) -> Tokenizer
     prefix = bool(settings.options.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = Template.of(tokenizer, needed[:1], needed[1:]).processor()
+    tokenizer.post_processor = Template.of(TokenIds(tokenizer), needed[:1], needed[1:]).processor()
     if "<mask>" in ids:  # the space before a mask belongs to it
         tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     return tokenizer
@@ -142,13 +161,13 @@ def _byte_level(vocabulary: Path, merges: Path, settings: Settings) -> Tokenizer
 def _sentence_pieces(path: Path, settings: Settings) -> Tokenizer:
     """A sentencepiece model to the tokenizer of its kind."""
     tokenizer = convert_model(path, settings)
-    roles = settings.roles(tokenizer.get_vocab())
+    roles = settings.roles(TokenIds(tokenizer))
     if settings.kind == "XLMRobertaTokenizer":
         cls, sep = _needed(roles, ("cls", "sep"), settings, path)
-        tokenizer.post_processor = Template.of(tokenizer, [cls], [sep]).processor()
+        tokenizer.post_processor = Template.of(TokenIds(tokenizer), [cls], [sep]).processor()
     elif settings.kind in T5_KINDS:
         tokenizer.post_processor = Template.of(
-            tokenizer, [], _needed(roles, ("eos",), settings, path)
+            TokenIds(tokenizer), [], _needed(roles, ("eos",), settings, path)
         ).processor()
     return tokenizer
 
@@ -157,7 +176,7 @@ def _add_tokens(tokenizer: Tokenizer, settings: Settings) -> None:
     """Have special and added tokens found whole in a text, whatever stands around them."""
     tokenizer.add_tokens(list(settings.added.values()))
     known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    roles = settings.roles(tokenizer.get_vocab(with_added_tokens=True))
+    roles = settings.roles(TokenIds(tokenizer))
     stated = {token.content: token for token in settings.tokens.values() if token}
     special = {
         content: stated.get(content, AddedToken(content, normalized=False)) for content in roles.values()
