@@ -15,7 +15,7 @@ import torch
 from parity_compare import compare
 
 from oneclip.checkpoint.export import Exportable, export
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 
 PIXELS, LENGTH = 32, 16
@@ -25,7 +25,15 @@ RESNET = CLIPVisionCfg(layers=(1, 1, 1, 1), width=32, image_size=PIXELS)
 CLIPA = CLIPVisionCfg(
     2, 32, 16, patch_size=8, image_size=PIXELS, no_ln_pre=True, pool_type="avg", final_ln_after_pool=True
 )
+COCA = CLIPVisionCfg(
+    2, 32, 16, patch_size=8, image_size=PIXELS, attentional_pool=True, attn_pooler_heads=2, output_tokens=True
+)
+COCA_TEXT = CLIPTextCfg(
+    width=32, heads=2, layers=2, context_length=LENGTH, embed_cls=True, output_tokens=True
+)
+DECODER = MultimodalCfg(width=32, heads=2, layers=1, context_length=LENGTH, attn_pooler_heads=2)
 MODELS = {
+    "CoCa": ModelCfg(32, COCA, COCA_TEXT, custom_text=True, multimodal_cfg=DECODER),
     "plain": ModelCfg(24, VIT, TEXT),
     "custom text": ModelCfg(24, CLIPA, TEXT, custom_text=True, init_logit_bias=-10.0),
     "openai ViT.pt": ModelCfg(24, VIT, TEXT, quick_gelu=True),
