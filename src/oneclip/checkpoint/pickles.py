@@ -18,7 +18,10 @@ from oneclip.checkpoint.damage import Unsound
 LARGEST = (
     2**25
 )  # bytes of a pickle; the description of the largest published checkpoint has less than 2 ** 22
-MOST_WORK = 2**23  # instructions, and elements that they go through: a second or two
+MOST_WORK = (
+    2**21
+)  # instructions, and elements that they go through: a second, and ten times what checkpoints need
+MOST_MARKS = 1000  # open at once: how deep lists and dicts lie in each other
 LONGEST_NAME = 1000
 
 
@@ -144,6 +147,8 @@ class _Machine:
         return items
 
     def mark(self) -> None:
+        if len(self.marked) >= MOST_MARKS:
+            raise PickleError("its lists and dicts are nested deeper than any checkpoint needs")
         self.marked.append(self.stack)
         self.stack = []
 

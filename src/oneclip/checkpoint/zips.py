@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ _END, _END_LAYOUT = b"PK\x05\x06", "<4s4H2LH"
 _LOCATOR, _LOCATOR_LAYOUT = b"PK\x06\x07", "<4sLQL"
 _END64, _END64_LAYOUT = b"PK\x06\x06", "<4sQ2H2L4Q"
 _MOST_COMMENT = 2**16
+_LEADS_ELSEWHERE = re.compile(r"^([/\\]|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")
 
 
 class Zip:
@@ -86,6 +88,8 @@ class Zip:
         if unpacked > LARGEST_RATIO * total + 2**20:
             raise Unsound(f"it would unpack to {unpacked:,} bytes from {total:,}, which weights do not")
         for entry in entries:
+            if _LEADS_ELSEWHERE.search(entry.filename):
+                raise Unsound(f"its entry {entry.filename[:80]!r} leads out of it, which no honest name does")
             if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
                 raise Unsound(f"the sizes of {entry.filename} contradict each other")
 

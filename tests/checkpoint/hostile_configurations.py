@@ -1,0 +1,106 @@
+"""Sound weights beside hostile configurations, and what is no file of weights at all, as in `hostile`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hostile import Writer, written
+from safetensors.torch import save_file
+from tiny import tiny_cfg
+
+from oneclip.config import PreprocessCfg
+from oneclip.model import build_model
+
+
+def configurations() -> Iterator[tuple[str, Writer]]:
+    """Folders whose weights are sound and whose configuration is not."""
+    cfg, pixels = tiny_cfg().to_dict(), PreprocessCfg(size=32).to_dict()
+    torch.manual_seed(0)
+    state = build_model(tiny_cfg()).state_dict()
+
+    def folder_with(content: Any, name: str = "open_clip_config.json") -> Writer:
+        def write(folder: Path) -> Path:
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            weights = "open_clip_model.safetensors" if name.startswith("open_clip") else "model.safetensors"
+            save_file(state, folder / weights)
+            written(folder / name, data)
+            return folder
+
+        return write
+
+    def model(part: str | None = None, **changes: Any) -> Writer:
+        changed = cfg | (changes if part is None else {part: cfg[part] | changes})
+        return folder_with({"model_cfg": changed, "preprocess_cfg": pixels})
+
+    yield "config: a hundred megabytes deep", folder_with(b"[" * 10**8)
+    yield "config: a hundred megabytes of tables", folder_with(b'{"a":' * (2 * 10**7))
+    yield "config: deep, and small enough to read", folder_with(b'{"a":' * 700_000)
+    yield "config: a hundred megabytes wide", folder_with(b'{"model_cfg": "' + b"x" * 10**8 + b'"}')
+    yield "config: a number of a million digits", folder_with(b'{"model_cfg": ' + b"9" * 10**6 + b"}")
+    yield "config: empty", folder_with(b"")
+    yield "config: no text", folder_with(b"\xff\xfe\x00")
+    yield "config: a list", folder_with([])
+    yield "config: a number", folder_with(b"NaN")
+    yield "config: no model", folder_with({"preprocess_cfg": pixels})
+    yield "config: a model that is a list", folder_with({"model_cfg": []})
+    yield "config: a model without towers", folder_with({"model_cfg": {"embed_dim": 16}})
+    yield (
+        "config: towers that are lists",
+        folder_with({"model_cfg": {"embed_dim": 16, "vision_cfg": [], "text_cfg": []}}),
+    )
+    yield "config: an unknown field", model(run="touch ran")
+    yield "config: pixels that are a list", folder_with({"model_cfg": cfg, "preprocess_cfg": [1]})
+    yield "config: pixels of text", folder_with({"model_cfg": cfg, "preprocess_cfg": {"size": "x"}})
+    yield "config: pixels without end", folder_with({"model_cfg": cfg, "preprocess_cfg": {"size": 10**9}})
+    for value in (0, -1, 10**9, 10**30, 1.5, "16", None, [], True, float("nan"), {}):
+        yield f"config: embed_dim {value}", model(embed_dim=value)
+        yield f"config: layers {value}", model("vision_cfg", layers=value)
+        yield f"config: width {value}", model("text_cfg", width=value)
+        yield f"config: image_size {value}", model("vision_cfg", image_size=value)
+        yield f"config: vocab_size {value}", model("text_cfg", vocab_size=value)
+    for value in (-1, 10**9, "16", float("nan"), float("inf")):
+        yield f"config: patch_size {value}", model("vision_cfg", patch_size=value)
+        yield f"config: mlp_ratio {value}", model("vision_cfg", mlp_ratio=value)
+    yield "config: a model of terabytes", model("vision_cfg", width=2**16, layers=1000)
+    yield "config: positions of terabytes", model("vision_cfg", image_size=2**15, patch_size=1)
+    yield "config: a table of terabytes", model("text_cfg", vocab_size=2**24, width=2**16)
+    yield "config: a tower from elsewhere", model("vision_cfg", timm_model_name="hf-hub:someone/model")
+    yield "config: a tower from a folder", model("vision_cfg", timm_model_name="../../model")
+    yield "config: a tower named by a number", model("vision_cfg", timm_model_name=5)
+    yield "config.json: deep", folder_with(b'{"model_type": "clip", "a":' + b"[" * 10**6, "config.json")
+    yield "config.json: a hundred megabytes deep", folder_with(b"[" * 10**8, "config.json")
+    yield "config.json: of a model that it is not", folder_with({"model_type": "clip"}, "config.json")
+    yield "config.json: of a model that is not known", folder_with({"model_type": "llama"}, "config.json")
+    yield "config.json: of no model", folder_with({"model_type": []}, "config.json")
+
+
+def others() -> Iterator[tuple[str, Writer]]:
+    """What is no file of weights at all."""
+
+    def pipe(folder: Path) -> Path:
+        os.mkfifo(folder / "open_clip_model.safetensors")
+        return folder / "open_clip_model.safetensors"
+
+    def endless(folder: Path) -> Path:
+        os.symlink("/dev/zero", folder / "m.safetensors")
+        return folder / "m.safetensors"
+
+    yield "a pipe", pipe
+    yield "a device without end", endless
+    yield "an empty file", lambda folder: written(folder / "m.pt", b"")
+    yield "zeros", lambda folder: written(folder / "m.pt", bytes(10**6))
+    yield "a page", lambda folder: written(folder / "m.pt", b"<html>" * 1000)
+    yield (
+        "a pointer of git-lfs",
+        lambda folder: written(folder / "m.pt", b"version https://git-lfs.github.com/spec/v1"),
+    )
+    yield "a script", lambda folder: written(folder / "m.pt", b"#!/bin/sh\ntouch ran\n")
+    yield (
+        "an old pickle of protocol 0",
+        lambda folder: written(folder / "m.pt", b"cos\nsystem\n(S'touch ran'\ntR."),
+    )

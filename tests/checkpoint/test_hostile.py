@@ -1,0 +1,196 @@
+"""Hostile and truncated files: each is a `CheckpointError`, in bounded time and memory, and nothing of it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile_run
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_cfg
+from torch import Tensor, nn
+
+import oneclip
+from oneclip.checkpoint import load, read, save, write_quantised
+from oneclip.config import CLIPTextCfg, PreprocessCfg
+from oneclip.errors import CheckpointError
+from oneclip.model import build_model
+
+NAMES = [name for name, _ in hostile_run.files()]
+SECONDS = 20  # a file; the slowest takes two on a slow machine that does nothing else
+FEWEST = 650
+
+Outcomes = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What came of each file, all loaded by one process of their own whose memory is limited."""
+    program = [sys.executable, str(Path(hostile_run.__file__))]
+    ours = str(Path(oneclip.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([ours, os.environ.get("PYTHONPATH", "")])}
+    folder = tmp_path_factory.mktemp("hostile")
+    done = subprocess.run(
+        program, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    return {outcome["name"]: outcome for outcome in seen}
+
+
+def test_every_hostile_file_has_a_name_of_its_own() -> None:
+    assert len(set(NAMES)) == len(NAMES) >= FEWEST
+
+
+def test_a_hostile_file_is_a_checkpoint_error(outcomes: Outcomes) -> None:
+    loaded = [name for name in NAMES if "CheckpointError" not in outcomes[name]["load"]]
+    inspected = [name for name in NAMES if not {*outcomes[name]["inspect"]} & {"CheckpointError", "nothing"}]
+    assert (loaded, inspected) == (
+        [],
+        [],
+    )  # inspecting looks at no numbers, so that it may find nothing wrong
+
+
+def test_nothing_of_a_hostile_file_runs(outcomes: Outcomes) -> None:
+    assert [name for name, found in outcomes.items() if found["ran"]] == []
+
+
+def test_hostile_files_take_bounded_time_and_memory(
+    outcomes: Outcomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slowest = max(outcomes.values(), key=lambda found: found["seconds"])
+    largest = max(outcomes.values(), key=lambda found: found["memory"])
+    with capsys.disabled():
+        print(
+            f"\nhostile files tried: {len(outcomes)}; the slowest took {slowest['seconds']:.1f} s "
+            f"({slowest['name']}), the largest {largest['memory'] / 1e6:.0f} MB ({largest['name']})"
+        )
+    assert slowest["seconds"] < SECONDS, slowest
+    assert largest["memory"] < hostile_run.MEMORY, largest
+
+
+def small() -> tuple[Any, dict[str, Tensor]]:
+    """A model of some tens of kilobytes."""
+    torch.manual_seed(0)
+    text = CLIPTextCfg(context_length=9, vocab_size=200, width=16, heads=2, layers=1)
+    cfg = tiny_cfg(text_cfg=text)
+    return cfg, build_model(cfg).state_dict()
+
+
+def with_torch(folder: Path, **how: Any) -> Path:
+    torch.save({"epoch": 1, "state_dict": small()[1]}, folder / "m.pt", **how)
+    return folder / "m.pt"
+
+
+def script(folder: Path) -> Path:
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))), folder / "m.pt")
+    return folder / "m.pt"
+
+
+def stored(folder: Path) -> Path:
+    save_file(small()[1], folder / "m.safetensors")
+    return folder / "m.safetensors"
+
+
+def quantised(folder: Path) -> Path:
+    cfg, state = small()
+    write_quantised(folder / "m.safetensors", state, cfg, PreprocessCfg(size=32))
+    return folder / "m.safetensors"
+
+
+def arrays(folder: Path) -> Path:
+    np.savez(folder / "m.npz", **{name: tensor.numpy() for name, tensor in small()[1].items()})
+    return folder / "m.npz"
+
+
+def sharded(folder: Path) -> Path:
+    """An index; the file that is cut off is its second shard."""
+    state = small()[1]
+    names = list(state)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for shard, of_shard in parts.items():
+        save_file({name: state[name] for name in of_shard}, folder / shard)
+    weight_map = {name: shard for shard, of_shard in parts.items() for name in of_shard}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder / "b.safetensors"
+
+
+def index(folder: Path) -> Path:
+    sharded(folder)
+    return folder / "model.safetensors.index.json"
+
+
+def in_folder(folder: Path) -> Path:
+    """A folder with a configuration; the file that is cut off are its weights."""
+    cfg, state = small()
+    content = {"model_cfg": cfg.to_dict(), "preprocess_cfg": {"size": 32}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    save(folder / "open_clip_model.safetensors", state)
+    return folder / "open_clip_model.safetensors"
+
+
+def config(folder: Path) -> Path:
+    in_folder(folder)
+    return folder / "open_clip_config.json"
+
+
+KINDS: dict[str, tuple[Callable[[Path], Path], int]] = {  # how it is written, and the bytes between two cuts
+    "torch.save": (with_torch, 1024),
+    "torch.save, old": (lambda folder: with_torch(folder, _use_new_zipfile_serialization=False), 1024),
+    "TorchScript": (script, 1024),
+    "safetensors": (stored, 1024),
+    "quantised": (quantised, 1024),
+    "NumPy": (arrays, 1024),
+    "a shard": (sharded, 1024),
+    "an index": (index, 64),
+    "a folder's weights": (in_folder, 1024),
+    "a folder's configuration": (config, 8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_cut_off_is_a_checkpoint_error(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, step = KINDS[kind]
+    cut_off = write(tmp_path)
+    whole = cut_off.read_bytes()
+    places = range(0, len(whole), step)
+    for place in places:
+        cut_off.write_bytes(whole[:place])
+        with pytest.raises(CheckpointError):
+            load(tmp_path) if (tmp_path / "open_clip_config.json").exists() else read(_target(cut_off))
+    assert len(places) > 20
+    cut_off.write_bytes(whole)
+    load(tmp_path) if (tmp_path / "open_clip_config.json").exists() else read(_target(cut_off))
+
+
+def _target(path: Path) -> Path:
+    """What is read: the index, for a shard."""
+    beside = path.with_name("model.safetensors.index.json")
+    return beside if beside.exists() else path
+
+
+def test_a_pickle_of_lists_that_hold_each_other_is_not_walked_through(tmp_path: Path) -> None:
+    value: list[Any] = [1]
+    for _ in range(40):
+        value = [value] * 10
+    torch.save({"epoch": 3, "state_dict": {"w": torch.ones(1)}, "log": value}, tmp_path / "m.pt")
+    assert read(tmp_path / "m.pt").metadata == {"epoch": 3}
+
+
+def test_what_a_link_leads_to_is_read(tmp_path: Path) -> None:
+    stored(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "m.safetensors", tmp_path / "elsewhere" / "blob")
+    os.symlink(tmp_path / "elsewhere" / "blob", tmp_path / "m.safetensors")
+    assert read(tmp_path / "m.safetensors").format == "safetensors"
