@@ -73,7 +73,7 @@ class HFTokenizer:
             raise ConfigError(f"tokenizer_mode is {tokenizer_mode!r} and must be 'clips' or None")
         self.clean_fn = get_clean_fn(clean)
         self.files = dict(source) if isinstance(source, Mapping) else find_files(source, cache_dir)
-        self.name = "the tokenizer" if isinstance(source, Mapping) else str(source)
+        self.name = str(next(iter(self.files.values())).parent if isinstance(source, Mapping) else source)
         self.settings = settings = read_settings(self.files, options, self.name)
         self.pieces = read_pieces(self.files, settings)
         self.vocab_size = len(self.pieces.vocabulary)
