@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oneclip import checkpoint
+from oneclip.config import ModelCfg
 from oneclip.model import build_model
 from open_clip import architectures
 from open_clip.architectures import _MODEL_CONFIGS as _MODEL_CONFIGS  # programs add to it
 from open_clip.architectures import add_model_config, get_model_config, list_models
 from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
-from open_clip.overrides import as_config, edited, fetch_towers
+from open_clip.overrides import edited, fetch_towers
 from open_clip.precision import check_precision, to_precision
 from open_clip.sources import find, parse_model_name, refuse_random
 from open_clip.tokenizer_choice import get_tokenizer
@@ -114,7 +115,7 @@ def create_model(
         "force_image_size": force_image_size,
         "force_context_length": force_context_length,
     }
-    cfg = as_config(edited(found.model_cfg, {**edits, **model_kwargs}))
+    cfg = ModelCfg.from_dict(edited(found.model_cfg, {**edits, **model_kwargs}))
     fetch_towers(
         cfg,
         image=pretrained_image and not has_weights and pretrained_image_path is None,

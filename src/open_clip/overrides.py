@@ -63,17 +63,6 @@ def edited(model_cfg: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return cfg
 
 
-def as_config(model_cfg: Mapping[str, Any]) -> ModelCfg:
-    """The configuration that a dict holds; a text tower of transformers' is always a module of its own.
-
-    Raises:
-        ConfigError: for a field that does not exist.
-    """
-    cfg = ModelCfg.from_dict(model_cfg)
-    cfg.custom_text |= cfg.text_cfg.hf_model_name is not None
-    return cfg
-
-
 def fetch_towers(cfg: ModelCfg, image: bool, text: bool) -> None:
     """Say, in place, which towers begin with the weights that timm and transformers publish for them."""
     cfg.vision_cfg.timm_model_pretrained = image and cfg.vision_cfg.timm_model_name is not None

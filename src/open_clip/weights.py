@@ -95,7 +95,9 @@ def fit(model: Any, state_dict: Mapping[str, Tensor], cfg: ModelCfg | None = Non
     if POSITION_IDS not in own:
         fitted.pop(POSITION_IDS, None)
     if cfg is not None:
-        resized = checkpoint.resize_positions(fitted, cfg)  # but for what fits: trunks that take any size stay
+        resized = checkpoint.resize_positions(
+            fitted, cfg
+        )  # but for what fits: trunks that take any size stay
         return {n: t if n in own and t.shape == own[n].shape else resized[n] for n, t in fitted.items()}
     resize_pos_embed(fitted, model)
     resize_text_pos_embed(fitted, model)

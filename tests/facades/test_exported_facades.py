@@ -7,6 +7,8 @@ import gzip
 import importlib
 import inspect
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -94,11 +96,23 @@ def test_a_module_has_the_names_that_programs_import(module: str, name: str) -> 
     assert hasattr(importlib.import_module(module), name)
 
 
-@pytest.mark.parametrize(
-    "module", ["convert", "hf_configs", "modified_resnet", "openai", "pos_embed", "push_to_hf_hub"]
+MODULES = (
+    *("coca_model", "constants", "convert", "factory", "hf_configs", "hf_model", "loss", "model"),
+    *("modified_resnet", "openai", "pos_embed", "pretrained", "push_to_hf_hub", "timm_model", "tokenizer"),
+    *("transform", "transformer", "utils", "version", "zero_shot_classifier", "zero_shot_metadata"),
 )
-def test_every_published_module_can_be_imported(module: str) -> None:
-    importlib.import_module(f"open_clip.{module}")
+
+
+def test_every_published_module_is_there_once_the_package_is_imported() -> None:
+    program = f"import open_clip; print(*[m for m in {MODULES} if not hasattr(open_clip, m)])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
+def test_importing_the_package_loads_neither_timm_nor_transformers_nor_torchvision() -> None:
+    program = "import sys, open_clip; print(*{'timm', 'transformers', 'torchvision'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
 
 
 def arguments_of(target: Any) -> list[tuple[str, str, Any]]:

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import open_clip
+from oneclip import zoo
+from oneclip.config import ModelCfg
 from oneclip.errors import CheckpointError, DownloadError
 from open_clip import architectures
 from open_clip.factory import load_state_dict
+from open_clip.overrides import edited
 
 PUBLISHED: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "zoo" / "open_clip_torch-3.3.0.json.gz").read_bytes())
@@ -56,6 +59,11 @@ def test_a_configuration_has_what_programs_subscript(name: str) -> None:
         assert expected.keys() - found.keys() <= OFTEN_LEFT_OUT
         for field in ("timm_model_name", "hf_model_name", "hf_tokenizer_name"):
             assert bool(ours[key].get(field)) == bool(expected.get(field))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_configuration_that_is_edited_by_nothing_is_the_zoos(name: str) -> None:
+    assert ModelCfg.from_dict(edited(open_clip.get_model_config(name), {})) == zoo.architecture(name)
 
 
 def test_a_file_that_runs_code_is_refused(registered: Any, tmp_path: Path) -> None:
