@@ -55,7 +55,7 @@ def test_there_and_back_through_all_forms_gives_the_same_file(run: Run, quick: P
 
 
 def test_json_has_the_differences(run: Run, quick: Path, tmp_path: Path) -> None:
-    code, out, _ = run("convert", quick, tmp_path / "out", "--to", "transformers", "--json")
+    code, out, err = run("convert", quick, tmp_path / "out", "--to", "transformers", "--json")
     content = json.loads(out)
     assert code == 0, err
     assert content["form"] == "transformers"
