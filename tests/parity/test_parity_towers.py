@@ -77,6 +77,23 @@ def test_locks_leave_the_published_parameters_trainable(
     compare("towers, locks", ours[name][1], theirs, TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("roberta, max_pooler", "text"),
+        ("bert, linear", "text lock 1"),
+        ("m2m_100, linear", "text lock 1"),
+        ("ConvNeXt", "intermediates prefix"),
+    ],
+)
+def test_what_fails_there_and_works_here_is_listed_rightly(
+    name: str, what: str, ours: dict[str, Any], published_open_clip: Any
+) -> None:
+    assert published_open_clip["towers"][name][what].startswith("raised ")
+    found = ours[name][1]
+    assert not str(found.get(what, "")).startswith("raised ")
+
+
 @pytest.mark.parametrize("name", ["arch_dict", "HFTextEncoder", "TimmModel"])
 def test_towers_have_the_published_arguments_and_tables(name: str, published_open_clip: Any) -> None:
     assert cases_towers.names()[name] == published_open_clip["tower names"][name]
