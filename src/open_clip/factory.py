@@ -125,9 +125,9 @@ def create_model(
     if load_weights and found.state_dict is not None:
         load_tensors(model, found.state_dict, str(found.path), cfg=cfg)
     if pretrained_image_path:
-        load_tower(model.visual, "visual.", pretrained_image_path)
+        load_tower(model, "visual", pretrained_image_path)
     if pretrained_text_path:
-        load_tower(getattr(model, "text", model), "text.", pretrained_text_path)
+        load_tower(model, "text", pretrained_text_path)
     if not (has_weights or pretrained_image_path or pretrained_text_path):
         logging.getLogger(__name__).warning("%s begins with random weights", model_name)
     to_precision(model, precision, whole_tower=cfg.vision_cfg.timm_model_name is not None)

@@ -46,7 +46,7 @@ def resize_text_pos_embed(
     Raises:
         CheckpointMismatchError: if they are of another width.
     """
-    towers = (model, getattr(model, "text", None))
+    towers: tuple[Any, ...] = (model, getattr(model, "text", None))
     own = next(
         (tower.positional_embedding for tower in towers if hasattr(tower, "positional_embedding")), None
     )

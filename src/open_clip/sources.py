@@ -106,8 +106,12 @@ def read_config(source: zoo.Source, cache_dir: str | None = None) -> dict[str, A
         CheckpointError: if it is no JSON object.
     """
     if source.kind == "hub" and source.repo:
-        where = {"subfolder": source.subfolder, "revision": source.revision, "cache_dir": cache_dir}
-        path = hub.hub_file(source.repo, HF_CONFIG_NAME, **where)  # type: ignore[arg-type]
+        where: dict[str, Any] = {
+            "subfolder": source.subfolder,
+            "revision": source.revision,
+            "cache_dir": cache_dir,
+        }
+        path = hub.hub_file(source.repo, HF_CONFIG_NAME, **where)
     elif source.kind == "folder" and source.path:
         path = source.path / HF_CONFIG_NAME
         if not path.is_file():

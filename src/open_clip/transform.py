@@ -142,7 +142,7 @@ def image_transform_v2(
 def timm_transform(cfg: _PreprocessCfg, aug: AugmentationCfg) -> Callable[[Image.Image], Tensor]:
     """The training transform that timm makes, without its flip; it needs torchvision as well."""
     try:
-        from timm.data import create_transform
+        from timm.data import create_transform  # type: ignore[attr-defined]
     except ImportError as error:
         raise MissingExtraError("aug_cfg's use_timm", "timm") from error
     names = ("scale", "ratio", "color_jitter", "re_prob", "re_count")
@@ -301,7 +301,7 @@ def _augment_cfg(aug_cfg: AugmentationCfg) -> AugmentCfg:
     if aug_cfg.color_jitter_prob and not (isinstance(jitter, (tuple, list)) and len(jitter) == 4):
         raise ConfigError(f"color_jitter_prob needs color_jitter to be four amounts; found {jitter!r}")
     return AugmentCfg(
-        scale=tuple(aug_cfg.scale),
+        scale=(aug_cfg.scale[0], aug_cfg.scale[1]),
         color_jitter=tuple(jitter) if isinstance(jitter, (tuple, list)) else None,  # type: ignore[arg-type]
         color_jitter_prob=aug_cfg.color_jitter_prob or 0.0,
         gray_scale_prob=aug_cfg.gray_scale_prob or 0.0,
@@ -309,4 +309,5 @@ def _augment_cfg(aug_cfg: AugmentationCfg) -> AugmentCfg:
 
 
 def _per_channel(value: Sequence[float] | float) -> tuple[float, float, float]:
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3  # type: ignore
+    values: Sequence[float] = [value] * 3 if isinstance(value, (int, float)) else value
+    return values[0], values[1], values[2]

@@ -14,7 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from oneclip import checkpoint
 from oneclip.config import ModelCfg
 from oneclip.errors import CheckpointMismatchError
-from open_clip.convert import convert_state_dict
+from open_clip.convert import SCALES, convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 
 __all__ = ["load_checkpoint", "load_state_dict"]
@@ -104,27 +104,37 @@ def fit(model: Any, state_dict: Mapping[str, Tensor], cfg: ModelCfg | None = Non
     return fitted
 
 
-def load_tower(tower: nn.Module, prefix: str, path: Path) -> None:
+def load_tower(model: nn.Module, tower: str, path: Path) -> None:
     """Load one tower from its own weights, or from a whole model's; what does not fit is named in a warning.
 
     Args:
-        tower: the module that gets them.
-        prefix: what its names begin with in a whole model's state dict.
+        model: whose tower it is. The text tower of a `CLIP` is all that is neither visual nor a scale.
+        tower: "visual" or "text".
         path: as for `load_state_dict`.
 
     Raises:
         CheckpointMismatchError: if nothing in the file fits.
         CheckpointError: if the file is damaged, or no checkpoint.
     """
-    own = tower.state_dict()
-    given = {name.removeprefix(prefix): tensor for name, tensor in load_state_dict(path).items()}
-    fitting = {
-        name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape
-    }
-    missing, unexpected = sorted(own.keys() - fitting.keys()), sorted(given.keys() - fitting.keys())
-    if not fitting:
-        raise CheckpointMismatchError(str(path), missing, unexpected)
-    tower.load_state_dict(fitting, strict=False)
+    own, given = _part(model.state_dict(), tower), _part(load_state_dict(path), tower)
+    fitting = {name: own[name].shape == given[name].shape for name in own if name in given}
+    missing = [name for name in own if not fitting.get(name)]
+    if len(missing) == len(own):
+        raise CheckpointMismatchError(str(path), missing, [name for name in given if name not in own])
+    with torch.no_grad():
+        for name, fits in fitting.items():
+            if fits:
+                own[name].copy_(given[name])
     if missing:
         some = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
         warnings.warn(f"{path} leaves {len(missing)} tensors of the tower as they were: {some}", stacklevel=3)
+
+
+def _part(state_dict: Mapping[str, Tensor], tower: str) -> dict[str, Tensor]:
+    """The tensors of a tower by its own names, out of a whole model's or alone."""
+    prefix = f"{tower}."
+    within = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
+    others = {
+        name: t for name, t in state_dict.items() if not name.startswith("visual.") and name not in SCALES
+    }
+    return within or others

@@ -174,6 +174,19 @@ def test_a_tower_is_taken_out_of_a_whole_model(small: str, weights: str) -> None
         assert torch.equal(model.state_dict()[name], tensor) or name == "logit_scale"
 
 
+@pytest.mark.parametrize("custom", [False, True])
+def test_the_text_towers_file_leaves_the_visual_tower_alone(small: str, weights: str, custom: bool) -> None:
+    whole = open_clip.create_model(small, weights, force_custom_text=custom)
+    torch.save(whole.state_dict(), weights)
+    model = open_clip.create_model(small, pretrained_text_path=weights, force_custom_text=custom)
+    same = {
+        name for name, tensor in whole.state_dict().items() if torch.equal(tensor, model.state_dict()[name])
+    }
+    text = "text." if custom else ""
+    assert f"{text}token_embedding.weight" in same
+    assert "visual.conv1.weight" not in same
+
+
 def test_a_file_that_fits_no_tower_is_refused(small: str, tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
