@@ -102,11 +102,12 @@ def test_the_tower_is_the_encoder_of_transformers_own_model(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_kinds_of_attention_give_the_same(kind: str) -> None:
     text = tower(kind)
-    ids = padded(text)
+    cfg = CLIPTextCfg(hf_model_pretrained=False, hf_proj_type="linear")
+    eager = HFTextTower(cfg, 24, {**small_towers.TEXT[kind], "attn_implementation": "eager"}).eval()
+    assert eager.transformer.config._attn_implementation == "eager"
+    eager.load_state_dict(text.state_dict())
     with torch.no_grad():
-        chosen = text(ids)
-        text.transformer.set_attn_implementation("eager")
-        torch.testing.assert_close(text(ids), chosen, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(text(padded(text)), eager(padded(text)), rtol=1e-4, atol=1e-5)
 
 
 def test_positions_of_roberta_count_on_from_its_pad_id() -> None:
