@@ -51,8 +51,8 @@ def part_of(content: Any, wanted: str | None = None) -> tuple[Mapping[Any, Any],
         return content, None
     if isinstance(content.get("state_dict"), Mapping):
         return content["state_dict"], "state_dict"
-    keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "nothing"
-    raise Unsound(f"it holds {keys}, where the tensors of a model or a state_dict were expected")
+    held = ", ".join(str(key)[:40] for key in list(content)[:8]) or "nothing"
+    raise Unsound(f"it holds {held}, where the tensors of a model or a state_dict were expected")
 
 
 def parts(content: Any) -> list[str]:

@@ -226,16 +226,17 @@ def _of_bare(
     """A file by itself, in whatever format, with what its metadata or its format's configuration says."""
     checkpoint = read(path, part=reading.part, values=reading.values, fetch=place.fetch if place else None)
     if isinstance(checkpoint.metadata.get("model_cfg"), dict):
-        cfg, pixels = _configs(checkpoint.metadata, "the metadata of the checkpoint")
-        claims = (Claim(cfg.quick_gelu, OWN_METADATA),)
-        return Examined(checkpoint, path, checkpoint.format, path.parent, None, cfg, pixels, claims)
+        own, pixels = _configs(checkpoint.metadata, "the metadata of the checkpoint")
+        says = (Claim(own.quick_gelu, OWN_METADATA),)
+        return Examined(checkpoint, path, checkpoint.format, path.parent, None, own, pixels, says)
     form = recognise(checkpoint.state_dict, config)
     if form is None:
         return Examined(checkpoint, path, checkpoint.format, path.parent)
     try:
         converted = form.read(checkpoint.state_dict, config, preprocessor)
     except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{path}, of the format {form.name}: {error}") from error
+        kind = CheckpointError if isinstance(error, CheckpointError) else ConfigError
+        raise kind(f"{path}, of the format {form.name}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         why = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{path} is no sound checkpoint of the format {form.name} ({why})") from error
