@@ -173,6 +173,12 @@ def test_a_folder_written_gives_the_same_rows(folders: dict[str, Path], name: st
     assert transformers_rows(tmp_path / "copy", tokenizer, 20) == tokenizer(AWKWARD).tolist()
 
 
+def test_a_folder_written_onto_itself_stays_whole(tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(nllb(tmp_path), 20, language="tha_Thai")
+    tokenizer.save_pretrained(tmp_path)
+    assert HFTokenizer(tmp_path, 20)(AWKWARD).equal(tokenizer(AWKWARD))
+
+
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     tokenizer = HFTokenizer(bert(tmp_path / "own"))
     (tmp_path / "file").write_text("in the way")

@@ -212,12 +212,16 @@ class HFTokenizer:
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name, path in self.files.items():
-                if name != CONFIG:
-                    written.append(Path(shutil.copyfile(path, target / name)))
+                if name == CONFIG:
+                    continue
+                written.append(target / name)
+                if not (written[-1].exists() and written[-1].samefile(path)):
+                    shutil.copyfile(path, written[-1])
             config = (
                 json.loads(self.files[CONFIG].read_text(encoding="utf-8")) if CONFIG in self.files else {}
             )
             config |= self.settings.complete(self.special_tokens, self.padding_side)
+            config |= {"src_lang": self.language} if self.language else {}
             written.append(target / CONFIG)
             written[-1].write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
