@@ -6,6 +6,7 @@ from open_clip import modified_resnet as modified_resnet
 from open_clip import pos_embed as pos_embed
 from open_clip import timm_model as timm_model
 from open_clip import transformer as transformer
+from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.factory import (
     add_model_config,
@@ -66,6 +67,7 @@ __all__ = [
     "CLIPTextCfg",
     "CLIPVisionCfg",
     "ClipLoss",
+    "CoCa",
     "CoCaLoss",
     "CustomTextCLIP",
     "DistillClipLoss",

@@ -24,7 +24,7 @@ def shrunk(cfg: CLIPTextCfg) -> CLIPTextCfg:
 
 
 def trims(cfg: CLIPTextCfg) -> bool:
-    return not cfg.no_causal_mask and not cfg.embed_cls and cfg.pool_type in ("argmax", "eos", "first")
+    return cfg.embed_cls or (not cfg.no_causal_mask and cfg.pool_type in ("argmax", "eos", "first"))
 
 
 def end_of_text(cfg: CLIPTextCfg) -> int:
@@ -84,7 +84,8 @@ CONFIGURATIONS = {repr(cfg): cfg for cfg in (shrunk(zoo.architecture(name).text_
 
 def test_the_zoo_holds_the_published_number_of_text_towers_that_trim() -> None:
     towers = [zoo.architecture(name).text_cfg for name in NATIVE]
-    assert len([cfg for cfg in towers if trims(cfg) and cfg.pool_type in ("argmax", "eos")]) == 92
+    assert len([cfg for cfg in towers if trims(cfg) and cfg.pool_type in ("argmax", "eos")]) == 95
+    assert len([cfg for cfg in towers if cfg.embed_cls]) == 3
     assert len([cfg for cfg in towers if cfg.no_causal_mask]) == 39
 
 
@@ -105,7 +106,7 @@ def test_trimming_changes_no_features_of_any_published_text_tower(name: str) -> 
         ({"pool_type": "last"}, 24),
         ({"pool_type": "none"}, 24),
         ({"no_causal_mask": True}, 24),
-        ({"embed_cls": True}, 25),
+        ({"embed_cls": True}, 11),  # the first padding, which the class token sees, and that token itself
         ({"output_tokens": True}, 24),
     ],
 )
@@ -115,6 +116,35 @@ def test_only_positions_up_to_the_last_pooled_one_are_computed(changes: dict, le
     with computed(model.text) as lengths:
         model.encode_text(short_captions(cfg))
     assert lengths == [length]
+
+
+def whole_rows(tower: TextTransformer, text: Tensor) -> Tensor:
+    """Captions filled up to the context, not cut."""
+    rows = torch.full((len(text), tower.context_length), tower.pad_id)
+    rows[:, : text.shape[1]] = text
+    return tower._encode(rows)[0]
+
+
+@pytest.mark.parametrize("pad_id", [0, 7])
+@pytest.mark.parametrize("correct_cls_mask", [False, True])
+@pytest.mark.parametrize("no_causal_mask", [False, True])
+def test_a_class_token_sees_the_same_of_a_caption_however_long_its_row_is(
+    pad_id: int, correct_cls_mask: bool, no_causal_mask: bool
+) -> None:
+    torch.manual_seed(0)
+    cfg = replace(SMALL, embed_cls=True, pad_id=pad_id, no_causal_mask=no_causal_mask)
+    tower = TextTransformer(cfg, 16, correct_cls_mask=correct_cls_mask).eval()
+    for parameter in tower.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    text = short_captions(cfg, (3, 5, 12))
+    text[0, 1] = text[2, 6] = (
+        pad_id  # padding inside a caption: byte-level vocabularies give its id to a character
+    )
+    whole = whole_rows(tower, text)
+    for length in (12, 13, 14, 23, 24):
+        assert (tower(text[:, :length]) - whole).abs().max() < 1e-6 * whole.abs().max()
+    for ids in (full_captions(cfg), text[:1], torch.full((2, 24), pad_id), text[:, :1]):
+        assert (tower(ids) - (whole := whole_rows(tower, ids))).abs().max() < 1e-6 * whole.abs().max()
 
 
 def test_the_flat_model_computes_no_more() -> None:

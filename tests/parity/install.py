@@ -1,4 +1,4 @@
-"""Fetch the published packages that ours are compared with, into `.parity/packages`.
+"""Fetch the published packages that ours are compared with, into folders of `.parity`.
 
 They own the import names of our facades, so they get a folder of their own, without the dependencies that the tests'
 environment has already: `python tests/parity/install.py`. Nothing is fetched again while the list below is unchanged.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".parity"
 PACKAGES = FOLDER / "packages"
-STAMP = FOLDER / "packages.txt"
+TRANSFORMERS4 = FOLDER / "transformers4"
 
 REQUIREMENTS = (
     "open_clip_torch==3.3.0",
@@ -29,19 +29,37 @@ REQUIREMENTS = (
 )
 
 
-def installed() -> bool:
-    """Whether the folder holds what is asked for."""
-    return STAMP.is_file() and STAMP.read_text(encoding="utf-8").split() == list(REQUIREMENTS)
+# open_clip_torch captions pictures with a part of transformers that 4.56 was the last to export
+REQUIREMENTS_OF_CAPTIONING = (
+    "transformers==4.56.2",
+    "tokenizers==0.22.2",
+    "huggingface_hub==0.36.2",
+    "requests==2.34.2",
+    "urllib3==2.8.0",
+    "idna==3.20",
+    "certifi==2026.10.18",
+    "charset-normalizer==3.5.2",
+)
+
+CONTENTS = {PACKAGES: REQUIREMENTS, TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING}
+
+
+def installed(folder: Path = PACKAGES) -> bool:
+    """Whether a folder holds what is asked for."""
+    stamp = folder.with_suffix(".txt")
+    return stamp.is_file() and stamp.read_text(encoding="utf-8").split() == list(CONTENTS[folder])
 
 
 def main() -> None:
-    if installed():
-        return
-    STAMP.unlink(missing_ok=True)
-    shutil.rmtree(PACKAGES, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--target", str(PACKAGES), *REQUIREMENTS], check=True)
-    STAMP.write_text("\n".join(REQUIREMENTS) + "\n", encoding="utf-8")
+    for folder, requirements in CONTENTS.items():
+        if installed(folder):
+            continue
+        stamp = folder.with_suffix(".txt")
+        stamp.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", "--target", str(folder), *requirements], check=True)
+        stamp.write_text("\n".join(requirements) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from oneclip.model.attention import Attention, AttentionalPooler
 from oneclip.model.build import build_model, build_text_tower, build_visual_tower
 from oneclip.model.clip import CLIP, CustomTextCLIP, DualEncoder
+from oneclip.model.coca import CoCa
+from oneclip.model.decoder import CrossAttentionBlock, MultimodalTransformer
 from oneclip.model.layers import LayerNorm, LayerScale, PatchDropout, QuickGELU
 from oneclip.model.resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 from oneclip.model.siglip import SigLIPVision
@@ -17,11 +19,14 @@ __all__ = [
     "AttentionalPooler",
     "BlockCfg",
     "Bottleneck",
+    "CoCa",
+    "CrossAttentionBlock",
     "CustomTextCLIP",
     "DualEncoder",
     "LayerNorm",
     "LayerScale",
     "ModifiedResNet",
+    "MultimodalTransformer",
     "PatchDropout",
     "QuickGELU",
     "ResidualAttentionBlock",

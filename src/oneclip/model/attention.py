@@ -95,6 +95,10 @@ class Attention(nn.Module):
             (B, L, C).
         """
         q, k, v = self.project(x, context)
+        return self.mix(q, k, v, attn_mask)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Queries (B, H, L, E) attend to keys and values (B, H, S, E), as `project` makes them: (B, L, C)."""
         mask = attn_mask.to(q.dtype) if attn_mask is not None else None
         if self.logit_scale is not None:
             scale = self.logit_scale.clamp(max=math.log(100.0)).exp()  # (H, 1, 1); the bound is Swin V2's
@@ -104,25 +108,35 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(self.ln_q(q), self.ln_k(k), v, attn_mask=mask)  # (B, H, L, E)
         if self.head_scale is not None:
             y = y * self.head_scale
-        y = y.transpose(1, 2).reshape(x.shape[0], x.shape[1], self.embed_dim)
+        y = y.transpose(1, 2).reshape(y.shape[0], y.shape[2], self.embed_dim)
         out: Tensor = self.out_proj(self.ln_inner(y))
         return out
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, L, E), keys and values (B, H, S, E)."""
+        if self.in_proj_weight is not None and context is None:
+            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        k, v = self.project_context(x if context is None else context)
+        return self.project_queries(x), k, v
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, H, L, E)."""
+        weight = self.q_proj_weight if self.in_proj_weight is None else self.in_proj_weight[: self.embed_dim]
+        return self.split_heads(F.linear(x, weight, self.in_proj_bias[: self.embed_dim]))
+
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of (B, S, context_dim), (B, H, S, E) each."""
+        bias = self.in_proj_bias[self.embed_dim :]
         if self.in_proj_weight is not None:
-            if context is None:
-                q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-            else:
-                c = self.embed_dim
-                q = F.linear(x, self.in_proj_weight[:c], self.in_proj_bias[:c])
-                k, v = F.linear(context, self.in_proj_weight[c:], self.in_proj_bias[c:]).chunk(2, dim=-1)
+            k, v = F.linear(context, self.in_proj_weight[self.embed_dim :], bias).chunk(2, dim=-1)
         else:
-            source = x if context is None else context
-            q_bias, k_bias, v_bias = self.in_proj_bias.chunk(3)
-            q = F.linear(x, self.q_proj_weight, q_bias)
-            k, v = F.linear(source, self.k_proj_weight, k_bias), F.linear(source, self.v_proj_weight, v_bias)
-        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+            k_bias, v_bias = bias.chunk(2)
+            k, v = (
+                F.linear(context, self.k_proj_weight, k_bias),
+                F.linear(context, self.v_proj_weight, v_bias),
+            )
+        return self.split_heads(k), self.split_heads(v)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, H, L, E)."""

@@ -1,7 +1,7 @@
 """Configurations to towers and models: the wiring, in one place."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def build_model(
     cfg: ModelCfg, output_dict: bool = False, pretrained_towers: bool = False
 ) -> "CLIP | CustomTextCLIP":
-    """The model of an architecture, with random weights.
+    """The model of an architecture, with random weights: a CoCa where it has a decoder.
 
     Args:
         cfg: its configuration.
-        output_dict: whether the model's `forward` gives a dict.
+        output_dict: whether the model's `forward` gives a dict; CoCa's always does.
         pretrained_towers: let towers of timm and of Hugging Face begin with their own published weights, which are
             fetched, where the configuration asks for it (`timm_model_pretrained`, `hf_model_pretrained`).
 
@@ -34,23 +34,21 @@ def build_model(
         MissingExtraError: if a tower needs timm or transformers, which is not installed.
     """
     from oneclip.model.clip import CLIP, CustomTextCLIP
+    from oneclip.model.coca import CoCa
 
     if not pretrained_towers:
         vision_cfg = replace(cfg.vision_cfg, timm_model_pretrained=False)
         cfg = replace(cfg, vision_cfg=vision_cfg, text_cfg=replace(cfg.text_cfg, hf_model_pretrained=False))
+    options: dict[str, Any] = {
+        "quick_gelu": cfg.quick_gelu,
+        "init_logit_scale": cfg.init_logit_scale,
+        "init_logit_bias": cfg.init_logit_bias,
+        "nonscalar_logit_scale": cfg.nonscalar_logit_scale,
+    }
     if cfg.multimodal_cfg is not None:
-        raise ConfigError("a captioning model (CoCa) cannot be built by this version of oneclip")
+        return CoCa(cfg.embed_dim, cfg.multimodal_cfg, cfg.text_cfg, cfg.vision_cfg, **options)
     kind = CustomTextCLIP if cfg.custom_text or cfg.text_cfg.hf_model_name else CLIP
-    return kind(
-        cfg.embed_dim,
-        cfg.vision_cfg,
-        cfg.text_cfg,
-        quick_gelu=cfg.quick_gelu,
-        init_logit_scale=cfg.init_logit_scale,
-        init_logit_bias=cfg.init_logit_bias,
-        nonscalar_logit_scale=cfg.nonscalar_logit_scale,
-        output_dict=output_dict,
-    )
+    return kind(cfg.embed_dim, cfg.vision_cfg, cfg.text_cfg, output_dict=output_dict, **options)
 
 
 def build_visual_tower(embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool = False) -> nn.Module:

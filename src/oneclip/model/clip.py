@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
 from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
+from oneclip.model.captions import may_trim
 from oneclip.model.scripting import unscripted
-from oneclip.model.text import TextTower, may_trim
+from oneclip.model.text import TextTower
 
 if TYPE_CHECKING:
     from oneclip.model.hf_tower import HFTextTower
@@ -45,7 +46,7 @@ class DualEncoder(nn.Module):
         output_dict: bool,
     ) -> None:
         self.output_dict = output_dict
-        self.visual = self._make_visual(embed_dim, _as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
+        self.visual = self._make_visual(embed_dim, as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
         shape = [1] if nonscalar_logit_scale else []
         self.logit_scale = nn.Parameter(torch.full(shape, float(init_logit_scale)))
         bias = (
@@ -265,7 +266,7 @@ class CLIP(DualEncoder, TextTower):
         output_dict: bool = False,
     ) -> None:
         super().__init__()
-        text = _as_cfg(CLIPTextCfg, text_cfg)
+        text = as_cfg(CLIPTextCfg, text_cfg)
         check_text_is_native(text)
         if text.embed_cls:
             raise ConfigError(
@@ -323,7 +324,7 @@ class CustomTextCLIP(DualEncoder):
             nonscalar_logit_scale,
             output_dict,
         )
-        self.text = build_text_tower(embed_dim, _as_cfg(CLIPTextCfg, text_cfg), quick_gelu)
+        self.text = build_text_tower(embed_dim, as_cfg(CLIPTextCfg, text_cfg), quick_gelu)
         self.context_length = self.text.context_length
         self.vocab_size = self.text.vocab_size
 
@@ -345,5 +346,6 @@ class CustomTextCLIP(DualEncoder):
         return self.text
 
 
-def _as_cfg(kind: Any, value: Any) -> Any:
+def as_cfg(kind: Any, value: Any) -> Any:
+    """A configuration of a kind, of a mapping of its fields or as it is."""
     return kind.from_dict(value) if isinstance(value, Mapping) else value

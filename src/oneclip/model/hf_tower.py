@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from oneclip import hub
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import CheckpointError, ConfigError, DownloadError, ShapeError, TokenRangeError, nearest
+from oneclip.errors import CheckpointError, ConfigError, DownloadError, ShapeError, nearest
+from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.hf_config import config_from, kind_of, longest_caption, pad_id_of, text_config
 from oneclip.model.hf_poolers import POOLERS, ClsPooler
 from oneclip.model.optional import optional_package
-from oneclip.model.text import may_trim
 
 # the parameter names of layer norms differ between the models
 _NORM = re.compile(r"(^|[._])layer_?norm($|\.)", re.IGNORECASE)
@@ -124,16 +124,10 @@ class HFTextTower(nn.Module):
             raise ShapeError(
                 f"the text tower takes token ids (B, L), L from 1 up to {self.longest}; found {tuple(text.shape)}"
             )
-        if type(text) is not Tensor or text.device.type != "cpu" or not text.numel():
+        if not are_at_hand(text):
             return text
-        low, high = (int(bound) for bound in text.aminmax())
-        if low < 0 or high >= self.vocab_size:
-            raise TokenRangeError(
-                f"token id {low if low < 0 else high} is outside the vocabulary, whose ids are 0 to "
-                f"{self.vocab_size - 1}; was the text tokenized for another model?"
-            )
-        real = (text != self.pad_id).any(dim=0).nonzero()
-        return text[:, : 1 + int(real[-1])] if len(real) else text[:, :1]
+        check_vocabulary(text, self.vocab_size)
+        return without_padding(text, self.pad_id)
 
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the encoder but for its last groups: embeddings, each block. The projection stays trainable.

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import ConfigError, ShapeError, TokenRangeError
+from oneclip.errors import ConfigError, ShapeError
+from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.locking import Part, unlock_last
 from oneclip.model.pictures import check_output_format
 from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
-from oneclip.model.scripting import is_tracing, unscripted
+from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import BlockCfg, Transformer
 
 
@@ -101,20 +102,26 @@ class TextTower(nn.Module):
         return self._pool_text(x, text)
 
     def _embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Captions (B, L) to tokens (B, L or L + 1, C), and what is added to the attention logits, if anything."""
-        length = text.shape[1]
+        """Captions (B, L) to tokens (B, L, C), and what is added to the attention logits, if anything.
+
+        A class token comes behind them, on the last positional row however short the captions are: (B, L + 1, C). It
+        sees the first padding of each caption, see `_padding_mask`, so captions shorter than the context get one more.
+        """
         if not torch.jit.is_scripting():
             self._check_text(text)
+        if self.cls_emb is not None and text.shape[1] < self.context_length:
+            text = torch.cat([text, torch.full_like(text[:, :1], self.pad_id)], dim=1)
         dtype = self.transformer.get_cast_dtype()
         x = self.token_embedding(text).to(dtype)  # (B, L, C)
+        positions = self.positional_embedding[: text.shape[1]]
         if self.cls_emb is not None:
             class_token = self.cls_emb.to(dtype).expand(x.shape[0], 1, -1)
             x = torch.cat([x, class_token], dim=1)
-            length += 1
-        x = x + self.positional_embedding[:length].to(dtype)
+            positions = torch.cat([positions, self.positional_embedding[-1:]])
+        x = x + positions.to(dtype)
         mask: Tensor | None = None
         if self.attn_mask is not None:
-            mask = self.attn_mask[:length, :length]
+            mask = self.attn_mask[: x.shape[1], : x.shape[1]]
         if self.use_pad_mask or self.cls_emb is not None:
             padding = self._padding_mask(text, dtype)
             mask = padding if mask is None else mask.to(dtype) + padding
@@ -129,7 +136,7 @@ class TextTower(nn.Module):
         """(B, 1, 1, L or L + 1): minus infinity where a key is padding, zero elsewhere.
 
         Published CoCa weights were trained with the class token's place at the front of this mask, one off from where
-        the token stands; `correct_cls_mask` puts it at the end.
+        the token stands: each key is masked if the one before it is padding. `correct_cls_mask` puts it at the end.
         """
         real = text != self.pad_id
         if self.cls_emb is not None:
@@ -141,7 +148,7 @@ class TextTower(nn.Module):
     def _pool_text(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) to features (B, D), and the tokens that go with them."""
         if self.cls_emb is not None:  # pooled whatever pool_type says, and normalised after
-            pooled, tokens = self.ln_final(x[:, -1]), x[:, :-1]
+            pooled, tokens = self.ln_final(x[:, -1]), x[:, : text.shape[1]]
         else:
             tokens = self.ln_final(x)
             pooled = pool_text(tokens, text, self.text_pool_type, self.text_eos_id)
@@ -171,7 +178,7 @@ class TextTower(nn.Module):
         if self.cls_emb is not None:
             if output_extra_tokens:
                 output["text_intermediates_suffix"] = [y[:, -1:] for y in kept]
-            kept = [y[:, :-1] for y in kept]
+            kept = [y[:, : text.shape[1]] for y in kept]
         output["text_intermediates"] = kept
         if not intermediates_only:
             output["text_features"], _ = self._pool_text(x, text)
@@ -181,8 +188,9 @@ class TextTower(nn.Module):
     def trim(self, text: Tensor) -> Tensor:
         """Cut off the token ids that cannot change the features: those behind the last position that is pooled.
 
-        Exact, because in a causal tower no position sees what follows it. Where that does not hold, or the ids are
-        not in the CPU's memory (finding the length would stall the device), they are given back whole.
+        Exact, because in a causal tower no position sees what follows it; and a class token sees no padding but the
+        first, which `_embed_text` puts back. Where neither holds, or the ids are not in the CPU's memory (finding the
+        length would stall the device), they are given back whole.
 
         Args:
             text: (B, L) token ids.
@@ -195,12 +203,12 @@ class TextTower(nn.Module):
             TokenRangeError: if an id is outside the vocabulary.
         """
         self._check_text(text)
-        causal = self.attn_mask is not None and self.cls_emb is None and not self.use_pad_mask
-        known = (
-            type(text) is Tensor and text.device.type == "cpu" and text.numel() > 0
-        )  # fake tensors hold no ids
+        causal = self.attn_mask is not None and not self.use_pad_mask
+        known = are_at_hand(text)
         if known:
-            self._check_range(text)
+            check_vocabulary(text, self.vocab_size)
+        if known and self.cls_emb is not None:
+            return without_padding(text, self.pad_id)
         if not causal or not known:
             return text
         if self.text_pool_type == "first":
@@ -231,15 +239,6 @@ class TextTower(nn.Module):
             raise ShapeError(
                 f"the text tower takes token ids (B, L), L from 1 up to {self.context_length}; "
                 f"found {tuple(text.shape)}"
-            )
-
-    @unscripted
-    def _check_range(self, text: Tensor) -> None:
-        low, high = (int(bound) for bound in text.aminmax())
-        if low < 0 or high >= self.vocab_size:
-            raise TokenRangeError(
-                f"token id {low if low < 0 else high} is outside the vocabulary, whose ids are 0 to "
-                f"{self.vocab_size - 1}; was the text tokenized for another model?"
             )
 
 
@@ -341,8 +340,3 @@ class TextTransformer(TextTower):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
         return {"positional_embedding"} | ({"cls_emb"} if self.cls_emb is not None else set())
-
-
-def may_trim() -> bool:
-    """Whether a length may depend on the data: not while a graph is recorded, which must serve other captions."""
-    return not (is_tracing() or torch.compiler.is_compiling())

@@ -177,13 +177,17 @@ class Transformer(nn.Module):
 
     def init_parameters(self) -> None:
         """Normal weights scaled by width and depth, as the text tower of Radford et al. 2021 begins training."""
-        proj_std = self.width**-0.5 * (2 * self.layers) ** -0.5
         for block in self.resblocks:
-            assert isinstance(block, ResidualAttentionBlock)
-            nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
-            nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * self.width) ** -0.5)
-            nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=proj_std)
+            self.init_block(block)
+
+    def init_block(self, block: nn.Module) -> None:
+        """One block of `init_parameters`."""
+        assert isinstance(block, ResidualAttentionBlock)
+        proj_std = self.width**-0.5 * (2 * self.layers) ** -0.5
+        nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
+        nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * self.width) ** -0.5)
+        nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=proj_std)
 
 
 def take_indices(count: int, indices: int | list[int] | None) -> list[int]:

@@ -1,0 +1,252 @@
+"""CoCa: a dual encoder that also captions pictures (Yu et al. 2022).
+
+Shapes: B batch, L tokens of a caption, S tokens of a picture, C width, D joint embedding, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, MultimodalCfg
+from oneclip.errors import ConfigError, ShapeError
+from oneclip.model.captions import may_trim
+from oneclip.model.clip import CustomTextCLIP, as_cfg
+from oneclip.model.decoder import MultimodalTransformer
+from oneclip.model.generation import Search, generate
+from oneclip.model.scripting import unscripted
+
+CLIP_SOT, CLIP_EOT = 49406, 49407  # start and end of text in CLIP's vocabulary
+HINT = "set output_tokens of a vision transformer and of a text tower"
+
+
+class CoCa(CustomTextCLIP):
+    """A dual encoder whose towers also give their tokens, and a decoder that writes captions from both.
+
+    Args:
+        embed_dim: D.
+        multimodal_cfg: the decoder, as a configuration or a mapping of its fields.
+        text_cfg: the text tower, likewise; with `output_tokens`.
+        vision_cfg: the visual tower, likewise; with `output_tokens`.
+        quick_gelu: the activation of OpenAI's weights.
+        init_logit_scale: logarithm of the temperature at the start of training.
+        init_logit_bias: added to the logits; None for none.
+        nonscalar_logit_scale: give temperature and bias the shape (1,), as some sharding wrappers need.
+        cast_dtype: accepted for older programs; norms here always compute in the precision of their own weights.
+        pad_id: what `generate` fills up captions with.
+
+    Raises:
+        ConfigError: if a tower gives no tokens.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        multimodal_cfg: MultimodalCfg | Mapping[str, Any],
+        text_cfg: CLIPTextCfg | Mapping[str, Any],
+        vision_cfg: CLIPVisionCfg | Mapping[str, Any],
+        quick_gelu: bool = False,
+        init_logit_scale: float = INIT_LOGIT_SCALE,
+        init_logit_bias: float | None = None,
+        nonscalar_logit_scale: bool = False,
+        cast_dtype: torch.dtype | None = None,
+        pad_id: int = 0,
+    ) -> None:
+        decoder = as_cfg(MultimodalCfg, multimodal_cfg)
+        text, vision = as_cfg(CLIPTextCfg, text_cfg), as_cfg(CLIPVisionCfg, vision_cfg)
+        super().__init__(
+            embed_dim,
+            vision,
+            text,
+            quick_gelu,
+            init_logit_scale,
+            init_logit_bias,
+            nonscalar_logit_scale,
+            output_dict=True,
+        )
+        for name, tower in (("visual", self.visual), ("text", self.text)):
+            if not getattr(tower, "output_tokens", False):
+                raise ConfigError(
+                    f"CoCa's decoder reads the tokens of the {name} tower, which gives none: {HINT}"
+                )
+        # as many logits as the configuration says, though a Hugging Face tower may know more tokens
+        self.text_decoder = MultimodalTransformer(decoder, text.vocab_size, quick_gelu)
+        self.context_length = decoder.context_length
+        self.pad_id = pad_id
+
+    @torch.jit.export
+    def encode_image(self, images: Tensor, normalize: bool = True) -> Tensor:
+        """Encode pictures.
+
+        Args:
+            images: (B, 3, H, W), preprocessed.
+            normalize: make each feature vector of unit length.
+
+        Returns:
+            (B, D).
+        """
+        features, _ = self._encode_pictures(images, normalize)
+        return features
+
+    @torch.jit.export
+    def encode_text(self, text: Tensor, normalize: bool = True) -> Tensor:
+        """Encode captions.
+
+        Args:
+            text: (B, L) token ids, L up to the context length.
+            normalize: make each feature vector of unit length.
+
+        Returns:
+            (B, D).
+        """
+        if not torch.jit.is_scripting() and may_trim():
+            text = self.trim(text)
+        features, _ = self._encode_captions(text, normalize)
+        return features
+
+    def _encode_pictures(self, images: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) to features (B, D) and tokens (B, S, C)."""
+        features, tokens = self.visual(images)
+        return F.normalize(features, dim=-1) if normalize else features, tokens
+
+    def _encode_captions(self, text: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+        """(B, L) to features (B, D) and tokens (B, L, C)."""
+        features, tokens = self.text(text)
+        return F.normalize(features, dim=-1) if normalize else features, tokens
+
+    @unscripted
+    def trim(self, text: Tensor) -> Tensor:
+        """Cut off the token ids that cannot change the features, see `TextTower.trim`."""
+        return self.text.trim(text)
+
+    def forward(  # type: ignore[override]
+        self,
+        image: Tensor | None,
+        text: Tensor | None = None,
+        image_latent: Tensor | None = None,
+        image_embs: Tensor | None = None,
+        output_labels: bool = True,
+    ) -> dict[str, Tensor]:
+        """Encode pictures and captions, normalised, and predict each next token.
+
+        Args:
+            image: (B, 3, H, W); not looked at if both that follow are given.
+            text: (B, L) token ids of the pictures' captions; None for the pictures alone.
+            image_latent: (B, D) features of the pictures, if they are known.
+            image_embs: (B, S, C) tokens of the pictures, if they are known.
+            output_labels: also give the tokens to be predicted, and no logits of what follows the last one.
+
+        Returns:
+            `image_features` (B, D), `text_features` (B, D), `logits` (B, L - 1, V), `labels` (B, L - 1) and
+            `logit_scale`, exponentiated, with `logit_bias` if there is one; without labels `logits` are (B, L, V). Of
+            pictures alone `image_features` and `image_embs`.
+
+        Raises:
+            ShapeError: if there is neither a picture nor what was made of it, or a size does not fit.
+        """
+        if image_latent is None or image_embs is None:
+            if image is None:
+                raise ShapeError("CoCa's forward needs pictures, or both their features and their tokens")
+            image_latent, image_embs = self._encode_pictures(image, normalize=True)
+        if text is None:
+            return {"image_features": image_latent, "image_embs": image_embs}
+        text_latent, tokens = self._encode_captions(text, normalize=True)
+        if output_labels:
+            tokens = tokens[:, :-1]
+        output = {
+            "image_features": image_latent,
+            "text_features": text_latent,
+            "logits": self.text_decoder(image_embs, tokens),
+            "logit_scale": self.logit_scale.exp(),
+        }
+        if output_labels:
+            output["labels"] = text[:, 1:]
+        if self.logit_bias is not None:
+            output["logit_bias"] = self.logit_bias
+        return output
+
+    @unscripted
+    def generate(
+        self,
+        image: Tensor,
+        text: Tensor | None = None,
+        seq_len: int = 30,
+        max_seq_len: int = 77,
+        temperature: float = 1.0,
+        generation_type: Literal["beam_search", "top_p", "top_k"] = "beam_search",
+        top_p: float = 0.1,
+        top_k: int = 1,
+        pad_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | Tensor | None = None,
+        sot_token_id: int | Tensor | None = None,
+        num_beams: int = 6,
+        num_beam_groups: int = 3,
+        min_seq_len: int = 5,
+        stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+        repetition_penalty: float = 1.0,
+        fixed_output_length: bool = False,
+    ) -> Tensor:
+        """Write captions, token by token.
+
+        The model is in evaluation mode meanwhile, and no gradients are kept. See `oneclip.model.generation`.
+
+        Args:
+            image: (B, 3, H, W), preprocessed.
+            text: (B, L) or (L,) token ids that the captions begin with; the start of text alone when None.
+            seq_len: the longest caption, in tokens, start and end included.
+            max_seq_len: how many of the last tokens are read to choose the next; never more than the context.
+            temperature: divides the scores before one is drawn by "top_k" or "top_p"; higher is more varied.
+            generation_type: "beam_search" keeps the best few beginnings; "top_k" draws from the k likeliest tokens
+                (greedy, with k = 1), "top_p" from the fewest that together have probability p.
+            top_p: p, from 0 to 1.
+            top_k: k, from 1.
+            pad_token_id: fills up what ended earlier; the model's `pad_id` when None.
+            eos_token_id: the end of text, or several such; CLIP's when None.
+            sot_token_id: the start of text; CLIP's when None.
+            num_beams: how many beginnings are kept in all groups.
+            num_beam_groups: a divisor of it: a group finds its captions by itself.
+            min_seq_len: the end of text is not chosen before there are as many tokens.
+            stopping_criteria: called with the ids (rows, tokens) and None after every token, each answers whether to
+                stop, by a boolean or by a tensor of one a row; when every row is to stop, the search ends. Instead of
+                the limit `seq_len`.
+            repetition_penalty: above 1 makes tokens that are already there less likely (Keskar et al. 2019, CTRL).
+            fixed_output_length: fill up to `seq_len`.
+
+        Returns:
+            (B, tokens) int64 ids, the start of text and the prompt included; (tokens,) for one prompt (L,).
+
+        Raises:
+            ConfigError: on arguments that contradict each other.
+            TokenRangeError: on ids outside the vocabulary.
+        """
+        search = Search(
+            generation_type=generation_type,
+            seq_len=seq_len,
+            max_seq_len=max_seq_len,
+            min_seq_len=min_seq_len,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            num_beams=num_beams,
+            num_beam_groups=num_beam_groups,
+            repetition_penalty=repetition_penalty,
+            fixed_output_length=fixed_output_length,
+            pad_id=self.pad_id if pad_token_id is None else pad_token_id,
+            eos_ids=_ids(CLIP_EOT if eos_token_id is None else eos_token_id),
+            sot_id=_ids(CLIP_SOT if sot_token_id is None else sot_token_id)[0],
+            stopping_criteria=tuple(stopping_criteria) if stopping_criteria is not None else None,
+        )
+        return generate(self, image, text, search)
+
+    @unscripted
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations, in towers and decoder."""
+        super().set_grad_checkpointing(enable)
+        self.text_decoder.set_grad_checkpointing(enable)
+
+
+def _ids(ids: int | Sequence[int] | Tensor) -> tuple[int, ...]:
+    """One id, several, or a tensor of them."""
+    return tuple(int(i) for i in torch.as_tensor(ids).flatten())

@@ -1,0 +1,76 @@
+"""`open_clip.coca_model`: the captioning model of `oneclip.model`, its configuration, and helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneclip import config
+from oneclip.config import CLIPTextCfg
+from oneclip.model import CoCa, MultimodalTransformer
+from oneclip.model.generation.settings import KINDS
+
+__all__ = ["GENERATION_TYPES", "CoCa", "MultimodalCfg", "prepare_inputs_for_generation"]
+
+GENERATION_TYPES = {kind: kind for kind in KINDS}
+_has_transformers = True  # captions are written without it
+
+
+@dataclass
+class MultimodalCfg(CLIPTextCfg):
+    """CoCa's decoder, with a text tower's fields as there; `oneclip.config.MultimodalCfg` says which are used."""
+
+    mlp_ratio: float = 4
+    dim_head: int = 64
+    heads: int = 8
+    n_queries: int = 256
+    attn_pooler_heads: int = 8
+
+
+def prepare_inputs_for_generation(
+    input_ids: Tensor, image_inputs: Tensor, past: Any = None, **kwargs: Any
+) -> dict[str, Any]:
+    """The arguments of one decoding step, by the names that transformers gives them.
+
+    Args:
+        input_ids: (B, L).
+        image_inputs: (B, 3, H, W).
+        past: keys and values of the tokens before; only the last token is needed then.
+        kwargs: `attention_mask` (B, L), whose ones count the positions unless `position_ids` are given; those are
+            left out, as there.
+    """
+    attention_mask = kwargs.get("attention_mask")
+    position_ids = None
+    if attention_mask is not None and kwargs.get("position_ids") is None:
+        position_ids = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 1)
+    return {
+        "text": input_ids[:, -1:] if past else input_ids,
+        "images": image_inputs,
+        "past_key_values": past,
+        "position_ids": position_ids,
+        "attention_mask": attention_mask,
+    }
+
+
+def _build_text_decoder_tower(
+    embed_dim: int,
+    multimodal_cfg: MultimodalCfg | config.MultimodalCfg | Mapping[str, Any],
+    quick_gelu: bool = False,
+    cast_dtype: torch.dtype | None = None,
+) -> MultimodalTransformer:
+    """A decoder with `embed_dim` logits, one a token of the vocabulary."""
+    cfg: Any = multimodal_cfg
+    if isinstance(cfg, Mapping):
+        cfg = MultimodalCfg(**cfg)
+    return MultimodalTransformer(cfg, embed_dim, quick_gelu)
+
+
+def _token_to_tensor(token_id: int | Sequence[int] | Tensor, device: str | torch.device = "cpu") -> Tensor:
+    """Ids as a tensor (N,); one that is a tensor already stays as it is."""
+    if isinstance(token_id, Tensor):
+        return token_id
+    return torch.tensor([token_id] if isinstance(token_id, int) else token_id, device=device)
