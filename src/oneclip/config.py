@@ -71,7 +71,7 @@ class CLIPVisionCfg(_Config):
     no_ln_pre: bool = False
     pos_embed_type: str = "learnable"  # or "sin_cos_2d"
     final_ln_after_pool: bool = False
-    pool_type: str = "tok"  # "tok", "avg", "none", or "map": the tower is then SigLIP's; "map" is SigLIP's tower, told by its numbers
+    pool_type: str = "tok"  # "tok", "avg" or "none"; "map" is SigLIP's tower, told by its numbers
     output_tokens: bool = False
     act_kwargs: dict[str, Any] | None = None
     norm_kwargs: dict[str, Any] | None = None
