@@ -121,7 +121,7 @@ def create_model(
         image=pretrained_image and not has_weights and pretrained_image_path is None,
         text=pretrained_text and not has_weights and pretrained_text_path is None,
     )
-    model: Any = checkpoint.build_blank(cfg) if has_weights else build_model(cfg)
+    model: Any = checkpoint.build_blank(cfg) if has_weights else build_model(cfg, pretrained_towers=True)
     if load_weights and found.state_dict is not None:
         load_tensors(model, found.state_dict, str(found.path), cfg=cfg)
     if pretrained_image_path:

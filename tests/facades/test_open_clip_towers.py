@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+import open_clip
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg
 from oneclip.model import build_text_tower, build_visual_tower
 from oneclip.model.hf_poolers import POOLERS
@@ -131,3 +132,21 @@ def test_poolers_by_themselves() -> None:
     assert hf_model.ClsPooler()(Output, mask).tolist() == [[7.0], [8.0]]
     assert hf_model.ClsPooler(use_pooler_output=False)(Output, mask).tolist() == [[1.0], [2.0]]
     assert hf_model.ClsLastHiddenStatePooler()(Output, mask).tolist() == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_text_tower_begins_with_published_weights_unless_told_not_to(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transformers.AutoConfig.for_model(**small_towers.TEXT["bert"])
+    published = transformers.AutoModel.from_config(config)
+    published.save_pretrained(tmp_path)
+    small = {
+        "embed_dim": 24,
+        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32},
+        "text_cfg": {"hf_model_name": str(tmp_path), "hf_pooler_type": "mean_pooler"},
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-bert", small)
+    model = open_clip.create_model("small-bert", pretrained_text=asked)
+    theirs = published.state_dict()["embeddings.word_embeddings.weight"]
+    assert torch.equal(model.text.transformer.embeddings.word_embeddings.weight, theirs) is asked
