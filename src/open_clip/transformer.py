@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from oneclip import model as ours
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, MultimodalCfg
 from oneclip.errors import ConfigError
-from oneclip.model import AttentionalPooler, LayerNorm, PatchDropout, QuickGELU
+from oneclip.model import AttentionalPooler, LayerNorm, PatchDropout, QuickGELU, decoder
 from oneclip.model.pooling import POOL_TYPES, pool_text
 from open_clip.blocks import (
     Attention,
@@ -36,6 +36,7 @@ __all__ = [
     "LayerNorm",
     "LayerNormFp32",
     "LayerScale",
+    "MultimodalTransformer",
     "PatchDropout",
     "QuickGELU",
     "ResidualAttentionBlock",
@@ -195,6 +196,32 @@ class TextTransformer(ours.TextTransformer, metaclass=Published):
             correct_cls_mask=correct_cls_mask,
         )
         put_layers(self, act_layer, norm_layer)
+
+
+class MultimodalTransformer(decoder.MultimodalTransformer, metaclass=Published):
+    """Tokens of a caption and of its picture to logits of each next token; `output_dim` is the vocabulary.
+
+    It takes and gives (B, L, C), whatever `batch_first` says, as there.
+    """
+
+    kind = decoder.MultimodalTransformer
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        context_length: int = 77,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Layer = nn.GELU,
+        norm_layer: Layer = LayerNorm,
+        output_dim: int = 512,
+        batch_first: bool = True,
+    ) -> None:
+        super().__init__(MultimodalCfg(**_fields_of(MultimodalCfg, locals())), output_dim)
+        put_layers(self, act_layer, norm_layer)
+        self.batch_first = batch_first
 
 
 def text_global_pool(

@@ -22,6 +22,7 @@ NAMES = (
     "LayerNorm",
     "LayerNormFp32",
     "LayerScale",
+    "MultimodalTransformer",
     "PatchDropout",
     "QuickGELU",
     "ResidualAttentionBlock",
@@ -103,6 +104,16 @@ def cases(t: Any) -> dict[str, tuple[Callable[[], nn.Module], Run]]:
         ),
         "transformer, length first": (lambda: t.Transformer(WIDTH, 2, HEADS, batch_first=False), plain),
         "custom transformer": (lambda: t.CustomTransformer(WIDTH, 2, HEADS, 2.0), masked),
+        "decoder": (
+            lambda: t.MultimodalTransformer(WIDTH, 2, HEADS, context_length=12, output_dim=50),
+            lambda m: m(tokens(1, 5), tokens()),
+        ),
+        "decoder, its own layers": (
+            lambda: t.MultimodalTransformer(
+                WIDTH, 2, HEADS, 12, 2.0, 0.1, output_dim=50, batch_first=False, **quick
+            ),
+            lambda m: m(tokens(1, 5), tokens()),
+        ),
         "vision": (lambda: t.VisionTransformer(*vit), image),
         "vision, its own layers": (
             lambda: t.VisionTransformer(*vit, output_dim=24, ls_init_value=0.1, attentional_pool=True,
