@@ -308,3 +308,22 @@ def test_a_checkpoint_of_another_architecture_is_refused(small: str, tmp_path: P
     torch.save(open_clip.create_model(small, embed_dim=8).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointMismatchError, match="text_projection"):
         open_clip.create_model(small, str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_towers_of_other_packages_begin_with_their_own_weights_only_where_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    timm = pytest.importorskip("timm")
+    given: list[bool] = []
+    create = timm.create_model
+
+    def spied(*args: Any, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+        given.append(pretrained)
+        return create(*args, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", spied)
+    vision = {"timm_model_name": "test_vit", "timm_pool": "", "image_size": 160}
+    monkeypatch.setitem(architectures._MODEL_CONFIGS, "with-timm", {**SMALL, "vision_cfg": vision})
+    open_clip.create_model("with-timm", pretrained_image=asked)
+    assert any(given) == asked

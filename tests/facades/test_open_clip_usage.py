@@ -126,3 +126,36 @@ def test_unknown_names_and_precisions_are_named() -> None:
         open_clip.create_model_and_transforms("ViT-B-23")
     with pytest.raises(ConfigError, match="amp"):
         open_clip.create_model_and_transforms("ViT-B-32", precision="half")
+
+
+def test_a_captioning_model_describes_a_picture_as_the_readme_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
+    captioning = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "multimodal_cfg": {**text, "attn_pooler_heads": 2},
+        "vision_cfg": {**vision, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "coca_small", captioning)
+    torch.manual_seed(0)
+
+    model, _, transform = open_clip.create_model_and_transforms(model_name="coca_small", pretrained=None)
+    im = transform(Image.new("RGB", (50, 40), (200, 30, 90))).unsqueeze(0)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        generated = model.generate(im, seq_len=12)
+    words = open_clip.decode(generated[0]).split("<end_of_text>")[0].replace("<start_of_text>", "")
+    assert generated.shape[0] == 1
+    assert words.strip()
+
+
+def test_a_benchmark_measures_retrieval_as_it_does_with_the_published_package() -> None:
+    model, _, transform = open_clip.create_model_and_transforms("pocket", pretrained="", cache_dir=None)
+    tokenizer = open_clip.get_tokenizer("pocket")
+    model = model.to("cpu").eval()
+    pictures = torch.stack([transform(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue")])
+    with torch.no_grad(), torch.autocast("cpu"):
+        images = torch.nn.functional.normalize(model.encode_image(pictures), dim=-1)
+        texts = torch.nn.functional.normalize(model.encode_text(tokenizer(["a red square", "blue"])), dim=-1)
+    assert (texts.float() @ images.float().t()).shape == (2, 2)

@@ -51,7 +51,20 @@ CONFIGS["small-timm"] = {
     },
     "text_cfg": TEXT,
 }
-NAMES = ("small-vit", "small-custom", "small-resnet", "small-timm")
+CONFIGS["small-coca"] = {
+    "embed_dim": 64,
+    "custom_text": True,
+    "multimodal_cfg": {**TEXT, "context_length": 15, "attn_pooler_heads": 2},
+    "vision_cfg": {
+        **VIT,
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "attn_pooler_queries": 9,
+        "output_tokens": True,
+    },
+    "text_cfg": {**TEXT, "context_length": 15, "embed_cls": True, "output_tokens": True},
+}
+NAMES = ("small-vit", "small-custom", "small-resnet", "small-timm", "small-coca")
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "fp16", "bf16", "pure_fp16", "pure_bf16")
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,6 +72,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "a tower of its own": ("small-custom", {}),
     "resnet": ("small-resnet", {}),
     "pooled": ("small-pooled", {}),
+    "captions": ("small-coca", {}),
+    "captions, dict": ("small-coca", {"output_dict": True, "force_quick_gelu": True}),
+    "captions, larger pictures": ("small-coca", {"force_image_size": 48}),
     "timm": ("small-timm", {}),
     "timm, a text tower of its own": ("small-timm", {"force_custom_text": True, "force_context_length": 20}),
     "dict": ("small-vit", {"output_dict": True}),
@@ -161,13 +177,15 @@ def of_precision(package: Any, files: dict[str, str], name: str, precision: str)
     seen["cast"] = str(package.get_cast_dtype(precision))
     seen["input"] = str(package.get_input_dtype(precision))
     if "fp16" not in precision:  # too slow or absent on a CPU
-        image, text = inputs(model)
-        with torch.no_grad():
-            seen["image"] = model.encode_image(
-                image.to(package.get_input_dtype(precision) or image.dtype)
-            ).float()
-            seen["text"] = model.encode_text(text).float()
+        seen |= attempt(lambda: features(package, model, precision))
     return seen
+
+
+def features(package: Any, model: Any, precision: str) -> Observed:
+    image, text = inputs(model)
+    with torch.no_grad():
+        pictures = model.encode_image(image.to(package.get_input_dtype(precision) or image.dtype))
+        return {"image": pictures.float(), "text": model.encode_text(text).float()}
 
 
 def of_towers(package: Any, files: dict[str, str], folder: Path) -> Observed:
@@ -208,7 +226,7 @@ def of_compiled(package: Any, files: dict[str, str]) -> Observed:
     traced = package.trace_model(model, batch_size=2)
     seen: Observed = {"size": plain(traced.visual.image_size)}
     with torch.no_grad():
-        seen |= {f"forward {key}": value for key, value in enumerate(traced(image, text))}
+        seen |= {f"forward {key}": value.detach() for key, value in enumerate(traced(image, text))}
         return {**seen, "image": traced.encode_image(image), "text": traced.encode_text(text)}
 
 

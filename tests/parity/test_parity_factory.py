@@ -34,7 +34,8 @@ def same(group: str, theirs: Any, tolerance: float = TOLERANCE) -> None:
     expected = {
         key: value for key, value in theirs["factory"][group].items() if (group, key) not in DIFFERENT
     }
-    assert not str(expected.get("outcome", "")).startswith("raised"), expected
+    if not group.startswith("precision, bf16 small-coca"):  # whose matrices there are of two types
+        assert not str(expected.get("outcome", "")).startswith("raised"), expected
     compare("factory, bf16" if tolerance == LOW else "factory", ours()[group], expected, tolerance)
 
 
