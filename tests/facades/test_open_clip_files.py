@@ -8,11 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import open_clip
 from oneclip import zoo
+from oneclip.checkpoint.formats import Converted
+from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.config import ModelCfg
 from oneclip.errors import CheckpointError, DownloadError
 from open_clip import architectures
@@ -111,3 +114,37 @@ def test_a_flat_checkpoint_loads_into_a_model_with_a_text_tower_of_its_own(
     assert isinstance(nested, open_clip.CustomTextCLIP)
     text = torch.tensor([[97, 5, 98, *[0] * 17]])
     torch.testing.assert_close(nested.encode_text(text), flat.encode_text(text))
+
+
+def test_a_siglip_of_big_vision_loads_by_each_published_way(registered: Any, tmp_path: Path) -> None:
+    vision = {
+        "image_size": 32,
+        "patch_size": 16,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "pool_type": "map",
+    }
+    text = {"context_length": 20, "vocab_size": 99, "width": 32, "heads": 2, "layers": 1}
+    text |= {"no_causal_mask": True, "pool_type": "last", "proj_bias": True, "norm_kwargs": {"eps": 1e-6}}
+    siglip = {
+        "embed_dim": 32,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": text,
+    }
+    registered("small-siglip", siglip)
+    made = open_clip.create_model("small-siglip")
+    theirs = BigVision().write(Converted(made.state_dict(), ModelCfg.from_dict(siglip))).state_dict
+    np.savez(tmp_path / "siglip.npz", **{name: tensor.numpy() for name, tensor in theirs.items()})
+
+    at_once = open_clip.create_model("small-siglip", str(tmp_path / "siglip.npz"))
+    later, by_hand = open_clip.create_model("small-siglip"), open_clip.create_model("small-siglip")
+    open_clip.load_checkpoint(later, str(tmp_path / "siglip.npz"))
+    open_clip.convert.load_big_vision_weights(by_hand, str(tmp_path / "siglip.npz"))
+    for model in (at_once, later, by_hand):
+        torch.testing.assert_close(model.state_dict(), made.state_dict(), rtol=0, atol=0)
+    torch.save(made.state_dict(), tmp_path / "own.pt")
+    with pytest.raises(CheckpointError, match="big_vision"):
+        open_clip.convert.load_big_vision_weights(by_hand, str(tmp_path / "own.pt"))
