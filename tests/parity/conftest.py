@@ -35,9 +35,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 class Reference:
     """A published package at work in a process; its results are there when they are asked for."""
 
-    def __init__(self, package: str, folder: Path) -> None:
+    def __init__(self, package: str, folder: Path, packages: tuple[Path, ...] = (install.PACKAGES,)) -> None:
         self.package, self.result, self.log = package, folder / f"{package}.pt", folder / f"{package}.log"
-        environment = {**os.environ, "PYTHONPATH": str(install.PACKAGES), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(map(str, packages))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(HERE / "reference.py"), package, str(self.result)],
@@ -57,6 +58,12 @@ class Reference:
             self._seen = torch.load(self.result, weights_only=True)
         return self._seen[group]
 
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.result.unlink(missing_ok=True)
+
 
 @pytest.fixture(scope="session")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reference]]:
@@ -66,10 +73,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, R
     running = {package: Reference(package, folder) for package in ("open_clip", "clip")}
     yield running
     for reference in running.values():
-        if reference.process.poll() is None:
-            reference.process.kill()
-        reference.process.wait()
-        reference.result.unlink(missing_ok=True)
+        reference.end()
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +84,17 @@ def published_open_clip(references: dict[str, Reference]) -> Reference:
 @pytest.fixture(scope="session")
 def published_clip(references: dict[str, Reference]) -> Reference:
     return references["clip"]
+
+
+@pytest.fixture(scope="session")
+def published_captioning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """open_clip_torch beside a transformers that it can write captions with."""
+    packages = (install.TRANSFORMERS4, install.PACKAGES)
+    if not all(map(install.installed, packages)):
+        pytest.skip("the published packages are not here: python tests/parity/install.py")
+    running = Reference("captioning", tmp_path_factory.mktemp("captioning"), packages)
+    yield running
+    running.end()
 
 
 @pytest.fixture(scope="session", autouse=True)

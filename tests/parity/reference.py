@@ -23,10 +23,10 @@ def main(package_name: str, result: str) -> None:
     torch.set_num_threads(1)
     sys.path.append(str(HERE.parent))
     prepare()
-    package = importlib.import_module(package_name)
+    package = importlib.import_module({"captioning": "open_clip"}.get(package_name, package_name))
     if PACKAGES not in Path(str(package.__file__)).parents:
         raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
-    seen = {"open_clip": of_open_clip, "clip": of_clip}[package_name](package)
+    seen = {"open_clip": of_open_clip, "clip": of_clip, "captioning": of_captioning}[package_name](package)
     torch.save(seen, result)
 
 
@@ -67,6 +67,14 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "resize": cases_resize.observe(package),
         "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),
     }
+
+
+def of_captioning(package: Any) -> dict[str, Any]:
+    """Of open_clip_torch beside the last transformers that it can write captions with."""
+    import cases_coca
+    import cases_generate
+
+    return {"models": cases_coca.observe_all(package), "written": cases_generate.observe(package)}
 
 
 def of_clip(package: Any) -> dict[str, Any]:
