@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("cli.md", "encoder.md", "formats.md", "models.md", "tokenizers.md")),
+    *(
+        ROOT / "docs" / name
+        for name in ("captioning.md", "cli.md", "encoder.md", "formats.md", "models.md", "tokenizers.md")
+    ),
 ]
 
 

@@ -72,9 +72,14 @@ def of_open_clip(package: Any) -> dict[str, Any]:
 def of_captioning(package: Any) -> dict[str, Any]:
     """Of open_clip_torch beside the last transformers that it can write captions with."""
     import cases_coca
+    import cases_coca_differences
     import cases_generate
 
-    return {"models": cases_coca.observe_all(package), "written": cases_generate.observe(package)}
+    return {
+        "models": cases_coca.observe_all(package),
+        "written": cases_generate.observe(package),
+        "differences": cases_coca_differences.observe(package),
+    }
 
 
 def of_clip(package: Any) -> dict[str, Any]:

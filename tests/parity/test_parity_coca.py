@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cases_coca
+import cases_coca_differences
 import cases_generate
 import pytest
 import torch
@@ -46,3 +47,16 @@ def test_captions_are_the_published_ones(
     assert len(theirs) >= 21
     other = [key for key, ids in theirs.items() if not torch.equal(written[key], ids)]
     assert not other, "\n".join(f"{key}\n{written[key]}\n{theirs[key]}" for key in other[:3])
+
+
+@pytest.fixture(scope="module")
+def our_probes() -> dict[str, bool]:
+    return cases_coca_differences.observe(open_clip)
+
+
+@pytest.mark.parametrize("probe", cases_coca_differences.PROBES)
+def test_what_is_listed_as_a_difference_of_captioning_is_one(
+    probe: str, our_probes: dict[str, bool], published_captioning: Any
+) -> None:
+    assert not published_captioning["differences"][probe]  # else docs/compatibility.md is wrong about 3.3.0
+    assert our_probes[probe]

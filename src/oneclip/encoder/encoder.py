@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.config import ModelCfg
+from oneclip.encoder.captioning import Captioner, readable
 from oneclip.engine import Towers, unit_vectors
 from oneclip.errors import ConfigError, TextError
 from oneclip.image import Preprocess
@@ -281,6 +282,47 @@ class Encoder:
             rank(names, row, top) for row in self.probabilities(self.encode_images(images), text_features)
         ]
         return rankings[0] if is_picture(images) else rankings
+
+    @overload
+    def caption(self, images: Picture, **options: Any) -> str: ...
+
+    @overload
+    def caption(self, images: Iterable[Picture], **options: Any) -> list[str]: ...
+
+    def caption(
+        self,
+        images: Pictures,
+        *,
+        prompt: str = "",
+        batch_size: int = 32,
+        progress: Progress = False,
+        **search: Any,
+    ) -> str | list[str]:
+        """Say in words what pictures show; a CoCa can.
+
+        Args:
+            images: a picture, or several, as `encode_images` takes them.
+            prompt: what every caption begins with.
+            batch_size: how many pictures go through the model at once.
+            progress: True for a bar on stderr, or a function that is told how many pictures more are done.
+            search: how the words are chosen and how many, see `oneclip.model.CoCa.generate`.
+
+        Returns:
+            The caption of one picture, prompt included; for several, a list.
+
+        Raises:
+            ImageError: for a picture that cannot be read.
+            ConfigError: if the model writes no captions, or `search` contradicts itself.
+        """
+        _check_positive("batch_size", batch_size)
+        total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
+        captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
+        captions: list[str] = []
+        with reporting(progress, total, "pictures") as advance:
+            for results in read_ahead(images, self.preprocess, batch_size, max_pixels=self.max_pixels):
+                captions += captioner.write(readable(results).to(self.device, self.towers.dtype))
+                advance(len(results))
+        return captions[0] if is_picture(images) else captions
 
     def encode_labels(self, labels: Sequence[str], template: str | None = None) -> Features:
         """Encode what `classify` chooses from, refusing labels that would make its answer meaningless."""

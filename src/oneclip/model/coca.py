@@ -108,12 +108,12 @@ class CoCa(CustomTextCLIP):
 
     def _encode_pictures(self, images: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) to features (B, D) and tokens (B, S, C)."""
-        features, tokens = self.visual(images)
+        features, tokens = _pair(self.visual(images))
         return F.normalize(features, dim=-1) if normalize else features, tokens
 
     def _encode_captions(self, text: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
         """(B, L) to features (B, D) and tokens (B, L, C)."""
-        features, tokens = self.text(text)
+        features, tokens = _pair(self.text(text))
         return F.normalize(features, dim=-1) if normalize else features, tokens
 
     @unscripted
@@ -245,6 +245,12 @@ class CoCa(CustomTextCLIP):
         """Recompute each block in the backward pass instead of keeping its activations, in towers and decoder."""
         super().set_grad_checkpointing(enable)
         self.text_decoder.set_grad_checkpointing(enable)
+
+
+def _pair(output: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a tower with `output_tokens` gives; TorchScript has to be told."""
+    assert not isinstance(output, Tensor)
+    return output
 
 
 def _ids(ids: int | Sequence[int] | Tensor) -> tuple[int, ...]:
