@@ -21,7 +21,7 @@ from oneclip.config import ModelCfg
 from oneclip.encoder.captioning import Captioner, readable
 from oneclip.engine import Towers, unit_vectors
 from oneclip.errors import ConfigError, TextError
-from oneclip.image import Preprocess
+from oneclip.image import FastPreprocess, Preprocess
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.progress import Progress, reporting
@@ -35,6 +35,7 @@ Ranking: TypeAlias = list[tuple[str, float]]
 Labels: TypeAlias = str | Sequence[str]
 Raise: TypeAlias = Literal["raise"]
 Skip: TypeAlias = Literal["skip"]
+Decode: TypeAlias = Literal["exact", "fast"]
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -107,12 +108,24 @@ class Encoder:
 
     @overload
     def encode_images(
-        self, images: Pictures, *, batch_size: int = ..., on_error: Raise = ..., progress: Progress = ...
+        self,
+        images: Pictures,
+        *,
+        batch_size: int = ...,
+        on_error: Raise = ...,
+        decode: Decode = ...,
+        progress: Progress = ...,
     ) -> Features: ...
 
     @overload
     def encode_images(
-        self, images: Pictures, *, batch_size: int = ..., on_error: Skip, progress: Progress = ...
+        self,
+        images: Pictures,
+        *,
+        batch_size: int = ...,
+        on_error: Skip,
+        decode: Decode = ...,
+        progress: Progress = ...,
     ) -> Encoded: ...
 
     def encode_images(
@@ -121,6 +134,7 @@ class Encoder:
         *,
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
+        decode: Decode = "exact",
         progress: Progress = False,
     ) -> Features | Encoded:
         """Encode pictures.
@@ -129,6 +143,8 @@ class Encoder:
             images: paths, bytes, open files, PIL images and arrays (H, W, 3), mixed at will; or a single one.
             batch_size: how many pictures go through the model at once.
             on_error: "raise" at the first picture that cannot be read, or "skip" it.
+            decode: "exact" for `preprocess`, bit for bit as published, or "fast" for nearly the same of large
+                pictures, sooner: see `oneclip.image.FastPreprocess`.
             progress: True for a bar on stderr, or a function that is told how many pictures more are done.
 
         Returns:
@@ -141,7 +157,7 @@ class Encoder:
         total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
         parts = [Encoded(self._no_features(), [], [])]
         with reporting(progress, total, "pictures") as advance:
-            for part in self.stream_images(images, batch_size=batch_size, on_error=on_error):
+            for part in self.stream_images(images, batch_size=batch_size, on_error=on_error, decode=decode):
                 parts.append(part)
                 advance(len(part.kept) + len(part.skipped))
         features = np.concatenate([part.features for part in parts])
@@ -150,7 +166,12 @@ class Encoder:
         return Encoded(features, [i for p in parts for i in p.kept], [s for p in parts for s in p.skipped])
 
     def stream_images(
-        self, images: Pictures, *, batch_size: int = 32, on_error: Raise | Skip = "raise"
+        self,
+        images: Pictures,
+        *,
+        batch_size: int = 32,
+        on_error: Raise | Skip = "raise",
+        decode: Decode = "exact",
     ) -> Iterator[Encoded]:
         """`encode_images`, batch by batch: for more pictures than one wants to wait for or to hold.
 
@@ -159,8 +180,10 @@ class Encoder:
         """
         _check_choice("on_error", on_error, ("raise", "skip"))
         _check_positive("batch_size", batch_size)
+        _check_choice("decode", decode, ("exact", "fast"))
+        preprocess = self.preprocess if decode == "exact" else FastPreprocess(self.preprocess.cfg)
         first = 0
-        for results in read_ahead(images, self.preprocess, batch_size, max_pixels=self.max_pixels):
+        for results in read_ahead(images, preprocess, batch_size, max_pixels=self.max_pixels):
             skipped = [result for result in results if isinstance(result, Skipped)]
             if skipped and on_error == "raise":
                 raise skipped[0].error

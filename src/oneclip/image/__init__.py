@@ -1,11 +1,12 @@
 """How a picture becomes a tensor.
 
 `open_image` decodes anything that holds a picture, `Preprocess` gives a model the tensor it was trained on,
-and `Augment` gives training a different one each time.
+`FastPreprocess` nearly that, sooner, and `Augment` gives training a different one each time.
 """
 
 from oneclip.image.augment import Augment, AugmentCfg
 from oneclip.image.decode import DEFAULT_MAX_PIXELS, MAX_PIXELS_VARIABLE, ImageSource, open_image, pixel_limit
+from oneclip.image.fast import FastPreprocess
 from oneclip.image.preprocess import Preprocess
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MAX_PIXELS_VARIABLE",
     "Augment",
     "AugmentCfg",
+    "FastPreprocess",
     "ImageSource",
     "Preprocess",
     "open_image",

@@ -74,11 +74,11 @@ def read_ahead(
         )
     several = [cast(Picture, images)] if is_picture(images) else cast("Iterable[Picture]", images)
     items = enumerate(several)
-    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+    least = getattr(preprocess, "least", None)  # of `FastPreprocess`
 
     def read(index: int, item: Picture) -> Tensor | Skipped:
         try:
-            image = open_image(item, **limit)
+            image = open_image(item, max_pixels=max_pixels, least=least)
             if isinstance(item, Image.Image):  # 16-bit files are scaled where they are opened, these were not
                 image = to_8_bits(image, "it", item.format or "PIL")
             return preprocess(image)

@@ -35,6 +35,8 @@ _DAMAGE = (
     EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+Least = Callable[[tuple[int, int]], tuple[int, int]]
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,6 +46,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation to the transposition that undoes it
+
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that make the height of a file the width of the picture
 
 # Where a picture's metadata may repeat an orientation that has been applied.
 _ORIENTED_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -64,7 +68,9 @@ _LOOKALIKES = (
 _LOAD_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
-def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+def open_image(
+    source: ImageSource, *, max_pixels: int | None = None, least: Least | None = None
+) -> Image.Image:
     """Open one picture and load its pixels. Safe to call from many threads.
 
     Args:
@@ -73,6 +79,8 @@ def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.I
             floats in [0, 1].
         max_pixels: largest width x height of a file that is decoded; by default the environment variable
             ONECLIP_MAX_PIXELS, or 178,956,970.
+        least: the (height, width) of a picture to the (height, width) that are needed of it: a JPEG is shrunk by
+            2, 4 or 8 while it is decoded where that leaves as many. None for all pixels of the file.
 
     Returns:
         A loaded image in the mode that its file has ("RGB", "L", "P", "CMYK", ...).
@@ -87,16 +95,17 @@ def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.I
         return image_from_array(source)
     limit = pixel_limit(max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), f"the picture given as {len(source)} bytes", limit)
+        return _decode(io.BytesIO(source), f"the picture given as {len(source)} bytes", limit, least)
     if isinstance(source, (str, os.PathLike)):
         path = _existing_file(os.fspath(source))
         try:
             with path.open("rb") as file:
-                return _decode(file, str(path), limit)
+                return _decode(file, str(path), limit, least)
         except OSError as error:  # those of decoding are ImageErrors already
             raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
     if hasattr(source, "read"):
-        return _decode(_seekable(source), f"the picture in {getattr(source, 'name', 'the stream')}", limit)
+        name = f"the picture in {getattr(source, 'name', 'the stream')}"
+        return _decode(_seekable(source), name, limit, least)
     hint = "; encode_pixels takes tensors" if type(source).__module__.startswith("torch") else ""
     raise ImageError(
         f"expected a path, bytes, a binary stream, a PIL image or an array, not {type(source).__name__}{hint}"
@@ -165,8 +174,8 @@ def _seekable(stream: BinaryIO) -> BinaryIO:
     return stream
 
 
-def _decode(stream: BinaryIO, name: str, limit: int) -> Image.Image:
-    """Decode an open stream: identify, check the size, load, turn upright, make 8-bit."""
+def _decode(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Image.Image:
+    """Decode an open stream: identify, check the size, load (shrunk to no less), turn upright, make 8-bit."""
     image = _identify(stream, name)
     if image.width * image.height > limit:
         raise ImageTooLargeError(
@@ -175,6 +184,8 @@ def _decode(stream: BinaryIO, name: str, limit: int) -> Image.Image:
         )
     kind, size = image.format, f"{image.width} x {image.height}"
     try:
+        if least is not None and kind in ("JPEG", "MPO"):
+            _shrink(image, least)
         image.load()
     except Image.DecompressionBombError as error:
         raise _pillow_limit(name, error) from error
@@ -230,6 +241,15 @@ def _what_it_is(head: bytes) -> str:
 
 def _pillow_limit(name: str, error: Exception) -> ImageTooLargeError:
     return ImageTooLargeError(f"{name}: {error} This is Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS")
+
+
+def _shrink(image: ImageFile.ImageFile, least: Least) -> None:
+    """Have a JPEG decoded at the smallest size that is enough once it stands upright."""
+    if _orientation(image) in _SIDEWAYS:
+        width, height = least((image.width, image.height))
+    else:
+        height, width = least((image.height, image.width))
+    image.draft(None, (width, height))
 
 
 def _upright(image: ImageFile.ImageFile) -> Image.Image:

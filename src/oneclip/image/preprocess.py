@@ -49,7 +49,11 @@ class Preprocess:
     def __init__(self, cfg: PreprocessCfg | None = None) -> None:
         self.cfg = cfg or PreprocessCfg()
         over = [Flatten(self.cfg.background)] if self.cfg.background is not None else []
-        self.transforms: list[Step] = [*over, *_geometry(self.cfg), *to_model_input(self.cfg)]
+        self.transforms: list[Step] = [
+            *over,
+            *(step for step in geometry(self.cfg) if step),
+            *to_model_input(self.cfg),
+        ]
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Preprocess one picture.
@@ -89,20 +93,24 @@ def to_model_input(cfg: PreprocessCfg) -> list[Step]:
     return [ToRGB(), ToTensor(), Normalize(cfg.mean, cfg.std)]
 
 
-def _geometry(cfg: PreprocessCfg) -> list[Step]:
-    """The steps that bring a picture to the size of `cfg`."""
+def geometry(cfg: PreprocessCfg) -> tuple[Resize, CenterCrop | None]:
+    """The steps that bring a picture to the size of `cfg`: a resize, and unless it squashes a crop.
+
+    Raises:
+        ConfigError: for an unknown mode, filter or size.
+    """
     height, width = checked_size(cfg.size)
     if cfg.resize_mode == "shortest":
         if height == width:
-            return [Resize(height, cfg.interpolation), CenterCrop((height, width))]
-        return [ResizeKeepRatio((height, width), cfg.interpolation), CenterCrop((height, width))]
+            return Resize(height, cfg.interpolation), CenterCrop((height, width))
+        return ResizeKeepRatio((height, width), cfg.interpolation), CenterCrop((height, width))
     if cfg.resize_mode == "longest":
-        return [
+        return (
             ResizeKeepRatio((height, width), cfg.interpolation, longest=1.0),
             CenterCrop((height, width), cfg.fill_color),
-        ]
+        )
     if cfg.resize_mode == "squash":
-        return [Resize((height, width), cfg.interpolation)]
+        return Resize((height, width), cfg.interpolation), None
     raise ConfigError(f"resize_mode {cfg.resize_mode!r} is not one of shortest, longest, squash")
 
 
