@@ -15,7 +15,7 @@ ROWS = (
     ("checkpoint", "engine"),
     ("encoder",),
     ("evaluate", "search"),
-    ("train", "serve"),
+    ("train", "embed", "serve"),
     ("cli",),
     ("clip", "open_clip"),
 )

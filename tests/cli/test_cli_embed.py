@@ -1,6 +1,7 @@
-"""`oneclip embed`: what is in the file, what happens to it when something goes wrong, and going on afterwards."""
+"""`oneclip embed`: what is in the output, what the command says, and going on after Ctrl-C."""
 
-import errno
+import csv
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commandline import Run
-from tiny import DIM, picture, write_tiny_model
+from tiny import picture, write_tiny_model
 
 import oneclip
 from oneclip.engine import Towers
@@ -26,7 +27,9 @@ def test_npz_has_names_and_vectors_side_by_side(run: Run, pictures: Path, model:
     assert content["names"].tolist() == paths
     assert content["vectors"].dtype == np.float32
     np.testing.assert_allclose(content["vectors"], oneclip.load(model).encode_images(paths), atol=1e-5)
-    assert (str(content["model"]), str(content["precision"])) == (str(model), "fp32")
+    facts = [str(content[name]) for name in ("model", "precision", "decode", "kind")]
+    assert facts == [str(model), "fp32", "exact", "pictures"]
+    assert content["sha256"][0].decode() == hashlib.sha256(Path(paths[0]).read_bytes()).hexdigest()
     assert not Path("vectors.npz.partial").exists()
 
 
@@ -38,6 +41,64 @@ def test_parquet_has_the_same(run: Run, pictures: Path, model: Path) -> None:
     assert table["name"].to_pylist() == content["names"].tolist()
     np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), content["vectors"])
     assert table.schema.metadata[b"oneclip.model"] == str(model).encode()
+    assert table.schema.metadata[b"oneclip.weights"].decode() == str(content["weights"])
+
+
+def test_a_name_without_suffix_is_a_folder_of_parts_that_parquet_reads_as_one(
+    run: Run, pictures: Path, model: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    assert run("embed", pictures, "-o", "vectors", "--model", model, "--skip").code == 3
+    assert sorted(path.name for path in Path("vectors").iterdir() if path.name[0] != ".") == [
+        "_errors.csv",
+        "_made_by.json",
+        "part-000000.parquet",
+    ]
+    assert len(parquet.read_table("vectors")) == 8
+
+
+def test_captions_are_called_by_their_file_and_line(run: Run, pictures: Path, model: Path) -> None:
+    Path("captions.txt").write_text("a cat\n\na dog\na cat\n", encoding="utf-8")
+    code, _, err = run("embed", "captions.txt", "--texts", "-o", "vectors.npz", "--model", model)
+    assert code == 0
+    assert "3 captions" in err
+    assert "2 encoded, 1 known by content" in err
+    content = np.load("vectors.npz")
+    assert content["names"].tolist() == ["captions.txt:1", "captions.txt:3", "captions.txt:4"]
+    np.testing.assert_allclose(
+        content["vectors"], oneclip.load(model).encode_texts(["a cat", "a dog", "a cat"]), atol=1e-5
+    )
+
+
+def test_captions_that_are_too_long_are_listed_or_cut(run: Run, pictures: Path, model: Path) -> None:
+    Path("captions.txt").write_text("a cat\n" + "word " * 200, encoding="utf-8")
+    arguments = ("embed", "captions.txt", "--texts", "--model", model, "-o")
+    code, _, err = run(*arguments, "vectors.npz", "--skip")
+    assert code == 3
+    assert "captions.txt:2" in err
+    assert len(np.load("vectors.npz")["names"]) == 1
+    assert run(*arguments, "cut.npz", "--truncate").code == 0
+    assert len(np.load("cut.npz")["names"]) == 2
+
+
+def test_the_last_line_says_how_pictures_were_decoded(run: Run, pictures: Path, model: Path) -> None:
+    arguments = ("embed", pictures, "--model", model, "-o")
+    assert "(fp32, decode exact)" in run(*arguments, "a.npz").err
+    assert "(fp32, decode fast)" in run(*arguments, "b.npz", "--decode", "fast").err
+    assert str(np.load("b.npz")["decode"]) == "fast"
+
+
+def test_a_cache_serves_another_output_without_the_model(
+    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("embed", pictures, "--model", model, "--cache", "cache", "-o")
+    assert run(*arguments, "a.npz").code == 0
+    encoded = watch(monkeypatch)
+    assert "8 known by content" in run(*arguments, "b.npz").err
+    assert encoded == []
+    np.testing.assert_array_equal(np.load("a.npz")["vectors"], np.load("b.npz")["vectors"])
+    assert "8 encoded" in run(*arguments, "c.npz", "--decode", "fast").err
 
 
 def test_folders_are_walked_and_what_is_hidden_is_not(run: Run, pictures: Path, model: Path) -> None:
@@ -57,7 +118,7 @@ def test_folders_are_walked_and_what_is_hidden_is_not(run: Run, pictures: Path, 
     ("output", "code", "message"),
     [
         ("vectors.csv", 2, ".npz or .parquet"),
-        ("vectors", 2, ".npz or .parquet"),
+        ("old.npz", 1, "no vectors of `oneclip embed`"),
         ("missing/vectors.npz", 1, "no folder missing"),
         ("folder.npz", 1, "is a folder"),
     ],
@@ -66,6 +127,7 @@ def test_an_impossible_output_is_found_before_the_work(
     run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch, output: str, code: int, message: str
 ) -> None:
     Path("folder.npz").mkdir()
+    Path("old.npz").write_bytes(b"something of somebody's")
     monkeypatch.setattr("oneclip.encoder.load", lambda *a, **k: pytest.fail("the model was loaded"))
     result = run("embed", pictures, "-o", output)
     assert result.code == code
@@ -75,49 +137,40 @@ def test_an_impossible_output_is_found_before_the_work(
 def test_parquet_without_its_library_names_the_extra(
     run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oneclip.cli.vectors.find_spec", lambda name: None)
+    monkeypatch.setattr("oneclip.embed.formats.parquet.find_spec", lambda name: None)
     code, _, err = run("embed", pictures, "-o", "vectors.parquet")
     assert code == 1
     assert "pip install 'oneclip[parquet]'" in err
 
 
-@pytest.mark.parametrize("output", ["vectors.npz", "vectors.parquet"])
-def test_a_full_disk_leaves_the_old_file(
-    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch, output: str
-) -> None:
-    pytest.importorskip("pyarrow")
-    Path(output).write_bytes(b"old")
-
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("numpy.savez", full)
-    monkeypatch.setattr("pyarrow.parquet.write_table", full)
-    code, _, err = run("embed", pictures, "-o", output, "--model", model)
-    assert code == 1
-    assert err.count("\n") == 1
-    assert f"{output} could not be written: No space left on device" in err
-    assert Path(output).read_bytes() == b"old"
-    assert not list(Path().glob(".*.tmp"))
-
-
-def test_an_unreadable_picture_is_an_error_and_the_rest_is_kept(
-    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_cannot_be_read_is_listed_and_the_rest_is_written(
+    run: Run, pictures: Path, model: Path, skip: bool
 ) -> None:
     (pictures / "broken.png").write_bytes(b"no picture")
-    arguments = ("embed", pictures, "-o", "vectors.npz", "--model", model, "--batch-size", 4)
+    arguments = ("embed", pictures, "-o", "vectors.npz", "--model", model, *["--skip"] * skip)
+    code, _, err = run(*arguments)
+    assert code == (3 if skip else 1)
+    assert "skipped the picture in pictures/broken.png is not a picture" in err
+    assert "1 could not be read: vectors.npz.errors.csv has the reasons" in err
+    assert len(np.load("vectors.npz")["names"]) == 8
+    rows = list(csv.reader(Path("vectors.npz.errors.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row[0] for row in rows] == ["name", "pictures/broken.png"]
+    (pictures / "broken.png").unlink()
+    code, _, err = run(*arguments)
+    assert code == 0
+    assert "8 from earlier" in err
+    assert not Path("vectors.npz.errors.csv").exists()
+
+
+def test_a_path_that_leads_nowhere_is_an_error_before_the_work(run: Run, pictures: Path, model: Path) -> None:
+    arguments = ("embed", pictures, "nowhere", "-o", "vectors.npz", "--model", model)
     code, _, err = run(*arguments)
     assert code == 1
-    assert "broken.png" in err
-    assert "--skip" in err
-    assert not Path("vectors.npz").exists()
-    encoded = watch(monkeypatch)
-    code, _, err = run(*arguments, "--skip")
-    assert code == 3
-    assert "going on: 3 of 9" in err
-    assert "skipped pictures/broken.png" in err
+    assert "nowhere: no such file or folder; --skip" in err
+    assert not list(Path().glob("vectors*"))
+    assert run(*arguments, "--skip").code == 3
     assert len(np.load("vectors.npz")["names"]) == 8
-    assert sum(encoded) == 1 + 5  # one for the fixed picture
 
 
 # ---------------------------------------------------------------------------------------- stopping and going on
@@ -142,13 +195,12 @@ def watch(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> lis
 def stopped(run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
     """An embedding that was interrupted after four of eight pictures; the arguments to go on with."""
     arguments = ("embed", pictures, "-o", "vectors.npz", "--batch-size", 2, "--model")
-    Path("vectors.npz").write_bytes(b"old")
     with monkeypatch.context() as patch:
-        watch(patch, stop_after=3)
+        watch(patch, stop_after=2)
         code, _, err = run(*arguments, model)
     assert code == 130
-    assert "4 of 8 pictures are kept" in err
-    assert Path("vectors.npz").read_bytes() == b"old"
+    assert "4 pictures are kept" in err
+    assert not Path("vectors.npz").exists()
     return arguments
 
 
@@ -156,61 +208,29 @@ def test_the_same_command_goes_on_and_ends_the_same(
     run: Run, model: Path, stopped: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = watch(monkeypatch)
-    assert "going on: 4 of 8" in run(*stopped, model).err
-    assert encoded == [1, 2, 2]
+    assert "going on: 4 vectors" in run(*stopped, model).err
+    assert encoded == [2, 2]
     continued = np.load("vectors.npz")
-    assert run(*stopped, model).code == 0
+    assert run(*stopped, model, "--overwrite").code == 0
+    assert encoded == [2] * 6
     unbroken = np.load("vectors.npz")
     assert continued["names"].tolist() == unbroken["names"].tolist()
     np.testing.assert_allclose(continued["vectors"], unbroken["vectors"], atol=1e-5)
     assert not Path("vectors.npz.partial").exists()
 
 
-def test_a_picture_that_has_changed_is_encoded_again(
-    run: Run, model: Path, stopped: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+def test_another_model_is_refused_whether_the_run_was_finished_or_not(
+    run: Run, model: Path, stopped: tuple[object, ...], tmp_path: Path
 ) -> None:
-    picture(7).save("pictures/apple.png")
-    encoded = watch(monkeypatch)
-    assert run(*stopped, model).code == 0
-    assert sum(encoded) == 1 + 5
-    index = np.load("vectors.npz")["names"].tolist().index("pictures/apple.png")
-    expected = oneclip.load(model).encode_images(picture(7))[0]
-    np.testing.assert_allclose(np.load("vectors.npz")["vectors"][index], expected, atol=1e-5)
-
-
-def test_vectors_of_another_model_under_the_same_name_are_not_mixed_in(
-    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = write_tiny_model(tmp_path / "model.safetensors", seed=1)
-    arguments = ("embed", pictures, "-o", "vectors.npz", "--batch-size", 2, "--model", model)
-    with monkeypatch.context() as patch:
-        watch(patch, stop_after=3)
-        assert run(*arguments).code == 130
-    write_tiny_model(tmp_path / "model.safetensors", seed=2)
-    code, _, err = run(*arguments)
-    assert code == 0
-    assert "another model: starting anew" in err
-    content = np.load("vectors.npz")
-    expected = oneclip.load(model).encode_images(content["names"].tolist())
-    np.testing.assert_allclose(content["vectors"], expected, atol=1e-5)
-
-
-def test_a_damaged_part_is_made_again(run: Run, model: Path, stopped: tuple[object, ...]) -> None:
-    for part in Path("vectors.npz.partial").glob("*.npz"):
-        part.write_bytes(part.read_bytes()[:100])
-    assert run(*stopped, model).code == 0
-    assert np.load("vectors.npz")["vectors"].shape == (8, DIM)
-
-
-def test_what_is_done_is_saved_now_and_then(
-    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("oneclip.cli.partial.INTERVAL", 0.0)
-    saved: list[int] = []
-    remove = "oneclip.cli.partial.Partial.remove"
-    monkeypatch.setattr(remove, lambda self: saved.append(len(list(self.folder.glob("*.npz")))))
-    assert run("embed", pictures, "-o", "vectors.npz", "--batch-size", 2, "--model", model).code == 0
-    assert saved == [4]
+    other = write_tiny_model(tmp_path / "other.safetensors", seed=1)
+    for _ in range(2):
+        code, _, err = run(*stopped, other)
+        assert code == 1
+        assert "holds vectors of another making: model" in err
+        assert run(*stopped, model).code == 0
+    assert str(np.load("vectors.npz")["model"]) == str(model)
+    assert run(*stopped, other, "--overwrite").code == 0
+    assert str(np.load("vectors.npz")["model"]) == str(other)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of a Unix terminal")
@@ -230,12 +250,12 @@ def test_a_real_ctrl_c_keeps_what_was_done(pictures: Path, model: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
-    for _ in range(4):  # the fixed picture, and three batches begun
+    for _ in range(3):  # batches begun
         process.stdout.readline()
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "of 8 pictures are kept" in err
+    assert "pictures are kept" in err
     assert "Traceback" not in err
     assert list(Path("vectors.npz.partial").glob("*.npz"))

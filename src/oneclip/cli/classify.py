@@ -9,7 +9,8 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
-from oneclip.cli.pictures import Unusable, find_pictures, tell_skipped
+from oneclip.cli.pictures import find_pictures, tell_skipped
+from oneclip.embed.items import Failure
 from oneclip.errors import ImageError, TextError
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def classify(
     except TextError as error:
         raise typer.BadParameter(str(error)) from error
     image_features, kept, unread = encode_pictures(encoder, paths, batch_size, skip)
-    skipped += [Unusable(one.name, str(one.error)) for one in unread]
+    skipped += [Failure(one.name, str(one.error)) for one in unread]
     results = _results(encoder, [paths[i] for i in kept], image_features, text_features, labels, top)
     if as_json:
-        skips = [unusable._asdict() for unusable in skipped]
+        skips = [{"path": one.name, "reason": one.reason} for one in skipped]
         answer = {"model": encoder.name, "template": template, "pictures": results, "skipped": skips}
         print(json.dumps(answer, indent=2))
     else:

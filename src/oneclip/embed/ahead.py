@@ -1,0 +1,208 @@
+"""Items to preprocessed tensors or captions with the hash of their content, made in threads while a model computes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from oneclip.embed.items import Failure, Item, Source
+from oneclip.errors import OneCLIPError
+
+REMOTE_READERS = 16  # threads that wait for a network beside those that decode
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An item that was read.
+
+    Attributes:
+        item: what it is.
+        digest: SHA-256 of its content, in hexadecimal digits.
+        value: what `decode` made of it, or what `known` said of it.
+        is_known: which of the two.
+    """
+
+    item: Item
+    digest: str
+    value: Any
+    is_known: bool = False
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An item that gives nothing to encode.
+
+    Attributes:
+        item: what it is.
+        reason: why.
+        digest: SHA-256 of its content, if that could be read.
+    """
+
+    item: Item
+    reason: str
+    digest: str | None = None
+
+
+class Clock:
+    """Seconds that threads spend with reading, decoding, waiting for either, and computing."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(("reading", "decoding", "waiting", "model"), 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        """Add the time of this block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[what] += time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        """The seconds so far."""
+        with self._lock:
+            return dict(self._seconds)
+
+
+def limit(before: dict[str, float], now: dict[str, float]) -> str:
+    """What a run waited for between two readings of its clock: "reading", "decoding" or "the model"."""
+    spent = {what: now[what] - before[what] for what in now}
+    if spent["waiting"] < spent["model"]:
+        return "the model"
+    return "reading" if spent["reading"] > spent["decoding"] else "decoding"
+
+
+def read_ahead(
+    sources: Iterable[Source],
+    decode: Callable[[io.BytesIO], Any],
+    known: Callable[[Item, str], Any],
+    clock: Clock,
+    *,
+    ahead: int,
+) -> Generator[Ready | Unread | Failure, None, None]:
+    """Read and decode items before they are asked for; what has no content of its own passes through.
+
+    Args:
+        sources: where the items are.
+        decode: the bytes of one, with its name as attribute, to what the model takes. Called in threads.
+        known: what is known of an item and its hash already, which saves decoding it; or None.
+        clock: is told how long reading and decoding take.
+        ahead: how many items may be ready or under way.
+
+    Yields:
+        in the order of the sources.
+    """
+    sources = list(sources)
+    decoders = _processors()
+    turn = threading.Semaphore(decoders)  # more would only take memory
+    readers = REMOTE_READERS if any(source.is_remote for source in sources) else 1
+
+    def prepare(item: Item) -> Ready | Unread:
+        digest: str | None = None
+        try:
+            with clock.counting("reading"):
+                content = item.read()
+                digest = hashlib.sha256(content).hexdigest()
+        except (OneCLIPError, OSError) as error:
+            return Unread(item, _reason(item, error))
+        found = known(item, digest)
+        if found is not None:
+            return Ready(item, digest, found, is_known=True)
+        try:
+            with turn, clock.counting("decoding"):
+                return Ready(item, digest, decode(_Named(content, item.name)))
+        except (OneCLIPError, OSError) as error:
+            return Unread(item, _reason(item, error), digest)
+        except MemoryError:
+            return Unread(item, f"{item.name}: too large for the memory", digest)
+
+    line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(decoders + readers, thread_name_prefix="oneclip-read")
+
+    def put(entry: Any) -> None:
+        while not stop.is_set():
+            try:
+                line.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def feed() -> None:
+        end: Any = _END
+        try:
+            for source in sources:
+                for found in _timed(iter(source), clock):
+                    if stop.is_set():
+                        return
+                    put(pool.submit(prepare, found) if isinstance(found, Item) else found)
+        except BaseException as error:  # it is raised where the items are asked for
+            end = _Raised(error)
+        put(end)
+
+    feeder = threading.Thread(target=feed, name="oneclip-list", daemon=True)
+    feeder.start()
+    try:
+        while True:
+            with clock.counting("waiting"):
+                entry = line.get()
+                if isinstance(entry, Future):
+                    entry = entry.result()
+            if entry is _END:
+                return
+            if isinstance(entry, _Raised):
+                raise entry.error
+            yield entry
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Named(io.BytesIO):
+    """Bytes that know their name, for the messages of whatever reads them."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException
+
+
+_END = object()
+
+
+def _timed(found: Iterator[Any], clock: Clock) -> Iterator[Any]:
+    """Items, their listing counted as reading: of a compressed tar it is."""
+    while True:
+        with clock.counting("reading"):
+            try:
+                entry = next(found)
+            except StopIteration:
+                return
+        yield entry
+
+
+def _reason(item: Item, error: Exception) -> str:
+    text = getattr(error, "strerror", None) if not isinstance(error, OneCLIPError) else None
+    text = text or str(error) or type(error).__name__
+    return text if item.name in text else f"{item.name} cannot be read: {text}"
+
+
+def _processors() -> int:
+    """As many as are ours, up to 8: more would only wait for the model."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, available))

@@ -1,0 +1,81 @@
+"""Rows to Parquet and back: columns `name`, `sha256` and `vector`, and in the schema's metadata what made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from oneclip.embed.rows import FACTS, Facts, Rows
+from oneclip.errors import DataError, MissingExtraError
+
+PREFIX = "oneclip."
+T = TypeVar("T")
+
+
+class Parquet:
+    """Reads and writes .parquet."""
+
+    suffix = ".parquet"
+
+    def check(self) -> None:
+        """Raise a MissingExtraError without pyarrow."""
+        if find_spec("pyarrow") is None:
+            raise MissingExtraError("Writing Parquet", "parquet")
+
+    def fault(self, name: str) -> str | None:
+        """Parquet takes Unicode alone; file systems take other names, too."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return "its name is no valid Unicode, as Parquet needs it; a .npz takes it"
+        return None
+
+    def write(self, file: IO[bytes], rows: Rows, facts: Facts) -> None:
+        """Write rows and what made them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), rows.vectors.shape[1])
+        table = pa.table(
+            {
+                "name": pa.array(rows.names, pa.string()),
+                "sha256": pa.array(rows.digests, pa.string()),
+                "vector": vectors,
+            }
+        )
+        metadata = {f"{PREFIX}{key}": value for key, value in facts.to_dict().items()}
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+
+    def read(self, path: Path) -> tuple[Rows, Facts]:
+        """Read both back."""
+
+        def rows_and_facts(pq: Any) -> tuple[Rows, Facts]:
+            table = pq.read_table(path, partitioning=None)
+            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            facts = Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS})
+            width = table.schema.field("vector").type.list_size
+            vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+            return Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors), facts
+
+        return _reading(path, rows_and_facts)
+
+    def read_digests(self, path: Path) -> tuple[list[str], list[str]]:
+        """Names and digests alone."""
+
+        def digests(pq: Any) -> tuple[list[str], list[str]]:
+            table = pq.read_table(path, columns=["name", "sha256"], partitioning=None)
+            return table["name"].to_pylist(), table["sha256"].to_pylist()
+
+        return _reading(path, digests)
+
+
+def _reading(path: Path, read: Callable[[Any], T]) -> T:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return read(pyarrow.parquet)
+    except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
+        raise DataError(f"{path} holds no vectors of `oneclip embed`, or is damaged: {error}") from error

@@ -1,0 +1,136 @@
+"""What is stored: of each item its name, the hash of its content and its vector; of all together what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from oneclip.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from oneclip.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N items side by side.
+
+    Attributes:
+        names: of the items.
+        digests: SHA-256 of their contents, in hexadecimal digits.
+        vectors: (N, D) float32, unit length.
+    """
+
+    names: list[str]
+    digests: list[str]
+    vectors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What made vectors. Those of which any of this differs cannot be compared, and are never mixed.
+
+    Attributes:
+        model: what it was called; only for people, two names may lead to the same weights.
+        weights: SHA-256 over the tensors of the model, as it was loaded.
+        settings: SHA-256 over its configuration, tokenizer and preprocessing.
+        precision: what it computed with.
+        decode: "exact" or "fast", see `oneclip.image.fast`; of captions "text", or "cut" where long ones are.
+        kind: "pictures" or "captions".
+    """
+
+    model: str
+    weights: str
+    settings: str
+    precision: str
+    decode: str
+    kind: str
+
+    @classmethod
+    def of(cls, encoder: Encoder, decode: Literal["exact", "fast", "text", "cut"]) -> Facts:
+        """Those of an encoder; takes a moment, for the whole of the weights is hashed."""
+        settings = {
+            "model": encoder.cfg.to_dict(),
+            "preprocess": encoder.preprocess.cfg.to_dict(),
+        }
+        return cls(
+            model=encoder.name,
+            weights=weights_digest(encoder),
+            settings=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
+            precision=encoder.precision,
+            decode=decode,
+            kind="pictures" if decode in ("exact", "fast") else "captions",
+        )
+
+    @property
+    def identity(self) -> str:
+        """Sixteen digits that are the same where vectors may be mixed."""
+        values = [getattr(self, name) for name in _COMPARED]
+        return hashlib.sha256("\0".join(values).encode()).hexdigest()[:16]
+
+    def check_same(self, others: Facts, place: object) -> None:
+        """Refuse to go on with what another model made.
+
+        Raises:
+            OutputError: naming what differs.
+        """
+        different = [
+            f"{name} {_short(getattr(others, name))}, not {_short(getattr(self, name))}"
+            for name in _COMPARED
+            if getattr(others, name) != getattr(self, name)
+        ]
+        if different:
+            told = [f"model {others.model}, not {self.model}"] if others.model != self.model else []
+            raise OutputError(
+                f"{place} holds vectors of another making: {'; '.join(told + different)}. "
+                "Nothing was changed; name another output, or --overwrite to begin anew"
+            )
+
+    def to_dict(self) -> dict[str, str]:
+        """Names and values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, str]) -> Facts:
+        """The opposite; a KeyError if one is missing."""
+        return cls(**{name: str(values[name]) for name in FACTS})
+
+
+FACTS = tuple(field.name for field in fields(Facts))
+_COMPARED = FACTS[1:]
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors of a model, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy())  # the bytes, whatever they mean
+    return digest.hexdigest()
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Parts one after the other; at least one."""
+    import numpy as np
+
+    return Rows(
+        [name for part in parts for name in part.names],
+        [digest for part in parts for digest in part.digests],
+        np.concatenate([part.vectors for part in parts]),
+    )
+
+
+def _short(value: str) -> str:
+    return f"{value[:12]}…" if len(value) == 64 else value

@@ -1,0 +1,55 @@
+"""Words on a command line to sources: a file of this folder for each kind, all of the same shape."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from oneclip.embed.sources.files import Files, find_in_path
+from oneclip.embed.sources.lines import CaptionLines, PathLines
+from oneclip.embed.sources.places import expand, is_address
+from oneclip.embed.sources.shards import TAR_SUFFIXES, Shard
+from oneclip.embed.sources.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
+from oneclip.errors import DataError
+
+if TYPE_CHECKING:
+    from oneclip.embed.items import Source
+
+
+def find_sources(
+    words: Sequence[str], *, texts: bool = False, column: str | None = None, folder: str | None = None
+) -> list[Source]:
+    """Say what each word means.
+
+    Args:
+        words: files, folders, patterns, lists (`@list.txt`, `list.txt`), tables, tar shards, or addresses of them.
+        texts: look for captions instead of pictures.
+        column: of tables; by default the first that is called like one.
+        folder: what paths in lists and tables are relative to; their own folder if not given.
+
+    Raises:
+        DataError: for a list or table that cannot be used, and for a pattern that fits nothing.
+    """
+
+    def meaning(place: str, is_list: bool) -> Source:
+        lowered = place.lower()
+        if os.path.isdir(place) and not texts:
+            return Files(place, *find_in_path(place))
+        if lowered.endswith(TAR_SUFFIXES):
+            return Shard(place, texts=texts)
+        if lowered.endswith((*CSV_SUFFIXES, *PARQUET_SUFFIXES)):
+            return Table(place, texts=texts, column=column, folder=folder)
+        if is_list or lowered.endswith(".txt"):
+            return CaptionLines(place) if texts else PathLines(place, folder)
+        if texts:
+            raise DataError(
+                f"{place}: captions come from .txt (one a line), .csv, .tsv, .parquet and .tar files"
+            )
+        return Files(place, [place]) if is_address(place) else Files(place, *find_in_path(place))
+
+    found: list[Source] = []
+    for word in words:
+        is_list = word.startswith("@") and not os.path.exists(word)
+        found += [meaning(place, is_list) for place in expand(word[is_list:])]
+    return found

@@ -1,0 +1,143 @@
+"""A path or an address to its bytes: local files, http(s), and whatever fsspec knows (s3://, gs://, …)."""
+
+from __future__ import annotations
+
+import glob
+import http.client
+import importlib
+import io
+import os
+import re
+import urllib.error
+import urllib.request
+from typing import Any, BinaryIO, cast
+
+from oneclip.errors import DataError, DownloadError, ImageError, OfflineError
+from oneclip.hub.place import SWITCHED_OFF, offline
+
+TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
+LARGEST = 1 << 30  # bytes of one file from the web: more is no picture
+_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def is_address(place: str) -> bool:
+    """Whether this is `scheme://…` rather than a path."""
+    return bool(_SCHEME.match(place))
+
+
+def read_bytes(place: str) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        ImageError: if there is no such file, or it is a folder.
+        DownloadError: if an address does not give it.
+        OSError: if it cannot be read.
+    """
+    if is_address(place):
+        return _fetch(place)
+    try:
+        with open(place, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"{place}: no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{place} is a folder; give the pictures in it") from error
+
+
+def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
+    """A stream of a file, to be closed by the caller; to be `seekable`, what comes by http(s) is fetched first."""
+    if not is_address(place):
+        return open(place, "rb")
+    if place.lower().startswith(("http://", "https://")):
+        return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, _request(place))
+    filesystem, path = _remote(place)
+    return cast(BinaryIO, filesystem.open(path, "rb"))
+
+
+def expand(pattern: str) -> list[str]:
+    """`{000..010}` and `{a,b}` written out, and `*`, `?`, `[…]`, `**` replaced by what is there, sorted.
+
+    A name that exists stands for itself, whatever characters it has.
+
+    Raises:
+        DataError: for a pattern that fits nothing.
+    """
+    if not is_address(pattern) and os.path.exists(pattern):
+        return [pattern]
+    places = []
+    for name in _braces(pattern):
+        if not any(character in name for character in "*?[") or name.lower().startswith(("http:", "https:")):
+            places.append(name)
+            continue
+        if is_address(name):
+            filesystem, path = _remote(name)
+            found = [filesystem.unstrip_protocol(hit) for hit in filesystem.glob(path)]
+        else:
+            found = glob.glob(name, recursive=True)
+        if not found:
+            raise DataError(f"{name}: nothing here fits this pattern")
+        places += sorted(found)
+    return places
+
+
+def _braces(pattern: str) -> list[str]:
+    """What a shell makes of braces: `{01..03}` counts and keeps its zeros, `{a,b}` chooses."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last, choices = match.groups()
+    if choices is not None:
+        middles = choices.split(",")
+    else:
+        if int(last) < int(first):
+            raise DataError(f"{pattern}: {match[0]} counts from {first} to {last}, which is less")
+        middles = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    ends = _braces(pattern[match.end() :])
+    return [pattern[: match.start()] + middle + end for middle in middles for end in ends]
+
+
+def _fetch(address: str) -> bytes:
+    if not address.lower().startswith(("http://", "https://")):
+        filesystem, path = _remote(address)
+        return cast(bytes, filesystem.cat_file(path))
+    try:
+        with _request(address) as answer:
+            content = cast(bytes, answer.read(LARGEST + 1))
+    except (OSError, http.client.HTTPException) as error:  # in the middle of it
+        if isinstance(error, DownloadError):
+            raise
+        raise DownloadError(f"{address}: {error}") from error
+    if len(content) > LARGEST:
+        raise DownloadError(f"{address}: more than {LARGEST >> 30} GiB, which is no picture")
+    return content
+
+
+def _request(address: str) -> Any:
+    """The answer of a web server, of which nothing but the head is read yet."""
+    _check_online(address)
+    request = urllib.request.Request(address, headers={"User-Agent": "oneclip"})
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise DownloadError(f"{address}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _remote(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the path in it."""
+    scheme = address.partition(":")[0].lower()
+    if scheme not in ("file", "local", "memory"):
+        _check_online(address)
+    try:
+        filesystem, path = importlib.import_module("fsspec.core").url_to_fs(address)
+    except ImportError as error:  # fsspec says which package brings this scheme
+        raise DataError(f"{address}: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{address}: {scheme}:// is no scheme that fsspec knows: {error}") from error
+    return filesystem, path
+
+
+def _check_online(address: str) -> None:
+    if offline():
+        raise OfflineError(f"{address}: {SWITCHED_OFF}")

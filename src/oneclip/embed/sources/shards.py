@@ -1,0 +1,85 @@
+"""Tar files in webdataset's form to the pictures or captions in them.
+
+The members of one sample share a name up to the first dot: `000123.jpg`, `000123.txt`, `000123.json`. A plain tar
+on disk is read through the positions in its headers, so that many threads read at once and a member that is not
+wanted costs nothing; a compressed or remote one is read from beginning to end.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from lzma import LZMAError
+from pathlib import PurePosixPath
+
+from oneclip.embed.items import Failure, Found, Item
+from oneclip.embed.sources.files import SUFFIXES
+from oneclip.embed.sources.places import is_address, open_binary
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError, UnicodeError)
+
+
+class Shard:
+    """One tar file; an item is called `shard.tar/member.jpg`.
+
+    Args:
+        place: its path or address.
+        texts: take the captions (`.txt`) in it instead of the pictures.
+    """
+
+    def __init__(self, place: str, *, texts: bool) -> None:
+        self.name = place
+        self.is_remote = is_address(place)
+        self._suffixes = frozenset((".txt",)) if texts else SUFFIXES
+        self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
+
+    def count(self) -> int | None:
+        """Nobody knows before it is read."""
+        return None
+
+    def __iter__(self) -> Iterator[Found]:
+        found = 0
+        try:
+            for item in self._members():
+                found += 1
+                yield item
+            if not found:
+                yield Failure(self.name, f"{self.name}: a tar file without {self._what}")
+        except FileNotFoundError:
+            yield Failure(self.name, f"{self.name}: no such file")
+        except _DAMAGE as error:
+            yield Failure(
+                self.name, f"{self.name} is truncated or damaged after {found} items of it: {error}"
+            )
+
+    def _members(self) -> Iterator[Item]:
+        is_indexed = not self.is_remote and self.name.endswith(".tar")
+        with (
+            open_binary(self.name, seekable=False) as stream,
+            tarfile.open(fileobj=stream, mode="r:" if is_indexed else "r|*") as archive,
+        ):
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if not is_indexed:
+                    vars(archive)["members"] = []  # else it remembers them all
+                if member.isreg() and path.suffix.lower() in self._suffixes and not path.name.startswith("."):
+                    yield Item(f"{self.name}/{member.name}", self._reader(archive, member, is_indexed))
+
+    def _reader(self, archive: tarfile.TarFile, member: tarfile.TarInfo, is_indexed: bool) -> partial[bytes]:
+        if is_indexed and not member.issparse():
+            return partial(_read_at, self.name, member.offset_data, member.size)
+        stream = archive.extractfile(member)
+        content = stream.read() if stream is not None else b""
+        return partial(bytes, content)
+
+
+def _read_at(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise OSError(f"{path} ends in the middle of it")
+    return content

@@ -1,0 +1,249 @@
+"""What each kind of source finds, by what name, and what it says of what it cannot read."""
+
+import base64
+import gzip
+import io
+import tarfile
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from oneclip.embed.items import Failure, Item
+from oneclip.embed.sources import find_sources
+from oneclip.embed.sources.places import expand
+from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
+
+
+def items(*words: object, **options: object) -> list[Item | Failure]:
+    return [item for source in find_sources([str(word) for word in words], **options) for item in source]  # type: ignore[arg-type]
+
+
+def names(*words: object, **options: object) -> list[str]:
+    return [item.name for item in items(*words, **options)]
+
+
+def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_a_folder_is_walked_and_a_file_may_be_called_anything(photos: Path) -> None:
+    (photos / "notes.doc").write_bytes(b"a file")
+    (photos / ".hidden.jpg").write_bytes(b"a file")
+    assert names(photos) == [f"photos/{i}.jpg" for i in range(6)]
+    assert names("photos/notes.doc") == ["photos/notes.doc"]
+
+
+def test_a_pattern_is_what_it_fits_sorted_and_a_name_that_exists_is_itself(photos: Path) -> None:
+    assert names("photos/[2-4].jpg") == ["photos/2.jpg", "photos/3.jpg", "photos/4.jpg"]
+    Path("[2-4].jpg").write_bytes(b"a file")
+    assert names("[2-4].jpg") == ["[2-4].jpg"]
+    with pytest.raises(DataError, match="nothing here fits"):
+        names("photos/*.gif")
+
+
+def test_braces_count_with_their_zeros_and_choose(tmp_path: Path) -> None:
+    assert expand("a/{008..010}.tar") == ["a/008.tar", "a/009.tar", "a/010.tar"]
+    assert expand("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
+    with pytest.raises(DataError, match="counts from 3 to 1"):
+        expand("{3..1}.tar")
+
+
+@pytest.mark.parametrize("word", ["lists/all.txt", "@lists/all.txt", "@lists/all.lst"])
+def test_a_list_has_paths_that_are_relative_to_it(photos: Path, word: str) -> None:
+    Path("lists").mkdir()
+    Path(word.lstrip("@")).write_text("../photos/1.jpg\n\n/abs/2.jpg\r\n", encoding="utf-8")
+    assert names(word) == ["lists/../photos/1.jpg", "/abs/2.jpg"]
+    assert names(word, folder="x") == ["x/../photos/1.jpg", "/abs/2.jpg"]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".tar", "w"), (".tar.gz", "w:gz"), (".tgz", "w:gz")])
+def test_a_shard_gives_the_bytes_of_its_pictures(photos: Path, suffix: str, mode: str) -> None:
+    members = {
+        "k/1.jpg": b"one",
+        "k/1.txt": b"a one",
+        "k/1.json": b"{}",
+        "k/2.PNG": b"two",
+        "k/._2.png": b"mac",
+    }
+    write_tar(f"s-0{suffix}", members, mode)
+    found = items(f"s-{{0..0}}{suffix}")
+    assert [item.name for item in found] == [f"s-0{suffix}/k/1.jpg", f"s-0{suffix}/k/2.PNG"]
+    assert [item.read() for item in found if isinstance(item, Item)] == [b"one", b"two"]
+    assert [item.read() for item in items(f"s-0{suffix}", texts=True) if isinstance(item, Item)] == [b"a one"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_shard_that_breaks_off_gives_what_is_before_it(photos: Path, compressed: bool) -> None:
+    write_tar("s.tar", {f"{i}.jpg": bytes([i]) * 20_000 for i in range(8)})
+    content = Path("s.tar").read_bytes()
+    name = "s.tar.gz" if compressed else "s.tar"
+    whole = gzip.compress(content, 0) if compressed else content
+    Path(name).write_bytes(whole[: len(whole) // 2 + 700])
+    *before, last = items(name)
+    assert len(before) >= 3
+    assert isinstance(last, Failure)
+    assert "truncated or damaged" in last.reason
+
+
+def test_shards_that_are_missing_or_hold_nothing_are_failures(photos: Path) -> None:
+    write_tar("empty.tar", {"a.json": b"{}"})
+    Path("broken.tar").write_bytes(b"no tar" * 1000)
+    reasons = [str(item) for item in items("gone.tar", "empty.tar", "broken.tar")]
+    assert "gone.tar: no such file" in reasons[0]
+    assert "without pictures" in reasons[1]
+    assert "truncated or damaged" in reasons[2]
+
+
+def test_a_csv_table_finds_its_column_and_its_separator(photos: Path) -> None:
+    Path("t.csv").write_text("id;image_path;caption\n1;photos/0.jpg;a cat, grey\n2;;none\n", encoding="utf-8")
+    found = items("t.csv")
+    assert found[0].name == "photos/0.jpg"
+    assert found[1] == Failure("t.csv:2", "t.csv:2: nothing stands in its column 'image_path'")
+    captions = [item for item in items("t.csv", texts=True) if isinstance(item, Item)]
+    assert [(item.name, item.read()) for item in captions] == [
+        ("t.csv:1", b"a cat, grey"),
+        ("t.csv:2", b"none"),
+    ]
+    assert names("t.csv", column="image_path", folder="f")[0] == "f/photos/0.jpg"
+
+
+def test_a_table_without_a_column_that_we_know_asks_for_it(photos: Path) -> None:
+    Path("t.csv").write_text("id,picture\n1,photos/0.jpg\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"which column has the pictures\? Say --column NAME; it has 'id', 'picture'"
+    ):
+        items("t.csv")
+    with pytest.raises(DataError, match="did you mean 'picture'"):
+        items("t.csv", column="pictur")
+
+
+def test_a_parquet_table_may_hold_paths_bytes_or_what_datasets_writes(photos: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table(
+        {
+            "path": ["photos/0.jpg", "http://h/x.jpg", None],
+            "jpg": [b"one", b"two", b""],
+            "image": [{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "photos/1.jpg"}, None],
+        }
+    )
+    pq.write_table(table, "t.parquet")
+    (source,) = find_sources(["t.parquet"])
+    assert source.count() == 3
+    assert names("t.parquet") == ["photos/0.jpg", "http://h/x.jpg", "t.parquet:3"]
+    assert [i.read() for i in items("t.parquet", column="jpg") if isinstance(i, Item)] == [b"one", b"two"]
+    first, second, third = items("t.parquet", column="image")
+    assert isinstance(first, Item)
+    assert first.read() == b"1"
+    assert second.name == "photos/1.jpg"
+    assert isinstance(third, Failure)
+
+
+def test_a_column_of_numbers_is_refused(photos: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"path": [1, 2]}), "t.parquet")
+    with pytest.raises(DataError, match="has int; expected paths, addresses or bytes"):
+        items("t.parquet")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.txt"])
+def test_a_list_or_table_that_is_not_there_or_no_text_is_an_error(photos: Path, name: str) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        items(name)
+    Path(name).write_bytes(base64.b64decode("/////w=="))
+    with pytest.raises(DataError, match=r"UTF-8|no Parquet file"):
+        items(name)
+
+
+def test_captions_do_not_come_from_pictures(photos: Path) -> None:
+    with pytest.raises(DataError, match="captions come from"):
+        items("photos/0.jpg", texts=True)
+
+
+# -------------------------------------------------------------------------------------------------- addresses
+
+
+class Server(SimpleHTTPRequestHandler):
+    """The current folder; says nothing."""
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(photos: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "ONECLIP_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    handler: type[BaseHTTPRequestHandler] = partial(Server, directory=".")  # type: ignore[assignment]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_is_fetched_and_a_missing_one_says_what_the_server_said(
+    photos: Path, address: str
+) -> None:
+    (item,) = items(f"{address}/photos/0.jpg")
+    assert isinstance(item, Item)
+    assert item.read() == (photos / "0.jpg").read_bytes()
+    (missing,) = items(f"{address}/photos/none.jpg")
+    assert isinstance(missing, Item)
+    with pytest.raises(DownloadError, match="the server answers 404"):
+        missing.read()
+
+
+def test_tables_and_shards_may_lie_behind_addresses(photos: Path, address: str) -> None:
+    Path("t.csv").write_text("url\nphotos/0.jpg\n", encoding="utf-8")
+    write_tar("s.tar", {"1.jpg": b"one"})
+    assert names(f"{address}/t.csv") == [f"{address}/photos/0.jpg"]
+    (item,) = items(f"{address}/s.tar")
+    assert isinstance(item, Item)
+    assert item.read() == b"one"
+
+
+def test_nothing_is_asked_of_a_network_that_is_switched_off(
+    photos: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONECLIP_OFFLINE", "1")
+    (item,) = items(f"{address}/photos/0.jpg")
+    assert isinstance(item, Item)
+    with pytest.raises(OfflineError):
+        item.read()
+
+
+def test_other_schemes_go_through_fsspec(photos: Path) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    write_tar("s.tar", {"1.jpg": b"one"})
+    memory.pipe("/bucket/s-0.tar", Path("s.tar").read_bytes())
+    memory.pipe("/bucket/x.jpg", b"x")
+    (member,) = items("memory://bucket/s-*.tar")
+    (picture,) = items("memory://bucket/x.jpg")
+    assert isinstance(member, Item)
+    assert isinstance(picture, Item)
+    assert (member.read(), picture.read()) == (b"one", b"x")
+
+
+def test_a_scheme_whose_package_is_missing_or_that_is_none_says_so(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneclip.embed.sources.places.offline", lambda: False)
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(DataError, match="s3fs"):
+        items("s3://bucket/*.tar")
+    with pytest.raises(DataError, match="no scheme"):
+        items("nonsense://bucket/*.tar")
+
+
+def test_parquet_without_its_library_names_the_extra(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match="parquet"):
+        items("t.parquet")
