@@ -73,16 +73,15 @@ def beam_search(reader: Reader, ids: Tensor, search: Search, window: int) -> Ten
         candidates = min((1 + len(search.eos_ids)) * beams, reached.shape[1])
         best, index = reached.topk(candidates, dim=1)
         sources, tokens = index // logits.shape[1], index % logits.shape[1]
-        rows, next_tokens = _go_on(ids, (best, sources, tokens), finished, done, totals, search)
+        rows, next_tokens, totals = _go_on(ids, (best, sources, tokens), finished, done, beams, search)
         ids = torch.cat([ids[rows], next_tokens[:, None]], dim=1)
         reader.reorder(rows)
         if all(done) or search.stops(ids, window):
             break
     for picture in range(pictures):
         if not done[picture]:
-            for beam in range(beams):
-                row = ids[picture * beams + beam]
-                finished[picture].add(row, totals[picture, beam].item(), len(row))
+            for beam, total in enumerate(totals[picture].tolist()):
+                finished[picture].add(ids[picture * beams + beam], total, ids.shape[1])
     return _together([captions.best() for captions in finished], search)
 
 
@@ -91,15 +90,19 @@ def _go_on(
     candidates: tuple[Tensor, Tensor, Tensor],
     finished: list[Finished],
     done: list[bool],
-    totals: Tensor,
+    beams: int,
     search: Search,
-) -> tuple[Tensor, Tensor]:
-    """One step: which rows (BK,) go on, and with which tokens (BK,); `finished`, `done` and `totals` are brought up."""
-    beams, length = totals.shape[1], ids.shape[1] + 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step: which rows (BK,) go on, with which tokens (BK,), to which totals (B, K).
+
+    What ends is put into `finished`, and which pictures have captions enough into `done`.
+    """
+    length, device = ids.shape[1] + 1, ids.device
     rows = torch.arange(len(ids)).view(-1, beams).tolist()
     tokens = [[search.pad_id] * beams for _ in rows]
+    totals = [[NEVER] * beams for _ in rows]
     best, sources, chosen = (values.tolist() for values in candidates)
-    for picture, own in enumerate(rows):
+    for picture in range(len(rows)):
         if done[picture]:
             continue
         beam = 0
@@ -110,13 +113,13 @@ def _go_on(
                 if place < beams:  # an end that is not among the best is passed over
                     finished[picture].add(ids[row], total, length)
                 continue
-            own[beam], tokens[picture][beam], totals[picture, beam] = row, token, total
+            rows[picture][beam], tokens[picture][beam], totals[picture][beam] = row, token, total
             beam += 1
             if beam == beams:
                 break
         done[picture] = finished[picture].suffice(best[picture][0], length)
-    device = ids.device
-    return torch.tensor(rows, device=device).flatten(), torch.tensor(tokens, device=device).flatten()
+    next_rows, next_tokens = (torch.tensor(values, device=device).flatten() for values in (rows, tokens))
+    return next_rows, next_tokens, torch.tensor(totals, device=device)
 
 
 def _together(captions: list[Tensor], search: Search) -> Tensor:
