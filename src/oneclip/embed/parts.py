@@ -119,16 +119,11 @@ class Parts:
 
     def _check_facts(self) -> None:
         path = self.folder / MADE_BY
+        if not path.exists():
+            check_folder(self.folder)
+            return
         try:
             facts = Facts.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            strangers = [p.name for p in self.folder.iterdir() if not p.name.startswith(("_", "."))]
-            if strangers:
-                raise OutputError(
-                    f"{self.folder} is a folder that `oneclip embed` did not make: {strangers[0]} is in it; "
-                    "name one that is empty or not there"
-                ) from None
-            return
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{path} cannot be read, so nobody knows what made the vectors beside it: {error}"
@@ -145,6 +140,21 @@ class Parts:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:06}{self._format.suffix}"
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that has something in it and says of no making.
+
+    Raises:
+        OutputError: naming one of the strangers.
+    """
+    if folder.is_dir() and not (folder / MADE_BY).exists():
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+        if strangers:
+            raise OutputError(
+                f"{folder} is a folder that `oneclip embed` did not make: {strangers[0]} is in it; "
+                "name one that is empty or not there"
+            )
 
 
 def _chosen(rows: Rows, indices: list[int]) -> Rows:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from oneclip.checkpoint.write import replacing
 from oneclip.embed.formats import FORMATS, Format, format_of
-from oneclip.embed.parts import MADE_BY, Parts
+from oneclip.embed.parts import MADE_BY, Parts, check_folder
 from oneclip.embed.rows import Facts, Rows
 from oneclip.errors import ConfigError, DataError, OutputError
 
@@ -66,7 +66,7 @@ class Store:
         self._since = time.monotonic()
 
     def __enter__(self) -> Store:
-        made = not self.folder.exists()
+        self._is_ours = not self.is_folder or not self.folder.exists()
         try:
             self.folder.mkdir(parents=self.is_folder, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -82,12 +82,12 @@ class Store:
                 raise OutputError(f"another `oneclip embed` has just written {self.output}; try again")
             self._open()
         except BaseException:
-            self._leave(made)
+            self._leave()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._leave(False)
+        self._leave()
 
     @property
     def safe(self) -> int:
@@ -195,13 +195,13 @@ class Store:
         with suppress(FileNotFoundError):
             (self.folder / MADE_BY).unlink()
 
-    def _leave(self, is_new: bool) -> None:
-        """Let go of the lock; a folder that nothing was written to goes."""
-        empty = self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {LOCK}
-        if is_new or (empty and not self.is_folder):
+    def _leave(self) -> None:
+        """Let go of the lock; a folder that nothing was written to is left as it was found."""
+        if not (self.folder / MADE_BY).exists():
             with suppress(OSError):
                 (self.folder / LOCK).unlink()
-                self.folder.rmdir()
+                if self._is_ours:
+                    self.folder.rmdir()
         self._lock.release()
 
 
@@ -240,6 +240,7 @@ def check_output(output: Path, folder_suffix: str, *, overwrite: bool = False) -
         format_of(folder_suffix).check()
         if output.exists() and not output.is_dir():
             raise OutputError(f"{output} is a file, not a folder of vectors; name another output")
+        check_folder(output)
     else:
         format_of(output.suffix).check()
         if output.is_dir():

@@ -1,0 +1,115 @@
+"""Items in threads: their order, how far ahead they are read, what a run says that it waits for."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from oneclip.cli.progress import _duration, _sentence
+from oneclip.embed.ahead import Clock, Ready, Unread, limit, read_ahead
+from oneclip.embed.items import Failure, Found, Item
+from oneclip.embed.meter import Meter, Report
+from oneclip.errors import DataError
+
+
+class Numbers:
+    """A source of numbers, the even ones quick to read; counts how many were read."""
+
+    name, is_remote = "numbers", False
+
+    def __init__(self, count: int, fails_at: int | None = None) -> None:
+        self._count, self._fails_at = count, fails_at
+        self.read = 0
+        self._lock = threading.Lock()
+
+    def count(self) -> int | None:
+        return self._count
+
+    def __iter__(self) -> Iterator[Found]:
+        for i in range(self._count):
+            if i == self._fails_at:
+                raise DataError("numbers has an end that is damaged")
+            yield Item(str(i), lambda i=i: self._bytes(i)) if i != 3 else Failure("3", "3 is no number")  # type: ignore[misc]
+
+    def _bytes(self, i: int) -> bytes:
+        time.sleep(0.002 * (i % 2))
+        with self._lock:
+            self.read += 1
+        if i == 5:
+            raise OSError(5, "Input/output error")
+        return str(i).encode()
+
+
+def unknown(item: Item, digest: str) -> None:
+    return None
+
+
+def test_items_come_in_their_order_with_failures_among_them() -> None:
+    found = list(read_ahead([Numbers(40)], lambda content: content.read(), unknown, Clock(), ahead=8))
+    assert found[3] == Failure("3", "3 is no number")
+    assert isinstance(found[5], Unread)
+    assert found[5].reason == "5 cannot be read: Input/output error"
+    values = [entry.value for entry in found if isinstance(entry, Ready)]
+    assert values == [str(i).encode() for i in range(40) if i not in (3, 5)]
+
+
+def test_no_more_is_read_ahead_than_was_asked_for() -> None:
+    numbers = Numbers(1000)
+    found = read_ahead([numbers], lambda content: content.read(), unknown, Clock(), ahead=8)
+    next(found)
+    time.sleep(0.2)
+    assert numbers.read <= 8 + 3
+    found.close()
+
+
+def test_a_source_that_breaks_raises_after_what_is_before_it() -> None:
+    found = read_ahead([Numbers(9, 7)], lambda content: content.read(), unknown, Clock(), ahead=4)
+    assert [next(found) is not None for _ in range(7)]
+    with pytest.raises(DataError, match="end that is damaged"):
+        next(found)
+
+
+def test_what_is_known_is_not_decoded() -> None:
+    def decode(content: object) -> None:
+        pytest.fail("it was decoded")
+
+    found = list(read_ahead([Numbers(3)], decode, lambda item, digest: digest, Clock(), ahead=4))
+    assert all(isinstance(entry, Ready) and entry.value == entry.digest for entry in found)
+
+
+@pytest.mark.parametrize(
+    ("reading", "decoding", "waiting", "model", "expected"),
+    [(9, 1, 1, 5, "the model"), (9, 1, 5, 1, "reading"), (1, 9, 5, 1, "decoding")],
+)
+def test_the_limit_is_what_the_others_wait_for(
+    reading: float, decoding: float, waiting: float, model: float, expected: str
+) -> None:
+    before = dict.fromkeys(("reading", "decoding", "waiting", "model"), 1.0)
+    now = {"reading": reading + 1, "decoding": decoding + 1, "waiting": waiting + 1, "model": model + 1}
+    assert limit(before, now) == expected
+
+
+def test_a_meter_says_how_fast_and_how_long_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    reports: list[Report] = []
+    meter = Meter(Clock(), 100, reports.append)
+    for _ in range(40):
+        now += 0.5
+        meter.advance()
+    assert reports[-1].done == 40
+    assert reports[-1].rate == pytest.approx(2)
+    assert reports[-1].seconds_left == pytest.approx(30)
+
+
+def test_progress_is_a_sentence() -> None:
+    report = Report(1200, 5000, 96.25, 12_345.0, "decoding")
+    assert _sentence(report, "pictures") == (
+        "1200 of 5000 pictures, 96.2 a second, 3 h 25 min left, limited by decoding"
+    )
+    assert (
+        _sentence(Report(7, None, 1234.5, None, "reading"), "captions")
+        == "7 captions, 1234 a second, limited by reading"
+    )
+    assert [_duration(s) for s in (9.6, 80, 90_061)] == ["10 s", "1 min 20 s", "1 d 1 h"]

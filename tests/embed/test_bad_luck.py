@@ -1,0 +1,356 @@
+"""What goes wrong with pictures, disks and models: reported, and the rest is written."""
+
+import csv
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import DIM, picture, write_tiny_model
+
+import oneclip
+from oneclip.embed.cache import Cache
+from oneclip.embed.rows import Facts
+from oneclip.embed.run import Outcome, embed
+from oneclip.embed.sources import find_sources
+from oneclip.embed.store import Store
+from oneclip.engine import Towers
+from oneclip.errors import CheckpointError, ConfigError, OutputError
+
+Embed = Callable[..., Outcome]  # the fixture `run`
+
+
+def reasons(path: str = "vectors.npz.errors.csv") -> dict[str, str]:
+    """The error table."""
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "reason"]
+    return dict(rows)  # type: ignore[arg-type]
+
+
+def names(path: str = "vectors.npz") -> list[str]:
+    return np.load(path)["names"].tolist()
+
+
+def parquet_names(folder: str) -> list[str]:
+    found = pytest.importorskip("pyarrow.parquet").read_table(folder)["name"].to_pylist()
+    return sorted(found)
+
+
+# ------------------------------------------------------------------------------------------------- the pictures
+
+
+def test_broken_pictures_are_listed_and_the_others_written(run: Embed, photos: Path) -> None:
+    (photos / "0.jpg").write_bytes((photos / "0.jpg").read_bytes()[:-200])
+    (photos / "3.jpg").write_bytes(b"")
+    outcome = run(photos)
+    assert (outcome.encoded, outcome.failed, outcome.rows) == (4, 2, 4)
+    assert "truncated or damaged" in reasons()["photos/0.jpg"]
+    assert "empty (0 bytes)" in reasons()["photos/3.jpg"]
+    assert names() == [f"photos/{i}.jpg" for i in (1, 2, 4, 5)]
+
+
+def test_a_picture_that_vanishes_after_it_was_listed_keeps_the_vector_it_has(
+    encoder: oneclip.Encoder, run: Embed, photos: Path
+) -> None:
+    run(photos / "2.jpg")
+    sources = find_sources(["photos"])
+    (photos / "1.jpg").unlink()
+    (photos / "2.jpg").unlink()
+    with Store(Path("vectors.npz"), Facts.of(encoder, "exact")) as store:
+        outcome = embed(encoder, sources, store)
+    assert reasons() == {f"photos/{i}.jpg": f"photos/{i}.jpg: no such file" for i in (1, 2)}
+    assert names() == [f"photos/{i}.jpg" for i in (0, 2, 3, 4, 5)]
+    assert (outcome.encoded, outcome.rows) == (4, 5)
+
+
+def test_a_picture_that_was_good_and_now_is_broken_has_no_vector(run: Embed, photos: Path) -> None:
+    run(photos)
+    run(photos, output="folder")
+    (photos / "1.jpg").write_bytes(b"broken")
+    for output, found in (("vectors.npz", names), ("folder", parquet_names)):
+        run(photos, output=output)
+        assert found(output) == [f"photos/{i}.jpg" for i in (0, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("size", [(30_000, 2), (2, 30_000)])
+def test_a_long_thin_picture_is_encoded_or_listed(
+    run: Embed, photos: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(1, size).save(photos / "thin.png")
+    assert run(photos).rows == 7
+    monkeypatch.setenv("ONECLIP_MAX_PIXELS", "100000")  # the published resize would make 480,000 x 32 of it
+    assert run(photos, output="small.npz").rows == 6
+    assert "crop it first" in reasons("small.npz.errors.csv")["photos/thin.png"]
+    assert run(photos, output="fast.npz", decode="fast").rows == 7
+
+
+def test_paths_that_are_the_same_count_once_and_equal_pictures_are_computed_once(
+    run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "copy.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    Path("list.txt").write_text("photos/0.jpg\n./photos//0.jpg\nphotos/../photos/1.jpg\n", encoding="utf-8")
+    outcome = run(photos, photos, "photos/0.jpg", "list.txt")
+    assert (outcome.encoded, outcome.repeated, outcome.rows) == (6, 1, 7)
+    assert len(names()) == len(set(names())) == 7
+    vectors = np.load("vectors.npz")["vectors"]
+    np.testing.assert_array_equal(vectors[names().index("photos/copy.jpg")], vectors[0])
+
+
+def test_nothing_readable_writes_nothing(run: Embed, photos: Path) -> None:
+    (photos / "0.jpg").write_bytes(b"broken")
+    assert run(photos / "0.jpg").rows == 0
+    assert not Path("vectors.npz").exists()
+    assert len(reasons()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are Unicode")
+def test_a_name_that_a_format_cannot_hold_is_listed(run: Embed, photos: Path) -> None:
+    picture(9).save(os.path.join(b"photos", b"\xff.jpg"), "JPEG")
+    assert run(photos, output="folder").rows == 6
+    assert "no valid Unicode" in reasons("folder/_errors.csv")["photos/\\udcff.jpg"]
+    assert run(photos).rows == 7
+
+
+# ---------------------------------------------------------------------------------------------------- the model
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: object) -> None:
+    """The model gives NaN for pictures that a function is true of."""
+    image = Towers.image
+
+    def spoiling(self: Towers, pixels: torch.Tensor) -> torch.Tensor:
+        features = image(self, pixels)
+        features[torch.tensor([bool(is_spoilt(p)) for p in pixels])] = float("nan")  # type: ignore[operator]
+        return features
+
+    monkeypatch.setattr(Towers, "image", spoiling)
+
+
+def test_a_vector_that_is_not_finite_is_listed_and_its_neighbours_are_written(
+    encoder: oneclip.Encoder, run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = encoder.preprocess(picture_of(photos / "2.jpg"))
+    spoil(monkeypatch, lambda pixels: torch.equal(pixels, bad))
+    outcome = run(photos)
+    assert (outcome.encoded, outcome.rows) == (5, 5)
+    assert "not finite" in reasons()["photos/2.jpg"]
+    assert np.isfinite(np.load("vectors.npz")["vectors"]).all()
+
+
+def test_a_model_that_gives_nothing_finite_ends_the_run(
+    run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda pixels: True)
+    with pytest.raises(CheckpointError, match="not finite"):
+        run(photos)
+    assert not Path("vectors.npz").exists()
+
+
+def picture_of(path: Path) -> object:
+    from oneclip.image import open_image
+
+    return open_image(path)
+
+
+# ----------------------------------------------------------------------------------------------------- the disk
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "vectors.parquet", "folder"])
+def test_a_full_disk_keeps_every_part_and_the_next_run_goes_on(
+    run: Embed, photos: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
+    written: list[int] = []
+    with monkeypatch.context() as patch:
+        for module, name in (("numpy", "savez"), ("pyarrow.parquet", "write_table")):
+            write = getattr(__import__(module, fromlist=[name]), name)
+
+            def until_full(*arguments: object, write: object = write, **arrays: object) -> None:
+                if len(written) == 2:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                write(*arguments, **arrays)  # type: ignore[operator]
+                written.append(1)
+
+            patch.setattr(f"{module}.{name}", until_full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            run(photos, output=output)
+    assert output == "folder" or not Path(output).exists()
+    assert not list(Path().rglob(".*.tmp"))
+    outcome = run(photos, output=output)
+    assert (outcome.kept, outcome.encoded, outcome.rows) == (4, 2, 6)
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_the_finished_file_as_it_was(
+    run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos)
+    before = Path("vectors.npz").read_bytes()
+    picture(9).save(photos / "9.jpg")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.savez", full)
+        with pytest.raises(OutputError, match="No space left"):
+            run(photos)
+    assert Path("vectors.npz").read_bytes() == before
+    assert (run(photos).kept, names()[-1]) == (6, "photos/9.jpg")
+
+
+def test_an_error_table_that_cannot_be_written_ends_the_run(
+    run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "5.jpg").write_bytes(b"broken")
+    real = Path.open
+
+    def full(self: Path, *arguments: object, **options: object) -> object:
+        if self.name.endswith("errors.csv"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, *arguments, **options)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OutputError, match=r"errors.csv could not be written: No space"):
+            run(photos)
+    assert run(photos).kept == 4
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+def test_a_part_that_the_disk_damaged_is_put_aside_and_made_again(
+    encoder: oneclip.Encoder, run: Embed, photos: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", lambda self, names: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, output=output)
+    (part,) = Path().glob("*/part-000001.*")
+    part.write_bytes(part.read_bytes()[:100])
+    with Store(Path(output), Facts.of(encoder, "exact")) as store:
+        assert [path.name for path in store.damaged] == [f"_damaged-{part.name}"]
+        outcome = embed(encoder, find_sources(["photos"]), store)
+    assert (outcome.kept, outcome.encoded, outcome.rows) == (4, 2, 6)
+
+
+# --------------------------------------------------------------------------------------------- two, and another
+
+
+def test_a_second_run_in_the_same_output_is_refused_and_disturbs_nothing(
+    encoder: oneclip.Encoder, run: Embed, photos: Path
+) -> None:
+    for output in ("vectors.npz", "folder"):
+        with Store(Path(output), Facts.of(encoder, "exact")) as first:
+            answers: list[Exception] = []
+
+            def second(output: str = output, answers: list[Exception] = answers) -> None:
+                try:
+                    run(photos, output=output)
+                except OutputError as error:
+                    answers.append(error)
+
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+            assert "another `oneclip embed` is writing" in str(answers[0])
+            assert embed(encoder, find_sources(["photos"]), first).rows == 6
+        assert run(photos, output=output).kept == 6
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+def test_what_another_making_made_is_refused_and_says_what_differs(
+    run: Embed, photos: Path, output: str, tmp_path: Path
+) -> None:
+    run(photos, output=output)
+    with pytest.raises(OutputError, match="decode exact, not fast"):
+        run(photos, output=output, decode="fast")
+    Path("captions.txt").write_text("a cat", encoding="utf-8")
+    with pytest.raises(OutputError, match="kind pictures, not captions"):
+        run("captions.txt", output=output, decode="text")
+    other = oneclip.load(write_tiny_model(tmp_path / "other.safetensors", seed=3))
+    with pytest.raises(OutputError, match="weights"), Store(Path(output), Facts.of(other, "exact")):
+        pass
+
+
+def test_the_weights_count_and_their_name_does_not(run: Embed, photos: Path, tmp_path: Path) -> None:
+    one = oneclip.load(write_tiny_model(tmp_path / "a.safetensors", seed=3))
+    two = oneclip.load(write_tiny_model(tmp_path / "b.safetensors", seed=3))
+    assert Facts.of(one, "exact").identity == Facts.of(two, "exact").identity
+    half = oneclip.load(tmp_path / "b.safetensors", precision="bf16")
+    assert Facts.of(half, "exact").identity != Facts.of(two, "exact").identity
+
+
+def test_a_folder_of_somebody_else_is_refused(run: Embed, photos: Path) -> None:
+    with pytest.raises(OutputError, match="did not make"):
+        run(photos, output="photos")
+    assert len(list(photos.iterdir())) == 6
+
+
+def test_a_folder_gathers_and_a_changed_picture_has_one_row(run: Embed, photos: Path) -> None:
+    picture(7).save("more.jpg")
+    run(photos, output="folder")
+    run("more.jpg", output="folder")
+    picture(8).save(photos / "0.jpg")
+    outcome = run(photos, output="folder")
+    assert (outcome.kept, outcome.encoded, outcome.rows) == (5, 1, 7)
+    assert parquet_names("folder") == ["more.jpg", *(f"photos/{i}.jpg" for i in range(6))]
+
+
+def test_a_file_holds_what_its_source_holds(run: Embed, photos: Path) -> None:
+    run(photos)
+    assert run("photos/3.jpg", "photos/1.jpg").kept == 2
+    assert names() == ["photos/3.jpg", "photos/1.jpg"]
+
+
+# ---------------------------------------------------------------------------------------------------- the cache
+
+
+def test_a_cache_finds_content_under_any_name_and_for_one_making_only(
+    encoder: oneclip.Encoder, run: Embed, photos: Path
+) -> None:
+    exact = Facts.of(encoder, "exact")
+    with Cache(Path("cache"), exact) as cache:
+        run(photos, cache=cache)
+        photos.rename("renamed")
+        outcome = run("renamed", output="b.npz", cache=cache)
+    assert (outcome.encoded, outcome.repeated) == (0, 6)
+    np.testing.assert_array_equal(np.load("vectors.npz")["vectors"], np.load("b.npz")["vectors"])
+    with Cache(Path("cache"), Facts.of(encoder, "fast")) as other:
+        digest = np.load("b.npz")["sha256"][0].decode()
+        assert other.find(digest) is None
+    with Cache(Path("cache"), exact) as cache:
+        found = cache.find(digest)
+        assert found is not None
+        assert found.shape == (DIM,)
+
+
+def test_a_damaged_cache_says_so(encoder: oneclip.Encoder, photos: Path) -> None:
+    facts = Facts.of(encoder, "exact")
+    with Cache(Path("cache"), facts) as cache:
+        path = cache.path
+    path.write_bytes(b"no data base" * 1000)
+    with pytest.raises(OutputError, match="delete that file"):
+        Cache(Path("cache"), facts)
+
+
+def test_a_cache_that_fails_in_the_middle_ends_the_run_and_blames_no_picture(
+    encoder: oneclip.Encoder, run: Embed, photos: Path
+) -> None:
+    cache = Cache(Path("cache"), Facts.of(encoder, "exact"))
+    cache._base.close()
+    with pytest.raises(OutputError, match="cannot be used") as caught:
+        run(photos, cache=cache)
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+    assert not Path("vectors.npz.errors.csv").exists()
+
+
+def test_a_decode_mode_that_is_none_is_refused(run: Embed, photos: Path) -> None:
+    with pytest.raises(ConfigError, match="'exact' or 'fast'"):
+        run(photos, decode="quick")

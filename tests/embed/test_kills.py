@@ -1,0 +1,82 @@
+"""A run that is killed at any moment, again and again: nothing is lost but the part in hand, nothing is there twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import picture, write_tiny_model
+
+import oneclip
+
+N, BATCH, PART, KILLS = 60, 2, 4, 3
+
+# Names on stdout what goes through the model, slowly; parts of four rows.
+PROGRAM = f"""
+import sys, time, oneclip
+from pathlib import Path
+from oneclip.embed import run, store
+from oneclip.embed.rows import Facts
+from oneclip.embed.sources import find_sources
+store.PART_ROWS = {PART}
+encode = run.Model.encode
+def slowly(self, values):
+    time.sleep(0.02)
+    print(len(values), flush=True)
+    return encode(self, values)
+run.Model.encode = slowly
+encoder = oneclip.load(sys.argv[1])
+with store.Store(Path(sys.argv[2]), Facts.of(encoder, "exact")) as place:
+    print("begun", flush=True)
+    run.embed(encoder, find_sources(["photos"]), place, batch_size={BATCH})
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a Unix signal")
+@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+def test_kills_lose_the_part_in_hand_at_most_and_double_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for i in range(N):
+        picture(i).save(f"photos/{i:02}.jpg")
+    model = write_tiny_model(tmp_path / "model.safetensors")
+    chance = random.Random(output)
+    encoded = 0
+    for run in range(KILLS + 1):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(model), output], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        lines = []
+        if run < KILLS:
+            lines = [process.stdout.readline() for _ in range(chance.randint(1, 8))]
+            time.sleep(chance.random() * 0.05)
+            process.send_signal(signal.SIGKILL)
+        lines += process.communicate(timeout=60)[0].splitlines()
+        encoded += sum(int(line) for line in lines if line.strip().isdigit())
+    assert process.returncode == 0
+    expected = [f"photos/{i:02}.jpg" for i in range(N)]
+    names, vectors = read(output)
+    assert names == expected
+    np.testing.assert_allclose(vectors, oneclip.load(model).encode_images(expected), atol=1e-5)
+    assert encoded <= N + KILLS * (PART + BATCH)  # in hand, and in the model
+    assert not list(Path().rglob("*.tmp"))
+
+
+def read(output: str) -> tuple[list[str], np.ndarray]:
+    """Names, sorted, and their vectors."""
+    if output.endswith(".npz"):
+        content = np.load(output)
+        return content["names"].tolist(), content["vectors"]
+    from pyarrow import parquet
+
+    table = parquet.read_table(output).sort_by("name")
+    return table["name"].to_pylist(), np.array(table["vector"].to_pylist(), np.float32)
