@@ -39,7 +39,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "text_cfg": {**TEXT, "context_length": 76, "embed_cls": True, "output_tokens": True},
     },
 }
-CAPTIONS = ["a red square", "a blue square with a long caption", "green", "a picture of grey", "black, and more", "x"]
+CAPTIONS = [
+    "a red square",
+    "a blue square with a long caption",
+    "green",
+    "a picture of grey",
+    "black, and more",
+    "x",
+]
 
 COMMON = "--device cpu --workers 0 --batch-size 4 --epochs 1 --warmup 1 --lr 1e-2 --seed 3"
 COMMON += " --save-most-recent --precision fp32"
@@ -99,7 +106,9 @@ def main(folder: str) -> None:
         random.seed(0)
         try:
             open_clip_train.main.main(given)
-            results[name] = outcome(logs / given[len(given) - given[::-1].index("--name")], data / f"{model}.pt")
+            results[name] = outcome(
+                logs / given[len(given) - given[::-1].index("--name")], data / f"{model}.pt"
+            )
         except Exception as error:
             results[name] = {"raised": f"{type(error).__name__}: {error}"}
             logging.exception(name)
@@ -122,7 +131,9 @@ def outcome(log: Path, start: Path) -> dict[str, Any]:
         before = torch.load(start, weights_only=True)
         after = torch.load(latest, weights_only=True)
         found["epoch"] = after["epoch"]
-        found["names"] = {name: [str(value.dtype), *value.shape] for name, value in after["state_dict"].items()}
+        found["names"] = {
+            name: [str(value.dtype), *value.shape] for name, value in after["state_dict"].items()
+        }
         found["moved"] = sum(
             (value.double() - before[name].double()).norm().item()
             for name, value in after["state_dict"].items()
@@ -161,7 +172,10 @@ def write(data: Path) -> None:
         for number, (picture, caption) in enumerate(zip(pictures, CAPTIONS, strict=True)):
             picture.save(data / f"{number}.png")
             rows.append(f'{data / f"{number}.png"},"{caption}"')
-            for suffix, content in (("png", (data / f"{number}.png").read_bytes()), ("txt", caption.encode())):
+            for suffix, content in (
+                ("png", (data / f"{number}.png").read_bytes()),
+                ("txt", caption.encode()),
+            ):
                 entry = tarfile.TarInfo(f"{number}.{suffix}")
                 entry.size = len(content)
                 tar.addfile(entry, BytesIO(content))
