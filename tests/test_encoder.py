@@ -396,7 +396,7 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 
 def test_the_front_door_has_these_names() -> None:
-    assert sorted(oneclip.__all__) == ["Encoder", "__version__", "errors", "load"]
+    assert sorted(oneclip.__all__) == ["Encoder", "__version__", "accelerate", "errors", "load"]
     assert set(oneclip.__all__) <= set(dir(oneclip))
     assert oneclip.Encoder is Encoder
     with pytest.raises(AttributeError, match="nothing_such"):

@@ -17,8 +17,9 @@ from oneclip._version import __version__
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, load
+    from oneclip.engine import accelerate
 
-__all__ = ["Encoder", "__version__", "errors", "load"]
+__all__ = ["Encoder", "__version__", "accelerate", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from oneclip import encoder
 
         return getattr(encoder, name)
+    if name == "accelerate":
+        from oneclip import engine
+
+        return engine.accelerate
     raise AttributeError(f"module 'oneclip' has no attribute {name!r}")
 
 

@@ -37,8 +37,6 @@ Raise: TypeAlias = Literal["raise"]
 Skip: TypeAlias = Literal["skip"]
 Decode: TypeAlias = Literal["exact", "fast"]
 
-PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
 
 class Encoded(NamedTuple):
     """Features of the pictures that could be read, and what became of the others.
@@ -64,6 +62,7 @@ class Encoder:
         cfg: the configuration the model was built of.
         name: what to call it in messages and stored results.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        precision: of what is computed on a CPU, see `Towers`; None for that of the weights.
     """
 
     def __init__(
@@ -75,10 +74,11 @@ class Encoder:
         *,
         name: str,
         max_pixels: int | None = None,
+        precision: str | None = None,
     ) -> None:
         self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
         self.cfg, self.name, self.max_pixels = cfg, name, max_pixels
-        self.towers = Towers(model, cfg, self.image_size, name)
+        self.towers = Towers(model, cfg, self.image_size, name, precision)
 
     def __repr__(self) -> str:
         pixels = "x".join(map(str, self.image_size))
@@ -92,8 +92,8 @@ class Encoder:
 
     @property
     def precision(self) -> str:
-        """One of "fp32", "bf16" and "fp16"."""
-        return PRECISIONS[self.towers.dtype]
+        """One of "fp32", "bf16", "fp16" and "int8": of what is computed."""
+        return self.towers.precision
 
     @property
     def embed_dim(self) -> int:

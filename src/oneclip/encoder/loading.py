@@ -9,7 +9,8 @@ import torch
 
 from oneclip import checkpoint
 from oneclip.encoder.encoder import Encoder
-from oneclip.engine import usable_device
+from oneclip.engine import automatic_precision, usable_device
+from oneclip.errors import ConfigError
 from oneclip.image import Preprocess
 from oneclip.model import CLIP, CustomTextCLIP
 
@@ -31,7 +32,9 @@ def load(
         name: "pocket", an OpenAI name ("ViT-B/32"), "ARCHITECTURE:tag", "hf-hub:owner/repository",
             "ARCHITECTURE:path/to/file", or the path of a folder or file that says what it is.
         device: "cpu", "cuda:0", …; by default the first CUDA device if there is one, else the CPU.
-        precision: "fp32", "bf16" or "fp16": of the weights, and of what is computed with them.
+        precision: "fp32", "bf16", "fp16" or "int8": of what is computed; or "auto", for bf16 where the processor
+            computes in it (fp16 on a GPU that does not), else fp32. On a CPU `model` stays the fp32 reference beside
+            the packed weights of bf16 and int8; in fp16, and on a GPU, its weights are in that precision themselves.
         cache_dir: where downloads are kept, instead of the usual folder.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         quick_gelu: the activation that the weights were trained with, where nothing says it.
@@ -46,10 +49,18 @@ def load(
         ConfigError: for a device that is not there, or a precision that is none.
         MissingExtraError: for a tower that needs a package that is not installed.
     """
+    place = usable_device(device)
+    if precision == "auto":
+        precision = automatic_precision(place)
+    if precision == "int8" and place.type != "cpu":
+        raise ConfigError(
+            f"int8 is computed on a CPU, not on {place}: ask for bf16 or fp16 there, or device='cpu'"
+        )
+    packed = place.type == "cpu" and precision in ("bf16", "int8")
     loaded = checkpoint.load(
         name,
-        device=usable_device(device),
-        precision=precision,
+        device=place,
+        precision="fp32" if packed else precision,
         cache_dir=cache_dir,
         quick_gelu=quick_gelu,
         image_size=image_size,
@@ -62,4 +73,5 @@ def load(
         loaded.cfg,
         name=loaded.name,
         max_pixels=max_pixels,
+        precision=precision if packed else None,
     )

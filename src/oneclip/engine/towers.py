@@ -1,15 +1,11 @@
-"""The two towers of a model, run as they are: checked tensors in, features out.
+"""The two towers of a model, through their plans where they have one: checked tensors in, features out.
 
-This is the one place where an `Encoder` enters its model. Whatever computes the same numbers sooner has the
-same two methods and takes its place.
+This is the one place where an `Encoder` enters its model.
 
 Shapes: B batch, L tokens, D joint embedding, H and W pixels.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneclip.config import CLIPTextCfg, ModelCfg
+from oneclip.engine.machine import CPU_PRECISIONS
+from oneclip.engine.plan import LOW_PRECISIONS, image_plan, lowest_precision, text_plan
 from oneclip.errors import CheckpointError, ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CLIP, CustomTextCLIP
 
-LOW_PRECISIONS = (torch.float16, torch.bfloat16)
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class Towers:
@@ -32,13 +30,28 @@ class Towers:
         cfg: the configuration it was built of.
         image_size: (height, width) of the pictures it takes, in pixels.
         name: what to call it in messages.
+        precision: "fp32", "bf16" or "int8": of what is computed on a CPU, whatever that of the weights, which stay
+            as they are; None for that of the weights.
+
+    Raises:
+        ConfigError: for a precision that is none.
     """
 
     def __init__(
-        self, model: CLIP | CustomTextCLIP, cfg: ModelCfg, image_size: tuple[int, int], name: str
+        self,
+        model: CLIP | CustomTextCLIP,
+        cfg: ModelCfg,
+        image_size: tuple[int, int],
+        name: str,
+        precision: str | None = None,
     ) -> None:
         self.model = model.eval()
         self.cfg, self.image_size, self.name = cfg, image_size, name
+        self.precision = precision or PRECISIONS[self.dtype]
+        planned = precision is not None or self.precision in CPU_PRECISIONS
+        self.plans = (
+            (image_plan(model, self.precision), text_plan(model, self.precision)) if planned else None
+        )
 
     @property
     def device(self) -> torch.device:
@@ -47,9 +60,8 @@ class Towers:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What pictures are cast to: the lowest precision among the weights."""
-        dtypes = {p.dtype for p in self.model.parameters()}
-        return next((low for low in LOW_PRECISIONS if low in dtypes), torch.float32)
+        """What the plain module's pictures are cast to: the lowest precision among the weights."""
+        return lowest_precision(self.model)
 
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) floats to (B, D).
@@ -63,9 +75,7 @@ class Towers:
                 f"{self.name} takes floats of shape (B, 3, {height}, {width}) and was given "
                 f"{_described(pixels)}; make them with torch.stack([encoder.preprocess(p) for p in pictures])"
             )
-        return self._run(
-            partial(self.model.encode_image, normalize=False), pixels.to(self.device, self.dtype)
-        )
+        return self._run(0, pixels.to(self.device))
 
     def text(self, ids: Tensor) -> Tensor:
         """(B, L) integers to (B, D).
@@ -90,14 +100,43 @@ class Towers:
                 f"{vocabulary - 1}; was the text tokenized for another model?"
             )
         trimmed = self.model.trim(ids.long())  # here, while the ids are still on the CPU
-        return self._run(partial(self.model.encode_text, normalize=False), trimmed.to(self.device))
+        return self._run(1, trimmed.to(self.device))
 
-    def _run(self, tower: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    def describe(self) -> tuple[str, str]:
+        """What computes pictures, and what computes captions, and why."""
+        if self.plans is None:
+            return (f"the plain module in {self.precision}",) * 2
+        return self.plans[0].describe(), self.plans[1].describe()
+
+    def _run(self, side: int, batch: Tensor) -> Tensor:
+        """A batch through the visual tower (0) or the text tower (1); in halves, if it does not fit the memory."""
         if not len(batch):
             return torch.empty(0, self.cfg.embed_dim, dtype=self.dtype, device=self.device)
-        with torch.inference_mode():
-            features = tower(batch)
-        return features.clone()  # an ordinary tensor, which may enter a computation with gradient
+        try:
+            with torch.inference_mode():
+                features = self._compute(side, batch)
+            return features.clone()  # an ordinary tensor, which may enter a computation with gradient
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        if batch.device.type == "cuda":  # out here, where the error no longer holds what was computed
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return torch.cat([self._run(side, batch[:half]), self._run(side, batch[half:])])
+
+    def _compute(self, side: int, batch: Tensor) -> Tensor:
+        features = self.plans[side](batch) if self.plans is not None else None
+        if features is not None:
+            return features
+        if side == 0:
+            return self.model.encode_image(batch.to(self.dtype), normalize=False)
+        return self.model.encode_text(batch, normalize=False)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was lacking, on a CPU or a GPU; fewer rows may then fit."""
+    words = ("not enough memory", "can't allocate memory", "out of memory", "could not create a memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in words)
 
 
 def reads_padding(cfg: CLIPTextCfg) -> bool:

@@ -99,6 +99,11 @@ class Attention(nn.Module):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Queries (B, H, L, E) attend to keys and values (B, H, S, E), as `project` makes them: (B, L, C)."""
+        out: Tensor = self.out_proj(self.gather(q, k, v, attn_mask))
+        return out
+
+    def gather(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """What `mix` projects: the heads side by side, (B, L, C)."""
         mask = attn_mask.to(q.dtype) if attn_mask is not None else None
         if self.logit_scale is not None:
             scale = self.logit_scale.clamp(max=math.log(100.0)).exp()  # (H, 1, 1); the bound is Swin V2's
@@ -109,8 +114,8 @@ class Attention(nn.Module):
         if self.head_scale is not None:
             y = y * self.head_scale
         y = y.transpose(1, 2).reshape(y.shape[0], y.shape[2], self.embed_dim)
-        out: Tensor = self.out_proj(self.ln_inner(y))
-        return out
+        inner: Tensor = self.ln_inner(y)
+        return inner
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, L, E), keys and values (B, H, S, E)."""

@@ -1,0 +1,75 @@
+"""Text towers to their plans: packed blocks between the towers' own embedding and pooling.
+
+Shapes: B batch, L tokens, C width, D joint embedding.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneclip.engine.blocks import BlockParts, Norm, PackedBlock
+from oneclip.engine.kernels import Pack
+from oneclip.engine.known import must_be
+from oneclip.model import CLIP, TextTransformer, Transformer
+from oneclip.model.pooling import pooled_positions
+from oneclip.model.text import TextTower
+
+
+class TextPlan:
+    """A text tower, packed: token ids (B, L) to features (B, D) in fp32.
+
+    Args:
+        tower: a `TextTransformer`, or a flat `CLIP`, in evaluation mode.
+        pack: makes the linear layers of the blocks.
+
+    Raises:
+        Unplanned: if a part of it is not what it was published as.
+    """
+
+    def __init__(self, tower: TextTower, pack: Pack) -> None:
+        must_be(tower, TextTransformer, CLIP)
+        must_be(tower.transformer, Transformer)
+        must_be(tower.token_embedding, nn.Embedding)
+        self.tower = tower
+        pools_one = tower.text_pool_type != "none" or tower.cls_emb is not None
+        self.pools_one = pools_one and not getattr(tower, "output_tokens", False)
+        *first, last = [BlockParts.of(block) for block in tower.transformer.resblocks]
+        self.blocks = [PackedBlock(parts, pack) for parts in first]
+        self.last = PackedBlock(last, pack, pooled_only=self.pools_one)
+        self.norm = Norm(tower.ln_final)
+        self.weight, self.bias = _projection(tower)
+
+    def __call__(self, text: Tensor) -> Tensor:
+        x, mask = self.tower._embed_text(text)
+        x = x.float()
+        for block in self.blocks:
+            x = block(x, mask)
+        if self.pools_one:
+            pooled = self.norm(self.last.at(x, self._positions(text, x.shape[1]), mask))
+            return pooled if self.weight is None else F.linear(pooled, self.weight, self.bias)
+        x = self.last(x, mask).to(self.tower.transformer.get_cast_dtype())
+        return self.tower._pool_text(x, text)[0].float()
+
+    def _positions(self, text: Tensor, length: int) -> Tensor:
+        """(B,) positions of the tokens that are pooled, among `length`."""
+        kind = self.tower.text_pool_type
+        if self.tower.cls_emb is not None or kind == "last":
+            return torch.full((len(text),), length - 1)
+        if kind == "first":
+            return torch.zeros(len(text), dtype=torch.long)
+        return pooled_positions(text, kind, self.tower.text_eos_id)
+
+
+def _projection(tower: TextTower) -> tuple[Tensor | None, Tensor | None]:
+    """(D, C) and (D,) in fp32, where there are such."""
+    if tower.text_projection is None:
+        return None, None
+    if tower.projects_by_layer:
+        must_be(tower.text_projection, nn.Linear)
+        layer = cast(nn.Linear, tower.text_projection)
+        return layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()
+    return tower.text_projection.detach().float().T, None
