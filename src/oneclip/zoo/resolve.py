@@ -121,7 +121,8 @@ def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
 
 def _hub(name: str) -> Source:
     match = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
-    if not match:
+    steps = re.split(r"[/\\]", "/".join(filter(None, match.groups()))) if match else []
+    if not match or not {"", ".", ".."}.isdisjoint(steps):  # none may lead out of the repository
         raise UnknownModelError(
             name, kind="repository", hint="Write hf-hub:owner/name, or hf-hub:owner/name@revision."
         )
@@ -140,9 +141,9 @@ def _local(name: str, location: str) -> Source:
         return Source(name, kind, path=path)
     known = [POCKET, *OPENAI_NAMES, *architectures()]
     is_path = _looks_like_a_path(location) or path.parent.is_dir()
-    if (address := _HUB_ADDRESS.fullmatch(location)) and not is_path and not nearest(location, known):
+    if (address := _HUB_ADDRESS.fullmatch(location)) and not is_path:
         hint = f"If it is a repository on the Hugging Face hub, write {HUB_PREFIX}{address['repo']}."
-        raise UnknownModelError(location, kind="model, file or folder", hint=hint)
+        raise UnknownModelError(location, known, kind="model, file or folder", hint=hint)
     if _looks_like_a_path(location) or ("/" in location and not nearest(location, known)):
         raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
     arch_name, colon, _ = location.partition(":")
