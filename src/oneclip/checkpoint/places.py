@@ -13,7 +13,6 @@ from oneclip import hub
 CONFIG = "open_clip_config.json"
 THEIR_CONFIG = "config.json"  # of a folder as transformers writes it
 PIXELS = ("preprocessor_config.json", "processor_config.json")
-INDEX = ".index.json"
 WEIGHTS = (
     *hub.HUB_WEIGHTS,
     "open_clip_model.safetensors.index.json",
