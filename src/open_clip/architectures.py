@@ -98,7 +98,7 @@ def architecture_name(model_name: str) -> str | None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {error}") from error
     return content if isinstance(content, dict) and all(key in content for key in REQUIRED) else None

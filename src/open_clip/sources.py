@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from oneclip import checkpoint, hub, zoo
 from oneclip.config import PreprocessCfg
-from oneclip.errors import CheckpointError, UnknownModelError
+from oneclip.errors import UnknownModelError
 from open_clip.architectures import _MODEL_CONFIGS, architecture_name, known_config
 from open_clip.constants import HF_CONFIG_NAME
 from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model, weights_of
@@ -118,13 +117,7 @@ def read_config(source: zoo.Source, cache_dir: str | None = None) -> dict[str, A
             raise UnknownModelError(str(path), kind="file", hint="The folder does not say what it holds.")
     else:
         raise UnknownModelError(source.name, kind="folder or repository")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
+    return hub.read_json(path)
 
 
 def _of_tag(name: str, tag: str, cache_dir: str | None, weights: bool) -> Found:

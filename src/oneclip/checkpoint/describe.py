@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oneclip import zoo
+from oneclip import hub, zoo
 from oneclip.checkpoint import origin, shapes, shards
 from oneclip.checkpoint.examine import Claim, Examined, examine, known_as
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
@@ -122,7 +122,7 @@ def _by_checksum(found: Examined) -> Examined:
     fitting = shapes.fitting(found.checkpoint.state_dict)
     if not any(zoo.pretrained(arch, tag).sha256 for arch in fitting for tag in zoo.pretrained_tags(arch)):
         return found  # reading a large file once more would find nothing
-    known = origin.published_with(origin.sha256(found.path))
+    known = origin.published_with(hub.sha256_of(found.path))
     return known_as(found, known[0]) if known else found
 
 

@@ -16,7 +16,6 @@ from oneclip import hub, zoo
 from oneclip.checkpoint import origin
 from oneclip.checkpoint.archive import NOT_WEIGHTS
 from oneclip.checkpoint.formats import recognise
-from oneclip.checkpoint.jsons import read_json
 from oneclip.checkpoint.places import (
     CONFIG,
     PIXELS,
@@ -31,6 +30,7 @@ from oneclip.checkpoint.read import Checkpoint, read
 from oneclip.checkpoint.sound import check_cfg
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
+from oneclip.hub import read_json
 
 OWN_METADATA = "its own metadata"
 

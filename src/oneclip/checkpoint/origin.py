@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ def published_as(path: Path, *, hashed: bool = True) -> list[zoo.Pretrained]:
     named = [weights for weights in _all() if weights.url and hub.file_name(weights.url) == path.name]
     if named and hashed:
         checked = [weights for weights in named if weights.sha256]
-        digest = sha256(path) if checked else ""
+        digest = hub.sha256_of(path) if checked else ""
         named = [weights for weights in named if weights.sha256 is None or digest.startswith(weights.sha256)]
     return named or _by_repository(path)
 
@@ -34,15 +33,6 @@ def published_as(path: Path, *, hashed: bool = True) -> list[zoo.Pretrained]:
 def published_with(digest: str) -> list[zoo.Pretrained]:
     """The published weights whose file has a checksum; those whose URL has only 8 digits of it, too."""
     return [weights for weights in _all() if weights.sha256 and digest.startswith(weights.sha256)]
-
-
-def sha256(path: Path) -> str:
-    """The checksum of a file, in 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _by_repository(path: Path) -> list[zoo.Pretrained]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from oneclip.checkpoint.jsons import read_json
 from oneclip.errors import CheckpointError
+from oneclip.hub import read_json
 
 SUFFIX = ".index.json"
 MOST_SHARDS = 1000

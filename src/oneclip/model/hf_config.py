@@ -1,16 +1,13 @@
 """The name of a Hugging Face text model to its configuration, and to how its parts are called there."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oneclip import hub, zoo
-from oneclip.errors import CheckpointError, ConfigError, DownloadError
+from oneclip.errors import ConfigError, DownloadError
 from oneclip.model.optional import optional_package
-
-LARGEST_CONFIG = 1 << 20  # bytes; published ones have a few thousand
 
 
 @dataclass(frozen=True)
@@ -102,14 +99,14 @@ def text_config(name: str) -> Any:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"the folder {name} holds no config.json of a Hugging Face text model")
-        return config_from(_read(folder / "config.json"))
+        return config_from(hub.read_json(folder / "config.json"))
     known = zoo.text_tower(name)
     if known is not None:
         return config_from(known)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"the text model {name!r} is neither a folder nor the name of a repository")
     try:
-        return config_from(_read(hub.hub_file(name, "config.json")))
+        return config_from(hub.read_json(hub.hub_file(name, "config.json")))
     except DownloadError as error:
         near = ", ".join(zoo.text_towers()[:3])
         raise type(error)(
@@ -142,15 +139,3 @@ def config_from(values: Mapping[str, Any]) -> Any:
         raise ConfigError(f"transformers does not take this {model_type} configuration: {error}") from error
     pad_id_of(config)
     return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise CheckpointError(f"{path} is too large for a configuration: {path.stat().st_size} bytes")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no configuration, but a {type(values).__name__}")
-    return values

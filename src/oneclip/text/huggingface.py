@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from oneclip.errors import ConfigError, OutputError, TokenRangeError, nearest
+from oneclip.hub import read_json
 from oneclip.text.around import Template
 from oneclip.text.clean import get_clean_fn
 from oneclip.text.files import find_files
@@ -217,9 +218,7 @@ class HFTokenizer:
                 written.append(target / name)
                 if not (written[-1].exists() and written[-1].samefile(path)):
                     shutil.copyfile(path, written[-1])
-            config = (
-                json.loads(self.files[CONFIG].read_text(encoding="utf-8")) if CONFIG in self.files else {}
-            )
+            config = read_json(self.files[CONFIG]) if CONFIG in self.files else {}
             config |= self.settings.complete(self.special_tokens, self.padding_side)
             config |= {"src_lang": self.language} if self.language else {}
             written.append(target / CONFIG)

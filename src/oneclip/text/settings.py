@@ -6,7 +6,6 @@ neither; their kind shows in the names of their special tokens, where these leav
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Any
 from tokenizers import AddedToken
 
 from oneclip.errors import CheckpointError, ConfigError, nearest
+from oneclip.hub import read_json
 
 CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 SETTINGS_FILES = (CONFIG, SPECIAL_MAP, ADDED)
 JSON, VOCAB_TXT, VOCAB_JSON, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
 MODELS = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-LARGEST_FILE = 64 * 2**20  # bytes; published ones have up to 15 MB
+LARGEST_FILE = 64 * 2**20  # bytes of a vocabulary; published ones have up to 34 MB
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """What special tokens are for; the keys in the files are `bos_token` and so on."""
@@ -167,14 +167,14 @@ def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], sourc
             near = nearest(name, OPTIONS)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(OPTIONS)}"
             raise ConfigError(f"{name!r} is no option of a tokenizer; {hint}")
-    config = _read(files[CONFIG]) if CONFIG in files else {}
+    config = read_json(files[CONFIG]) if CONFIG in files else {}
     if "added_tokens_decoder" not in config and SPECIAL_MAP in files:
-        config |= _read(files[SPECIAL_MAP])
+        config |= read_json(files[SPECIAL_MAP])
     config |= {name: value for name, value in overrides.items() if name in OPTIONS}
     if JSON not in files and not config.get("tokenizer_class"):
         config["tokenizer_class"] = next((kind for name, kind in _KIND_BY_FILE.items() if name in files), "")
     try:
-        return _settings(config, _read(files[ADDED]) if ADDED in files else {}, source)
+        return _settings(config, read_json(files[ADDED]) if ADDED in files else {}, source)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{CONFIG} of {source} describes no tokenizer: {error!r}") from error
 
@@ -220,15 +220,3 @@ def _plain(token: AddedToken | None) -> dict[str, Any] | None:
         return None
     names = ("content", "single_word", "lstrip", "rstrip", "normalized")
     return {"__type": "AddedToken", **{name: getattr(token, name) for name in names}, "special": True}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, too many for what it should be")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is a JSON {type(content).__name__}, not an object")
-    return content

@@ -1,4 +1,4 @@
-"""A JSON file to a dict, in bounded time and memory."""
+"""A JSON file that came from anywhere to a dict, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from oneclip.errors import CheckpointError
 LARGEST = 2**22  # bytes; configurations have a few thousand, an index of shards some hundred thousand
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file.
+def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
+    """The content of a JSON file, with or without the mark that some editors put before UTF-8.
+
+    Args:
+        path: of the file.
+        largest: how many bytes it may have.
 
     Raises:
         CheckpointError: if it cannot be read, is too large, or is no object.
@@ -21,11 +25,12 @@ def read_json(path: Path) -> dict[str, Any]:
         if not path.is_file():
             raise CheckpointError(f"{path} cannot be read as JSON: it is no file")
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
+            data = file.read(largest + 1)
+        if len(data) > largest:
             size = path.stat().st_size
             raise CheckpointError(
-                f"{path} cannot be read as JSON: it has {size:,} bytes, which no configuration needs"
+                f"{path} cannot be read as JSON: it has {size:,} bytes, and what it is for needs no more than "
+                f"{largest:,}"
             )
         content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
