@@ -349,6 +349,8 @@ def test_captions_in_half_precision_have_the_same_form() -> None:
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
         ({"max_seq_len": 0}, "max_seq_len is 0"),
         ({"eos_token_id": []}, "eos_token_id names no token"),
+        ({"text": torch.full((2, 12), START)}, "up to 12 tokens cannot begin with 12"),
+        ({"text": torch.full((2, 40), START)}, "up to 12 tokens cannot begin with 40"),
     ],
 )
 def test_arguments_that_cannot_be_followed_are_named(model: CoCa, options: dict, message: str) -> None:

@@ -194,7 +194,8 @@ class CoCa(CustomTextCLIP):
 
         Args:
             image: (B, 3, H, W), preprocessed.
-            text: (B, L) or (L,) token ids that the captions begin with; the start of text alone when None.
+            text: (B, L) or (L,) token ids that the captions begin with; the start of text alone when None. For a
+                beam search L is less than `seq_len`.
             seq_len: the longest caption, in tokens, start and end included.
             max_seq_len: how many of the last tokens are read to choose the next; never more than the context.
             temperature: divides the scores before one is drawn by "top_k" or "top_p"; higher is more varied.

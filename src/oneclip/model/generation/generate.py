@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from oneclip.errors import ShapeError, TokenRangeError
+from oneclip.errors import ConfigError, ShapeError, TokenRangeError
 from oneclip.model.generation.beams import beam_search
 from oneclip.model.generation.reader import reader_for
 from oneclip.model.generation.sampling import sample
@@ -50,6 +50,12 @@ def _beginnings(model: "CoCa", image: Tensor, text: Tensor | None, search: Searc
         raise ShapeError(
             f"{len(image)} pictures need ids of as many beginnings, (B, L) with L from 1 up, or of one for all; found "
             f"{tuple(prompt.shape)}"
+        )
+    longest = search.longest
+    if search.generation_type == "beam_search" and longest is not None and prompt.shape[1] >= longest:
+        raise ConfigError(
+            f"a beam search for captions of up to {longest} tokens cannot begin with {prompt.shape[1]}: give it a "
+            "seq_len (or the max_length of its stopping criterion) that leaves room for more"
         )
     known = model.text_decoder.text_projection.shape[1]
     for name, ids, count in (
