@@ -222,6 +222,16 @@ def test_pretrained_weights_that_are_not_there_are_named(tmp_path: Path) -> None
         HFTextTower(CLIPTextCfg(hf_model_name=name), 24)
 
 
+@pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "ONECLIP_OFFLINE"])
+def test_pretrained_weights_while_the_network_is_off_are_named(
+    switch: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(switch, "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OfflineError, match=r"text model hfl/rbt3 are not on this machine.*hf download hfl/rbt3"):
+        HFTextTower(CLIPTextCfg(hf_model_name="hfl/rbt3"), 24)
+
+
 def test_a_precision_in_a_configuration_is_that_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({**small_towers.TEXT["m2m_100"], "torch_dtype": "float16"})

@@ -7,6 +7,7 @@ import copy
 import re
 from collections.abc import Mapping
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from oneclip import hub
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import CheckpointError, ConfigError, DownloadError, ShapeError, nearest
+from oneclip.errors import CheckpointError, ConfigError, DownloadError, OfflineError, ShapeError, nearest
+from oneclip.hub.place import SWITCHED_OFF
 from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.hf_config import config_from, kind_of, longest_caption, pad_id_of, text_config
 from oneclip.model.hf_poolers import POOLERS, ClsPooler
@@ -228,6 +230,11 @@ def _published(whole: Any, name: str, config: Any, arguments: dict[str, Any]) ->
             name, config=config, local_files_only=hub.offline(), output_loading_info=True, **arguments
         )
     except (OSError, ValueError) as error:  # what transformers raises for files that are not there
+        if hub.offline() and isinstance(error, OSError) and not Path(name).is_dir():
+            raise OfflineError(
+                f"the weights of the text model {name} are not on this machine and {SWITCHED_OFF}. Where there is a "
+                f"network, `hf download {name}` brings them into the hub's cache"
+            ) from error
         raise DownloadError(f"the weights of the text model {name} could not be loaded: {error}") from error
     missing = set(report["missing_keys"])
     if config.model_type in ("mt5", "m2m_100"):
