@@ -84,6 +84,7 @@ def test_bare_and_version(run: Run) -> None:
         (["classify", "a.png"], '--label "a cat"'),
         (["classify", "a.png", "-l", "a", "-l", "b", "--top", "0"], "--top"),
         (["classify", "a.png", "-l", "a", "-l", "b", "--precision", "fp8"], "fp32"),
+        (["convert", "a.pt", "b", "--to", "onnx"], "for '--to': 'onnx' is not one of 'transformers', "),
         (["embed", "a.png"], "--output"),
     ],
 )
@@ -100,7 +101,7 @@ def test_a_misunderstood_command_is_one_line_and_exits_with_2(
 def test_an_error_of_ours_is_one_line_and_exits_with_1(run: Run, pictures: Path) -> None:
     code, out, err = run("classify", pictures, "-l", "a", "-l", "b", "--model", "ViT-B/23")
     assert (code, out) == (1, "")
-    assert err.startswith("error: 'ViT-B/23' is not a known model; did you mean ViT-B")
+    assert err.startswith("error: 'ViT-B/23' is not a known model, file or folder; did you mean ViT-B")
     assert err.count("\n") == 1
 
 

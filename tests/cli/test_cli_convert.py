@@ -68,7 +68,7 @@ def test_what_is_there_is_kept_without_force(run: Run, quick: Path, tmp_path: Pa
     target.write_text("precious")
     code, _, err = run("convert", quick, target, "--to", "safetensors")
     assert code == 1
-    assert "--force" in err
+    assert "is there already; it is replaced only with --force\n" in err
     assert target.read_text() == "precious"
     assert run("convert", quick, target, "--to", "safetensors", "--force").code == 0
 

@@ -47,6 +47,7 @@ def test_a_file_in_the_cache_is_here(
 def test_a_search_takes_either_spelling_and_suggests(run: Run, pocket: Path) -> None:
     assert run("models", "vit-b/32").out == run("models", "ViT-B-32").out
     assert run("models", "ViT-B-32").out.splitlines()[1].startswith("ViT-B/32 ")
+    assert run("models", "ViT-B-32:openai").err.startswith("1 model, ")
     code, _, err = run("models", "ViT-B-23:openai")
     assert code == 1
     assert "did you mean" in err
@@ -109,6 +110,7 @@ def test_doctor_is_content_with_this_environment(run: Run, pocket: Path) -> None
     assert code == 0
     assert report["versions"]["torch"] == torch.__version__ or report["versions"]["torch"]
     assert report["torch"]["threads"] == torch.get_num_threads()
+    assert {"fp32", "bf16", "fp16", "auto"} <= report["plans"].keys()
     assert {"oneclip", "python", "platform", "cpu", "import_names", "caches", "offline"} < report.keys()
     assert "Nothing is in the way" in run("doctor").out
 

@@ -104,7 +104,7 @@ def check_target(path: str | os.PathLike[str], form: str, *, force: bool = False
         _check_file(Path(path), force, SUFFIXES[form])
     elif names_in(Path(path)) and not force:
         raise OutputError(
-            f"{path} is there already and not empty; it is replaced only with --force (force=True)"
+            f"{path} is there already and not empty; it is replaced only with force=True"
         )
 
 
@@ -211,7 +211,7 @@ def _check_file(path: Path, force: bool, suffixes: tuple[str, ...]) -> None:
     if path.is_dir():
         raise OutputError(f"{path} was not written: it is a folder")
     if path.exists() and not force:
-        raise OutputError(f"{path} is there already; it is replaced only with --force (force=True)")
+        raise OutputError(f"{path} is there already; it is replaced only with force=True")
 
 
 def _make_parent(path: Path) -> None:

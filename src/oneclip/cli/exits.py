@@ -53,11 +53,12 @@ def explain(error: BaseException, *, debug: bool) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "oneclip"
         message = " ".join(error.format_message().split()).rstrip(".").removeprefix("Invalid value: ")
+        message = message.replace(": Value error, ", ": ")  # newer typers say so of a choice that is none
         hint = "" if "oneclip " in message else f" (`{command} --help` shows an example)"
         say(message + hint, kind="error")
         return ExitCode.USAGE
     if isinstance(error, (OneCLIPError, OSError)):
-        say(str(error), kind="error")
+        say(str(error).replace("force=True", "--force"), kind="error")  # as it is called here
     elif isinstance(error, MemoryError):
         say("the memory is full; a smaller --batch-size needs less", kind="error")
     else:

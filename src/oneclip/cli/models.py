@@ -251,7 +251,8 @@ def _conclude(entries: Iterable[Entry]) -> None:
     """Say what the table does not: how many there are, and how to get what is missing."""
     listed = [entry for entry in entries if entry.tag or not entry.architecture]
     here = sum(entry.path is not None for entry in listed)
-    say(f"{len(listed)} models, {here} of them on this machine; the others are fetched when first loaded")
+    count = "1 model" if len(listed) == 1 else f"{len(listed)} models"
+    say(f"{count}, {here} of them on this machine; the others are fetched when first loaded")
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:
         say(f"what some of them need is not installed here: pip install 'oneclip[{','.join(missing)}]'")
