@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 
 WORDS = ["<pad>", "<unk>", "a", "photo", "of", "the", "cat", "dog", "sun"]
-WORDS_REPO = "own/words"
+WORDS_REPO, BERT_REPO = "own/words", "own/bert"
 
 
 def siglip_cfg() -> ModelCfg:
@@ -78,6 +79,36 @@ def siglip(seed: int = 0) -> dict[str, bytes]:
     return {
         "open_clip_config.json": json.dumps(config).encode(),
         "open_clip_model.safetensors": save(build_model(cfg).state_dict()),
+    }
+
+
+@cache
+def bert() -> dict[str, bytes]:
+    """The configuration of a Hugging Face text tower that no table has."""
+    numbers = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 12,
+    }
+    return {"config.json": json.dumps({"model_type": "bert", "pad_token_id": 0, **numbers}).encode()}
+
+
+@cache
+def with_bert() -> dict[str, bytes]:
+    """A model with that text tower, as open_clip's repositories have it."""
+    text = CLIPTextCfg(context_length=8, hf_tokenizer_name=WORDS_REPO, hf_model_name=BERT_REPO)
+    cfg = ModelCfg(32, siglip_cfg().vision_cfg, text)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_bytes(bert()["config.json"])
+        torch.manual_seed(0)
+        model = build_model(replace(cfg, text_cfg=replace(text, hf_model_name=folder)))
+    config = {"model_cfg": cfg.to_dict(), "preprocess_cfg": PreprocessCfg(size=PIXELS).to_dict()}
+    return {
+        "open_clip_config.json": json.dumps(config).encode(),
+        "open_clip_model.safetensors": save(model.state_dict()),
     }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import hub_models
 import numpy as np
@@ -18,6 +20,7 @@ from commandline import Run
 from hub_server import Fault, Hub, environment, in_this_process, running, sha256
 
 import oneclip
+import open_clip
 
 SIGLIP, CLIP, TRANSFORMERS = "hf-hub:own/siglip", "hf-hub:own/clip", "hf-hub:own/transformers"
 CAPTIONS = ["a photo of a cat", "the sun"]
@@ -89,6 +92,46 @@ def test_a_folder_loads_by_its_path_where_there_is_nothing_else(
     np.testing.assert_array_equal(found.encode_texts(CAPTIONS), expected)
     assert found.preprocess.cfg.resize_mode == "squash"
     assert server.requests == []
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Called, it takes away the network and the hub's cache."""
+
+    def leave() -> None:
+        monkeypatch.setenv("ONECLIP_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+
+    return leave
+
+
+def test_a_folder_has_the_configuration_of_a_text_tower_that_no_table_has(
+    server: Hub, run: Run, tmp_path: Path, nowhere: Callable[[], None]
+) -> None:
+    server.publish(hub_models.BERT_REPO, hub_models.bert())
+    server.publish("own/with-bert", hub_models.with_bert())
+    expected = oneclip.load("hf-hub:own/with-bert", device="cpu").encode_texts(CAPTIONS)
+    assert run("pull", "hf-hub:own/with-bert", "--to", tmp_path / "made") == (0, ANY, "")
+    nowhere()
+    (tmp_path / "made").rename(tmp_path / "moved")
+    again = run("convert", tmp_path / "moved", tmp_path / "again", "--to", "open_clip", "--json")
+    assert again.code == 0, again.err
+    shutil.rmtree(tmp_path / "moved")
+    found = oneclip.load(tmp_path / "again", device="cpu").encode_texts(CAPTIONS)
+    np.testing.assert_array_equal(found, expected)
+    config = json.loads((tmp_path / "again" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == hub_models.BERT_REPO
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'again'}")
+    assert model.vocab_size == len(hub_models.WORDS)
+
+
+def test_what_is_in_8_bits_stays_so_in_a_folder(pocket: Path, run: Run, tmp_path: Path) -> None:
+    assert run("pull", "pocket", "--to", tmp_path / "made") == (0, ANY, "")
+    assert (tmp_path / "made" / WEIGHTS).stat().st_size <= pocket.stat().st_size
+    found, expected = (
+        oneclip.load(name, device="cpu").encode_texts(CAPTIONS) for name in (tmp_path / "made", "pocket")
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_folder_is_replaced_only_on_request(server: Hub, run: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from oneclip.checkpoint.export import Exportable, check_target, export, write_fo
 from oneclip.checkpoint.load import Loaded, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
+from oneclip.checkpoint.quantise import quantised
 from oneclip.checkpoint.read import Checkpoint, read
 from oneclip.checkpoint.resize import resize_positions
 from oneclip.checkpoint.write import replacing, save, write_quantised
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "load_into",
     "looks_like_openai",
+    "quantised",
     "read",
     "replacing",
     "resize_positions",

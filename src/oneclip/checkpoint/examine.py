@@ -28,6 +28,7 @@ from oneclip.checkpoint.places import (
 )
 from oneclip.checkpoint.read import Checkpoint, read
 from oneclip.checkpoint.sound import check_cfg
+from oneclip.checkpoint.text_tower import find_text_tower
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
 from oneclip.hub import read_json
@@ -199,6 +200,8 @@ def _of_config(config: Path, weights: Path, place: Place, reading: _Reading) -> 
     if not isinstance(content.get("model_cfg"), dict):
         raise CheckpointError(f"{config} has no model_cfg")
     cfg, pixels = _configs(content, config)
+    if isinstance(place, Folder):
+        cfg = find_text_tower(cfg, place.path)
     found = _of_bare(weights, reading, place)
     claims = (Claim(cfg.quick_gelu, config.name), *_script_claims(found.checkpoint))
     return replace(found, cfg=cfg, preprocess_cfg=pixels, claims=claims, home=place.home)

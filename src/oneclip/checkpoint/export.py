@@ -23,6 +23,7 @@ from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.checkpoint.formats.transformers_chinese_clip import is_chinese_clip
 from oneclip.checkpoint.match import fix_old_checkpoints
 from oneclip.checkpoint.replace import names_in, replacing_folder
+from oneclip.checkpoint.text_tower import write_text_tower
 from oneclip.checkpoint.write import save
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError, DownloadError, OutputError
@@ -123,7 +124,8 @@ def write_folder(model: Loaded | Exportable, folder: str | os.PathLike[str], *, 
 
 def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
     with replacing_folder(folder, force=force) as temporary:
-        _write_json(temporary / FOLDER_CONFIG, _described(model.cfg, model.preprocess_cfg))
+        cfg = write_text_tower(model.cfg, temporary)
+        _write_json(temporary / FOLDER_CONFIG, _described(cfg, model.preprocess_cfg))
         save(temporary / FOLDER_WEIGHTS, model.state_dict)
         _write_tokenizer(model, temporary)
     return _notes_for_open_clip(model)

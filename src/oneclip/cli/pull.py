@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -108,24 +108,20 @@ def _write(name: str, folder: Path, force: bool) -> Pulled:
     checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
     loaded = checkpoint.Loaded(model, found.cfg, found.preprocess_cfg, name, found.home)
     whole = checkpoint.Exportable.of(loaded, found.checkpoint.state_dict)
+    if found.checkpoint.format == "quantised":  # and so it stays, though only this library can read it then
+        whole = replace(whole, state_dict=checkpoint.quantised(whole.state_dict))
     checkpoint.write_folder(whole, folder, force=force)
-    text_cfg = found.cfg.text_cfg
+    tokenizer = found.cfg.text_cfg.hf_tokenizer_name
     del found, model, loaded, whole
     checkpoint.load(folder, device="cpu").tokenizer()
-    if (tower := text_cfg.hf_model_name) and not _is_known(tower):
-        say(
-            f"the folder needs the configuration of its text tower, too: `hf download {tower} config.json`",
-            kind="note",
-        )
-    size = _bytes(folder.iterdir())
-    return Pulled(name, str(folder), size, text_cfg.hf_tokenizer_name or zoo.CLIP_TOKENIZER)
+    return Pulled(name, str(folder), _bytes(folder.iterdir()), tokenizer or zoo.CLIP_TOKENIZER)
 
 
 def _is_known(tower: str) -> bool:
     """Whether a text tower of transformers' is built without asking anybody for its configuration."""
     from oneclip import zoo
 
-    return zoo.text_tower(tower) is not None or Path(tower).expanduser().is_dir()
+    return zoo.text_tower(tower) is not None or Path(tower).expanduser().exists()
 
 
 def _bytes(files: Iterable[Path]) -> int:

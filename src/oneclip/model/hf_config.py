@@ -83,11 +83,11 @@ def pad_id_of(config: Any) -> int:
 def text_config(name: str) -> Any:
     """The `PretrainedConfig` of a Hugging Face text model.
 
-    It is read from the folder if the name is one, from the zoo's own table if the model is in it, and from the hub
-    or its cache else.
+    It is read from the file or folder if the name is one, from the zoo's own table if the model is in it, and from the
+    hub or its cache else.
 
     Args:
-        name: a folder with a `config.json`, or a repository.
+        name: a folder with a `config.json`, that file by any name, or a repository.
 
     Raises:
         MissingExtraError: without transformers.
@@ -96,6 +96,8 @@ def text_config(name: str) -> Any:
         CheckpointError: if its `config.json` is not one.
     """
     folder = Path(name).expanduser()
+    if folder.is_file():
+        return config_from(hub.read_json(folder))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"the folder {name} holds no config.json of a Hugging Face text model")
