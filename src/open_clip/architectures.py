@@ -56,6 +56,12 @@ def add_model_config(path: str | os.PathLike[str]) -> None:
     _MODEL_CONFIGS.update((name, everything[name]) for name in sorted(everything, key=_natural))
 
 
+def _rescan_model_configs() -> None:
+    """Register what lies in the paths that a program added to `_MODEL_CONFIG_PATHS`."""
+    for path in _MODEL_CONFIG_PATHS:
+        add_model_config(path)
+
+
 def get_model_config(model_name: str) -> dict[str, Any] | None:
     """The configuration of an architecture, of a folder (`local-dir:`) or of a repository (`hf-hub:`).
 
@@ -130,3 +136,4 @@ def _plain(value: Any) -> Any:
 _MODEL_CONFIGS: dict[str, dict[str, Any]] = {
     name: _published(name) for name in sorted(zoo.architectures(), key=_natural)
 }
+_MODEL_CONFIG_PATHS: list[Path] = []

@@ -16,7 +16,9 @@ from oneclip import checkpoint
 from oneclip.config import ModelCfg
 from oneclip.model import build_model
 from open_clip import architectures
-from open_clip.architectures import _MODEL_CONFIGS as _MODEL_CONFIGS  # programs add to it
+from open_clip.architectures import _MODEL_CONFIG_PATHS as _MODEL_CONFIG_PATHS  # programs add to it
+from open_clip.architectures import _MODEL_CONFIGS as _MODEL_CONFIGS  # and to this
+from open_clip.architectures import _rescan_model_configs as _rescan_model_configs
 from open_clip.architectures import add_model_config, get_model_config, list_models
 from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
 from open_clip.overrides import edited, fetch_towers

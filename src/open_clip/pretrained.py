@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from oneclip import hub, zoo
@@ -136,3 +137,15 @@ def weights_of(model: str, tag: str) -> Pretrained:
 
 def _clean(tag: str) -> str:
     return tag.lower().replace("-", "_")
+
+
+_PRETRAINED: Mapping[str, Mapping[str, dict[str, Any]]] = (
+    MappingProxyType(  # to be read: adding to it is an error
+        {
+            model: MappingProxyType(
+                {tag: get_pretrained_cfg(model, tag) for tag in list_pretrained_tags_by_model(model)}
+            )
+            for model in dict.fromkeys(model for model, _ in zoo.published())
+        }
+    )
+)

@@ -232,6 +232,10 @@ class CenterCropOrPad(torch.nn.Module):
         return f"size={self.size}"
 
 
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
 class MaybeConvertMode:
     """Convert a PIL image to `mode`; arrays and tensors pass."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,15 @@ from torch import Tensor
 from oneclip.evaluate import zero_shot_classifier
 
 __all__ = ["build_zero_shot_classifier", "build_zero_shot_classifier_legacy"]
+
+Item = TypeVar("Item")
+
+
+def batched(iterable: Iterable[Item], n: int) -> Iterator[list[Item]]:
+    """Items in lists of `n`, the last perhaps shorter."""
+    items = iter(iterable)
+    while batch := list(islice(items, n)):
+        yield batch
 
 
 def build_zero_shot_classifier(

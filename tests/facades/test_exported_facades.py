@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import open_clip
 
@@ -94,6 +95,14 @@ def test_a_configuration_has_the_published_fields(name: str) -> None:
 @pytest.mark.parametrize(("module", "name"), SUBMODULES)
 def test_a_module_has_the_names_that_programs_import(module: str, name: str) -> None:
     assert hasattr(importlib.import_module(module), name)
+
+
+def test_small_helpers_do_what_programs_import_them_for() -> None:
+    from open_clip.transform import _convert_to_rgb
+    from open_clip.zero_shot_classifier import batched
+
+    assert _convert_to_rgb(Image.new("LA", (2, 1))).mode == "RGB"
+    assert list(batched(iter("abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 MODULES = (

@@ -143,6 +143,31 @@ def test_a_program_may_register_an_architecture_in_the_table_itself(weights: str
         del _MODEL_CONFIGS["mine"]
 
 
+def test_a_program_may_register_a_folder_of_architectures_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip.factory import _MODEL_CONFIG_PATHS, _rescan_model_configs
+
+    monkeypatch.setattr(architectures, "_MODEL_CONFIGS", dict(architectures._MODEL_CONFIGS))
+    (tmp_path / "mine.json").write_text(json.dumps(SMALL))
+    _MODEL_CONFIG_PATHS.append(tmp_path)
+    try:
+        _rescan_model_configs()
+        assert "mine" in open_clip.list_models()
+    finally:
+        _MODEL_CONFIG_PATHS.remove(tmp_path)
+
+
+def test_the_table_of_weights_can_be_read_and_not_added_to() -> None:
+    from open_clip.pretrained import _PRETRAINED
+
+    listed = [(model, tag) for model, tags in _PRETRAINED.items() for tag in tags]
+    assert listed == open_clip.list_pretrained()
+    assert _PRETRAINED["ViT-B-32"]["openai"] == open_clip.get_pretrained_cfg("ViT-B-32", "openai")
+    with pytest.raises(TypeError):
+        _PRETRAINED["ViT-B-32"]["mine"] = {}  # type: ignore[index]
+
+
 def test_a_configuration_that_is_changed_changes_no_other() -> None:
     open_clip.get_model_config("ViT-B-32")["vision_cfg"]["width"] = 1
     assert open_clip.get_model_config("ViT-B-32")["vision_cfg"]["width"] == 768
