@@ -17,7 +17,7 @@ from typing import Any
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.errors import OneCLIPError
 
-REMOTE_READERS = 16  # threads that wait for a network beside those that decode
+READERS = 16  # threads that wait for a disk or a network, beside those that decode
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,8 @@ def read_ahead(
     Yields:
         in the order of the sources.
     """
-    sources = list(sources)
     decoders = _processors()
     turn = threading.Semaphore(decoders)  # more would only take memory
-    readers = REMOTE_READERS if any(source.is_remote for source in sources) else 1
 
     def prepare(item: Item) -> Ready | Unread:
         digest: str | None = None
@@ -129,7 +127,7 @@ def read_ahead(
 
     line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
-    pool = ThreadPoolExecutor(decoders + readers, thread_name_prefix="oneclip-read")
+    pool = ThreadPoolExecutor(decoders + READERS, thread_name_prefix="oneclip-read")
 
     def put(entry: Any) -> None:
         while not stop.is_set():

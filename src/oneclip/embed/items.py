@@ -50,7 +50,6 @@ class Source(Protocol):
     """What every kind of source is: a name, perhaps a count, and its items in an order that stays the same."""
 
     name: str
-    is_remote: bool
 
     def count(self) -> int | None:
         """How many items there are, if that is cheap to know."""

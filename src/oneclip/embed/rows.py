@@ -42,7 +42,7 @@ class Facts:
     Attributes:
         model: what it was called; only for people, two names may lead to the same weights.
         weights: SHA-256 over the tensors of the model, as it was loaded.
-        settings: SHA-256 over its configuration, tokenizer and preprocessing.
+        settings: SHA-256 over its configuration and preprocessing.
         precision: what it computed with.
         decode: "exact" or "fast", see `oneclip.image.fast`; of captions "text", or "cut" where long ones are.
         kind: "pictures" or "captions".

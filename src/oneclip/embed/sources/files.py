@@ -29,7 +29,6 @@ class Files:
 
     def __init__(self, name: str, paths: Sequence[str], failures: Sequence[Failure] = ()) -> None:
         self.name, self.paths, self.failures = name, paths, failures
-        self.is_remote = any(map(is_address, paths))
 
     def count(self) -> int | None:
         """How many pictures and failures there are."""

@@ -24,7 +24,6 @@ class PathLines:
         self._paths = [line for _, line in _lines(place)]
         if not self._paths:
             raise DataError(f"{place} is empty; expected the path of a picture in each line")
-        self.is_remote = any(map(is_address, self._paths))
 
     def count(self) -> int | None:
         """How many lines there are."""
@@ -41,8 +40,6 @@ class CaptionLines:
     Args:
         place: of the file; UTF-8, empty lines do not count but keep their number.
     """
-
-    is_remote = False
 
     def __init__(self, place: str) -> None:
         self.name = place

@@ -32,7 +32,6 @@ class Shard:
 
     def __init__(self, place: str, *, texts: bool) -> None:
         self.name = place
-        self.is_remote = is_address(place)
         self._suffixes = frozenset((".txt",)) if texts else SUFFIXES
         self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
 
@@ -56,7 +55,7 @@ class Shard:
             )
 
     def _members(self) -> Iterator[Item]:
-        is_indexed = not self.is_remote and self.name.endswith(".tar")
+        is_indexed = not is_address(self.name) and self.name.endswith(".tar")
         with (
             open_binary(self.name, seekable=False) as stream,
             tarfile.open(fileobj=stream, mode="r:" if is_indexed else "r|*") as archive,

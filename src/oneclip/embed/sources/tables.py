@@ -51,7 +51,6 @@ class Table:
                 names = next(csv.reader([header], delimiter=self._separator), [])
         self._names: list[str] = [name.strip() for name in names]
         self._column = self._choose(column)
-        self.is_remote = not texts and "url" in self._column.lower()
 
     def count(self) -> int | None:
         """How many rows a Parquet file has; of CSV nobody knows before it is read."""
