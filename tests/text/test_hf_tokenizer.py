@@ -238,7 +238,9 @@ def test_a_vocabulary_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no tokenizer: a folder with one of tokenizer\.json"):
+    with pytest.raises(
+        ConfigError, match=r"holds no tokenizer: bring its tokenizer\.json and tokenizer_config\.json"
+    ):
         HFTokenizer(tmp_path)
 
 

@@ -13,6 +13,7 @@ from made_tokenizers import bert, roberta, siglip, vocab_txt
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, DownloadError, OfflineError
 from oneclip.text import CLIPTokenizer, HFTokenizer, get_tokenizer, tokenizer_files, write_tokenizer
+from oneclip.text.choose import BESIDE
 
 CAPTIONS = ["a photo of the dog", "", "two small cats"]
 
@@ -144,13 +145,37 @@ def test_a_folder_written_loads_without_anything_else(hub: Hub, tmp_path: Path) 
     assert hub.requests == []
 
 
+def test_a_tokenizer_without_a_name_is_that_beside_the_model(hub: Hub, tmp_path: Path) -> None:
+    folder = bert(tmp_path / "model")
+    (folder / "config.json").write_text("{}")
+    hub.publish("own/model", content(folder))
+    for home in (folder, "hf-hub:own/model"):
+        tokenizer = get_tokenizer(cfg_of(BESIDE), home)
+        assert tokenizer(CAPTIONS).equal(HFTokenizer(folder, 16)(CAPTIONS))
+        assert BESIDE not in repr(tokenizer)
+
+
+def test_a_tokenizer_that_was_left_behind_says_which_files_to_bring(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"bring its tokenizer\.json and tokenizer_config\.json there"):
+        get_tokenizer(cfg_of(BESIDE), tmp_path)
+    for home in (None, bert(tmp_path / "elsewhere")):
+        with pytest.raises(ConfigError, match="load the model from that folder"):
+            get_tokenizer(cfg_of(BESIDE), home)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="hf-hub:own/model is not on this machine"):
+        get_tokenizer(cfg_of(BESIDE), "hf-hub:own/model")
+
+
 def test_options_of_the_configuration_reach_the_tokenizer(tmp_path: Path) -> None:
     cfg = cfg_of(str(bert(tmp_path)), tokenizer_kwargs={"clean": "canonicalize", "strip_sep_token": True})
     expected = HFTokenizer(tmp_path, 16, clean="canonicalize", strip_sep_token=True)
     assert get_tokenizer(cfg)("A photo, of THE dog!").equal(expected("a photo of the dog"))
 
 
-@pytest.mark.parametrize("name", ["(the one in the model's own folder)", "a b", "http://x/y"])
+@pytest.mark.parametrize("name", ["a b", "http://x/y"])
 def test_what_names_no_repository_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="neither a folder nor the name of a repository"):
         get_tokenizer(cfg_of(name))

@@ -32,8 +32,12 @@ from oneclip.checkpoint.text_tower import find_text_tower
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
 from oneclip.hub import read_json
+from oneclip.text.choose import BESIDE
+from oneclip.text.files import VOCABULARIES
+from oneclip.text.own import is_clips_own
 
 OWN_METADATA = "its own metadata"
+VOCABULARY_FILES = tuple(names[0] for names in VOCABULARIES)
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,16 @@ def _of_their_config(config: Path, weights: Path, place: Place, reading: _Readin
             f"{config} describes a {content.get('model_type')!r}, and {weights.name} beside it holds no such model "
             "that is known here"
         )
-    return replace(found, home=place.home)
+    return replace(found, cfg=_with_tokenizer(found.cfg, place), home=place.home)
+
+
+def _with_tokenizer(cfg: ModelCfg, place: Place) -> ModelCfg:
+    """The configuration of a tower with as many ids as CLIP's, which does not say whose; its vocabulary does."""
+    if cfg.text_cfg.hf_tokenizer_name is None:
+        path = place.first(VOCABULARY_FILES)
+        if path is not None and not is_clips_own(path):
+            return replace(cfg, text_cfg=replace(cfg.text_cfg, hf_tokenizer_name=BESIDE))
+    return cfg
 
 
 def _of_bare(

@@ -167,7 +167,10 @@ def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
 
 
 def _tokenizer(cfg: CLIPTextCfg) -> str:
+    from oneclip.text.choose import BESIDE
+
     kind = cfg.hf_tokenizer_name or "CLIP's own"
+    kind = "the one in its own folder" if kind == BESIDE else kind
     return f"{kind}, {cfg.context_length} tokens"
 
 

@@ -15,7 +15,15 @@ from oneclip.text.protocol import Tokenizer
 from oneclip.text.tokenizer import CLIPTokenizer
 
 CLIP_OPTIONS = ("clean", "additional_special_tokens", "reduction_mask")
+GIVEN = (
+    "source",
+    "context_length",
+    "tokenizer_mode",
+    "cache_dir",
+)  # arguments that are no options of a model's
 MODEL_FILES = ("open_clip_config.json", "config.json")
+BESIDE = "local-dir:."
+"""The name of a tokenizer that has none, because it lies in the folder of its model and nowhere else."""
 
 Place = str | PathLike[str] | None
 
@@ -36,14 +44,39 @@ def get_tokenizer(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = None)
         CheckpointError: for a file that cannot be read.
         DownloadError: for files that are not here and cannot be fetched.
     """
-    options = dict(cfg.tokenizer_kwargs or {})
+    options = tokenizer_options(cfg)
     if not cfg.hf_tokenizer_name:
-        _check_options(options)
         return CLIPTokenizer(cfg.context_length, **options)
     files = tokenizer_files(cfg, home, cache_dir)
     tokenizer = HFTokenizer(files, cfg.context_length, tokenizer_mode=cfg.tokenizer_mode, **options)
-    tokenizer.name = cfg.hf_tokenizer_name
+    if cfg.hf_tokenizer_name != BESIDE:
+        tokenizer.name = cfg.hf_tokenizer_name
     return tokenizer
+
+
+def tokenizer_options(cfg: CLIPTextCfg) -> dict[str, Any]:
+    """The `tokenizer_kwargs` of a text tower, looked over: a file may have brought them.
+
+    Raises:
+        ConfigError: for what is no table, for an option that is none, and for a mode of CLIP's tokenizer, which has
+            none.
+    """
+    options = cfg.tokenizer_kwargs or {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"tokenizer_kwargs is {options!r}; a table of options was expected")
+    if not cfg.hf_tokenizer_name and cfg.tokenizer_mode:
+        raise ConfigError(
+            f"tokenizer_mode is {cfg.tokenizer_mode!r}, and CLIP's own tokenizer has no modes: leave it out, or name "
+            "the tokenizer as hf_tokenizer_name"
+        )
+    for name in options:
+        if not cfg.hf_tokenizer_name and name not in CLIP_OPTIONS:
+            raise ConfigError(
+                f"tokenizer_kwargs has {name!r}, which CLIP's tokenizer lacks; it has {', '.join(CLIP_OPTIONS)}"
+            )
+        if name in GIVEN:
+            raise ConfigError(f"tokenizer_kwargs has {name!r}, which is no option of a tokenizer's files")
+    return dict(options)
 
 
 def tokenizer_files(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = None) -> dict[str, Path]:
@@ -55,7 +88,14 @@ def tokenizer_files(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = Non
         return {}
     if home is not None and _is_home(home) and (found := look_for_files(home, cache_dir)):
         return found
-    return find_files(cfg.hf_tokenizer_name, cache_dir)
+    if cfg.hf_tokenizer_name != BESIDE:
+        return find_files(cfg.hf_tokenizer_name, cache_dir)
+    if home is None or not _is_home(home):
+        raise ConfigError(
+            "the tokenizer of this model lies in a folder that the model was published in, and did not come along: "
+            "load the model from that folder, or name the folder as hf_tokenizer_name"
+        )
+    return find_files(home, cache_dir)
 
 
 def write_tokenizer(
@@ -77,11 +117,3 @@ def write_tokenizer(
 def _is_home(home: str | PathLike[str]) -> bool:
     """Whether this is a model's own place: not any folder in which a file of weights happens to lie."""
     return not is_folder(home) or any((Path(home).expanduser() / name).is_file() for name in MODEL_FILES)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if name not in CLIP_OPTIONS:
-            raise ConfigError(
-                f"tokenizer_kwargs has {name!r}, which CLIP's tokenizer lacks; it has {', '.join(CLIP_OPTIONS)}"
-            )

@@ -10,7 +10,7 @@ from pathlib import Path
 from oneclip import hub
 from oneclip.errors import ConfigError, DownloadError, OfflineError
 from oneclip.hub.place import PULL_HINT, SWITCHED_OFF
-from oneclip.text.settings import JSON, MERGES, MODELS, SETTINGS_FILES, VOCAB_JSON, VOCAB_TXT
+from oneclip.text.settings import CONFIG, JSON, MERGES, MODELS, SETTINGS_FILES, VOCAB_JSON, VOCAB_TXT
 
 PREFIX = "hf-hub:"
 VOCABULARIES = ((JSON,), (VOCAB_TXT,), (VOCAB_JSON, MERGES), *((name,) for name in MODELS))
@@ -43,10 +43,11 @@ def find_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     """
     if found := look_for_files(source, cache_dir):
         return found
-    wanted = ", ".join(" with ".join(names) for names in VOCABULARIES)
+    wanted, older = (", ".join(map(" with ".join, some)) for some in (VOCABULARIES, VOCABULARIES[1:]))
     if is_folder(source):
         raise ConfigError(
-            f"{os.fspath(source)} holds no tokenizer: a folder with one of {wanted} was expected"
+            f"{os.fspath(source)} holds no tokenizer: bring its {JSON} and {CONFIG} there, or, of older ones, "
+            f"{older}"
         )
     if hub.offline():
         raise OfflineError(f"the tokenizer {source} is not on this machine and {SWITCHED_OFF}. {PULL_HINT}")

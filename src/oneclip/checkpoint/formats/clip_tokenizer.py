@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from oneclip.text.own import BEGIN, END, clip_vocabulary
 from oneclip.text.vocabulary import END_OF_WORD, byte_merges
 
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 # what a caption falls into before its words are encoded: CLIP's own expression, of Radford et al. 2021
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -20,16 +20,15 @@ def write_clip_tokenizer(folder: Path, context_length: int) -> None:
         folder: where to.
         context_length: tokens of a caption, with start and end.
     """
-    merges = byte_merges(None)
-    vocabulary = {**merges.ids, BEGIN: len(merges.ids), END: len(merges.ids) + 1}
+    vocabulary, merges = clip_vocabulary(), byte_merges(None).pairs
     _write(folder / "vocab.json", vocabulary)
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges.pairs)]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}
     _write(folder / "special_tokens_map.json", special)
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context_length, "do_lower_case": True}
     _write(folder / "tokenizer_config.json", config | special)
-    (folder / "tokenizer.json").write_text(_pipeline(vocabulary, merges.pairs), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(_pipeline(vocabulary, merges), encoding="utf-8")
 
 
 def _pipeline(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
@@ -37,28 +36,18 @@ def _pipeline(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    tokenizer = Tokenizer(
-        BPE(
-            vocab=vocabulary,
-            merges=merges,
-            unk_token=END,
-            continuing_subword_prefix="",
-            end_of_word_suffix=END_OF_WORD,
-            fuse_unk=False,
-        )
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    split = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (END, vocabulary[END]), (BEGIN, vocabulary[BEGIN]), trim_offsets=False, add_prefix_space=False
-    )
+    model = BPE(vocabulary, merges, unk_token=END, end_of_word_suffix=END_OF_WORD)
+    model.continuing_subword_prefix = ""  # which readers expect to be there
+    tokenizer = Tokenizer(model)
+    before = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(before)
+    # the expression says what a piece is, so that what lies between two pieces goes
+    cut = [pre_tokenizers.Split(Regex(_PIECES), "removed", invert=True), pre_tokenizers.ByteLevel(False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(BEGIN, normalized=True), AddedToken(END, normalized=False)])
+    begin, end = ((token, vocabulary[token]) for token in (BEGIN, END))
+    tokenizer.post_processor = processors.RobertaProcessing(end, begin, False, False)
     text: str = tokenizer.to_str(pretty=True)
     return text
 

@@ -10,9 +10,9 @@ from typing import Any
 from oneclip.checkpoint.formats.keymap import Rule, joined, same
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
+from oneclip.text.choose import BESIDE
 
 CLIP_VOCABULARY = 49408  # tokens of the vocabulary in this package
-BESIDE = "(the one in the model's own folder)"  # name of a tokenizer that has no other place
 TOKENIZER_FACTS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 OURS = "oneclip"  # the key of what transformers has no field for, and keeps as it is
 LARGEST = 2**31 - 1  # of the whole numbers that a configuration may hold
@@ -91,8 +91,11 @@ def number(value: Any, what: str) -> float:
 
 
 def write_tokenizer_facts(text: CLIPTextCfg) -> dict[str, Any]:
-    """What `config.json` says for us alone: which tokenizer, and how captions are cleaned for it."""
-    said = {key: value for key in TOKENIZER_FACTS if (value := getattr(text, key)) is not None}
+    """What `config.json` says for us alone: which tokenizer, and how captions are cleaned for it.
+
+    One that lies beside the model is found there.
+    """
+    said = {key: value for key in TOKENIZER_FACTS if (value := getattr(text, key)) not in (None, BESIDE)}
     return {OURS: said} if said else {}
 
 
