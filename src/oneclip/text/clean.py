@@ -77,6 +77,6 @@ def get_clean_fn(type: str) -> Callable[[str], str]:
     Raises:
         ConfigError: if there is none.
     """
-    if type not in CLEANERS:
+    if not isinstance(type, str) or type not in CLEANERS:
         raise ConfigError(f"{type!r} is no way to clean a caption; there are {', '.join(CLEANERS)}")
     return CLEANERS[type]

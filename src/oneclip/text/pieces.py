@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.text.around import Template, read_template
 from oneclip.text.sentencepieces import T5_KINDS, convert_model
-from oneclip.text.settings import BERT_KINDS, BYTE_LEVEL_KINDS, JSON, MERGES, VOCAB_JSON, VOCAB_TXT, Settings
+from oneclip.text.settings import (
+    BERT_KINDS,
+    BYTE_LEVEL_KINDS,
+    JSON,
+    MERGES,
+    VOCAB_JSON,
+    VOCAB_TXT,
+    Settings,
+    check_file_size,
+)
 
 
 class TokenIds(Mapping[str, int]):
@@ -63,13 +73,32 @@ class Pieces:
         return Pieces, (self._tokenizer,)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, however many."""
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        """The ids of each text, however many.
+
+        Raises:
+            CheckpointError: if what the file prescribes cannot be carried out to its end.
+        """
+        with _no_panics():
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of ids, all of which are in the vocabulary."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with _no_panics():
+            return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+
+@contextmanager
+def _no_panics() -> Iterator[None]:
+    """Turn the panics of the library, which are no `Exception`, into an error that programs catch."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"the tokenizer's own files prescribe what cannot be carried out to its end: {error}"
+        ) from error
 
 
 def read_pieces(files: Mapping[str, Path], settings: Settings) -> Pieces:
@@ -99,8 +128,10 @@ def read_pieces(files: Mapping[str, Path], settings: Settings) -> Pieces:
 
 def _from_json(path: Path, settings: Settings) -> Tokenizer:
     """A `tokenizer.json`, with those of its settings that stand beside it too as they are there."""
+    check_file_size(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        with _no_panics():
+            tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path} is no tokenizer that can be read: {error}") from error
     options = settings.options
@@ -211,6 +242,7 @@ def _unbuildable(settings: Settings, path: Path) -> ConfigError:
 
 
 def _text(path: Path) -> str:
+    check_file_size(path)
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             return file.read()

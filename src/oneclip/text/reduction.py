@@ -114,7 +114,7 @@ def get_reduction_mask_fn(type: str) -> Reduction:
     Raises:
         ConfigError: if there is none.
     """
-    if type not in _REDUCTIONS:
+    if not isinstance(type, str) or type not in _REDUCTIONS:
         raise ConfigError(f"{type!r} is no way to shorten a caption; there are {', '.join(_REDUCTIONS)}")
     return _REDUCTIONS[type]
 

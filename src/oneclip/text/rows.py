@@ -58,6 +58,9 @@ def pack(
     return rows
 
 
+LONGEST = 2**20  # tokens in a row; more is no caption, but a number that went wrong
+
+
 def checked_length(length: int, around: int = 2) -> int:
     """A context length that has room for the ids around a caption.
 
@@ -68,6 +71,10 @@ def checked_length(length: int, around: int = 2) -> int:
         what = "start and end" if around == 2 else f"{around} of them stand around a caption"
         raise ConfigError(
             f"a context length is an integer of at least {max(around, 1)} ({what}), not {length!r}"
+        )
+    if length > LONGEST:
+        raise ConfigError(
+            f"a context length of {length:,} is longer than any caption; up to {LONGEST:,} can be"
         )
     return int(length)
 

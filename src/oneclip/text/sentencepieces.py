@@ -14,13 +14,15 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from oneclip.errors import CheckpointError, ConfigError
-from oneclip.text.settings import GEMMA_KINDS, LARGEST_FILE, Settings
+from oneclip.text.settings import GEMMA_KINDS, Settings, check_file_size
 
 T5_KINDS = ("T5Tokenizer", "MT5Tokenizer", "SiglipTokenizer")
 UNIGRAM, BPE = 1, 2  # kinds of model, as the file numbers them
 _CONTROL, _USER_DEFINED = 3, 4  # kinds of piece
 _FAIRSEQ_FIRST = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
 _SPACE = "▁"
+LONGEST_PIECE = 256  # characters; sentencepiece makes pieces of up to 16 by itself, and people add some
+MOST_SENTINELS = 2**14  # published ones have 100
 
 
 @dataclass
@@ -50,15 +52,14 @@ def read_model(path: Path) -> SentencePieceModel:
     """
     model, seen = SentencePieceModel(), set()
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes, too many for a sentencepiece model"
-            )
+        check_file_size(path)
         for number, value in _fields(path.read_bytes()):
             seen.add(number)
             if number == 1 and isinstance(value, bytes):
                 piece = dict(_fields(value))
                 text = bytes(piece.get(1, b"")).decode("utf-8")
+                if len(text) > LONGEST_PIECE:
+                    raise CheckpointError(f"{path} has a piece of {len(text):,} characters, too many for one")
                 score: float = struct.unpack("<f", bytes(piece.get(2, b"\0\0\0\0")))[0]
                 model.pieces.append((text, score))
                 if piece.get(3, 1) in (_CONTROL, _USER_DEFINED):
@@ -111,8 +112,9 @@ def _unigram(model: SentencePieceModel, settings: Settings) -> Tokenizer:
     ):  # fairseq put four special tokens before, in place of the model's three
         pieces, unk_id = [*_FAIRSEQ_FIRST, *pieces[3:], ("<mask>", 0.0)], 3
         model.found_whole = {}
-    count = int(settings.options.get("extra_ids") or 0)  # T5's sentinels, the last one first
-    sentinels = [f"<extra_id_{i}>" for i in reversed(range(count))]
+    sentinels = [
+        f"<extra_id_{i}>" for i in reversed(range(_sentinel_count(settings)))
+    ]  # T5's, the last one first
     pieces = pieces + [(sentinel, 0.0) for sentinel in sentinels]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id, byte_fallback=False))
     tokenizer.add_special_tokens([AddedToken(sentinel, normalized=False) for sentinel in sentinels])
@@ -123,6 +125,15 @@ def _unigram(model: SentencePieceModel, settings: Settings) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
     tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
     return tokenizer
+
+
+def _sentinel_count(settings: Settings) -> int:
+    count = settings.options.get("extra_ids") or 0
+    if not isinstance(count, int) or not 0 <= count <= MOST_SENTINELS:
+        raise ConfigError(
+            f"extra_ids of {settings.source} is {str(count)[:40]} and must be a whole number up to {MOST_SENTINELS:,}"
+        )
+    return count
 
 
 def _gemma(model: SentencePieceModel, settings: Settings) -> Tokenizer:

@@ -42,6 +42,16 @@ OPTIONS = (
     "tokenizer_class",
     "extra_ids",
 )
+SWITCHES = (
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "add_prefix_space",
+    "add_bos_token",
+    "add_eos_token",
+    "legacy_behaviour",
+)
+NAMES = ("padding_side", "truncation_side", "src_lang", "tokenizer_class")
 WITHOUT_EFFECT = (
     "use_fast",
     "legacy",
@@ -159,7 +169,7 @@ def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], sourc
         source: what to call the tokenizer in messages.
 
     Raises:
-        ConfigError: for an override that is no option.
+        ConfigError: for an override that is no option, and a value that its option cannot have.
         CheckpointError: for a file that cannot be read.
     """
     for name in overrides:
@@ -171,12 +181,25 @@ def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], sourc
     if "added_tokens_decoder" not in config and SPECIAL_MAP in files:
         config |= read_json(files[SPECIAL_MAP])
     config |= {name: value for name, value in overrides.items() if name in OPTIONS}
+    for names, kind, expected in ((SWITCHES, bool, "true or false"), (NAMES, str, "a word")):
+        for name in names:
+            if config.get(name) is not None and not isinstance(config[name], kind):
+                raise ConfigError(f"{name} of {source} is {config[name]!r}; {expected} was expected")
     if JSON not in files and not config.get("tokenizer_class"):
         config["tokenizer_class"] = next((kind for name, kind in _KIND_BY_FILE.items() if name in files), "")
     try:
         return _settings(config, read_json(files[ADDED]) if ADDED in files else {}, source)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{CONFIG} of {source} describes no tokenizer: {error!r}") from error
+
+
+def check_file_size(path: Path) -> None:
+    """Raise CheckpointError for a file of a vocabulary, or of all of a tokenizer, that no tokenizer needs."""
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes, too many for a tokenizer; {LARGEST_FILE:,} are read"
+        )
 
 
 def _settings(config: dict[str, Any], added: Mapping[str, int], source: str) -> Settings:

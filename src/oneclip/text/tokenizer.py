@@ -53,6 +53,10 @@ class CLIPTokenizer:
         merges: str | PathLike[str] | None = None,
         reduction_mask: str = "",
     ) -> None:
+        if isinstance(additional_special_tokens, str) or not isinstance(additional_special_tokens, Sequence):
+            raise ConfigError(
+                f"additional_special_tokens is {additional_special_tokens!r}; a list of tokens was expected"
+            )
         self.context_length = None if context_length is None else checked_length(context_length)
         self.reduction_fn = get_reduction_mask_fn(reduction_mask) if reduction_mask else None
         self.clean_fn = get_clean_fn(clean)

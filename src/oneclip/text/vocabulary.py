@@ -101,7 +101,7 @@ class Vocabulary:
         self._merges = byte_merges(path)
         self.encoder = dict(self._merges.ids)
         for token in special_tokens:
-            if token.split() != [token]:
+            if not isinstance(token, str) or token.split() != [token]:
                 raise ConfigError(f"a special token is one word without whitespace, not {token!r}")
             if token in self.encoder:
                 raise ConfigError(f"the special token {token!r} is in the vocabulary already; choose another")
