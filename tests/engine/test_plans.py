@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+import small_towers
 import torch
 from torch import Tensor
 
@@ -209,6 +210,12 @@ def test_any_number_of_rows(batch: int) -> None:
     compare(model_of(), "fp32", images=pictures(batch), ids=captions(batch))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_slices_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneclip.engine.blocks.LARGEST", rows * CONTEXT * 256 * 4)
+    compare(model_of(), "fp32", images=pictures(7), ids=captions(7))
+
+
 @pytest.mark.parametrize("length", range(1, CONTEXT + 1))
 def test_any_length(length: int) -> None:
     compare(model_of(), "fp32", ids=captions(4, length))
@@ -266,3 +273,22 @@ def test_without_onednn_it_still_works(precision: str, monkeypatch: pytest.Monke
     model = model_of(quick_gelu=True)
     assert "torch's own" in image_plan(model, precision).describe()
     compare(model, precision, images=pictures(), ids=captions())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_towers_of_timm_are_run_as_they_are_in_the_plans_precision(precision: str) -> None:
+    small_towers.register()
+    words = {}
+    for family in ("convnext", "vit_clip"):
+        tower = {"timm_model_name": small_towers.timm_name(family), "timm_proj": "linear"}
+        model = model_of({"image_size": small_towers.PIXELS, **tower}, custom_text=True)
+        plan = image_plan(model, precision)
+        words[family] = plan.describe()
+        if "copy" in words[family]:
+            compare(model, precision, images=pictures())
+        else:
+            with torch.inference_mode():
+                assert plan(pictures()) is None
+    assert words["convnext"] == f"a copy of TimmTower in {precision}, channels last"
+    plain = "the plain module: TimmTower has none of its own"
+    assert words["vit_clip"] == (plain if precision == "fp32" else "a copy of TimmTower in bf16")

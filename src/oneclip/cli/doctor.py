@@ -54,6 +54,7 @@ def examine() -> dict[str, Any]:
         "versions": _versions(problems),
         "cpu": _cpu(),
         "torch": _torch(problems),
+        "plans": _plans(),
         "import_names": _import_names(problems),
         "pocket": _pocket(problems),
         "caches": _caches(),
@@ -116,6 +117,15 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _plans() -> dict[str, str]:
+    """What each precision would be computed with here; empty where torch is missing."""
+    try:
+        from oneclip.engine.machine import descriptions
+    except (ImportError, OSError):  # told by `_torch`
+        return {}
+    return descriptions()
 
 
 def _import_names(problems: list[str]) -> dict[str, dict[str, Any]]:
@@ -198,6 +208,7 @@ def _print_report(report: dict[str, Any]) -> None:
         rows += [["gpu", "; ".join(gpus) or ("Apple (mps)" if torch["mps"] else "none that torch can use")]]
         omp = f", OMP_NUM_THREADS={torch['OMP_NUM_THREADS']}" if torch["OMP_NUM_THREADS"] else ""
         rows += [["threads", f"{torch['threads']} in torch, {torch['cpu_capability']}{omp}"]]
+    rows += [[f"precision {name}", words] for name, words in report["plans"].items()]
     rows += [[f"import {name}", str(found["path"])] for name, found in report["import_names"].items()]
     pocket = report["pocket"]
     rows += [["pocket", f"{pocket['path']}, {_megabytes(pocket['bytes'])}" if pocket["bytes"] else "missing"]]

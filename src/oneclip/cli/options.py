@@ -17,6 +17,8 @@ class Precision(str, Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    int8 = "int8"
+    auto = "auto"
 
 
 Model = Annotated[
@@ -29,7 +31,10 @@ Device = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 … [default: a GPU if there is one]"),
 ]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Of the weights and the arithmetic.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Of the arithmetic; auto for bf16 where the processor has it."),
+]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures that go through the model at once.")
 ]

@@ -20,6 +20,9 @@ from oneclip.model.siglip import Block as SigLIPBlock
 from oneclip.model.siglip import Mlp, SelfAttention
 
 QUICK = 1.702  # the slope of QuickGELU
+LARGEST = (
+    32 * 2**20
+)  # bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
 Weights = tuple[Tensor, Tensor | None]  # (N, K), and (N,)
 
 
@@ -111,7 +114,7 @@ class PackedBlock:
     """
 
     def __init__(self, parts: BlockParts, pack: Pack, pooled_only: bool = False) -> None:
-        self.parts, self.heads = parts, parts.heads
+        self.parts, self.heads, self.hidden = parts, parts.heads, parts.fc[0].shape[0]
         self.norm_1, self.norm_2 = Norm(parts.norm_1), Norm(parts.norm_2)
         weight, bias = parts.qkv
         if pooled_only:
@@ -148,6 +151,21 @@ class PackedBlock:
         x = x + self.parts.after_attention(self.out(self.parts.mix(q, k, v, mask)))
         x = x + self.parts.after_mlp(self.mlp(self.norm_2(x)))
         return x[:, 0]
+
+
+def in_slices(compute: Callable[[Tensor], Tensor], batch: Tensor, tokens: int, hidden: int) -> Tensor:
+    """`compute(batch)`, a few rows after the other where all at once would take too much memory, and longer.
+
+    Args:
+        compute: a batch to (B, D).
+        batch: B rows.
+        tokens: L, of each row.
+        hidden: width of the widest activation.
+    """
+    parts = min(-(-len(batch) * tokens * hidden * 4 // LARGEST), len(batch))
+    if parts <= 1:
+        return compute(batch)
+    return torch.cat([compute(rows) for rows in batch.tensor_split(parts)])
 
 
 class Norm:

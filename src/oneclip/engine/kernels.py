@@ -76,7 +76,8 @@ class Int8Linear:
     """oneDNN's in int8: a scale for each output channel's weights, one for all inputs, found anew at each call.
 
     Weights are symmetric, -127 to 127. Inputs are 0 to 255 with a zero point between their least and their greatest;
-    the sum is exact in 32 bits, and comes out in `dtype`.
+    the sum is exact in 32 bits, and comes out in `dtype`, or in fp32 behind an activation: a linear layer follows then,
+    which quantises from that.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class Int8Linear:
         self.weight = torch.ops.onednn.qlinear_prepack(rounded.contiguous(), None)
         self.zero = torch.zeros(len(weight), dtype=torch.int32)
         self.bias = None if bias is None else bias.float()
-        self.dtype, self.post = dtype, ACTIVATIONS[activation][1]
+        self.dtype = dtype if activation == "none" else torch.float32
+        self.post = ACTIVATIONS[activation][1]
 
     def __call__(self, x: Tensor) -> Tensor:
         levels, scale, zero = quantise(x.float())

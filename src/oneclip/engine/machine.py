@@ -94,3 +94,18 @@ def automatic_precision(device: torch.device) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+
+
+def descriptions() -> dict[str, str]:
+    """What `oneclip doctor` says: each precision, what computes it on the device that would be taken, and why."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        found = dict.fromkeys(("fp32", "bf16", "fp16"), "the plain module: there is no plan for a GPU")
+    else:
+        device = torch.device("cpu")
+        found = {precision: kernels_for(precision).description for precision in CPU_PRECISIONS}
+        found["fp16"] = "the plain module: processors compute in fp16 no sooner"
+        if not computes_bf16():
+            found["bf16"] += "; this processor multiplies no bf16 by itself"
+    found["auto"] = automatic_precision(device)
+    return found

@@ -149,7 +149,7 @@ def _copy(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
         tensor: Tensor = features[0] if isinstance(features, tuple) else features
         return tensor.float()
 
-    name = str(kernels.dtype).removeprefix("torch.")
+    name = "bf16" if kernels.dtype == torch.bfloat16 else "fp32"
     return compute, f"a copy of {type(tower).__name__} in {name}" + (
         ", channels last" if convolutional else ""
     )

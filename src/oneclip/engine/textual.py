@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine.blocks import BlockParts, Norm, PackedBlock
+from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, in_slices
 from oneclip.engine.kernels import Pack
 from oneclip.engine.known import must_be
 from oneclip.model import CLIP, TextTransformer, Transformer
@@ -44,6 +44,9 @@ class TextPlan:
         self.weight, self.bias = _projection(tower)
 
     def __call__(self, text: Tensor) -> Tensor:
+        return in_slices(self._compute, text, text.shape[1], self.last.hidden)
+
+    def _compute(self, text: Tensor) -> Tensor:
         x, mask = self.tower._embed_text(text)
         x = x.float()
         for block in self.blocks:

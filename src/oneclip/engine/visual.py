@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, mix, pack_mlp, split
+from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, in_slices, mix, pack_mlp, split
 from oneclip.engine.kernels import Linear, Pack
 from oneclip.engine.known import Unplanned, must_be
 from oneclip.model import SigLIPVision, Transformer, VisionTransformer
@@ -47,6 +47,9 @@ class VisionPlan:
         self.projection = None if tower.proj is None else tower.proj.detach().float()
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        return in_slices(self._compute, pixels, len(self.positions), self.last.hidden)
+
+    def _compute(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels).float()  # (B, N, C)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1)  # (B, L, C)
         x += self.positions
@@ -76,6 +79,9 @@ class SigLIPPlan:
         self.pool = PackedPool(trunk.attn_pool, pack)
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        return in_slices(self._compute, pixels, self.positions.shape[1], self.blocks[0].hidden)
+
+    def _compute(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels).float() + self.positions  # (B, N, C)
         for block in self.blocks:
             x = block(x)
