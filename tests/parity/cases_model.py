@@ -81,6 +81,16 @@ MODELS = {
     "dict with bias": {"output_dict": True, "init_logit_bias": -1.0},
 }
 
+# what CLIPA's architectures have in common, and the ratio of the largest
+CLIPA_VISION = {
+    **VIT,
+    "no_ln_pre": True,
+    "pool_type": "avg",
+    "final_ln_after_pool": True,
+    "mlp_ratio": 4.9231,
+}
+CLIPA_TEXT = {**TEXT, "no_causal_mask": True, "pool_type": "last"}
+
 INTERMEDIATES: dict[str, dict[str, Any]] = {
     "default": {},
     "last": {"image_indices": 1, "text_indices": 2},
@@ -121,7 +131,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every option of each part by itself, in both kinds of model."""
+    """Every option of each part by itself, in both kinds of model; and CLIPA's together."""
     for kind in ("CLIP", "CustomTextCLIP"):
         for name, options in VISION.items():
             vision = options if "layers" in options and options["layers"] != 1 else {**VIT, **options}
@@ -131,6 +141,7 @@ def cases() -> Iterator[Case]:
                 yield Case(f"{kind}, text: {name}", kind, VIT, {**TEXT, **options})
         for name, options in MODELS.items():
             yield Case(f"{kind}, model: {name}", kind, VIT, TEXT, options)
+    yield Case("CLIPA", "CLIP", CLIPA_VISION, CLIPA_TEXT)
 
 
 def build(package: Any, case: Case) -> nn.Module:

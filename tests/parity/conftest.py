@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 class Reference:
     """A published package at work in a process; its results are there when they are asked for."""
 
-    def __init__(self, package: str, folder: Path, packages: tuple[Path, ...] = (install.PACKAGES,)) -> None:
+    def __init__(self, package: str, folder: Path, packages: tuple[Path, ...]) -> None:
         self.package, self.result, self.log = package, folder / f"{package}.pt", folder / f"{package}.log"
         path = os.pathsep.join(map(str, packages))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -62,39 +64,55 @@ class Reference:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.result.unlink(missing_ok=True)
+        shutil.rmtree(self.result.parent)
 
 
-@pytest.fixture(scope="session")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reference]]:
-    if not install.installed():
-        pytest.skip("the published packages are not here: python tests/parity/install.py")
-    folder = tmp_path_factory.mktemp("parity")
-    running = {package: Reference(package, folder) for package in ("open_clip", "clip")}
-    yield running
+BESIDE: dict[str, tuple[Path, ...]] = {  # what runs, and the packages that it runs beside
+    "open_clip": (install.PACKAGES,),
+    "clip": (install.PACKAGES,),
+    "captioning": (
+        install.TRANSFORMERS4,
+        install.PACKAGES,
+    ),  # a transformers that open_clip can write captions with
+}
+running: dict[str, Reference] = {}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Set to work, beside the tests that come before, what will be compared with."""
+    if session.config.option.collectonly:
+        return
+    wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    for package, packages in BESIDE.items():
+        if f"published_{package}" in wanted and all(map(install.installed, packages)):
+            running[package] = Reference(package, Path(tempfile.mkdtemp(prefix="parity-")), packages)
+
+
+def pytest_sessionfinish() -> None:
     for reference in running.values():
         reference.end()
 
 
-@pytest.fixture(scope="session")
-def published_open_clip(references: dict[str, Reference]) -> Reference:
-    return references["open_clip"]
-
-
-@pytest.fixture(scope="session")
-def published_clip(references: dict[str, Reference]) -> Reference:
-    return references["clip"]
-
-
-@pytest.fixture(scope="session")
-def published_captioning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """open_clip_torch beside a transformers that it can write captions with."""
-    packages = (install.TRANSFORMERS4, install.PACKAGES)
-    if not all(map(install.installed, packages)):
+def published(package: str) -> Reference:
+    """What a package gives."""
+    if package not in running:
         pytest.skip("the published packages are not here: python tests/parity/install.py")
-    running = Reference("captioning", tmp_path_factory.mktemp("captioning"), packages)
-    yield running
-    running.end()
+    return running[package]
+
+
+@pytest.fixture(scope="session")
+def published_open_clip() -> Reference:
+    return published("open_clip")
+
+
+@pytest.fixture(scope="session")
+def published_clip() -> Reference:
+    return published("clip")
+
+
+@pytest.fixture(scope="session")
+def published_captioning() -> Reference:
+    return published("captioning")
 
 
 @pytest.fixture(scope="session", autouse=True)
