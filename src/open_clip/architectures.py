@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oneclip import zoo
-from oneclip.errors import ConfigError, UnknownModelError
+from oneclip.errors import CheckpointError, ConfigError, UnknownModelError
 
 __all__ = ["add_model_config", "get_model_config", "list_models"]
 
@@ -75,7 +75,9 @@ def get_model_config(model_name: str) -> dict[str, Any] | None:
 
     if model_name.startswith((FOLDER, HUB)):
         content = read_config(zoo.resolve(model_name))
-        cfg: dict[str, Any] = content.get("model_cfg", content)
+        cfg = content.get("model_cfg", content)
+        if not isinstance(cfg, dict):
+            raise CheckpointError(f"the model_cfg of {model_name} is a {type(cfg).__name__}, not an object")
         return cfg
     return copy.deepcopy(_MODEL_CONFIGS.get(model_name))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from oneclip import checkpoint, zoo
+from oneclip.checkpoint.sound import check_cfg
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import AmbiguousModelError, DownloadError, UnknownModelError
-from oneclip.text.choose import tokenizer_files
+from oneclip.errors import AmbiguousModelError, CheckpointError, DownloadError, UnknownModelError
+from oneclip.text.choose import BESIDE, tokenizer_files, tokenizer_options
 from open_clip import tokenizer
 from open_clip.architectures import architecture_name, known_config
+from open_clip.constants import HF_CONFIG_NAME
 from open_clip.sources import HUB, read_config
 
 __all__ = ["get_tokenizer"]
@@ -31,13 +33,14 @@ def get_tokenizer(
 
     Raises:
         UnknownModelError: for a name that means nothing.
+        CheckpointError, ConfigError: for a configuration or a tokenizer's file that makes no sense.
         DownloadError: for a tokenizer's file that cannot be fetched.
     """
     if not model_name:
         return tokenizer.SimpleTokenizer(context_length=context_length or _DEFAULT, **kwargs)
     text_cfg, home = _text_cfg(model_name, cache_dir)
     length = context_length or text_cfg.context_length
-    options = {**(text_cfg.tokenizer_kwargs or {}), **kwargs}
+    options = {**tokenizer_options(text_cfg), **kwargs}
     if name := text_cfg.hf_tokenizer_name:
         made = tokenizer.HFTokenizer(
             tokenizer_files(text_cfg, home, cache_dir),  # type: ignore[arg-type]
@@ -46,7 +49,8 @@ def get_tokenizer(
             tokenizer_mode=text_cfg.tokenizer_mode,
             **options,
         )
-        made.name = name
+        if name != BESIDE:
+            made.name = name
         return made
     if architecture_name(model_name) and "siglip" in model_name.lower():
         return tokenizer.SigLipTokenizer(_siglip_vocabulary(model_name.lower()), context_length=length)
@@ -66,9 +70,16 @@ def _text_cfg(model_name: str, cache_dir: str | None) -> tuple[CLIPTextCfg, str 
         return checkpoint.describe(source, cache_dir, values=False).cfg.text_cfg, None
     home = model_name if source.kind == "hub" else str(source.path)
     try:
-        return CLIPTextCfg.from_dict(read_config(source, cache_dir)["model_cfg"]["text_cfg"]), home
+        content = read_config(source, cache_dir)
     except (DownloadError, UnknownModelError):  # no configuration of our form: one of transformers', or none
         return _of_others(source, home, cache_dir), home
+    model_cfg = content.get("model_cfg")
+    text_cfg = model_cfg.get("text_cfg") if isinstance(model_cfg, dict) else None
+    if not isinstance(text_cfg, dict):
+        raise CheckpointError(f"{HF_CONFIG_NAME} of {home} has no model_cfg with a text_cfg")
+    cfg = CLIPTextCfg.from_dict(text_cfg)
+    check_cfg(cfg, f"{HF_CONFIG_NAME} of {home}")
+    return cfg, home
 
 
 def _of_others(source: zoo.Source, home: str, cache_dir: str | None) -> CLIPTextCfg:

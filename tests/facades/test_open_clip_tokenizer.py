@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import open_clip
+from oneclip.errors import CheckpointError, ConfigError
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer, get_reduction_mask_fn
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
@@ -61,6 +64,44 @@ def test_what_transformers_makes_of_the_files_can_be_read(tmp_path: Path) -> Non
     ids = tokenizer(["a photo of the dog"])
     assert tokenizer.tokenizer.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.tokenizer.batch_decode(ids, skip_special_tokens=True) == ["a photo of the dog"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"model_cfg": [1]},
+        {"model_cfg": {}},
+        {"model_cfg": {"text_cfg": [1]}},
+        *(
+            {"model_cfg": {"text_cfg": text_cfg}}
+            for text_cfg in (
+                {"unknown": 1},
+                {"tokenizer_kwargs": [1]},
+                {"tokenizer_kwargs": {"clean": ["lower"]}},
+                {"tokenizer_kwargs": {"unknown": 1}},
+                {"tokenizer_mode": "clips"},
+                {"context_length": 10**9},
+                {"context_length": "77"},
+                {"hf_tokenizer_name": [1]},
+                {"hf_tokenizer_name": "a b"},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_makes_no_sense_is_refused_by_name(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises((CheckpointError, ConfigError)):
+        open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+
+
+def test_a_configuration_that_is_none_is_not_given_out(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": [1]}')
+    with pytest.raises(CheckpointError, match=r"model_cfg of local-dir:.* is a list"):
+        open_clip.get_model_config(f"local-dir:{tmp_path}")
 
 
 def test_it_may_be_sent_to_other_processes(tmp_path: Path) -> None:

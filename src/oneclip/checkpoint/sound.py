@@ -42,7 +42,7 @@ NAMES = {
 SPARE = 10  # times the parameters of a file that the model of its configuration may have at a rough estimate
 
 
-def check_cfg(cfg: ModelCfg | PreprocessCfg, source: object) -> None:
+def check_cfg(cfg: ModelCfg | CLIPTextCfg | PreprocessCfg, source: object) -> None:
     """Look at every field of a configuration.
 
     Args:
