@@ -6,7 +6,6 @@ vocabulary only; the rest is what the tokenizer's kind prescribes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from oneclip.errors import CheckpointError, ConfigError
+from oneclip.hub import read_json
 from oneclip.text.around import Template, read_template
 from oneclip.text.sentencepieces import T5_KINDS, convert_model
 from oneclip.text.settings import (
     BERT_KINDS,
     BYTE_LEVEL_KINDS,
     JSON,
+    LARGEST_FILE,
     MERGES,
     VOCAB_JSON,
     VOCAB_TXT,
@@ -171,7 +172,7 @@ def _byte_level(vocabulary: Path, merges: Path, settings: Settings) -> Tokenizer
     if settings.kind not in BYTE_LEVEL_KINDS:
         raise _unbuildable(settings, vocabulary)
     try:
-        ids = json.loads(_text(vocabulary))
+        ids = read_json(vocabulary, LARGEST_FILE)
         lines = [line.strip() for line in _text(merges).split("\n")]
         pairs: Any = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         tokenizer = Tokenizer(models.BPE(ids, pairs, continuing_subword_prefix="", end_of_word_suffix=""))
