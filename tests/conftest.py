@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
+# tests are small, and run beside each other; torch reads it when it is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from torchvision_stub import declare_operators
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and run beside each other
 declare_operators()  # timm and transformers import torchvision
 
 
