@@ -19,7 +19,7 @@ class DistillClipLoss(ClipLoss):
 
     def dist_loss(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         """(N, M) logits each to the mean over rows of the cross-entropy of their softmaxes, a scalar."""
-        return -(teacher_logits.softmax(dim=1) * student_logits.log_softmax(dim=1)).sum(dim=1).mean()
+        return F.cross_entropy(student_logits, teacher_logits.softmax(dim=1))
 
     def forward(  # type: ignore[override]  # it takes the teacher's features, too
         self,
