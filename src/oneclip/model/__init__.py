@@ -2,9 +2,10 @@
 
 from oneclip.model.attention import Attention, AttentionalPooler
 from oneclip.model.build import build_model, build_text_tower, build_visual_tower
-from oneclip.model.clip import CLIP, CustomTextCLIP, DualEncoder
+from oneclip.model.clip import CLIP, CustomTextCLIP
 from oneclip.model.coca import CoCa
 from oneclip.model.decoder import CrossAttentionBlock, MultimodalTransformer
+from oneclip.model.dual import DualEncoder
 from oneclip.model.layers import LayerNorm, LayerScale, PatchDropout, QuickGELU
 from oneclip.model.resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 from oneclip.model.siglip import SigLIPVision

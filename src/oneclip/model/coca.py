@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, MultimodalCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.captions import may_trim
-from oneclip.model.clip import CustomTextCLIP, as_cfg
+from oneclip.model.clip import CustomTextCLIP
 from oneclip.model.decoder import MultimodalTransformer
+from oneclip.model.dual import as_cfg
 from oneclip.model.generation import Search, generate
 from oneclip.model.scripting import unscripted
 
