@@ -228,6 +228,14 @@ def test_a_model_that_moved_away_leaves_its_plan() -> None:
         assert "meta" in plan.describe()
 
 
+def test_weights_of_another_kind_leave_the_plan() -> None:
+    model = model_of()
+    plan = image_plan(model, "fp32")
+    weight = model.visual.transformer.resblocks[0].mlp.c_fc
+    weight.weight = nn.Parameter(weight.weight.detach().to_sparse(), requires_grad=False)
+    assert "sparse" in plan.describe()
+
+
 def test_every_precision_follows_a_training_step() -> None:
     model = model_of()
     plans = {precision: image_plan(model, precision) for precision in ("bf16", "int8")}

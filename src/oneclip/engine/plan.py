@@ -19,7 +19,7 @@ from oneclip.engine.known import Unplanned
 from oneclip.engine.machine import Kernels, kernels_for
 from oneclip.engine.textual import TextPlan
 from oneclip.engine.visual import SigLIPPlan, VisionPlan
-from oneclip.engine.watch import Watch
+from oneclip.engine.watch import Watch, is_ordinary
 from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
 from oneclip.model.scripting import is_tracing
 from oneclip.model.text import TextTower
@@ -81,7 +81,7 @@ class Plan:
             with self._lock:
                 made = self._made
                 if made is None or not made.watch.holds():
-                    self._made = None  # the old one's memory first
+                    self._made = made = None  # the old one's memory first
                     self._made = made = self._build()
         return made
 
@@ -159,8 +159,9 @@ def _check_ready(watch: Watch) -> None:
     if any(m.training for m, _, _ in watch.modules):
         raise Unplanned("it is in training mode")
     for tensor, _ in watch.tensors:
-        if tensor.device.type != "cpu" or type(tensor) not in (Tensor, nn.Parameter):
-            raise Unplanned(f"its weights are {type(tensor).__name__}s on {tensor.device}")
+        if tensor.device.type != "cpu" or not is_ordinary(tensor):
+            kind = "tensors" if is_ordinary(tensor) else f"{type(tensor).__name__}s of {tensor.layout} layout"
+            raise Unplanned(f"its weights are {kind} on {tensor.device}")
 
 
 def undisturbed() -> bool:

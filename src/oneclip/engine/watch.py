@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SAMPLE = (
-    32  # numbers of each tensor, evenly spread; a write through `.data` that misses all of them goes unseen
-)
+# numbers of each tensor, evenly spread; a write through `.data` that misses all of them goes unseen
+SAMPLE = 32
 
 
 class Watch:
@@ -33,7 +32,8 @@ class Watch:
         self.owners = [(owner, list(owner.values())) for m in every for owner in _owners(m)]
         tensors = {id(t): t for _, found in self.owners for t in found if t is not None}
         self.tensors = [(t, _facts(t)) for t in tensors.values()]
-        self.views = [_sample(t) for t in tensors.values() if t.numel() and t.device.type == "cpu"]
+        here = [t for t in tensors.values() if is_ordinary(t) and t.numel() and t.device.type == "cpu"]
+        self.views = [_sample(t) for t in here]
         self.sampled = [view.clone() for view in self.views]
 
     def holds(self) -> bool:
@@ -66,8 +66,15 @@ def _owners(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return module._parameters, module._buffers
 
 
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers in a row, and no subclass with a meaning of its own."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+
+
 def _facts(tensor: Tensor) -> tuple[Any, ...]:
     """Version, place, kind and shape; a tensor made in inference mode has no version."""
+    if not is_ordinary(tensor):
+        return ()  # no plan is made of it
     version = -1 if tensor.is_inference() else tensor._version
     return version, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
