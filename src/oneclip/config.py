@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from functools import cache
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from oneclip.errors import ConfigError, nearest
 
-OPENAI_MEAN = (
-    0.48145466,
-    0.4578275,
-    0.40821073,
-)  # of the pictures CLIP was trained on, per channel, in [0, 1]
+# of the pictures CLIP was trained on, per channel, in [0, 1]
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 INIT_LOGIT_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, section 2.5
 
@@ -32,7 +31,8 @@ class _Config:
         """Make a configuration from a mapping, such as one parsed from JSON.
 
         Raises:
-            ConfigError: on a key that is no field, or a required field that is missing.
+            ConfigError: on a key that is no field, a required field that is missing, or a value of another type than
+                its field has.
         """
         known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
@@ -43,13 +43,47 @@ class _Config:
         for f in fields(cls):  # type: ignore[arg-type]
             if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
                 raise ConfigError(f"{cls.__name__} needs {f.name!r}, which is missing")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        cfg = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        cfg.check_types()
+        return cfg
+
+    def check_types(self) -> None:
+        """Look whether each value is of the type of its field: "false" is no bool, and NaN no number.
+
+        Raises:
+            ConfigError: for the first that is not.
+        """
+        kind: Any = type(self)  # a class can be hashed, but mypy asks its instances
+        for name, hint in _hints(kind).items():
+            value = getattr(self, name)
+            if not _is_of(value, hint):
+                expected = hint.__name__ if isinstance(hint, type) else hint
+                raise ConfigError(f"{name} is {repr(value)[:60]}; {expected} was expected")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain values that JSON can hold."""
         values = asdict(self)  # type: ignore[call-overload]
         defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != defaults[k]}
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, as those of the fields below are written."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return any(_is_of(value, each) for each in inner)
+    if kind is tuple and isinstance(value, tuple):
+        return len(value) == len(inner) and all(map(_is_of, value, inner))
+    if kind is float and isinstance(value, int | float):
+        return not isinstance(value, bool) and -math.inf < value < math.inf
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 @dataclass
@@ -60,7 +94,7 @@ class CLIPVisionCfg(_Config):
     width: int = 768
     head_width: int = 64
     mlp_ratio: float = 4.0
-    patch_size: int | tuple[int, int] = 16
+    patch_size: int | tuple[int, int] | None = 16  # None, or of no meaning, in a ResNet
     image_size: tuple[int, int] | int = 224  # pixels; (height, width) when not square
 
     ls_init_value: float | None = None  # layer scale
@@ -165,9 +199,8 @@ class PreprocessCfg(_Config):
     interpolation: str = "bicubic"  # or "bilinear"
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
     fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
-    background: tuple[int, int, int] | None = (
-        None  # behind transparency; None drops alpha, as published pipelines do
-    )
+    # behind transparency; None drops alpha, as published pipelines do
+    background: tuple[int, int, int] | None = None
 
 
 @dataclass

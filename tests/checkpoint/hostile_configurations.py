@@ -34,8 +34,11 @@ def configurations() -> Iterator[tuple[str, Writer]]:
         return write
 
     def model(part: str | None = None, **changes: Any) -> Writer:
-        changed = cfg | (changes if part is None else {part: cfg[part] | changes})
+        changed = cfg | (changes if part is None else {part: cfg.get(part, {}) | changes})
         return folder_with({"model_cfg": changed, "preprocess_cfg": pixels})
+
+    def preprocessing(**changes: Any) -> Writer:
+        return folder_with({"model_cfg": cfg, "preprocess_cfg": pixels | changes})
 
     yield "config: a hundred megabytes deep", folder_with(b"[" * 10**8)
     yield "config: a hundred megabytes of tables", folder_with(b'{"a":' * (2 * 10**7))
@@ -69,6 +72,51 @@ def configurations() -> Iterator[tuple[str, Writer]]:
     yield "config: a model of terabytes", model("vision_cfg", width=2**16, layers=1000)
     yield "config: positions of terabytes", model("vision_cfg", image_size=2**15, patch_size=1)
     yield "config: a table of terabytes", model("text_cfg", vocab_size=2**24, width=2**16)
+    for length in (30_000, 2**20):
+        yield f"config: a mask of {length} tokens", model("text_cfg", context_length=length)
+        yield f"config: a decoder of {length} tokens", model("multimodal_cfg", context_length=length)
+    yield "config: a decoder of terabytes", model("multimodal_cfg", width=2**16, layers=1000)
+    for value in ("false", "yes", 0, [], {}):
+        yield f"config: quick_gelu {value!r}", model(quick_gelu=value)
+        yield f"config: no_causal_mask {value!r}", model("text_cfg", no_causal_mask=value)
+        yield f"config: no_ln_pre {value!r}", model("vision_cfg", no_ln_pre=value)
+    for value in ([32], [32, 32, 32], []):
+        yield f"config: an image_size of {len(value)} numbers", model("vision_cfg", image_size=value)
+        yield f"config: a patch_size of {len(value)} numbers", model("vision_cfg", patch_size=value)
+        yield f"config: {len(value)} layers", model("vision_cfg", layers=value)
+        yield f"config: a width of {len(value)} numbers", model("text_cfg", width=value)
+    for value in ("x", float("nan"), float("inf"), 10**400, [1.0], None):
+        yield f"config: init_logit_scale {str(value)[:9]}", model(init_logit_scale=value)
+        yield f"config: text mlp_ratio {str(value)[:9]}", model("text_cfg", mlp_ratio=value)
+    for value in (
+        {"device": "cuda"},
+        {"eps": "x"},
+        {"eps": -1},
+        {"eps": None},
+        {"elementwise_affine": False},
+        [1],
+        1,
+    ):
+        yield f"config: visual norm_kwargs {value}", model("vision_cfg", norm_kwargs=value)
+        yield f"config: text norm_kwargs {value}", model("text_cfg", norm_kwargs=value)
+    for value in ({"approximate": "evil"}, {"approximate": []}, {"inplace": True}, "tanh"):
+        yield f"config: act_kwargs {value}", model("text_cfg", act_kwargs=value)
+    yield "config: a patch larger than the picture", model("vision_cfg", patch_size=64)
+    for value in (
+        [123, 116, 103],
+        [-1, 0, 0],
+        [0.5, 0.5],
+        "abc",
+        None,
+        ["a", "b", "c"],
+        [float("nan")] * 3,
+        0.5,
+    ):
+        yield f"config: mean {value}", preprocessing(mean=value)
+    for value in ([-1, -1, -1], [0, 0, 0], [1, 1], "abc", None, [float("inf")] * 3):
+        yield f"config: std {value}", preprocessing(std=value)
+    for value in ([64], [64, 64, 64], "64", None):
+        yield f"config: a size of {value}", preprocessing(size=value)
     yield "config: a tower from elsewhere", model("vision_cfg", timm_model_name="hf-hub:someone/model")
     yield "config: a tower from a folder", model("vision_cfg", timm_model_name="../../model")
     yield "config: a tower named by a number", model("vision_cfg", timm_model_name=5)

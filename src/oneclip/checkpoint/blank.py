@@ -46,6 +46,13 @@ def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_mo
     return model
 
 
+def outline(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, all of it on the `meta` device: names, types and shapes, and no memory for numbers."""
+    meta = torch.device("meta")
+    with _NoRandomNumbers(meta), meta:
+        return build()
+
+
 class _NoRandomNumbers(TorchFunctionMode):
     """Inside, whatever draws numbers leaves its tensor as it is.
 

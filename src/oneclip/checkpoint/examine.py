@@ -258,8 +258,9 @@ def _of_bare(
         raise CheckpointError(f"{path} is no sound checkpoint of the format {form.name} ({why})") from error
     checkpoint = replace(checkpoint, state_dict=converted.state_dict)
     cfg = converted.cfg
-    if cfg is not None:
-        check_cfg(cfg, path)
+    for said in (cfg, converted.preprocess_cfg):
+        if said is not None:
+            check_cfg(said, path)
     by = THEIR_CONFIG if config is not None else f"its format ({form.name})"
     claims = (Claim(cfg.quick_gelu, by),) if cfg else ()
     return Examined(checkpoint, path, form.name, path.parent, None, cfg, converted.preprocess_cfg, claims)

@@ -104,9 +104,7 @@ def check_target(path: str | os.PathLike[str], form: str, *, force: bool = False
     if form in SUFFIXES:
         _check_file(Path(path), force, SUFFIXES[form])
     elif names_in(Path(path)) and not force:
-        raise OutputError(
-            f"{path} is there already and not empty; it is replaced only with force=True"
-        )
+        raise OutputError(f"{path} is there already and not empty; it is replaced only with force=True")
 
 
 def write_folder(model: Loaded | Exportable, folder: str | os.PathLike[str], *, force: bool = False) -> None:

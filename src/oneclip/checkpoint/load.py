@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,8 +99,9 @@ def load(
     state_dict = found.checkpoint.state_dict
     if image_size is not None or context_length is not None:
         found = _of_size(found, image_size, context_length)
-        state_dict = resize_positions(state_dict, found.cfg)
     model = _built(found)
+    if image_size is not None or context_length is not None:
+        state_dict = resize_positions(state_dict, found.cfg)
     _fill(model, state_dict, found.path)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,11 +127,11 @@ def _of_size(
     return replace(found, cfg=cfg, preprocess_cfg=pixels)
 
 
-def _built(found: Described) -> nn.Module:
+def _built(found: Described, build: Callable[[ModelCfg], nn.Module] = build_blank) -> nn.Module:
     """A model without values, if its configuration makes sense beside its weights."""
-    check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
     try:
-        model: nn.Module = build_blank(found.cfg)
+        check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
+        model: nn.Module = build(found.cfg)
     except OneCLIPError:
         raise
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:

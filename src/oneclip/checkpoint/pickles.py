@@ -15,12 +15,10 @@ from typing import Any, TypeAlias
 
 from oneclip.checkpoint.damage import Unsound
 
-LARGEST = (
-    2**25
-)  # bytes of a pickle; the description of the largest published checkpoint has less than 2 ** 22
-MOST_WORK = (
-    2**21
-)  # instructions, and elements that they go through: a second, and ten times what checkpoints need
+# bytes of a pickle; the description of the largest published checkpoint has less than 2 ** 22
+LARGEST = 2**25
+# instructions, and elements that they go through: a second, and ten times what checkpoints need
+MOST_WORK = 2**21
 MOST_MARKS = 1000  # open at once: how deep lists and dicts lie in each other
 LONGEST_NAME = 1000
 

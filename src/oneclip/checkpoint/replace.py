@@ -30,9 +30,7 @@ def replacing_folder(folder: str | os.PathLike[str], *, force: bool = False) -> 
     target = Path(os.path.realpath(folder))
     there = names_in(target)
     if there and not force:
-        raise OutputError(
-            f"{folder} is there already and not empty; it is replaced only with force=True"
-        )
+        raise OutputError(f"{folder} is there already and not empty; it is replaced only with force=True")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
     try:

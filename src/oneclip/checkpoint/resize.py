@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneclip.config import CLIPVisionCfg, ModelCfg
-from oneclip.errors import CheckpointError
+from oneclip.errors import CheckpointError, ConfigError
 
 VISUAL = "visual.positional_embedding"  # (1 + P, C)
 TRUNK = "visual.trunk.pos_embed"  # (1, T + P, C)
@@ -42,6 +42,7 @@ def resize_positions(state_dict: Mapping[str, Tensor], cfg: ModelCfg) -> dict[st
 
     Raises:
         CheckpointError: if positions are of no square grid, from which alone they can be resized.
+        ConfigError: if the pictures are smaller than a patch.
         MissingExtraError: if only timm knows the grid, and is not installed.
     """
     resized = dict(state_dict)
@@ -82,7 +83,12 @@ def resize_grid(
 
     Raises:
         CheckpointError: if they are of no square grid.
+        ConfigError: if the other grid has no patch.
     """
+    if min(grid) < 1:
+        raise ConfigError(
+            f"{name} would have {grid[0]} x {grid[1]} patches: an image_size of a patch or more is needed"
+        )
     if len(positions) == prefix + grid[0] * grid[1]:
         return positions
     side = math.isqrt(max(len(positions) - prefix, 0))
@@ -114,7 +120,7 @@ def _computable(tensor: Tensor) -> Tensor:
 def _grid(cfg: CLIPVisionCfg) -> tuple[int, int]:
     """Rows and columns of patches."""
     height, width = _pair(cfg.image_size)
-    patch = _pair(cfg.patch_size)
+    patch = _pair(cfg.patch_size or 1)
     return height // patch[0], width // patch[1]
 
 

@@ -97,7 +97,7 @@ def _visual(cfg: CLIPVisionCfg, embed_dim: int) -> dict[str, Shape]:
             "visual.attnpool.positional_embedding": (positions, 32 * cfg.width),
             "visual.attnpool.c_proj.weight": (embed_dim, 32 * cfg.width),
         }
-    patch = _pair(cfg.patch_size)
+    patch = _pair(cfg.patch_size or 1)
     positions = (height // patch[0]) * (width // patch[1]) + 1
     shapes = {
         "visual.conv1.weight": (cfg.width, 3, *patch),

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
-from oneclip.errors import CheckpointError
+from torch import nn
+
+from oneclip import zoo
+from oneclip.checkpoint.blank import outline
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
+from oneclip.errors import CheckpointError, ConfigError
+from oneclip.model import build_text_tower, build_visual_tower
+from oneclip.model.hf_config import text_config
 
 # The largest that a whole number may be, several times beyond any model that there is.
 LARGEST = {
@@ -39,7 +45,10 @@ NAMES = {
     "hf_model_name": re.compile(r"[^\0\n:]{1,1000}"),
     "hf_tokenizer_name": re.compile(r"[^\0\n]{1,1000}"),  # a repository, or a folder
 }
-SPARE = 10  # times the parameters of a file that the model of its configuration may have at a rough estimate
+GELUS = ("none", "tanh")
+SPARE = 2  # times the numbers of a file that the model of its configuration may have at a rough estimate
+# of a picture; up to here what timm's towers compute (masks, indices, rotations) is small
+USUAL_PIXELS = 512**2
 
 
 def check_cfg(cfg: ModelCfg | CLIPTextCfg | PreprocessCfg, source: object) -> None:
@@ -70,38 +79,54 @@ def check_size(cfg: ModelCfg, parameters: int, source: object) -> None:
 
 
 def _check(cfg: Any, where: str) -> None:
+    try:
+        cfg.check_types()
+    except ConfigError as error:
+        raise CheckpointError(f"{where} describes no model: {error}") from error
     for each in fields(cfg):
         name, value = each.name, getattr(cfg, each.name)
         if is_dataclass(value):
             _check(value, where)
-        elif name in LARGEST:
-            several = value if isinstance(value, tuple) else (value,)
-            low = 0 if name in FROM_ZERO else 1
-            if name == "patch_size" and value is None:
-                continue
-            if not 1 <= len(several) <= 4 or not all(_is_whole(n, low, LARGEST[name]) for n in several):
-                raise CheckpointError(f"{where} describes no model: {name} is {_short(value)}")
-        elif name == "mlp_ratio":
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= RATIO:
-                raise CheckpointError(f"{where} describes no model: {name} is {_short(value)}")
-        elif name in NAMES and value is not None:
-            if not isinstance(value, str) or not NAMES[name].fullmatch(value):
-                raise CheckpointError(f"{where} names {_short(value)} as its {name}, which is no name of one")
-        elif name.endswith("_cfg") and value is not None:
-            raise CheckpointError(f"{where} describes no model: {name} is no table")
+        elif name in NAMES and value is not None and not NAMES[name].fullmatch(value):
+            raise CheckpointError(f"{where} names {_short(value)} as its {name}, which is no name of one")
+        elif not _makes_sense(name, value):
+            raise CheckpointError(f"{where} describes no model: {name} is {_short(value)}")
+
+
+def _makes_sense(name: str, value: Any) -> bool:
+    """Whether a value, of the type that its field has, is one that a model can have."""
+    several = value if isinstance(value, tuple) else (value,)
+    if value is None:
+        return True
+    if name in LARGEST:
+        return all((0 if name in FROM_ZERO else 1) <= number <= LARGEST[name] for number in several)
+    if name == "mlp_ratio":
+        return bool(0 < value <= RATIO)
+    if name == "norm_kwargs":
+        eps = value.get("eps", 1.0)
+        return value.keys() <= {"eps"} and isinstance(eps, int | float) and 0 < eps <= 1
+    if name == "act_kwargs":
+        return value.keys() <= {"approximate"} and value.get("approximate", "none") in GELUS
+    if name == "mean":  # of numbers between 0 and 1; a mean of 123 belongs to those up to 255
+        return all(0 <= number <= 1 for number in several)
+    return name != "std" or all(number > 0 for number in several)
 
 
 def _at_least(cfg: ModelCfg) -> int:
-    """How many parameters a model has, roughly and not too high: its tables and its blocks."""
-    return _visual(cfg.vision_cfg) + _text(cfg.text_cfg)
+    """How many numbers a model has, roughly and not too high: its tables, its blocks, its masks."""
+    decoder = _decoder(cfg.multimodal_cfg) if cfg.multimodal_cfg else 0
+    return _visual(cfg.vision_cfg, cfg.embed_dim) + _text(cfg.text_cfg, cfg.embed_dim) + decoder
 
 
-def _visual(cfg: CLIPVisionCfg) -> int:
+def _visual(cfg: CLIPVisionCfg, embed_dim: int) -> int:
     height, width = (
         (cfg.image_size, cfg.image_size) if isinstance(cfg.image_size, int) else cfg.image_size[:2]
     )
-    if cfg.timm_model_name:  # its name says how large it is; only its positions depend on the configuration
-        return (height // 64) * (width // 64) * 64
+    if cfg.timm_model_name:  # its name says how large it is; only what depends on the positions is open
+        if height * width <= USUAL_PIXELS:
+            return 0
+        random = replace(cfg, timm_model_pretrained=False)
+        return _numbers(outline(lambda: build_visual_tower(embed_dim, random)))
     if not isinstance(cfg.layers, int):
         return sum(depth * (cfg.width * 2**stage) ** 2 for stage, depth in enumerate(cfg.layers))
     patch = (
@@ -113,19 +138,35 @@ def _visual(cfg: CLIPVisionCfg) -> int:
     return cfg.layers * _block(cfg.width, cfg.mlp_ratio) + (positions + 3 * math.prod(patch)) * cfg.width
 
 
-def _text(cfg: CLIPTextCfg) -> int:
+def _text(cfg: CLIPTextCfg, embed_dim: int) -> int:
     if cfg.hf_model_name:
-        return 0
+        return 0 if zoo.text_tower(cfg.hf_model_name) else _foreign_text(cfg, embed_dim)
+    mask = 0 if cfg.no_causal_mask else cfg.context_length**2
     table = (cfg.vocab_size + cfg.context_length) * cfg.width
-    return cfg.layers * _block(cfg.width, cfg.mlp_ratio) + table
+    return cfg.layers * _block(cfg.width, cfg.mlp_ratio) + table + mask
+
+
+def _foreign_text(cfg: CLIPTextCfg, embed_dim: int) -> int:
+    """Of a tower of transformers' whose configuration is a file from somewhere."""
+    for name, value in text_config(str(cfg.hf_model_name)).to_dict().items():
+        most = LARGEST["layers"] if name.endswith("layers") else LARGEST["vocab_size"]
+        if isinstance(value, int) and value > most:
+            raise CheckpointError(f"{cfg.hf_model_name} describes no text model: {name} is {_short(value)}")
+    random = replace(cfg, hf_model_pretrained=False)
+    return _numbers(outline(lambda: build_text_tower(embed_dim, random)))
+
+
+def _decoder(cfg: MultimodalCfg) -> int:
+    return 2 * cfg.layers * _block(cfg.width, cfg.mlp_ratio) + cfg.context_length**2
+
+
+def _numbers(tower: nn.Module) -> int:
+    """The numbers that a tower holds, computed ones too, counted as if all had four bytes."""
+    return sum(t.numel() * t.element_size() for t in (*tower.parameters(), *tower.buffers())) // 4
 
 
 def _block(width: int, mlp_ratio: float) -> int:
     return int((4 + 2 * mlp_ratio) * width**2)
-
-
-def _is_whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _short(value: Any) -> str:

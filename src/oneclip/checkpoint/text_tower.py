@@ -43,7 +43,7 @@ def write_text_tower(cfg: ModelCfg, folder: Path) -> ModelCfg:
 
 
 def find_text_tower(cfg: ModelCfg, folder: Path) -> ModelCfg:
-    """`cfg` with that file of its folder as its text tower's name, if it is there and the library knows no such tower."""
+    """`cfg` with that file of its folder as its text tower's name, if it is there and no such tower is known here."""
     name = cfg.text_cfg.hf_model_name
     if name is None or zoo.text_tower(name) is not None or not (folder / FILE).is_file():
         return cfg

@@ -40,6 +40,8 @@ class VisionTransformer(nn.Module):
             raise ConfigError(
                 f"attentional_pool is {cfg.attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'"
             )
+        if cfg.patch_size is None:
+            raise ConfigError("patch_size is None, which only a ResNet may have")
         blocks = BlockCfg.of_tower(cfg, heads=cfg.width // cfg.head_width, quick_gelu=quick_gelu)
         width = cfg.width
         self.image_size = pair(cfg.image_size)
