@@ -19,7 +19,15 @@ OURS = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / name
-        for name in ("captioning.md", "cli.md", "encoder.md", "engine.md", "formats.md", "models.md", "tokenizers.md")
+        for name in (
+            "captioning.md",
+            "cli.md",
+            "encoder.md",
+            "engine.md",
+            "formats.md",
+            "models.md",
+            "tokenizers.md",
+        )
     ),
 ]
 

@@ -49,9 +49,8 @@ def clip_art_titles(package: Path) -> Iterator[ClipArt]:
     found = [(path, *_words(path)) for path in sorted(root.rglob("*.svg")) if _takes_part(path, root)]
     titles = Counter(title for _, title, _ in found)
     for path, title, keywords in found:
-        name = (
-            title if titles[title] <= SHARED_TITLE else ""
-        )  # a title of many files is that of their collection
+        # a title of many files is that of their collection
+        name = title if titles[title] <= SHARED_TITLE else ""
         name = name or _from_file_name(path.stem)
         if re.search(r"[a-z]{3}", name) and "flag" not in keywords:
             folder = path.parent.relative_to(root).parts[-1].replace("-", " ")

@@ -228,7 +228,9 @@ def test_pretrained_weights_while_the_network_is_off_are_named(
 ) -> None:
     monkeypatch.setenv(switch, "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OfflineError, match=r"text model hfl/rbt3 are not on this machine.*hf download hfl/rbt3"):
+    with pytest.raises(
+        OfflineError, match=r"text model hfl/rbt3 are not on this machine.*hf download hfl/rbt3"
+    ):
         HFTextTower(CLIPTextCfg(hf_model_name="hfl/rbt3"), 24)
 
 

@@ -20,9 +20,8 @@ from oneclip.model.siglip import Block as SigLIPBlock
 from oneclip.model.siglip import Mlp, SelfAttention
 
 QUICK = 1.702  # the slope of QuickGELU
-LARGEST = (
-    32 * 2**20
-)  # bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
+# bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
+LARGEST = 32 * 2**20
 Weights = tuple[Tensor, Tensor | None]  # (N, K), and (N,)
 
 

@@ -32,10 +32,7 @@ class AugmentCfg:
     """How far training pictures are changed. Ranges are (smallest, largest)."""
 
     scale: tuple[float, float] = (0.9, 1.0)  # share of the picture's area that a crop keeps
-    ratio: tuple[float, float] = (
-        3 / 4,
-        4 / 3,
-    )  # width over height of a crop, before it is squashed to the size
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height of a crop, before it is made square
     color_jitter: tuple[float, float, float, float] | None = None  # of brightness, contrast, saturation, hue
     color_jitter_prob: float = 0.0
     gray_scale_prob: float = 0.0

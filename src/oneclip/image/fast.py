@@ -19,7 +19,8 @@ from oneclip.errors import ImageError
 from oneclip.image.preprocess import Step, geometry, run, to_model_input
 from oneclip.image.steps import CenterCrop, Flatten, Resize, Size, pair, require_image, resampling
 
-MARGIN = 3.0  # of pixels that the resize sees to those that it makes; with 2 the worst drift is 30 times as large
+# of pixels that the resize sees to those that it makes; with 2 the worst drift is 30 times as large
+MARGIN = 3.0
 
 _PICKED = ("1", "P")  # modes that Pillow resizes by picking pixels, since it cannot mix them
 

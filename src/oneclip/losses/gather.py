@@ -61,9 +61,8 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         total = grad.contiguous().clone()
-        dist.all_reduce(
-            total
-        )  # (world_size * B, D); all_reduce exists on every backend, reduce_scatter does not
+        # (world_size * B, D); all_reduce exists on every backend, reduce_scatter does not
+        dist.all_reduce(total)
         rows = total.shape[0] // dist.get_world_size()
         return total[dist.get_rank() * rows :][:rows]
 

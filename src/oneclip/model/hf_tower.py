@@ -196,9 +196,8 @@ def _encoder(config: Any, pooling_layer: bool, published: str | None) -> Any:
     """The encoder of a configuration: with random weights, or with those published under a name."""
     feature = "A Hugging Face text tower"
     transformers = optional_package("transformers", feature, "hf")
-    optional_package(
-        "transformers.modeling_utils", feature, "hf"
-    )  # imported late, and where its import may fail
+    # imported late, and where its import may fail
+    optional_package("transformers.modeling_utils", feature, "hf")
     arguments: dict[str, Any] = {}
     config = copy.deepcopy(config)
     config.use_cache = False  # of keys and values, for a decoder

@@ -67,9 +67,8 @@ class PatchDropout(nn.Module):
         first = 1 if self.exclude_first_token else 0
         class_token, patches = x[:, :first], x[:, first:]
         kept = max(1, int(patches.shape[1] * (1 - self.prob)))
-        chosen = (
-            torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices
-        )  # (B, kept)
+        # (B, kept)
+        chosen = torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices
         rows = torch.arange(patches.shape[0], device=x.device)[:, None]
         return torch.cat([class_token, patches[rows, chosen]], dim=1)
 

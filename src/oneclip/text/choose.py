@@ -15,12 +15,8 @@ from oneclip.text.protocol import Tokenizer
 from oneclip.text.tokenizer import CLIPTokenizer
 
 CLIP_OPTIONS = ("clean", "additional_special_tokens", "reduction_mask")
-GIVEN = (
-    "source",
-    "context_length",
-    "tokenizer_mode",
-    "cache_dir",
-)  # arguments that are no options of a model's
+# arguments that are no options of a model's
+GIVEN = ("source", "context_length", "tokenizer_mode", "cache_dir")
 MODEL_FILES = ("open_clip_config.json", "config.json")
 BESIDE = "local-dir:."
 """The name of a tokenizer that has none, because it lies in the folder of its model and nowhere else."""

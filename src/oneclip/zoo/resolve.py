@@ -23,10 +23,9 @@ HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<subfolder>[^@]+?))?/?(?:@(?P<revision>.+))?")
-_HUB_ADDRESS = (
-    re.compile(  # as people copy it from the hub's pages, or from programs that know no other names
-        r"(?:https?://)?(?:www\.)?(?:(?:huggingface\.co|hf\.co)/)?(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)/?"
-    )
+# as people copy it from the hub's pages, or from programs that know no other names
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:(?:huggingface\.co|hf\.co)/)?(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)/?"
 )
 
 
