@@ -1,7 +1,7 @@
 # make demo   classify and rank a handful of pictures, offline
 # make test   everything that must hold: format, lint, types, tests, parity with published packages
 # make check  format, lint and types alone
-# make bench  the benchmarks, each a program that prints ratios
+# make bench  every benchmark, and what they print to docs/benchmarks.md (an hour)
 # make clean  remove the environments
 
 PYTHON ?= python3
@@ -23,8 +23,8 @@ check: $(VENV)/.testing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.testing .parity/.installed
-	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+bench: $(VENV)/.benching .parity/.installed
+	$(BIN)/python benchmarks/document.py
 
 # torch comes first: its pinned version is the small CPU build where one is offered
 $(VENV)/.installed: $(SOURCES)
@@ -38,6 +38,11 @@ $(VENV)/.testing: $(VENV)/.installed
 	@echo "adding what the tests need"
 	@$(PIP) install --constraint constraints.txt --editable ".[test]"
 	@$(PIP) install --constraint constraints.txt --no-deps torchvision
+	@touch $@
+
+$(VENV)/.benching: $(VENV)/.testing
+	@echo "adding what ours is measured against"
+	@$(PIP) install --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
 # published packages own our import names, so they live in a folder of their own

@@ -1,0 +1,80 @@
+"""Every benchmark to one page: runs each program of this folder and writes what it printed to docs/benchmarks.md.
+
+    python benchmarks/document.py [TEXT ...]        only those with such words in their command; the rest stays
+
+A program that fails leaves its former figures, and the page says so nowhere: the exit code and stderr do.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import date
+
+from contest.arena import ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+COMMANDS = (
+    "towers.py",
+    "classifier.py",
+    "folder.py",
+    "folder.py --size 4000x3000 --decode fast --pictures 150",
+    "latency.py",
+    "distance.py",
+    "imports.py",
+    "decode.py",
+    "tokenizer.py",
+    "gpu.py",
+)
+HEAD = """# What was measured
+
+Written by `make bench`, which runs the programs of `benchmarks/` one after the other: every contender in a process of
+its own, all in turn on the same inputs and the same random weights, medians of several rounds, as ratios. Below each
+question stands the command that answers it, when it did so, and all that it printed.
+"""
+
+
+def main() -> None:
+    sections = _read()
+    failed = []
+    for command in COMMANDS:
+        if len(sys.argv) > 1 and not any(word in command for word in sys.argv[1:]):
+            continue
+        print(f"== {command}", flush=True)
+        program, *arguments = command.split()
+        path = ROOT / "benchmarks" / program
+        done = subprocess.run(
+            [sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True, check=False
+        )
+        print(done.stdout)
+        if done.returncode:
+            failed.append(command)
+            continue
+        question = path.read_text(encoding="utf-8").split('"""')[1].strip().splitlines()[0]
+        sections[command] = (
+            f"## {question}\n\n`python benchmarks/{command}`, {date.today()}\n\n```\n{done.stdout}```\n"
+        )
+        _write(sections)
+    if failed:
+        sys.exit(f"these failed: {', '.join(failed)}")
+
+
+def _read() -> dict[str, str]:
+    """The sections that the page has, by command."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    found = {}
+    for section in re.split(r"(?m)^(?=## )", text)[1:]:
+        match = re.search(r"`python benchmarks/(.+?)`", section)
+        if match:
+            found[match[1]] = section.rstrip("\n") + "\n"
+    return found
+
+
+def _write(sections: dict[str, str]) -> None:
+    known = [sections[command] for command in COMMANDS if command in sections]
+    PAGE.write_text("\n".join([HEAD, *known]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
