@@ -47,11 +47,18 @@ def _short(package: Any) -> bool:
 
 
 def _projection(package: Any) -> bool:
-    deviations = []
-    for _ in range(3):
-        torch.full((64, 24), 5.0)  # what memory may hold
-        deviations.append(float(package.CoCa(64, WIDTHS, TEXT, POOLED).text_decoder.text_projection.std()))
-    return all(0.1 < deviation < 0.15 for deviation in deviations)  # 64 ** -0.5
+    allocated = torch.empty
+
+    def full_of_fives(*arguments: Any, **options: Any) -> Tensor:  # as memory may be
+        tensor: Tensor = allocated(*arguments, **options)
+        return tensor.fill_(5.0) if tensor.is_floating_point() else tensor
+
+    torch.empty = full_of_fives
+    try:
+        projection = package.CoCa(64, WIDTHS, TEXT, POOLED).text_decoder.text_projection
+    finally:
+        torch.empty = allocated
+    return bool(0.1 < float(projection.std()) < 0.15)  # 64 ** -0.5
 
 
 def _mlp(package: Any) -> bool:
