@@ -23,6 +23,7 @@ from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.checkpoint.formats.transformers_chinese_clip import is_chinese_clip
 from oneclip.checkpoint.match import fix_old_checkpoints
 from oneclip.checkpoint.replace import names_in, replacing_folder
+from oneclip.checkpoint.text_tower import FILE as TEXT_TOWER
 from oneclip.checkpoint.text_tower import write_text_tower
 from oneclip.checkpoint.write import save
 from oneclip.config import ModelCfg, PreprocessCfg
@@ -126,7 +127,8 @@ def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
         _write_json(temporary / FOLDER_CONFIG, _described(cfg, model.preprocess_cfg))
         save(temporary / FOLDER_WEIGHTS, model.state_dict)
         _write_tokenizer(model, temporary)
-    return _notes_for_open_clip(model)
+        beside = (temporary / TEXT_TOWER).is_file()
+    return _notes_for_open_clip(model, str(cfg.text_cfg.hf_model_name) if beside else None)
 
 
 def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
@@ -181,13 +183,18 @@ def _described(cfg: ModelCfg, pixels: PreprocessCfg) -> dict[str, Any]:
     return {"model_cfg": cfg.to_dict(), "preprocess_cfg": values}
 
 
-def _notes_for_open_clip(model: Exportable) -> tuple[str, ...]:
-    """What open_clip_torch makes of it otherwise."""
+def _notes_for_open_clip(model: Exportable, tower: str | None) -> tuple[str, ...]:
+    """What open_clip_torch makes of it otherwise; `tower` is the name of a text tower that the folder describes."""
     vision, notes = model.cfg.vision_cfg, []
     if is_siglip(vision) and not vision.timm_model_name:
         notes.append(
             "open_clip_torch cannot load this: timm has no name for an image tower of that size and GELU, "
             "so the folder describes it by its numbers"
+        )
+    if tower is not None and "/" not in tower:  # it was a folder's, as far as anybody can tell
+        notes.append(
+            f"open_clip_torch looks for the text tower {tower!r} on the hub: where it is not there, let hf_model_name "
+            f"in {FOLDER_CONFIG} be the path of {TEXT_TOWER}"
         )
     if model.preprocess_cfg.background is not None:
         notes.append("open_clip_torch drops transparency; here a background shows through it")
