@@ -21,7 +21,7 @@ from oneclip.zoo.catalogue import (
 POCKET = "pocket"
 HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
-_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz")
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<subfolder>[^@]+?))?/?(?:@(?P<revision>.+))?")
 # as people copy it from the hub's pages, or from programs that know no other names
 _HUB_ADDRESS = re.compile(
