@@ -1,7 +1,7 @@
 """transformers' own models and ours compute the same on the same weights, whichever way they were carried over."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,25 @@ def greatest_error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return max(float((ours[k] - theirs[k]).abs().max() / theirs[k].abs().max()) for k in theirs)
 
 
-def test_ours_computes_what_theirs_does(theirs: Any, converted: Converted) -> None:
+@pytest.fixture(scope="module")
+def errors(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
+    """Relative errors by kind of model, which are printed in the end."""
+    found: dict[str, float] = {}
+    yield found
+    shown = ", ".join(f"{kind} {error:.1e}" for kind, error in found.items())
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nrelative errors against transformers: {shown}")
+
+
+def test_ours_computes_what_theirs_does(
+    theirs: Any, converted: Converted, errors: dict[str, float], request: pytest.FixtureRequest
+) -> None:
     assert converted.cfg is not None
     model = build_blank(converted.cfg).eval()
     load_into(model, converted.state_dict)
     error = greatest_error(our_outputs(model, *batch(theirs)), their_outputs(theirs, *batch(theirs)))
     assert error < TOLERANCE
+    errors[request.node.callspec.params["theirs"]] = error
 
 
 def test_a_round_trip_gives_the_same_tensors(theirs: Any, converted: Converted) -> None:
