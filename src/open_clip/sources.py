@@ -90,10 +90,9 @@ def refuse_random(model_name: str, pretrained: str | None) -> NoReturn:
     known = list_pretrained_tags_by_model(name)
     if pretrained:
         raise UnknownModelError(pretrained, kind=f"source of weights for {name} when load_weights is False")
+    weights = f"a file, or one of its tags: {', '.join(known)}" if known else "a file: none are published"
     raise UnknownModelError(
-        name,
-        kind="name of weights",
-        hint=f"It is an architecture: give pretrained= a file, or a tag of {known}.",
+        name, kind="name of weights", hint=f"It is an architecture: give pretrained= {weights}."
     )
 
 

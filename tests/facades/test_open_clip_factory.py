@@ -102,6 +102,8 @@ def test_an_unknown_tag_gets_the_nearest_and_is_a_runtime_error() -> None:
 def test_random_weights_are_refused_where_weights_are_required(small: str, weights: str) -> None:
     with pytest.raises(RuntimeError, match="openai"):
         open_clip.create_model_from_pretrained("RN50")
+    with pytest.raises(UnknownModelError, match=r"give pretrained= a file: none are published\."):
+        open_clip.create_model_from_pretrained("ViT-S-32-alt")
     with pytest.raises(RuntimeError, match="load_weights"):
         open_clip.create_model(small, weights, load_weights=False, require_pretrained=True)
 
