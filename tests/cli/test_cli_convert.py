@@ -94,3 +94,18 @@ def test_a_wrong_suffix_is_an_error_before_anything_is_written(run: Run, quick: 
     assert code == 1
     assert ".safetensors" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_transformers_cannot_run_the_reason_is_named(
+    run: Run, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'CLIPModel'") from error
+
+    monkeypatch.setattr(verify, "run_transformers", fail)
+    code, _, err = run("convert", quick, tmp_path / "out", "--to", "transformers")
+    assert code == 0
+    assert "could not run it: operator torchvision::nms does not exist. The torchvision here was built" in err

@@ -123,8 +123,17 @@ def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
         return verify.differences(verify.run_transformers(folder, before), before)
     except Exception as error:  # another's program, of any version
         if find_spec("transformers"):
-            say(f"transformers itself could not run it: {str(error).partition(chr(10))[0]}", kind="note")
+            say(f"transformers itself could not run it: {_reason(error)}", kind="note")
         return None
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at first: transformers wraps the error of an import in another that only says that it failed."""
+    from oneclip.model.optional import remedy
+
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0] + remedy(error)
 
 
 def _show(target: Path, form: Form, count: int, found: dict[str, dict[str, float]], as_json: bool) -> None:

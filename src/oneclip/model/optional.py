@@ -25,10 +25,11 @@ def optional_package(name: str, feature: str, extra: str) -> ModuleType:
     except Exception as error:  # whatever a package's import may raise: torchvision's is a RuntimeError
         if isinstance(error, ImportError) and (error.name or "") == name.partition(".")[0]:
             raise MissingExtraError(feature, extra) from error
-        raise BrokenExtraError(feature, name.partition(".")[0], f"{error}{_remedy(error)}") from error
+        raise BrokenExtraError(feature, name.partition(".")[0], f"{error}{remedy(error)}") from error
 
 
-def _remedy(error: Exception) -> str:
+def remedy(error: BaseException) -> str:
+    """What to do about the import of another package that fails, behind its message; empty if nothing is known."""
     if "torchvision" not in f"{error} {getattr(error, 'name', '')}":
         return ""
     return (
