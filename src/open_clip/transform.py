@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from oneclip.config import PreprocessCfg as _PreprocessCfg
-from oneclip.errors import ConfigError, MissingExtraError
+from oneclip.errors import ConfigError
 from oneclip.image.augment import Augment, AugmentCfg, draw_color_jitter
 from oneclip.image.preprocess import Preprocess
 from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
+from oneclip.model.optional import optional_package
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 __all__ = [
@@ -127,7 +128,7 @@ def image_transform_v2(
 
     Raises:
         ConfigError: for a mode, a filter or an amount that is not known.
-        MissingExtraError: for `use_timm` without timm.
+        MissingExtraError: for `use_timm` without timm, or with one that cannot be imported, which it says.
     """
     aug = AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg or AugmentationCfg()
     size = cfg.size if isinstance(cfg.size, int) else (cfg.size[0], cfg.size[1])  # JSON has lists
@@ -141,13 +142,10 @@ def image_transform_v2(
 
 def timm_transform(cfg: _PreprocessCfg, aug: AugmentationCfg) -> Callable[[Image.Image], Tensor]:
     """The training transform that timm makes, without its flip; it needs torchvision as well."""
-    try:
-        from timm.data import create_transform  # type: ignore[attr-defined]
-    except ImportError as error:
-        raise MissingExtraError("aug_cfg's use_timm", "timm") from error
+    data = optional_package("timm.data", "aug_cfg's use_timm", "timm")
     names = ("scale", "ratio", "color_jitter", "re_prob", "re_count")
     wanted = {name: value for name in names if (value := getattr(aug, name)) is not None}
-    transform: Callable[[Image.Image], Tensor] = create_transform(
+    transform: Callable[[Image.Image], Tensor] = data.create_transform(
         input_size=(3, *pair(cfg.size)),
         is_training=True,
         hflip=0.0,

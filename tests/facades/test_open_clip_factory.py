@@ -17,7 +17,6 @@ from oneclip.errors import (
     CheckpointError,
     CheckpointMismatchError,
     ConfigError,
-    MissingExtraError,
     UnknownModelError,
 )
 from oneclip.model import QuickGELU
@@ -309,14 +308,6 @@ def test_the_sigmoid_loss_refuses_horovod() -> None:
 
 
 # other
-
-
-def test_timms_augmentation_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "timm.data", None)
-    with pytest.raises(MissingExtraError, match=r"oneclip\[timm\]"):
-        open_clip.image_transform(16, True, aug_cfg={"use_timm": True})
 
 
 def test_names_that_programs_read_of_the_tokenizer_module() -> None:

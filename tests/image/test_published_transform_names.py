@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision_stub import import_torchvision
 
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.image import Augment, AugmentCfg, Preprocess
 from open_clip import transform
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -131,3 +131,25 @@ def test_colour_is_changed_with_the_probability_asked_for():
     assert transform.gray_scale(p=0.0)(picture) is picture
     red, green, _ = transform.gray_scale(p=1.0)(picture).split()
     assert red.tobytes() == green.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'timm'", name="timm"), r"pip install 'oneclip\[timm\]'"),
+        (
+            RuntimeError("operator torchvision::nms does not exist"),
+            "cannot be imported: .* The torchvision here was built for another torch",
+        ),
+    ],
+    ids=["no timm", "another torchvision"],
+)
+def test_what_timms_augmentation_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("oneclip.model.optional.importlib.import_module", fail)
+    with pytest.raises(MissingExtraError, match=message):
+        transform.image_transform(16, True, aug_cfg={"use_timm": True})
