@@ -94,3 +94,20 @@ def test_a_damaged_file_is_an_error(run: Run, tmp_path: Path) -> None:
     code, out, err = run("inspect", str(tmp_path / "m.pt"))
     assert (code, out) == (1, "")
     assert "truncated or damaged" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "towers", "words"),
+    [
+        ("ViT-B-16-SigLIP:webli", [], "GELU (by"),
+        ("ViT-B-16-SigLIP2:webli", ["text"], "GELU, its tanh approximation for text (by"),
+        ("ViT-SO400M-16-SigLIP2-256:webli", ["image", "text"], "approximation for image and text (by"),
+        ("ViT-B/32", [], "QuickGELU (by"),
+    ],
+)
+def test_the_kind_of_gelu_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, towers: list[str], words: str
+) -> None:
+    monkeypatch.setattr("oneclip.hub.weights_here", lambda *_: None)
+    assert json.loads(run("inspect", name, "--json").out)["tanh_gelu"] == towers
+    assert words in run("inspect", name).out

@@ -37,6 +37,7 @@ class Report:
         nearest: the architecture with most of these shapes, and which share of what was compared is equal.
         activation: "QuickGELU" or "GELU"; None if it is not known.
         activation_by: who says so.
+        tanh_gelu: which towers compute GELU by its tanh approximation, of "image" and "text".
         model_cfg: the fields that differ from their defaults; None if it is not known.
         preprocess_cfg: all of its fields; None if it is not known.
         tokenizer: which, and how long captions may be.
@@ -59,6 +60,7 @@ class Report:
     nearest: tuple[str, float] | None = None
     activation: str | None = None
     activation_by: str | None = None
+    tanh_gelu: list[str] = field(default_factory=list)
     model_cfg: dict[str, Any] | None = None
     preprocess_cfg: dict[str, Any] | None = None
     tokenizer: str | None = None
@@ -151,6 +153,7 @@ def _of_examined(name: str, found: Examined) -> Report:
 def _with_configs(report: Report, cfg: ModelCfg | None, pixels: PreprocessCfg | None) -> Report:
     if cfg is not None:
         report.model_cfg, report.tokenizer = cfg.to_dict(), _tokenizer(cfg.text_cfg)
+        report.tanh_gelu = _with_tanh(cfg)
     if pixels is not None:
         report.preprocess_cfg = asdict(pixels)
     return report
@@ -158,6 +161,19 @@ def _with_configs(report: Report, cfg: ModelCfg | None, pixels: PreprocessCfg | 
 
 def _activation(quick_gelu: bool) -> str:
     return "QuickGELU" if quick_gelu else "GELU"
+
+
+def _with_tanh(cfg: ModelCfg) -> list[str]:
+    """The towers whose GELU is the tanh approximation; what is inside other libraries' towers is not told."""
+    from oneclip.model.siglip_names import TrunkCfg, is_siglip
+
+    vision, text, tanh = cfg.vision_cfg, cfg.text_cfg, {"approximate": "tanh"}
+    trunk = TrunkCfg.of_cfg(vision) if is_siglip(vision) else None
+    kinds = {
+        "image": trunk.gelu == "tanh" if trunk else vision.act_kwargs == tanh and not vision.timm_model_name,
+        "text": text.act_kwargs == tanh and not text.hf_model_name,
+    }
+    return [tower for tower, is_tanh in kinds.items() if is_tanh and (trunk or not cfg.quick_gelu)]
 
 
 def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
@@ -185,8 +201,7 @@ def _print(report: Report) -> None:
     if report.parameters is not None:
         rows.append(("parameters", f"{report.parameters:,} in {report.tensors:,} tensors"))
         rows.append(("numbers", ", ".join(f"{count:,} {kind}" for kind, count in report.dtypes.items())))
-    known = f"{report.activation} (by {report.activation_by})" if report.activation else "not said"
-    rows.append(("activation", known))
+    rows.append(("activation", _activation_row(report)))
     rows.append(("preprocessing", _pixels(report.preprocess_cfg)))
     rows.append(("tokenizer", report.tokenizer or "not said"))
     for key, value in list(report.metadata.items())[:SHOWN_METADATA]:
@@ -195,6 +210,13 @@ def _print(report: Report) -> None:
         rows.append(("says", f"{len(report.metadata) - SHOWN_METADATA} things more; --json has them"))
     rows.append(("loads", "yes" if report.loads and not report.problem else report.problem or "no"))
     print_table([Column("", "cyan"), Column("")], rows)
+
+
+def _activation_row(report: Report) -> str:
+    if not report.activation:
+        return "not said"
+    tanh = f", its tanh approximation for {' and '.join(report.tanh_gelu)}" if report.tanh_gelu else ""
+    return f"{report.activation}{tanh} (by {report.activation_by})"
 
 
 def _format(report: Report) -> str:
