@@ -61,8 +61,9 @@ def test_a_scripted_model_gives_the_same_numbers_after_saving(kind: type, part: 
     torch.jit.save(torch.jit.script(model), file)
     file.seek(0)
     script = torch.jit.load(file)
+    lengths = (16, 16, 16) if text_cfg.get("no_causal_mask") else (16, 9, 4)  # which reads whole rows only
     with torch.no_grad():
-        for image, text in (inputs(2, 3, 16), inputs(1, 2, 9), inputs(3, 1, 4)):
+        for image, text in (inputs(n, 4 - n, length) for n, length in zip((2, 1, 3), lengths, strict=True)):
             ours, theirs = script(image, text), model(image, text)
             if isinstance(theirs, dict):
                 assert ours.keys() == theirs.keys()

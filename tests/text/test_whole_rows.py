@@ -54,11 +54,12 @@ def expected(clip: Encoder, captions: list[str]) -> np.ndarray:
     return rows.numpy()
 
 
-def test_the_length_of_a_row_matters_to_this_tower(clip: Encoder) -> None:
+def test_what_follows_a_caption_matters_to_this_tower(clip: Encoder) -> None:
     """Else the other tests would show nothing."""
-    short = clip.tokenizer([SHORT], context_length=20)
+    ids = clip.tokenizer([SHORT])
+    ids[:, 20:] = 7
     with torch.no_grad():
-        features = clip.model.encode_text(short, normalize=True).numpy()
+        features = clip.model.encode_text(ids, normalize=True).numpy()
     assert np.abs(features - expected(clip, [SHORT])).max() > 1e-2
 
 
@@ -86,6 +87,21 @@ def test_shorter_rows_are_refused(clip: Encoder) -> None:
     for length in (1, 20, 63):
         with pytest.raises(ShapeError, match=r"\(B, L\), L = 64 \(it reads the padding, too\)"):
             clip.encode_tokens(ids[:, :length])
+
+
+@pytest.mark.parametrize("length", [1, 20, 63])
+def test_the_model_itself_refuses_shorter_rows(clip: Encoder, length: int) -> None:
+    ids = clip.tokenizer([SHORT], context_length=length)
+    pixels = torch.zeros(1, 3, *clip.image_size)
+    for call in (
+        lambda: clip.model.encode_text(ids),
+        lambda: clip.model.text(ids),
+        lambda: clip.model(pixels, ids),
+        lambda: clip.model.get_logits(pixels, ids),
+        lambda: clip.model.forward_intermediates(text=ids),
+    ):
+        with pytest.raises(ShapeError, match=r"L = 64 \(it reads the padding, too\); found \(1, "):
+            call()
 
 
 def test_labels_are_encoded_in_whole_rows(clip: Encoder) -> None:

@@ -199,7 +199,7 @@ class TextTower(nn.Module):
             (B, L') with L' <= L.
 
         Raises:
-            ShapeError: if L exceeds `context_length`.
+            ShapeError: if L exceeds `context_length`, or is less in a tower that reads the padding, too.
             TokenRangeError: if an id is outside the vocabulary.
         """
         self._check_text(text)
@@ -235,11 +235,17 @@ class TextTower(nn.Module):
 
     @unscripted
     def _check_text(self, text: Tensor) -> None:
-        if text.ndim != 2 or not 1 <= text.shape[1] <= self.context_length:
-            raise ShapeError(
-                f"the text tower takes token ids (B, L), L from 1 up to {self.context_length}; "
-                f"found {tuple(text.shape)}"
-            )
+        most = self.context_length
+        least = most if self._reads_padding() else 1
+        if text.ndim != 2 or not least <= text.shape[1] <= most:
+            lengths = f"L from 1 up to {most}" if least == 1 else f"L = {most} (it reads the padding, too)"
+            raise ShapeError(f"the text tower takes token ids (B, L), {lengths}; found {tuple(text.shape)}")
+
+    @unscripted
+    def _reads_padding(self) -> bool:
+        """Whether a shorter row of the same caption has other features, which would look as good (SigLIP's)."""
+        sees_all = self.attn_mask is None and not self.use_pad_mask
+        return self.cls_emb is None and (sees_all or self.text_pool_type == "last")
 
 
 class TextTransformer(TextTower):
@@ -277,7 +283,7 @@ class TextTransformer(TextTower):
             (B, D) features, not normalised; with `output_tokens` also the tokens (B, L, C).
 
         Raises:
-            ShapeError: if L exceeds `context_length`.
+            ShapeError: if L exceeds `context_length`, or is less in a tower that reads the padding, too.
         """
         if not torch.jit.is_scripting() and not self.output_tokens and may_trim():
             text = self.trim(text)
