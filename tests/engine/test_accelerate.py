@@ -162,7 +162,10 @@ def test_a_batch_that_does_not_fit_is_halved(weights: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(encoder.towers, "plans", (small, None))
     assert same(encoder.encode_pixels(pictures(7)), expected)
-    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert sizes == [7, 4, 2, 2, 2, 1]
+    sizes.clear()
+    assert same(encoder.encode_pixels(pictures(7)), expected)
+    assert sizes == [2, 2, 2, 1], "what did not fit was tried again"
 
 
 def test_one_row_that_does_not_fit_says_so(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

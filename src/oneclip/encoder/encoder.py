@@ -8,7 +8,8 @@ Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from oneclip.config import ModelCfg
 from oneclip.encoder.captioning import Captioner, readable
-from oneclip.engine import Towers, unit_vectors
+from oneclip.encoder.feed import Begun, Feed, delayed
+from oneclip.engine import Towers
 from oneclip.errors import ConfigError, TextError
-from oneclip.image import FastPreprocess, Preprocess
+from oneclip.image import Preprocess
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.progress import Progress, reporting
@@ -62,7 +64,7 @@ class Encoder:
         cfg: the configuration the model was built of.
         name: what to call it in messages and stored results.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
-        precision: of what is computed on a CPU, see `Towers`; None for that of the weights.
+        precision: of what is computed, see `Towers`; None for that of the weights.
     """
 
     def __init__(
@@ -181,21 +183,24 @@ class Encoder:
         _check_choice("on_error", on_error, ("raise", "skip"))
         _check_positive("batch_size", batch_size)
         _check_choice("decode", decode, ("exact", "fast"))
-        preprocess = self.preprocess if decode == "exact" else FastPreprocess(self.preprocess.cfg)
+        feed = Feed(self, decode)
+        batches = read_ahead(images, feed.preprocess, batch_size, max_pixels=self.max_pixels)
+        with closing(batches), closing(delayed(self._begin(feed, batches, on_error), by=feed.ahead)) as begun:
+            for features, kept, skipped in begun:
+                yield Encoded(features(), kept, skipped)
+
+    def _begin(
+        self, feed: Feed, batches: Iterator[list[Tensor | Skipped]], on_error: Raise | Skip
+    ) -> Generator[tuple[Begun, list[int], list[Skipped]], None, None]:
         first = 0
-        for results in read_ahead(images, preprocess, batch_size, max_pixels=self.max_pixels):
+        for results in batches:
             skipped = [result for result in results if isinstance(result, Skipped)]
             if skipped and on_error == "raise":
                 raise skipped[0].error
             pixels = [result for result in results if isinstance(result, Tensor)]
             kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
-            features = (
-                unit_vectors(self.encode_pixels(torch.stack(pixels)), self.name)
-                if pixels
-                else self._no_features()
-            )
             first += len(results)
-            yield Encoded(features, kept, skipped)
+            yield feed.pictures(pixels) if pixels else self._no_features, kept, skipped
 
     def encode_pixels(self, batch: Tensor) -> Tensor:
         """Run the visual tower alone: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
@@ -242,8 +247,12 @@ class Encoder:
         tokenize = partial(self.tokenizer, overflow=overflow)
         with reporting(progress, len(captions), "captions") as advance:
             try:
-                for rows, ids in by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id):
-                    features[rows] = unit_vectors(self.encode_tokens(ids), self.name)
+                feed = Feed(self)
+                batches = by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id)
+                for rows, begun in delayed(
+                    ((rows, feed.captions(ids)) for rows, ids in batches), by=feed.ahead
+                ):
+                    features[rows] = begun()
                     advance(len(rows))
             except TextError:
                 tokenize(captions)  # raises the same, with the caption's place in the caller's list

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import cast
 
 import torch
 
 from oneclip import checkpoint
 from oneclip.encoder.encoder import Encoder
-from oneclip.engine import automatic_precision, usable_device
+from oneclip.engine import PLANNED, automatic_precision, usable_device
 from oneclip.errors import ConfigError
 from oneclip.image import Preprocess
 from oneclip.model import CLIP, CustomTextCLIP
@@ -33,8 +34,9 @@ def load(
             "ARCHITECTURE:path/to/file", or the path of a folder or file that says what it is.
         device: "cpu", "cuda:0", …; by default the first CUDA device if there is one, else the CPU.
         precision: "fp32", "bf16", "fp16" or "int8": of what is computed; or "auto", for bf16 where the processor
-            computes in it (fp16 on a GPU that does not), else fp32. On a CPU `model` stays the fp32 reference beside
-            the packed weights of bf16 and int8; in fp16, and on a GPU, its weights are in that precision themselves.
+            computes in it (fp16 on a GPU that does not), else fp32. `model` stays the fp32 reference beside the packed
+            weights of the others; in fp16 on a CPU, and on a GPU that has no memory for it, its weights are in that
+            precision themselves.
         cache_dir: where downloads are kept, instead of the usual folder.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         quick_gelu: the activation that the weights were trained with, where nothing says it.
@@ -56,16 +58,24 @@ def load(
         raise ConfigError(
             f"int8 is computed on a CPU, not on {place}: ask for bf16 or fp16 there, or device='cpu'"
         )
-    packed = place.type == "cpu" and precision in ("bf16", "int8")
-    loaded = checkpoint.load(
+    read = partial(
+        checkpoint.load,
         name,
         device=place,
-        precision="fp32" if packed else precision,
         cache_dir=cache_dir,
         quick_gelu=quick_gelu,
         image_size=image_size,
         context_length=context_length,
     )
+    packed = precision != "fp32" and precision in PLANNED.get(place.type, ())
+    try:
+        loaded = read(precision="fp32" if packed else precision)
+    except torch.OutOfMemoryError:
+        if not packed:
+            raise
+        loaded = None
+    if loaded is None:  # out here, where the error no longer holds what did not fit
+        loaded, packed = read(precision=precision), False  # a plan takes such weights as they are
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),

@@ -1,7 +1,19 @@
 """What runs a model for inference: tensors in, tensors out, without gradient; the same numbers, sooner."""
 
 from oneclip.engine.facade import Accelerated, accelerate
-from oneclip.engine.machine import automatic_precision
-from oneclip.engine.towers import Towers, unit_vectors, usable_device
+from oneclip.engine.machine import PLANNED, automatic_precision
+from oneclip.engine.towers import Towers, finite, normalized, unit_vectors, usable_device
+from oneclip.engine.transfer import Transfer
 
-__all__ = ["Accelerated", "Towers", "accelerate", "automatic_precision", "unit_vectors", "usable_device"]
+__all__ = [
+    "PLANNED",
+    "Accelerated",
+    "Towers",
+    "Transfer",
+    "accelerate",
+    "automatic_precision",
+    "finite",
+    "normalized",
+    "unit_vectors",
+    "usable_device",
+]

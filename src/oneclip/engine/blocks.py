@@ -139,13 +139,12 @@ class PackedBlock:
         """
         y = self.norm_1(x)
         k, v = split(self.kv(y), 2, self.heads)
-        rows = torch.arange(x.shape[0])
+        rows = torch.arange(x.shape[0], device=x.device)
         (q,) = split(self.q(y[rows, positions][:, None]), 1, self.heads)  # (B, H, 1, E)
         if mask is not None:
             length = x.shape[1]
-            mask = mask.expand(x.shape[0], 1, length, length)[rows, 0, positions][
-                :, None, None
-            ]  # (B, 1, 1, L)
+            mask = mask.expand(x.shape[0], 1, length, length)[:, 0]
+            mask = mask[rows, positions][:, None, None]  # (B, 1, 1, L)
         x = x[rows, positions][:, None]  # (B, 1, C)
         x = x + self.parts.after_attention(self.out(self.parts.mix(q, k, v, mask)))
         x = x + self.parts.after_mlp(self.mlp(self.norm_2(x)))
@@ -153,7 +152,7 @@ class PackedBlock:
 
 
 def in_slices(compute: Callable[[Tensor], Tensor], batch: Tensor, tokens: int, hidden: int) -> Tensor:
-    """`compute(batch)`, a few rows after the other where all at once would take too much memory, and longer.
+    """`compute(batch)`, on a CPU a few rows after the other where all at once would take too much memory, and longer.
 
     Args:
         compute: a batch to (B, D).
@@ -162,7 +161,7 @@ def in_slices(compute: Callable[[Tensor], Tensor], batch: Tensor, tokens: int, h
         hidden: width of the widest activation.
     """
     parts = min(-(-len(batch) * tokens * hidden * 4 // LARGEST), len(batch))
-    if parts <= 1:
+    if parts <= 1 or batch.device.type != "cpu":
         return compute(batch)
     return torch.cat([compute(rows) for rows in batch.tensor_split(parts)])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneclip.engine.machine import kernels_for
+from oneclip.engine.machine import NAMES, PLANNED, check_precision
 from oneclip.engine.plan import Plan, image_plan, lowest_precision, text_plan
 from oneclip.errors import ConfigError
 from oneclip.model import CoCa, DualEncoder
@@ -28,14 +28,14 @@ def accelerate(model: DualEncoder, precision: str | None = None) -> Accelerated:
         oneclip.accelerate(model)  # from now on
         with oneclip.accelerate(model, "bf16"): ...  # for a while
 
-    With gradients, in training mode, under autocast or a hook, on other devices than the CPU, and for whole token
+    With gradients, in training mode, under autocast or a hook, on other devices than CPUs and CUDA, and for whole token
     outputs the model computes as before. The parameters stay where they are: a plan is made of them at the first call,
     and again when they have changed.
 
     Args:
         model: of `oneclip`, `open_clip` or `clip`.
-        precision: "fp32", "bf16" or "int8", of what is computed; that of the weights when None. Features come out in
-            the precision that they had before.
+        precision: "fp32" or "bf16", on a CPU also "int8", on a GPU "fp16": of what is computed; that of the weights
+            when None. Features come out in the precision that they had before.
 
     Returns:
         What takes it back: by `remove()`, or at the end of a `with`.
@@ -53,9 +53,10 @@ def accelerate(model: DualEncoder, precision: str | None = None) -> Accelerated:
             "encode_image or encode_text of this model was replaced already: take that back first"
         )
     if precision is None:
-        low = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
-        precision = "bf16" if low else "fp32"
-    kernels_for(precision)  # says what is wrong with it
+        precision = NAMES[lowest_precision(model)]
+        if precision not in PLANNED.get(model.logit_scale.device.type, (precision,)):
+            precision = "bf16"  # for fp16 on a CPU
+    check_precision(precision, model.logit_scale.device.type)
     return Accelerated(model, precision)
 
 

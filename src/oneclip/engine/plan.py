@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
 
+from oneclip.engine.buckets import Buckets, Captions, Pictures
+from oneclip.engine.cuda_graphs import CudaGraphs
 from oneclip.engine.known import Unplanned
-from oneclip.engine.machine import Kernels, kernels_for
+from oneclip.engine.machine import PLANNED, Kernels, check_precision, kernels_for, name_of
+from oneclip.engine.recorded import Compute, Recorded
 from oneclip.engine.textual import TextPlan
 from oneclip.engine.visual import SigLIPPlan, VisionPlan
 from oneclip.engine.watch import Watch, is_ordinary
@@ -24,7 +27,6 @@ from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
 from oneclip.model.scripting import is_tracing
 from oneclip.model.text import TextTower
 
-Compute = Callable[[Tensor], Tensor]
 LOW_PRECISIONS = (torch.float16, torch.bfloat16)
 
 
@@ -35,11 +37,13 @@ class Made(NamedTuple):
         watch: says whether the tower is still what it was made of.
         compute: a batch to features (B, D) in fp32; None where the plain module is the way.
         words: what was chosen, and why.
+        device: where the weights are, and batches must be.
     """
 
     watch: Watch
     compute: Compute | None
     words: str
+    device: torch.device | None = None
 
 
 class Plan:
@@ -48,32 +52,35 @@ class Plan:
     Args:
         model: whose tower it is.
         parts: finds the modules that the tower is; each has all that is below it.
-        make: gives its computation and a description.
+        make: gives its computation on a device, and a description.
     """
 
     def __init__(
         self,
         model: DualEncoder,
         parts: Callable[[], Sequence[nn.Module]],
-        make: Callable[[], tuple[Compute, str]],
+        make: Callable[[torch.device], tuple[Compute, str]],
     ) -> None:
         self._model, self._parts, self._make = model, parts, make
         self._made: Made | None = None
         self._lock = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor | None:
-        """Features (B, D) in fp32 of a batch on the CPU; None where only the plain module may compute them."""
-        if not (type(batch) is Tensor and len(batch) and batch.device.type == "cpu") or not undisturbed():
+        """Features (B, D) in fp32 of a batch; None where only the plain module may compute them."""
+        here = type(batch) is Tensor and len(batch) and batch.device.type in PLANNED
+        if not here or not undisturbed(batch.device.type):
             return None
         made = self._current()
-        if made.compute is None or made.watch.hooked():
+        if made.compute is None or made.device != batch.device or made.watch.hooked():
             return None
         return made.compute(batch)
 
     def describe(self) -> str:
         """What computes this tower, and why."""
         made = self._current()
-        return "the plain module: a hook is registered" if made.watch.hooked() else made.words
+        if made.watch.hooked():
+            return "the plain module: a hook is registered"
+        return made.words + (made.compute.remark if isinstance(made.compute, Recorded) else "")
 
     def _current(self) -> Made:
         made = self._made
@@ -81,6 +88,8 @@ class Plan:
             with self._lock:
                 made = self._made
                 if made is None or not made.watch.holds():
+                    if made is not None and made.device is not None and made.device.type == "cuda":
+                        torch.cuda.synchronize(made.device)  # it may be in use yet, on any stream
                     self._made = made = None  # the old one's memory first
                     self._made = made = self._build()
         return made
@@ -89,23 +98,29 @@ class Plan:
         with torch.inference_mode(False), torch.no_grad():
             watch = Watch(self._parts(), alone=[self._model])
             try:
-                _check_ready(watch)
-                compute, words = self._make()
+                device = _device_of(watch)
+                compute, words = self._make(device)
             except Unplanned as why:
                 return Made(watch, None, f"the plain module: {why}")
-        return Made(watch, compute, words)
+            except torch.OutOfMemoryError:
+                return Made(watch, None, "the plain module: the memory holds no packed weights beside it")
+        return Made(watch, compute, words, device)
 
 
 def image_plan(model: DualEncoder, precision: str) -> Plan:
-    """The plan of a model's visual tower; see `machine.kernels_for` for precisions."""
-    kernels = kernels_for(precision)
+    """The plan of a model's visual tower.
 
-    def make() -> tuple[Compute, str]:
-        tower = model.visual
-        if isinstance(tower, VisionTransformer):
-            return VisionPlan(tower, kernels.pack, kernels.pack_patches), kernels.description
-        if isinstance(tower, SigLIPVision):
-            return SigLIPPlan(tower, kernels.pack, kernels.pack_patches), kernels.description
+    Raises:
+        ConfigError: if a plan comes in that precision nowhere, see `machine.PLANNED`.
+    """
+    check_precision(precision)
+
+    def make(device: torch.device) -> tuple[Compute, str]:
+        tower, kernels = model.visual, _kernels(precision, device)
+        if isinstance(tower, (VisionTransformer, SigLIPVision)):
+            kind = VisionPlan if isinstance(tower, VisionTransformer) else SigLIPPlan
+            plan = kind(cast(Any, tower), kernels.pack, kernels.pack_patches)
+            return _recorded(plan, Pictures(plan.tokens), device), kernels.description
         return _copy(tower, kernels)
 
     return Plan(model, lambda: [model.visual], make)
@@ -113,15 +128,28 @@ def image_plan(model: DualEncoder, precision: str) -> Plan:
 
 def text_plan(model: DualEncoder, precision: str) -> Plan:
     """The plan of a model's text tower, likewise."""
-    kernels = kernels_for(precision)
+    check_precision(precision)
 
-    def make() -> tuple[Compute, str]:
-        tower = model._text_tower()
+    def make(device: torch.device) -> tuple[Compute, str]:
+        tower, kernels = model._text_tower(), _kernels(precision, device)
         if isinstance(tower, TextTower):
-            return TextPlan(tower, kernels.pack), kernels.description
+            plan = TextPlan(tower, kernels.pack)
+            return _recorded(plan, Captions(tower.context_length, plan.pad), device), kernels.description
         return _copy(tower, kernels)
 
     return Plan(model, lambda: _text_parts(model), make)
+
+
+def _kernels(precision: str, device: torch.device) -> Kernels:
+    """Where a model has moved there may be no such plan: the plain module computes."""
+    if precision not in PLANNED[device.type]:
+        raise Unplanned(f"there is no plan in {precision} on {device}")
+    return kernels_for(precision, device.type)
+
+
+def _recorded(compute: Compute, buckets: Buckets, device: torch.device) -> Compute:
+    """On a GPU, small batches are replayed from recordings."""
+    return Recorded(compute, buckets, CudaGraphs(device)) if device.type == "cuda" else compute
 
 
 def _text_parts(model: DualEncoder) -> list[nn.Module]:
@@ -149,26 +177,35 @@ def _copy(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
         tensor: Tensor = features[0] if isinstance(features, tuple) else features
         return tensor.float()
 
-    name = "bf16" if kernels.dtype == torch.bfloat16 else "fp32"
-    return compute, f"a copy of {type(tower).__name__} in {name}" + (
+    return compute, f"a copy of {type(tower).__name__} in {name_of(kernels.dtype)}" + (
         ", channels last" if convolutional else ""
     )
 
 
-def _check_ready(watch: Watch) -> None:
+def _device_of(watch: Watch) -> torch.device:
+    """Where all the weights are.
+
+    Raises:
+        Unplanned: if that is several devices, or one that no plan is for, or they are weights of another kind.
+    """
     if any(m.training for m, _, _ in watch.modules):
         raise Unplanned("it is in training mode")
     for tensor, _ in watch.tensors:
-        if tensor.device.type != "cpu" or not is_ordinary(tensor):
+        if tensor.device.type not in PLANNED or not is_ordinary(tensor):
             kind = "tensors" if is_ordinary(tensor) else f"{type(tensor).__name__}s of {tensor.layout} layout"
             raise Unplanned(f"its weights are {kind} on {tensor.device}")
+    devices: set[torch.device] = {tensor.device for tensor, _ in watch.tensors}
+    if len(devices) != 1:
+        raise Unplanned(f"its weights are on {' and '.join(sorted(map(str, devices))) or 'no device'}")
+    return devices.pop()
 
 
-def undisturbed() -> bool:
+def undisturbed(device_type: str) -> bool:
     """Whether nothing is going on that a plan knows nothing of: gradients, autocast, a graph being recorded, hooks."""
     return not (
         torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled(device_type)
+        or (device_type == "cuda" and torch.cuda.is_current_stream_capturing())
         or torch.compiler.is_compiling()
         or is_tracing()
         or hooks_of_all._global_forward_hooks

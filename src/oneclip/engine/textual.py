@@ -43,6 +43,20 @@ class TextPlan:
         self.norm = Norm(tower.ln_final)
         self.weight, self.bias = _projection(tower)
 
+    @property
+    def pad(self) -> int | None:
+        """An id that may follow every caption without changing its features; None where there is none.
+
+        It is 0 where no token sees what follows it and the pooled one is found by its id: "argmax" takes the first of
+        the greatest, and "eos" the first that is the end of text.
+        """
+        tower = self.tower
+        causal = tower.attn_mask is not None and not tower.use_pad_mask and tower.cls_emb is None
+        found_by_id = tower.text_pool_type == "argmax" or (
+            tower.text_pool_type == "eos" and tower.text_eos_id != 0
+        )
+        return 0 if causal and self.pools_one and found_by_id else None
+
     def __call__(self, text: Tensor) -> Tensor:
         return in_slices(self._compute, text, text.shape[1], self.last.hidden)
 
@@ -61,9 +75,9 @@ class TextPlan:
         """(B,) positions of the tokens that are pooled, among `length`."""
         kind = self.tower.text_pool_type
         if self.tower.cls_emb is not None or kind == "last":
-            return torch.full((len(text),), length - 1)
+            return torch.full((len(text),), length - 1, device=text.device)
         if kind == "first":
-            return torch.zeros(len(text), dtype=torch.long)
+            return torch.zeros(len(text), dtype=torch.long, device=text.device)
         return pooled_positions(text, kind, self.tower.text_eos_id)
 
 

@@ -7,6 +7,8 @@ Shapes: B batch, L tokens, D joint embedding, H and W pixels.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,12 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneclip.config import CLIPTextCfg, ModelCfg
-from oneclip.engine.machine import CPU_PRECISIONS
-from oneclip.engine.plan import LOW_PRECISIONS, image_plan, lowest_precision, text_plan
+from oneclip.engine.machine import NAMES, PLANNED, check_precision
+from oneclip.engine.plan import image_plan, lowest_precision, text_plan
 from oneclip.errors import CheckpointError, ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CLIP, CustomTextCLIP
-
-PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class Towers:
@@ -30,8 +30,8 @@ class Towers:
         cfg: the configuration it was built of.
         image_size: (height, width) of the pictures it takes, in pixels.
         name: what to call it in messages.
-        precision: "fp32", "bf16" or "int8": of what is computed on a CPU, whatever that of the weights, which stay
-            as they are; None for that of the weights.
+        precision: of what is computed, whatever that of the weights, which stay as they are: "fp32" or "bf16", on a
+            CPU also "int8", on a GPU "fp16"; None for that of the weights.
 
     Raises:
         ConfigError: for a precision that is none.
@@ -47,11 +47,15 @@ class Towers:
     ) -> None:
         self.model = model.eval()
         self.cfg, self.image_size, self.name = cfg, image_size, name
-        self.precision = precision or PRECISIONS[self.dtype]
-        planned = precision is not None or self.precision in CPU_PRECISIONS
+        self.precision = precision or NAMES[self.dtype]
+        if precision is not None:
+            check_precision(precision, self.device.type)
+        planned = precision is not None or self.precision in PLANNED.get(self.device.type, ())
         self.plans = (
             (image_plan(model, self.precision), text_plan(model, self.precision)) if planned else None
         )
+        # numbers that a batch of pictures or of captions may hold, once more did not fit the memory
+        self._most: list[float] = [math.inf, math.inf]
 
     @property
     def device(self) -> torch.device:
@@ -109,20 +113,31 @@ class Towers:
         return self.plans[0].describe(), self.plans[1].describe()
 
     def _run(self, side: int, batch: Tensor) -> Tensor:
-        """A batch through the visual tower (0) or the text tower (1); in halves, if it does not fit the memory."""
+        """A batch through the visual tower (0) or the text tower (1): in halves if it does not fit the memory.
+
+        What did not fit is remembered, so that batches after it do not fail first.
+        """
         if not len(batch):
             return torch.empty(0, self.cfg.embed_dim, dtype=self.dtype, device=self.device)
-        try:
-            with torch.inference_mode():
-                features = self._compute(side, batch)
-            return features.clone()  # an ordinary tensor, which may enter a computation with gradient
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
-        if batch.device.type == "cuda":  # out here, where the error no longer holds what was computed
-            torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return torch.cat([self._run(side, batch[:half]), self._run(side, batch[half:])])
+        found: list[Tensor] = []
+        size = batch[0].numel()
+        while len(batch):
+            rows = max(1, min(len(batch), int(min(self._most[side], batch.numel()) // size)))
+            try:
+                with torch.inference_mode():
+                    features = self._compute(side, batch[:rows])
+                found.append(
+                    features.clone()
+                )  # an ordinary tensor, which may enter a computation with gradient
+                batch = batch[rows:]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            self._most[side] = size * ((rows + 1) // 2)
+            if batch.device.type == "cuda":  # out here, where the error no longer holds what was computed
+                torch.cuda.empty_cache()
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _compute(self, side: int, batch: Tensor) -> Tensor:
         features = self.plans[side](batch) if self.plans is not None else None
@@ -135,7 +150,13 @@ class Towers:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was lacking, on a CPU or a GPU; fewer rows may then fit."""
-    words = ("not enough memory", "can't allocate memory", "out of memory", "could not create a memory")
+    words = (
+        "not enough memory",
+        "can't allocate memory",
+        "out of memory",
+        "could not create a memory",
+        "ALLOC_FAILED",  # of cuBLAS and cuDNN
+    )
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in words)
 
 
@@ -173,11 +194,25 @@ def unit_vectors(features: Tensor, name: str) -> NDArray[np.float32]:
     Raises:
         CheckpointError: if one of them is not finite.
     """
-    unit = F.normalize(features.float(), dim=-1).cpu()
+    return finite(normalized(features).cpu(), name)
+
+
+def normalized(features: Tensor) -> Tensor:
+    """(B, D) features to float32 of unit length, where they are."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def finite(unit: Tensor, name: str) -> NDArray[np.float32]:
+    """(B, D) normalised features of model `name`, on the CPU, as an array.
+
+    Raises:
+        CheckpointError: if one of them is not finite.
+    """
     if not unit.isfinite().all():
-        low = features.dtype in LOW_PRECISIONS
-        remedy = "load it with precision='fp32'" if low else "its weights are damaged"
-        raise CheckpointError(f"{name} gives features that are not finite numbers: {remedy}")
+        raise CheckpointError(
+            f"{name} gives features that are not finite numbers: load it with precision='fp32', or if that is what "
+            "it has, its weights are damaged"
+        )
     return np.asarray(unit)
 
 

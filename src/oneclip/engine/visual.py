@@ -46,8 +46,13 @@ class VisionPlan:
         self.norm_post = Norm(tower.ln_post)
         self.projection = None if tower.proj is None else tower.proj.detach().float()
 
+    @property
+    def tokens(self) -> int:
+        """L, that a picture becomes."""
+        return len(self.positions)
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        return in_slices(self._compute, pixels, len(self.positions), self.last.hidden)
+        return in_slices(self._compute, pixels, self.tokens, self.last.hidden)
 
     def _compute(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels).float()  # (B, N, C)
@@ -58,7 +63,8 @@ class VisionPlan:
         for block in self.blocks:
             x = block(x)
         if self.pools_class_token:
-            pooled = self.norm_post(self.last.at(x, torch.zeros(len(x), dtype=torch.long)))
+            first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            pooled = self.norm_post(self.last.at(x, first))
         else:
             pooled, _ = self.tower.pool(self.last(x).to(self.tower.conv1.weight.dtype))
         return pooled.float() if self.projection is None else pooled.float() @ self.projection
@@ -78,8 +84,13 @@ class SigLIPPlan:
         self.norm = Norm(trunk.norm)
         self.pool = PackedPool(trunk.attn_pool, pack)
 
+    @property
+    def tokens(self) -> int:
+        """N, that a picture becomes."""
+        return self.positions.shape[1]
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        return in_slices(self._compute, pixels, self.positions.shape[1], self.blocks[0].hidden)
+        return in_slices(self._compute, pixels, self.tokens, self.blocks[0].hidden)
 
     def _compute(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels).float() + self.positions  # (B, N, C)

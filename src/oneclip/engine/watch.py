@@ -2,7 +2,8 @@
 
 Looked at are, for every module: its class, its attributes, its children, its hooks; for every tensor: that it is the
 same one, at the same place in memory, its version (which every in-place operation raises) and a sample of its numbers
-(which shows what was written behind its version's back, by way of `.data`, `set_` or a shared memory).
+(which shows what was written behind its version's back, by way of `.data`, `set_` or a shared memory). Numbers on a GPU
+are not sampled: the processor would wait for it at each call.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -53,7 +53,7 @@ def read_ahead(
     batch_size: int,
     *,
     max_pixels: int | None = None,
-) -> Iterator[list[Tensor | Skipped]]:
+) -> Generator[list[Tensor | Skipped], None, None]:
     """Read pictures, up to two batches before they are asked for.
 
     Args:

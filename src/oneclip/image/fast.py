@@ -33,6 +33,7 @@ class FastPreprocess:
 
     Attributes:
         cfg: the configuration it was made from.
+        transforms: the steps in their order, as of `Preprocess`.
     """
 
     def __init__(self, cfg: PreprocessCfg) -> None:
@@ -40,7 +41,7 @@ class FastPreprocess:
         resize, crop = geometry(cfg)
         over = [Flatten(cfg.background)] if cfg.background is not None else []
         self._resize = resize
-        self._steps: list[Step] = [*over, _ResizeTheCrop(resize, crop), *to_model_input(cfg)]
+        self.transforms: list[Step] = [*over, _ResizeTheCrop(resize, crop), *to_model_input(cfg)]
 
     def least(self, size: Size) -> Size:
         """The (height, width) to which a picture may be shrunk before it comes here."""
@@ -53,7 +54,7 @@ class FastPreprocess:
         Raises:
             ImageError: if it is no PIL image, is truncated or empty, or has a mode without conversion to RGB.
         """
-        tensor: Tensor = run(self._steps, image)
+        tensor: Tensor = run(self.transforms, image)
         return tensor
 
     def __repr__(self) -> str:
