@@ -88,8 +88,8 @@ class Plan:
             with self._lock:
                 made = self._made
                 if made is None or not made.watch.holds():
-                    if made is not None and made.device is not None and made.device.type == "cuda":
-                        torch.cuda.synchronize(made.device)  # it may be in use yet, on any stream
+                    if made is not None:
+                        _synchronize(made.device)  # it may be in use yet, on any stream
                     self._made = made = None  # the old one's memory first
                     self._made = made = self._build()
         return made
@@ -100,6 +100,7 @@ class Plan:
             try:
                 device = _device_of(watch)
                 compute, words = self._make(device)
+                _synchronize(device)  # other streams may be the next to read what was packed
             except Unplanned as why:
                 return Made(watch, None, f"the plain module: {why}")
             except torch.OutOfMemoryError:
@@ -198,6 +199,11 @@ def _device_of(watch: Watch) -> torch.device:
     if len(devices) != 1:
         raise Unplanned(f"its weights are on {' and '.join(sorted(map(str, devices))) or 'no device'}")
     return devices.pop()
+
+
+def _synchronize(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def undisturbed(device_type: str) -> bool:

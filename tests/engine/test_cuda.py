@@ -1,0 +1,349 @@
+"""On a GPU: the module's numbers, graphs that are never stale, memory that runs out, transfers beside the computing."""
+
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_plans import CONTEXT, TEXT, VISION, assert_same, captions, model_of, pictures, small_siglip
+from tiny import picture, write_tiny_model
+from torch import Tensor
+
+import oneclip
+from oneclip.encoder import Encoder
+from oneclip.engine.machine import descriptions
+from oneclip.engine.plan import Plan, image_plan, text_plan
+from oneclip.engine.recorded import Recorded
+from oneclip.engine.transfer import Transfer
+from oneclip.engine.visual import VisionPlan
+from oneclip.errors import ConfigError
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+PRECISIONS = ["fp32", "bf16", "fp16"]
+
+
+@pytest.fixture(autouse=True)
+def no_tf32() -> Iterator[None]:
+    """fp32 is compared as fp32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def recordings(plan: Plan) -> Recorded:
+    """What is recorded of a plan; nothing may have kept it from being recorded."""
+    assert plan._made is not None
+    compute = plan._made.compute
+    assert isinstance(compute, Recorded)
+    assert compute.remark == ""
+    return compute
+
+
+def compare(model: Any, precision: str, images: Tensor | None = None, ids: Tensor | None = None) -> None:
+    """Twice: the second time a graph is only replayed."""
+    kind = "fp32" if precision == "fp32" else "bf16"
+    sides = [
+        (image_plan(model, precision), model.encode_image, images),
+        (text_plan(model, precision), model.encode_text, ids),
+    ]
+    with torch.inference_mode():
+        for plan, plain, batch in sides * 2:
+            if batch is not None:
+                assert_same(plan(batch), plain(batch), kind)
+                assert len(recordings(plan)._replays) == 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
+@pytest.mark.parametrize("option", VISION)
+def test_pictures(option: str, quick_gelu: bool, precision: str) -> None:
+    if quick_gelu and option == "tanh":
+        pytest.skip("QuickGELU takes no arguments")
+    model = model_of(VISION[option], quick_gelu=quick_gelu)
+    compare(model.cuda(), precision, images=pictures(size=model.visual.image_size).cuda())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("option", TEXT)
+def test_captions(option: str, precision: str) -> None:
+    model = model_of(text=TEXT[option], custom_text=True, quick_gelu=True).cuda()
+    compare(model, precision, ids=captions().cuda())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_siglip(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_siglip("vit_so400m_patch14_siglip_224", monkeypatch).cuda()
+    compare(model, precision, images=pictures().cuda(), ids=captions().cuda())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_convolutional_tower_runs_channels_last(precision: str) -> None:
+    model = model_of(
+        {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16, "patch_size": None, "image_size": 64}
+    ).cuda()
+    images = pictures(size=(64, 64)).cuda()
+    with torch.inference_mode():
+        plan = image_plan(model, precision)
+        assert_same(plan(images), model.encode_image(images), precision)
+
+
+def test_batches_of_all_sizes_and_lengths_share_the_graphs() -> None:
+    model = model_of().cuda()
+    images, texts = image_plan(model, "fp32"), text_plan(model, "fp32")
+    with torch.inference_mode():
+        for rows, length in ((8, CONTEXT), (5, 3), (7, 9), (1, 1), (6, CONTEXT), (700, 4)):
+            batch, ids = pictures(rows).cuda(), captions(rows, length).cuda()
+            assert_same(images(batch), model.encode_image(batch))
+            assert_same(texts(ids), model.encode_text(ids))
+    assert len(recordings(images)._replays) == 2
+    assert len(recordings(texts)._replays) == 2
+
+
+def test_features_outlive_the_next_batch() -> None:
+    model = model_of().cuda()
+    plan = image_plan(model, "fp32")
+    first, second = pictures(4).cuda(), pictures(4).cuda() * 2
+    with torch.inference_mode():
+        found = [plan(first), plan(second), plan(first)]
+        for features, batch in zip(found, (first, second, first), strict=True):
+            assert_same(features, model.encode_image(batch))
+
+
+def test_graphs_are_made_again_when_the_weights_have_changed() -> None:
+    model = model_of().cuda()
+    plans = image_plan(model, "fp32"), text_plan(model, "fp32")
+    images, ids = pictures().cuda(), captions().cuda()
+    for change in ("none", "load", "step", "replace"):
+        if change == "load":
+            model.load_state_dict({name: 1.1 * tensor for name, tensor in model.state_dict().items()})
+        elif change == "step":
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            (model.encode_image(images).square().mean() + model.encode_text(ids).square().mean()).backward()
+            optimizer.step()
+        elif change == "replace":
+            model.visual.proj = torch.nn.Parameter(2 * model.visual.proj.detach())
+        with torch.inference_mode():
+            assert_same(plans[0](images), model.encode_image(images))
+            assert_same(plans[1](ids), model.encode_text(ids))
+
+
+def test_a_model_that_moves_takes_its_plan_along() -> None:
+    model = model_of()
+    plan, images = image_plan(model, "bf16"), pictures()
+    with torch.inference_mode():
+        expected = model.encode_image(images)
+        assert_same(plan(images), expected, "bf16")
+    model.cuda()
+    with torch.inference_mode():
+        assert plan(images) is None, "the batch is elsewhere"
+        found = plan(images.cuda())
+        assert found is not None
+        assert_same(found.cpu(), expected, "bf16")
+
+
+def test_autocast_hooks_and_capturing_leave_the_plan() -> None:
+    model = model_of().cuda()
+    plan, images = image_plan(model, "fp32"), pictures().cuda()
+    with torch.inference_mode():
+        with torch.autocast("cuda", torch.bfloat16):
+            assert plan(images) is None
+        handle = model.visual.ln_post.register_forward_hook(lambda *_: None)
+        assert plan(images) is None
+        handle.remove()
+        assert plan(images) is not None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            images + 1  # something to capture
+            assert plan(images) is None
+
+
+def test_every_thread_and_stream_gets_its_own_numbers() -> None:
+    model = model_of().cuda()
+    plan = image_plan(model, "fp32")
+    batches = [pictures(3).cuda() * (1 + number) for number in range(4)]
+    with torch.inference_mode():
+        expected = [model.encode_image(batch) for batch in batches]
+    torch.cuda.synchronize()
+    found: list[list[Tensor | None]] = [[] for _ in batches]
+
+    def work(number: int) -> None:
+        stream = torch.cuda.Stream()
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            for _ in range(50):
+                found[number].append(plan(batches[number]))
+        stream.synchronize()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for features, wanted in zip(found, expected, strict=True):
+        assert len(features) == 50
+        for each in features:
+            assert_same(each, wanted)
+
+
+# ------------------------------------------------------------------------------------------------- transfers
+
+
+def test_a_batch_goes_there_and_comes_back() -> None:
+    transfer = Transfer(torch.device("cuda", torch.cuda.current_device()))
+    rows = [torch.full((3, 64, 64), number, dtype=torch.uint8) for number in range(5)]
+    waits = []
+    for start in range(20):  # none of which takes another's memory
+        batch = transfer.stack([row + start for row in rows])
+        assert batch.is_cuda
+        waits.append(transfer.fetch(batch.float() * 2))
+    for start, wait in enumerate(waits):
+        found = wait()
+        assert not found.is_cuda
+        assert not found.is_pinned()
+        assert torch.equal(found, torch.stack([(row + start).float() * 2 for row in rows]))
+
+
+# ------------------------------------------------------------------------------------------------- the encoder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny.safetensors")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_encoder_keeps_the_fp32_module_as_reference(weights: Path, precision: str) -> None:
+    encoder = oneclip.load(weights, device="cuda", precision=precision)
+    assert (encoder.precision, encoder.towers.dtype) == (precision, torch.float32)
+    assert "CUDA graphs" in encoder.towers.describe()[0]
+    on_cpu = oneclip.load(weights, device="cpu")
+    images = [picture(seed) for seed in range(9)]
+    words = ["a cat", "a dog on the grass", "a cat", "word " * 40]
+    for found, expected in (
+        (encoder.encode_images(images, batch_size=4), on_cpu.encode_images(images)),
+        (encoder.encode_texts(words, batch_size=2), on_cpu.encode_texts(words)),
+    ):
+        assert found.dtype == np.float32
+        least = 0.99999 if precision == "fp32" else 0.999
+        assert (found * expected).sum(axis=1).min() > least
+
+
+def test_what_streams_is_what_comes_at_once(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    images: list[Any] = [picture(seed) for seed in range(23)]
+    whole = encoder.encode_images(images, batch_size=23)
+    images[9] = b"no picture"
+    parts = list(encoder.stream_images(images, batch_size=4, on_error="skip"))
+    assert [index for part in parts for index in part.kept] == [i for i in range(23) if i != 9]
+    assert [skipped.index for part in parts for skipped in part.skipped] == [9]
+    found = np.concatenate([part.features for part in parts])
+    assert np.allclose(found, np.delete(whole, 9, axis=0), atol=1e-5)
+
+
+def test_a_picture_that_cannot_be_read_comes_after_the_batches_before_it(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    stream = encoder.stream_images([*(picture(seed) for seed in range(8)), b"no picture"], batch_size=4)
+    assert [next(stream).kept, next(stream).kept] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(oneclip.errors.ImageError):
+        next(stream)
+
+
+def test_pixels_travel_as_bytes_and_arrive_as_the_same_floats(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    seen = []
+    plain = encoder.towers.image
+
+    def watched(pixels: Tensor) -> Tensor:
+        seen.append(pixels.cpu())
+        return plain(pixels)
+
+    encoder.towers.image = watched  # type: ignore[method-assign]
+    content = io.BytesIO()
+    picture(3, (90, 70)).save(content, "PNG")
+    encoder.encode_images([content.getvalue(), picture(4)])
+    assert torch.equal(seen[0][1], encoder.preprocess(picture(4)))
+    assert torch.equal(seen[0][0], encoder.preprocess(picture(3, (90, 70))))
+
+
+def test_int8_is_refused(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="int8 is computed on a CPU"):
+        oneclip.load(weights, device="cuda", precision="int8")
+    with pytest.raises(ConfigError, match="on a GPU"):
+        oneclip.accelerate(model_of().cuda(), "int8")
+
+
+def test_memory_that_runs_out_halves_the_batch(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    pixels = torch.randn(7, 3, 32, 32)
+    expected, sizes = encoder.encode_pixels(pixels), []
+    assert encoder.towers.plans is not None
+    whole = encoder.towers.plans[0]
+
+    def small(batch: Tensor) -> Tensor | None:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # more than there is: torch's own error
+        return whole(batch)
+
+    monkeypatch.setattr(encoder.towers, "plans", (small, None))
+    for wanted in ([7, 4, 2, 2, 2, 1], [2, 2, 2, 1]):
+        sizes.clear()
+        assert torch.allclose(encoder.encode_pixels(pixels), expected, atol=1e-5)
+        assert sizes == wanted
+
+
+def test_a_graph_that_does_not_fit_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of().cuda()
+    plan, images = image_plan(model, "fp32"), pictures().cuda()
+    compute = VisionPlan._compute
+
+    def full(self: Any, pixels: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return compute(self, pixels)
+
+    with torch.inference_mode():
+        expected = model.encode_image(images)
+        monkeypatch.setattr(VisionPlan, "_compute", full)
+        assert_same(plan(images), expected)
+        assert "nothing is recorded" in plan.describe()
+        assert_same(plan(images), expected)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+def test_accelerate_takes_the_plan() -> None:
+    for dtype, precision in ((torch.float32, "fp32"), (torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        model = model_of(quick_gelu=True).cuda().to(dtype)
+        images, ids = pictures().cuda().to(dtype), captions().cuda()
+        with torch.no_grad():
+            expected = model.encode_image(images), model.encode_text(ids)
+            handle = oneclip.accelerate(model)
+            assert handle.precision == precision
+            found = model.encode_image(images), model.encode_text(ids)
+            for features, wanted in zip(found, expected, strict=True):
+                assert (features.dtype, features.device) == (dtype, wanted.device)
+                least = 0.9995 if dtype != torch.bfloat16 else 0.99
+                assert torch.cosine_similarity(features.float(), wanted.float(), dim=-1).min() > least
+        recordings(handle.image_plan)
+        recordings(handle.text_plan)
+        probe = torch.nn.Linear(64, 1, device="cuda", dtype=dtype)
+        probe(found[0]).sum().backward()  # they are ordinary tensors
+
+
+def test_the_doctor_says_what_a_gpu_would_compute() -> None:
+    found = descriptions()
+    assert "CUDA graphs" in found["bf16"]
+    assert found["auto"] in ("bf16", "fp16")
+
+
+def test_an_encoder_of_low_weights_packs_them_as_they_are(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    low = Encoder(encoder.model.half(), encoder.preprocess, encoder.tokenizer, encoder.cfg, name="low")
+    assert low.precision == "fp16"
+    assert "fp16" in low.towers.describe()[0]
+    assert low.encode_images([picture(1)]).shape == (1, low.embed_dim)
