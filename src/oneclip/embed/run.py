@@ -10,14 +10,12 @@ turns a batch of those into vectors. Both hold nothing of the rest, so that they
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import torch
 
 from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
 from oneclip.embed.cache import Cache
@@ -25,9 +23,9 @@ from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.embed.meter import Meter, Report
 from oneclip.embed.store import Store
-from oneclip.engine import unit_vectors
+from oneclip.encoder.feed import Feed
 from oneclip.errors import CheckpointError, ConfigError, OutputError, TextError
-from oneclip.image import FastPreprocess, open_image
+from oneclip.image import open_image
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
@@ -128,6 +126,7 @@ def embed(
                         pending = []
             with clock.counting("model"):
                 run.encode(pending)
+                run.encode([])
         except BaseException:
             with suppress(OutputError):  # what ends the run may be just that
                 store.flush()
@@ -147,9 +146,8 @@ def preparation(encoder: Encoder, decode: Decode) -> Callable[[io.BytesIO], Any]
         return _caption
     if decode not in ("exact", "fast"):
         raise ConfigError(f"decode is {decode!r} and must be 'exact' or 'fast', of captions 'text' or 'cut'")
-    fast = FastPreprocess(encoder.preprocess.cfg) if decode == "fast" else None
-    preprocess, least = (fast, fast.least) if fast else (encoder.preprocess, None)
-    limit = encoder.max_pixels
+    preprocess = Feed(encoder, decode).preprocess
+    least, limit = getattr(preprocess, "least", None), encoder.max_pixels
     return lambda content: preprocess(open_image(content, max_pixels=limit, least=least))
 
 
@@ -164,6 +162,8 @@ class Model:
     def __init__(self, encoder: Encoder, decode: Decode) -> None:
         self._encoder = encoder
         self.sees = decode in ("exact", "fast")
+        self._feed = Feed(encoder, decode if self.sees else "exact")
+        self.ahead = self._feed.ahead if self.sees else 0  # batches that may be begun before one is asked for
         self._overflow: Literal["error", "truncate"] = "truncate" if decode == "cut" else "error"
 
     def encode(self, values: Sequence[Any]) -> list[Features | str]:
@@ -172,24 +172,35 @@ class Model:
         Raises:
             CheckpointError: never for single items.
         """
-        if not values:
-            return []
+        return self.begin(values)()
+
+    def begin(self, values: Sequence[Any]) -> Callable[[], list[Features | str]]:
+        """`encode`, to be asked for later: a GPU computes meanwhile."""
         try:
-            return list(self._vectors(values))
+            begun = self._begin(values) if values else list
         except (CheckpointError, TextError):
-            return [self._alone(value) for value in values]
+            return lambda: [self._alone(value) for value in values]
+
+        def finish() -> list[Features | str]:
+            try:
+                return list(begun())
+            except CheckpointError:
+                return [self._alone(value) for value in values]
+
+        return finish
 
     def _alone(self, value: Any) -> Features | str:
         try:
-            vector: Features = self._vectors([value])[0]
+            (vector,) = self._begin([value])()
         except (CheckpointError, TextError) as error:
             return str(error)
         return vector
 
-    def _vectors(self, values: Sequence[Any]) -> Features:
+    def _begin(self, values: Sequence[Any]) -> Callable[[], Iterable[Features]]:
         if self.sees:
-            return unit_vectors(self._encoder.encode_pixels(torch.stack(list(values))), self._encoder.name)
-        return self._encoder.encode_texts(list(values), overflow=self._overflow)
+            return self._feed.pictures(values)
+        features = self._encoder.encode_texts(list(values), overflow=self._overflow)
+        return lambda: features
 
 
 class _Run:
@@ -203,6 +214,7 @@ class _Run:
         self.encoder, self.store, self.model, self.cache, self.outcome = encoder, store, model, cache, outcome
         self._recent: OrderedDict[str, Features] = OrderedDict()
         self._remembered = max(1, RECENT_BYTES // (4 * encoder.embed_dim))
+        self._begun: deque[Callable[[], None]] = deque()
 
     def known(self, item: Item, digest: str) -> Any:
         """True for an item of an earlier run, a vector from the cache, or None. Called in threads."""
@@ -227,13 +239,30 @@ class _Run:
             self.store.forget(entry.item.name)
 
     def encode(self, entries: Sequence[Ready]) -> None:
-        """Make and store the vectors of a batch: of equal contents one."""
+        """Begin to make the vectors of a batch, and store those that are asked for now: all, after an empty one."""
+        if entries:
+            self._begun.append(self._begin(entries))
+        while len(self._begun) > (self.model.ahead if entries else 0):
+            self._begun.popleft()()
+
+    def _begin(self, entries: Sequence[Ready]) -> Callable[[], None]:
+        """Of equal contents one."""
         known = {e.digest: self._recent[e.digest] for e in entries if e.digest in self._recent}
         new = list({e.digest: e for e in entries if e.digest not in known}.values())
-        made = dict(zip((e.digest for e in new), self.model.encode([e.value for e in new]), strict=True))
+        begun = self.model.begin([e.value for e in new])
+
+        def finish() -> None:
+            made = dict(zip((e.digest for e in new), begun(), strict=True))
+            self._store(entries, known, made)
+
+        return finish
+
+    def _store(
+        self, entries: Sequence[Ready], known: dict[str, Features], made: dict[str, Features | str]
+    ) -> None:
         reasons = {digest: value for digest, value in made.items() if isinstance(value, str)}
         vectors = {digest: value for digest, value in made.items() if not isinstance(value, str)}
-        if self.model.sees and new and not vectors and not self.outcome.done and len(new) > 1:
+        if self.model.sees and made and not vectors and not self.outcome.done and len(made) > 1:
             raise CheckpointError(next(iter(reasons.values())))  # it is the model, not the pictures
         for entry in entries:
             if entry.digest in reasons:
