@@ -11,7 +11,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.encoder.feed import delayed
 from oneclip.image import FastPreprocess, Preprocess
 from oneclip.image.steps import Normalize
-from oneclip.image.unnormalized import Unnormalized, normalized_on_device
+from oneclip.image.unnormalized import NormalizeBytes, Unnormalized
 
 CFGS = {
     "published": PreprocessCfg(size=32),
@@ -31,7 +31,8 @@ def test_bytes_normalised_later_are_bit_for_bit_the_same(kind: type, cfg: Prepro
     pixels = torch.stack([part(image) for image in images])
     assert pixels.dtype == torch.uint8
     assert torch.equal(
-        normalized_on_device(pixels, part.normalize), torch.stack([whole(image) for image in images])
+        NormalizeBytes(part.normalize, torch.device("cpu"))(pixels),
+        torch.stack([whole(image) for image in images]),
     )
 
 
@@ -41,7 +42,9 @@ def test_every_byte_in_every_channel_is_the_same() -> None:
     image.putdata([(value, value, value) for value in range(256)])
     part = Unnormalized.of(whole)
     assert part is not None
-    assert torch.equal(normalized_on_device(part(image)[None], part.normalize)[0], whole(image))
+    assert torch.equal(
+        NormalizeBytes(part.normalize, torch.device("cpu"))(part(image)[None])[0], whole(image)
+    )
 
 
 def test_a_preprocessing_that_was_changed_is_left_whole() -> None:

@@ -1,16 +1,19 @@
 """Batches that are begun before the last one's vectors are asked for, as on a GPU, end up where they belong."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Embed
 from tiny import picture
 
 import oneclip
+from oneclip.embed.run import Outcome
 from oneclip.encoder import Encoder
 from oneclip.engine import Transfer
+
+Embed = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)

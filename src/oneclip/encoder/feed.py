@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oneclip.engine import Transfer, finite, normalized
 from oneclip.image import FastPreprocess
-from oneclip.image.unnormalized import Unnormalized, normalized_on_device
+from oneclip.image.unnormalized import NormalizeBytes, Unnormalized
 
 if TYPE_CHECKING:
     from oneclip.encoder.encoder import Encoder
@@ -45,8 +45,9 @@ class Feed:
         self._transfer = Transfer(encoder.device)
         self.ahead = self._transfer.ahead
         whole = encoder.preprocess if decode == "exact" else FastPreprocess(encoder.preprocess.cfg)
-        self._bytes = Unnormalized.of(whole) if self._transfer.overlaps else None
-        self.preprocess: Any = self._bytes or whole
+        to_bytes = Unnormalized.of(whole) if self._transfer.overlaps else None
+        self._normalize = NormalizeBytes(to_bytes.normalize, encoder.device) if to_bytes else None
+        self.preprocess: Any = to_bytes or whole
 
     def pictures(self, pixels: Sequence[Tensor]) -> Begun:
         """Begin to encode tensors (3, H, W), as `preprocess` makes them, on the CPU: (B, D) of unit length.
@@ -55,8 +56,8 @@ class Feed:
             CheckpointError: when they are asked for, if one is not finite.
         """
         batch = self._transfer.stack(pixels)
-        if self._bytes is not None:
-            batch = normalized_on_device(batch, self._bytes.normalize)
+        if self._normalize is not None:
+            batch = self._normalize(batch)
         return self._begin(self._encoder.encode_pixels(batch))
 
     def captions(self, ids: Tensor) -> Begun:

@@ -2,7 +2,7 @@
 
 from oneclip.engine.facade import Accelerated, accelerate
 from oneclip.engine.machine import PLANNED, automatic_precision
-from oneclip.engine.towers import Towers, finite, normalized, unit_vectors, usable_device
+from oneclip.engine.towers import Towers, finite, normalized, usable_device
 from oneclip.engine.transfer import Transfer
 
 __all__ = [
@@ -14,6 +14,5 @@ __all__ = [
     "automatic_precision",
     "finite",
     "normalized",
-    "unit_vectors",
     "usable_device",
 ]

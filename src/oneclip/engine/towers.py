@@ -104,6 +104,9 @@ class Towers:
                 f"{vocabulary - 1}; was the text tokenized for another model?"
             )
         trimmed = self.model.trim(ids.long())  # here, while the ids are still on the CPU
+        if self.device.type == "cuda" and trimmed.device.type == "cpu":
+            # from memory that stays in its place nobody waits for the copy
+            return self._run(1, trimmed.pin_memory().to(self.device, non_blocking=True))
         return self._run(1, trimmed.to(self.device))
 
     def describe(self) -> tuple[str, str]:
@@ -186,15 +189,6 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         here = ", ".join(["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
         raise ConfigError(f"{str(device)!r} is no device that torch can use here; there is {here}") from error
-
-
-def unit_vectors(features: Tensor, name: str) -> NDArray[np.float32]:
-    """(B, D) features of model `name` to float32 of unit length, on the CPU.
-
-    Raises:
-        CheckpointError: if one of them is not finite.
-    """
-    return finite(normalized(features).cpu(), name)
 
 
 def normalized(features: Tensor) -> Tensor:

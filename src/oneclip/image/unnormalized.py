@@ -57,12 +57,18 @@ class Unnormalized:
         return torch.from_numpy(np.array(run(self._steps, image))).permute(2, 0, 1)
 
 
-def normalized_on_device(pixels: Tensor, normalize: Normalize) -> Tensor:
-    """(B, 3, H, W) uint8 to normalised float32, where they are.
+class NormalizeBytes:
+    """`ToTensor` and `Normalize` for (B, 3, H, W) of uint8 on a device: to float32.
 
-    Divided by tensors, not by numbers: for a number a GPU multiplies by its inverse, which rounds otherwise.
+    It divides by tensors, not by numbers: for a number a GPU multiplies by its inverse, which rounds otherwise. They
+    are made once, for the processor waits until they are there.
     """
-    x = pixels.float()
-    x.div_(torch.full((), 255.0, device=x.device).expand_as(x))
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (normalize.mean, normalize.std))
-    return x.sub_(mean).div_(std)
+
+    def __init__(self, normalize: Normalize, device: torch.device) -> None:
+        rows = ((255.0,) * 3, normalize.mean, normalize.std)
+        self._most, self._mean, self._std = torch.tensor(rows, dtype=torch.float32, device=device).view(
+            3, 3, 1, 1
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.float().div_(self._most).sub_(self._mean).div_(self._std)
