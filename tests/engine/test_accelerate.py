@@ -149,7 +149,19 @@ def test_auto_is_one_of_the_precisions(weights: Path) -> None:
     assert oneclip.load(weights, device="cpu", precision="auto").precision in ("fp32", "bf16")
 
 
-def test_a_batch_that_does_not_fit_is_halved(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …"),
+        MemoryError(),
+    ],
+    ids=["cpu", "cublas", "cuda", "python"],
+)
+def test_a_batch_that_does_not_fit_is_halved_and_its_size_remembered(
+    weights: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = oneclip.load(weights, device="cpu")
     expected = encoder.encode_pixels(pictures(7))
     whole, sizes = encoder.towers.plans[0], []
@@ -157,7 +169,7 @@ def test_a_batch_that_does_not_fit_is_halved(weights: Path, monkeypatch: pytest.
     def small(batch: torch.Tensor) -> torch.Tensor | None:
         sizes.append(len(batch))
         if len(batch) > 2:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to …")
+            raise error
         return whole(batch)
 
     monkeypatch.setattr(encoder.towers, "plans", (small, None))
@@ -166,6 +178,25 @@ def test_a_batch_that_does_not_fit_is_halved(weights: Path, monkeypatch: pytest.
     sizes.clear()
     assert same(encoder.encode_pixels(pictures(7)), expected)
     assert sizes == [2, 2, 2, 1], "what did not fit was tried again"
+
+
+def test_captions_that_do_not_fit_are_remembered_by_their_tokens(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = oneclip.load(weights, device="cpu")
+    whole, shapes = encoder.towers.plans[1], []
+
+    def small(batch: torch.Tensor) -> torch.Tensor | None:
+        shapes.append(tuple(batch.shape))
+        if batch.numel() > 24:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(batch)
+
+    monkeypatch.setattr(encoder.towers, "plans", (None, small))
+    long, short = captions(4), captions(4)[:, :6]
+    encoder.encode_tokens(long)
+    encoder.encode_tokens(short)
+    assert shapes == [(4, 12), (2, 12), (2, 12), (4, 4)]  # cut to the longest
 
 
 def test_one_row_that_does_not_fit_says_so(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
