@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,7 +57,7 @@ class Feed:
             CheckpointError: when they are asked for, if one is not finite.
         """
         batch = self._transfer.stack(pixels)
-        if self._normalize is not None:
+        if self._normalize is not None and batch.dtype == torch.uint8:  # floats were prepared for a CPU
             batch = self._normalize(batch)
         return self._begin(self._encoder.encode_pixels(batch))
 
