@@ -212,7 +212,7 @@ def test_any_number_of_rows(batch: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_slices_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.engine.blocks.LARGEST", rows * CONTEXT * 256 * 4)
+    monkeypatch.setattr("oneclip.engine.lanes.LARGEST", rows * CONTEXT * 256 * 4)
     compare(model_of(), "fp32", images=pictures(7), ids=captions(7))
 
 

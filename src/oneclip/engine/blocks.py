@@ -20,8 +20,6 @@ from oneclip.model.siglip import Block as SigLIPBlock
 from oneclip.model.siglip import Mlp, SelfAttention
 
 QUICK = 1.702  # the slope of QuickGELU
-# bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
-LARGEST = 32 * 2**20
 Weights = tuple[Tensor, Tensor | None]  # (N, K), and (N,)
 
 
@@ -149,21 +147,6 @@ class PackedBlock:
         x = x + self.parts.after_attention(self.out(self.parts.mix(q, k, v, mask)))
         x = x + self.parts.after_mlp(self.mlp(self.norm_2(x)))
         return x[:, 0]
-
-
-def in_slices(compute: Callable[[Tensor], Tensor], batch: Tensor, tokens: int, hidden: int) -> Tensor:
-    """`compute(batch)`, on a CPU a few rows after the other where all at once would take too much memory, and longer.
-
-    Args:
-        compute: a batch to (B, D).
-        batch: B rows.
-        tokens: L, of each row.
-        hidden: width of the widest activation.
-    """
-    parts = min(-(-len(batch) * tokens * hidden * 4 // LARGEST), len(batch))
-    if parts <= 1 or batch.device.type != "cpu":
-        return compute(batch)
-    return torch.cat([compute(rows) for rows in batch.tensor_split(parts)])
 
 
 class Norm:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, in_slices
+from oneclip.engine.blocks import BlockParts, Norm, PackedBlock
 from oneclip.engine.kernels import Pack
 from oneclip.engine.known import must_be
+from oneclip.engine.lanes import in_slices
 from oneclip.model import CLIP, TextTransformer, Transformer
 from oneclip.model.pooling import pooled_positions
 from oneclip.model.text import TextTower

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, in_slices, mix, pack_mlp, split
+from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, mix, pack_mlp, split
 from oneclip.engine.kernels import Linear, Pack
 from oneclip.engine.known import Unplanned, must_be
+from oneclip.engine.lanes import in_slices
 from oneclip.model import SigLIPVision, Transformer, VisionTransformer
 from oneclip.model.siglip import AttentionPool, PatchEmbed, SigLIPTrunk
 
