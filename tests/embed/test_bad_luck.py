@@ -235,7 +235,7 @@ def test_a_part_that_the_disk_damaged_is_put_aside_and_made_again(
     (part,) = Path().glob("*/part-000001.*")
     part.write_bytes(part.read_bytes()[:100])
     with Store(Path(output), Facts.of(encoder, "exact")) as store:
-        assert [path.name for path in store.damaged] == [f"_damaged-{part.name}"]
+        assert store.damaged == [str(part.with_name(f"_damaged-{part.name}"))]
         outcome = embed(encoder, find_sources(["photos"]), store)
     assert (outcome.kept, outcome.encoded, outcome.rows) == (4, 2, 6)
 

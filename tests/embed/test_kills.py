@@ -38,11 +38,11 @@ with store.Store(Path(sys.argv[2]), Facts.of(encoder, "exact")) as place:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a Unix signal")
-@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+@pytest.mark.parametrize("output", ["vectors.npz", "folder", "vectors.lance"])
 def test_kills_lose_the_part_in_hand_at_most_and_double_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("lance" if output.endswith(".lance") else "pyarrow")
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for i in range(N):
@@ -76,6 +76,9 @@ def read(output: str) -> tuple[list[str], np.ndarray]:
     if output.endswith(".npz"):
         content = np.load(output)
         return content["names"].tolist(), content["vectors"]
+    if output.endswith(".lance"):
+        table = pytest.importorskip("lance").dataset(output).to_table().sort_by("name")
+        return table["name"].to_pylist(), np.array(table["vector"].to_pylist(), np.float32)
     from pyarrow import parquet
 
     table = parquet.read_table(output).sort_by("name")

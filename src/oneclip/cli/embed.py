@@ -48,7 +48,7 @@ def embed(
             "--output",
             "-o",
             metavar="OUT",
-            help="A file that ends in .npz or .parquet, or a folder for parts.",
+            help="A file that ends in .npz or .parquet, a folder for parts, or a dataset that ends in .lance.",
         ),
     ],
     model: options.Model = "pocket",
@@ -108,7 +108,8 @@ def embed(
       oneclip embed shop.csv --column image_url -o vectors.parquet
       oneclip embed captions.txt --texts -o captions.npz
     """
-    from oneclip.embed.store import Store, check_output
+    from oneclip.embed.outputs import check_output
+    from oneclip.embed.store import Store
 
     suffix = f".{parts.value}"
     try:

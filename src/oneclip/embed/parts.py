@@ -37,7 +37,7 @@ class Parts:
 
     def __init__(self, folder: Path, format: Format, facts: Facts) -> None:
         self.folder, self._format, self._facts = folder, format, facts
-        self.damaged: list[Path] = []
+        self.damaged: list[str] = []
         self._latest: dict[str, tuple[str, int]] = {}  # name to digest and part
         self._stale: dict[int, set[str]] = {}  # parts with rows that a later part replaces
         self._next = 0
@@ -55,6 +55,10 @@ class Parts:
         """The hash of the content that the row of this name was made of; None if there is no such row."""
         digest, _ = self._latest.get(name, (None, 0))
         return digest
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Names and hashes of all rows."""
+        return ((name, digest) for name, (digest, _) in self._latest.items())
 
     def write(self, rows: Rows) -> None:
         """Write one more part.
@@ -107,7 +111,7 @@ class Parts:
         except DataError:  # written whole, so the disk has damaged it
             aside = path.with_name(f"_damaged-{path.name}")
             path.rename(aside)
-            self.damaged.append(aside)
+            self.damaged.append(str(aside))
         else:
             self._enter(number, names, digests)
 

@@ -34,27 +34,16 @@ class Parquet:
 
     def write(self, file: IO[bytes], rows: Rows, facts: Facts) -> None:
         """Write rows and what made them."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), rows.vectors.shape[1])
-        table = pa.table(
-            {
-                "name": pa.array(rows.names, pa.string()),
-                "sha256": pa.array(rows.digests, pa.string()),
-                "vector": vectors,
-            }
-        )
-        metadata = {f"{PREFIX}{key}": value for key, value in facts.to_dict().items()}
-        pq.write_table(table.replace_schema_metadata(metadata), file)
+        pq.write_table(to_table(rows, facts), file)
 
     def read(self, path: Path) -> tuple[Rows, Facts]:
         """Read both back."""
 
         def rows_and_facts(pq: Any) -> tuple[Rows, Facts]:
             table = pq.read_table(path, partitioning=None)
-            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            facts = Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS})
+            facts = facts_of(table.schema)
             width = table.schema.field("vector").type.list_size
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
             return Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors), facts
@@ -69,6 +58,23 @@ class Parquet:
             return table["name"].to_pylist(), table["sha256"].to_pylist()
 
         return _reading(path, digests)
+
+
+def to_table(rows: Rows, facts: Facts) -> Any:
+    """Rows as an Arrow table, its vectors lists of one fixed size, with what made them in its schema's metadata."""
+    import pyarrow as pa
+
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), rows.vectors.shape[1])
+    names, digests = pa.array(rows.names, pa.string()), pa.array(rows.digests, pa.string())
+    metadata = {f"{PREFIX}{key}": value for key, value in facts.to_dict().items()}
+    table = pa.table({"name": names, "sha256": digests, "vector": vectors})
+    return table.replace_schema_metadata(metadata)
+
+
+def facts_of(schema: Any) -> Facts:
+    """What made the vectors of a table with this Arrow schema; a KeyError if it does not say."""
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    return Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS})
 
 
 def _reading(path: Path, read: Callable[[Any], T]) -> T:

@@ -1,0 +1,173 @@
+"""Rows to a Lance dataset and back: columns `name`, `sha256` and `vector`, in the schema's metadata what made them.
+
+Each part is a commit: a new version of the dataset, which readers see whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from oneclip.embed.formats.parquet import facts_of, to_table
+from oneclip.embed.rows import Facts, Rows
+from oneclip.errors import BrokenExtraError, DataError, MissingExtraError, OutputError
+
+SUFFIX = ".lance"
+_AT_ONCE = 1000  # names in one condition
+_WHERE_IN_RUST = re.compile(r",?\s+(location: )?\S+\.rs:\d+(:\d+)?")
+
+
+class LanceRows:
+    """The rows of a dataset, by name.
+
+    Args:
+        path: of the dataset; it is made with the first part.
+        facts: what makes the vectors of this run.
+        overwrite: begin anew with the first part; until then what is there stays.
+
+    Attributes:
+        damaged: nothing: a version is whole or not there.
+
+    Raises:
+        OutputError: if what is there was made by something else.
+    """
+
+    def __init__(self, path: Path, facts: Facts, *, overwrite: bool = False) -> None:
+        self._path, self._facts, self._begin = path, facts, overwrite
+        self.damaged: list[str] = []
+        self._digests: dict[str, str] = {}
+        self._dropped: set[str] = set()  # rows that are there and must not be
+        if overwrite or not is_dataset(path):
+            self._begin = True
+            return
+        try:
+            made, self._digests = _read(path)
+        except DataError as error:
+            raise OutputError(f"{error}. Name another output, or --overwrite to begin anew") from error
+        facts.check_same(made, path)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def digest(self, name: str) -> str | None:
+        """The hash of the content that the row of this name was made of; None if there is no such row."""
+        return self._digests.get(name)
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Names and hashes of all rows."""
+        return iter(self._digests.items())
+
+    def write(self, rows: Rows) -> None:
+        """Commit rows; those of the same names are replaced.
+
+        Raises:
+            OutputError: if that is not possible; the dataset stays as it is.
+        """
+        lance = _lance()
+        table = to_table(rows, self._facts)
+        with self._failing():
+            if self._begin:
+                lance.write_dataset(table, str(self._path), mode="overwrite")
+            elif self._digests.keys().isdisjoint(rows.names) and self._dropped.isdisjoint(rows.names):
+                lance.write_dataset(table, str(self._path), mode="append")
+            else:
+                merge = lance.dataset(str(self._path)).merge_insert("name")
+                merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
+        self._begin = False
+        self._digests.update(zip(rows.names, rows.digests, strict=True))
+        self._dropped.difference_update(rows.names)
+
+    def drop(self, name: str) -> None:
+        """Forget the row of an item whose content is now another and cannot be encoded."""
+        del self._digests[name]
+        self._dropped.add(name)
+
+    def tidy(self) -> None:
+        """Take the rows that were dropped out of the dataset."""
+        names = sorted(self._dropped)
+        for start in range(0, len(names), _AT_ONCE):
+            quoted = ", ".join(
+                "'" + name.replace("'", "''") + "'" for name in names[start : start + _AT_ONCE]
+            )
+            with self._failing():
+                _lance().dataset(str(self._path)).delete(f"name IN ({quoted})")
+        self._dropped.clear()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What Lance raises, made one error."""
+        try:
+            yield
+        except Exception as error:  # a Rust library: OSError, ValueError, RuntimeError, and a panic's own
+            raise OutputError(
+                f"{self._path} could not be written: {_told(error)}. Nothing that was there is lost"
+            ) from error
+
+
+def check_lance(path: Path, *, overwrite: bool) -> None:
+    """Find out before the work that a dataset cannot be written there.
+
+    Raises:
+        MissingExtraError: if Lance is not installed.
+        OutputError: for what is no dataset of ours.
+    """
+    if find_spec("lance") is None:
+        raise MissingExtraError("Writing Lance", "lance")
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file, and a Lance dataset is a folder; name another output")
+    if is_dataset(path):
+        if not overwrite:
+            try:
+                _facts(path)
+            except DataError as error:
+                raise OutputError(f"{error}. Name another output, or --overwrite to begin anew") from error
+    elif path.is_dir() and any(
+        not entry.name.startswith((".", "_")) and entry.name != "data" for entry in path.iterdir()
+    ):
+        raise OutputError(f"{path} is a folder that is no Lance dataset; name one that is empty or not there")
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a first version was ever committed there."""
+    return any((path / "_versions").glob("*.manifest"))
+
+
+def _facts(path: Path) -> Facts:
+    try:
+        return facts_of(_lance().dataset(str(path)).schema)
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path} holds no vectors of `oneclip embed`, or is damaged: {_told(error)}"
+        ) from error
+
+
+def _read(path: Path) -> tuple[Facts, dict[str, str]]:
+    """What made the vectors; and of each name the digest."""
+    facts = _facts(path)
+    digests: dict[str, str] = {}
+    try:
+        for batch in _lance().dataset(str(path)).to_batches(columns=["name", "sha256"]):
+            digests.update(zip(batch["name"].to_pylist(), batch["sha256"].to_pylist(), strict=True))
+    except Exception as error:
+        raise DataError(f"{path} is damaged: {_told(error)}") from error
+    return facts, digests
+
+
+def _told(error: Exception) -> str:
+    return _WHERE_IN_RUST.sub("", str(error)).strip(" ,") or type(error).__name__
+
+
+def _lance() -> Any:
+    if find_spec("lance") is None:
+        raise MissingExtraError("Writing Lance", "lance")
+    try:
+        import lance
+    except ImportError as error:
+        raise BrokenExtraError("Writing Lance", "pylance", str(error)) from error
+    return lance

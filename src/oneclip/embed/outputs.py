@@ -1,0 +1,78 @@
+"""The word after `-o` to what it means: a file, a folder of parts, or a Lance dataset; checked before the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from oneclip.embed import lance_rows
+from oneclip.embed.formats import FORMATS, format_of
+from oneclip.embed.lance_rows import check_lance
+from oneclip.embed.parts import check_folder
+from oneclip.errors import ConfigError, DataError, OutputError
+
+T = TypeVar("T")
+Kind = Literal["file", "folder", "dataset"]
+
+
+def kind_of(output: Path) -> Kind:
+    """What an output is: a dataset or a file by its suffix; a folder if one is there, or without any suffix.
+
+    Raises:
+        ConfigError: for a name with any other suffix.
+    """
+    suffix = output.suffix.lower()
+    if suffix == lance_rows.SUFFIX:
+        return "dataset"
+    if suffix in FORMATS:
+        return "file"
+    if output.suffix and not output.is_dir():
+        known = " or ".join((*FORMATS, lance_rows.SUFFIX))
+        raise ConfigError(f"{output} must end in {known}, which say how it is written, or be a folder")
+    return "folder"
+
+
+def check_output(output: Path, folder_suffix: str, *, overwrite: bool = False) -> None:
+    """Find out before the work, not after it, that its result cannot be written.
+
+    Raises:
+        ConfigError: for a suffix that is no format.
+        OutputError: if the folder is not there or not ours to write in, a file is a folder, or a file is there that
+            holds no vectors and is not to be overwritten.
+        MissingExtraError: if the library of the format is not installed.
+    """
+    kind = kind_of(output)
+    if kind == "dataset":
+        check_lance(output, overwrite=overwrite)
+    elif kind == "folder":
+        format_of(folder_suffix).check()
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output} is a file, not a folder of vectors; name another output")
+        check_folder(output)
+    else:
+        format_of(output.suffix).check()
+        if output.is_dir():
+            raise OutputError(f"{output} is a folder; name a file in it, such as {output / 'vectors.npz'}")
+        if output.exists() and not overwrite:
+            read_or_refuse(output, format_of(output.suffix).read_digests)
+    parent = output if output.is_dir() else output.parent
+    if not parent.is_dir():
+        raise OutputError(f"{output} cannot be written: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(
+            f"{output} cannot be written: the folder {parent.absolute()} is not yours to write in"
+        )
+
+
+def read_or_refuse(output: Path, read: Callable[[Path], T]) -> T:
+    """What is in a file of vectors; what is none stays as it is.
+
+    Raises:
+        OutputError: for such a one.
+    """
+    try:
+        return read(output)
+    except DataError as error:
+        raise OutputError(f"{error}. Name another output, or --overwrite to replace it") from error
