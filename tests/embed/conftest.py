@@ -41,7 +41,7 @@ def run(encoder: oneclip.Encoder) -> Embed:
         find = {key: options.pop(key) for key in ("column", "folder") if key in options}
         texts = decode in ("text", "cut")
         sources = find_sources([str(word) for word in words], texts=texts, **find)  # type: ignore[arg-type]
-        with Store(Path(output), Facts.of(encoder, decode)) as store:  # type: ignore[arg-type]
+        with Store(output, Facts.of(encoder, decode)) as store:  # type: ignore[arg-type]
             return embed(encoder, sources, store, decode=decode, batch_size=2, **options)  # type: ignore[arg-type]
 
     return call

@@ -43,12 +43,12 @@ def embed(
         ),
     ],
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
-            help="A file that ends in .npz or .parquet, a folder for parts, or a dataset that ends in .lance.",
+            help="A file that ends in .npz or .parquet, a folder for parts (also s3://…), or a dataset (.lance).",
         ),
     ],
     model: options.Model = "pocket",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from contextlib import suppress
-from pathlib import Path
+from contextlib import nullcontext, suppress
 from typing import IO
 
+from oneclip.embed.folders import Folder
 from oneclip.embed.items import Failure
 from oneclip.errors import OutputError
 
@@ -17,28 +17,29 @@ class ErrorTable:
     There is no such file where nothing failed.
 
     Args:
-        path: of the file.
+        folder: where it lies.
+        name: of the file.
 
     Attributes:
+        place: of the file, for messages.
         first: some of the failures, for messages.
         count: of all.
     """
 
-    def __init__(self, path: Path, *, remember: int = 20) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str, *, remember: int = 20) -> None:
+        self._folder, self._name, self.place = folder, name, folder.place(name)
         self.first: list[Failure] = []
         self.count = 0
         self._remember = remember
         self._file: IO[str] | None = None
 
     def __enter__(self) -> ErrorTable:
-        with suppress(FileNotFoundError):
-            self.path.unlink()  # of an earlier run
+        self._folder.remove(self._name)  # of an earlier run
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         if self._file is not None:
-            with suppress(OSError):
+            with suppress(OSError) if kind is not None else nullcontext():
                 self._file.close()
 
     def add(self, failure: Failure) -> None:
@@ -52,9 +53,9 @@ class ErrorTable:
             self.first.append(failure)
         try:
             if self._file is None:
-                self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+                self._file = self._folder.lines(self._name)
                 csv.writer(self._file).writerow(("name", "reason"))
             csv.writer(self._file).writerow((failure.name, failure.reason))
             self._file.flush()
         except OSError as error:
-            raise OutputError(f"{self.path} could not be written: {error.strerror}") from error
+            raise OutputError(f"{self.place} could not be written: {error.strerror}") from error

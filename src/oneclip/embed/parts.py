@@ -6,17 +6,19 @@ written is all that a crash can take.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
-from oneclip.checkpoint.write import replacing
+from oneclip.embed.folders import Folder
 from oneclip.embed.formats import Format
 from oneclip.embed.rows import Facts, Rows
 from oneclip.errors import DataError, OutputError
 
 MADE_BY = "_made_by.json"  # readers of a folder of Parquet pass over names that begin with _ or .
+ASIDE = "_damaged-"
 _PART = re.compile(r"part-(\d{6,})\.\w+")
 
 
@@ -24,7 +26,7 @@ class Parts:
     """The parts in a folder, and which row of them is the latest of each name.
 
     Args:
-        folder: where they are; made when the first part is written.
+        folder: where they are.
         format: of the parts.
         facts: what makes the vectors of this run.
 
@@ -35,18 +37,20 @@ class Parts:
         OutputError: if what is there was made by something else.
     """
 
-    def __init__(self, folder: Path, format: Format, facts: Facts) -> None:
+    def __init__(self, folder: Folder, format: Format, facts: Facts) -> None:
         self.folder, self._format, self._facts = folder, format, facts
         self.damaged: list[str] = []
         self._latest: dict[str, tuple[str, int]] = {}  # name to digest and part
         self._stale: dict[int, set[str]] = {}  # parts with rows that a later part replaces
         self._next = 0
-        if folder.is_dir():
-            self._check_facts()
-            for leftover in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
-                leftover.unlink()
-            for number, path in self._paths():
-                self._take(number, path)
+        names = folder.names()
+        self._is_begun = MADE_BY in names
+        self._check_facts(names)
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):  # of a run that was killed while it wrote
+                folder.remove(name)
+        for number in self._numbers(names):
+            self._take(number)
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -66,13 +70,10 @@ class Parts:
         Raises:
             OutputError: if that is not possible; all other parts are untouched.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} could not be made: {error.strerror}") from error
-        if not (self.folder / MADE_BY).exists():
-            with replacing(self.folder / MADE_BY) as temporary:
-                temporary.write_text(json.dumps(self._facts.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if not self._is_begun:
+            facts = (json.dumps(self._facts.to_dict(), indent=2) + "\n").encode()
+            self.folder.write(MADE_BY, lambda file: file.write(facts))
+            self._is_begun = True
         self._write_part(self._next, rows)
         self._enter(self._next, rows.names, rows.digests)
         self._next += 1
@@ -86,32 +87,38 @@ class Parts:
         """Take the rows that later ones replace out of their parts."""
         for number in sorted(self._stale):
             names = self._stale.pop(number)
-            rows, _ = self._format.read(self._path(number))
+            rows = self._read(number)
             kept = [i for i, name in enumerate(rows.names) if name not in names]
             if kept:
                 self._write_part(number, _chosen(rows, kept))
             else:
-                self._path(number).unlink()
+                self.folder.remove(self._name(number))
 
     def read(self) -> Iterator[Rows]:
         """The latest row of each name, part by part."""
-        for number, path in self._paths():
-            rows, _ = self._format.read(path)
+        for number in self._numbers(self.folder.names()):
+            rows = self._read(number)
             kept = [i for i, name in enumerate(rows.names) if self._latest.get(name, ("", -1))[1] == number]
             yield rows if len(kept) == len(rows) else _chosen(rows, kept)
 
     def _write_part(self, number: int, rows: Rows) -> None:
-        with replacing(self._path(number)) as temporary, temporary.open("wb") as file:
-            self._format.write(file, rows, self._facts)
+        self.folder.write(self._name(number), partial(self._format.write, rows=rows, facts=self._facts))
 
-    def _take(self, number: int, path: Path) -> None:
+    def _read(self, number: int) -> Rows:
+        name = self._name(number)
+        with self.folder.open(name) as file:
+            rows, _ = self._format.read(file, self.folder.place(name))
+        return rows
+
+    def _take(self, number: int) -> None:
         self._next = max(self._next, number + 1)
+        name = self._name(number)
         try:
-            names, digests = self._format.read_digests(path)
+            with self.folder.open(name) as file:
+                names, digests = self._format.read_digests(file, self.folder.place(name))
         except DataError:  # written whole, so the disk has damaged it
-            aside = path.with_name(f"_damaged-{path.name}")
-            path.rename(aside)
-            self.damaged.append(str(aside))
+            self.folder.rename(name, ASIDE + name)
+            self.damaged.append(self.folder.place(ASIDE + name))
         else:
             self._enter(number, names, digests)
 
@@ -121,44 +128,52 @@ class Parts:
                 self._stale.setdefault(self._latest[name][1], set()).add(name)
             self._latest[name] = (digest, number)
 
-    def _check_facts(self) -> None:
-        path = self.folder / MADE_BY
-        if not path.exists():
-            check_folder(self.folder)
+    def _check_facts(self, names: list[str]) -> None:
+        if not self._is_begun:
+            check_folder(self.folder, names)
             return
+        place = self.folder.place(MADE_BY)
         try:
-            facts = Facts.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with self.folder.open(MADE_BY) as file:
+                facts = Facts.from_dict(json.load(io.TextIOWrapper(file, "utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{path} cannot be read, so nobody knows what made the vectors beside it: {error}"
+                f"{place} cannot be read, so nobody knows what made the vectors beside it: {error}"
             ) from error
         self._facts.check_same(facts, self.folder)
 
-    def _paths(self) -> list[tuple[int, Path]]:
-        found = []
-        for path in self.folder.glob(f"part-*{self._format.suffix}"):
-            match = _PART.fullmatch(path.name)
-            if match:
-                found.append((int(match[1]), path))
-        return sorted(found)
+    def _numbers(self, names: list[str]) -> list[int]:
+        """Of the parts among these files, in their order."""
+        found = (_PART.fullmatch(name) for name in names if name.endswith(self._format.suffix))
+        return sorted(int(match[1]) for match in found if match)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"part-{number:06}{self._format.suffix}"
+    def _name(self, number: int) -> str:
+        return f"part-{number:06}{self._format.suffix}"
 
 
-def check_folder(folder: Path) -> None:
+def clear(folder: Folder) -> None:
+    """Remove all parts, and what says what made them."""
+    for name in folder.names():
+        if name == MADE_BY or _PART.fullmatch(name.removeprefix(ASIDE)):
+            folder.remove(name)
+
+
+def check_folder(folder: Folder, names: list[str]) -> None:
     """Refuse a folder that has something in it and says of no making.
+
+    Args:
+        folder: for the message.
+        names: of what is in it.
 
     Raises:
         OutputError: naming one of the strangers.
     """
-    if folder.is_dir() and not (folder / MADE_BY).exists():
-        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith(("_", ".")))
-        if strangers:
-            raise OutputError(
-                f"{folder} is a folder that `oneclip embed` did not make: {strangers[0]} is in it; "
-                "name one that is empty or not there"
-            )
+    strangers = [name for name in names if not name.startswith(("_", "."))]
+    if strangers and MADE_BY not in names:
+        raise OutputError(
+            f"{folder} is a folder that `oneclip embed` did not make: {strangers[0]} is in it; "
+            "name one that is empty or not there"
+        )
 
 
 def _chosen(rows: Rows, indices: list[int]) -> Rows:

@@ -14,7 +14,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
@@ -46,7 +45,7 @@ class Outcome:
         failed: items and sources without a vector; all are in the table `errors`.
         first_failures: some of them.
         rows: of the output in the end.
-        errors: the table; it exists if `failed` is not 0.
+        errors: where the table is; it exists if `failed` is not 0.
     """
 
     encoded: int = 0
@@ -55,7 +54,7 @@ class Outcome:
     failed: int = 0
     first_failures: list[Failure] = field(default_factory=list)
     rows: int = 0
-    errors: Path | None = None
+    errors: str | None = None
 
     @property
     def done(self) -> int:
@@ -99,7 +98,7 @@ def embed(
     seen: set[str] = set()
     names: list[str] = []
     pending: list[Ready] = []
-    with ErrorTable(store.errors) as errors:
+    with store.error_table() as errors:
         run.errors = errors
         found = read_ahead(sources, preparation(encoder, decode), run.known, clock, ahead=2 * size + 8)
         try:
@@ -134,7 +133,7 @@ def embed(
         finally:
             outcome = run.outcome
             outcome.failed, outcome.first_failures = errors.count, errors.first
-            outcome.errors = errors.path if errors.count else None
+            outcome.errors = errors.place if errors.count else None
             found.close()
         outcome.rows = store.finish(names)
     return outcome

@@ -10,75 +10,69 @@ from __future__ import annotations
 import glob
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from oneclip.checkpoint.write import replacing
+from oneclip.embed.alone import Alone
+from oneclip.embed.errors_table import ErrorTable
+from oneclip.embed.folders import Folder, LocalFolder, RemoteFolder
 from oneclip.embed.formats import Format, format_of
 from oneclip.embed.lance_rows import LanceRows, is_dataset
-from oneclip.embed.outputs import kind_of, read_or_refuse
-from oneclip.embed.parts import MADE_BY, Parts
+from oneclip.embed.outputs import kind_of, located, read_or_refuse
+from oneclip.embed.parts import MADE_BY, Parts, clear
 from oneclip.embed.rows import Facts, Rows
-from oneclip.errors import OutputError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
 
 PART_SECONDS = 20.0  # of work that a crash may cost
 PART_ROWS = 10_000
-LOCK = ".lock"
 
 
 class Store:
-    """The vectors of earlier runs and of this one. A context: one process at a time may be in it.
+    """The vectors of earlier runs and of this one. A context: on this machine one process at a time may be in it.
 
     Args:
-        output: a file that ends like a format, a folder, or a dataset that ends in .lance.
+        output: a file that ends like a format, a folder or the address of one, or a dataset that ends in .lance.
         facts: what makes the vectors of this run.
         overwrite: begin anew, whatever is there.
         folder_suffix: the format of parts in a folder.
 
     Attributes:
         kind: which of these the output is.
-        errors: where the table of what has no vector belongs.
 
     Raises:
         OutputError: if another run writes there, or what is there was made by something else.
     """
 
     def __init__(
-        self, output: Path, facts: Facts, *, overwrite: bool = False, folder_suffix: str = ".parquet"
+        self, output: str | Path, facts: Facts, *, overwrite: bool = False, folder_suffix: str = ".parquet"
     ) -> None:
-        self.output, self.facts, self._overwrite = output, facts, overwrite
-        self.kind = kind_of(output)
-        self._format: Format = format_of(output.suffix if self.kind == "file" else folder_suffix)
-        self.folder = output.with_name(output.name + ".partial") if self.kind == "file" else output
-        self.errors = (
-            output / "_errors.csv" if self.kind == "folder" else output.with_name(output.name + ".errors.csv")
-        )
-        self._lock = FileLock(self.folder / LOCK)
+        self.facts, self._overwrite = facts, overwrite
+        self.output = located(output)
+        self.kind = kind_of(self.output)
+        self._alone: Alone | None = None
+        self._folder: Folder
+        if isinstance(self.output, str):
+            self._format: Format = format_of(folder_suffix)
+            self._folder = RemoteFolder(self.output)
+        else:
+            self._format = format_of(self.output.suffix if self.kind == "file" else folder_suffix)
+            self._path = (
+                self.output.with_name(self.output.name + ".partial") if self.kind == "file" else self.output
+            )
+            self._folder = LocalFolder(self._path)
         self._in_hand: dict[str, tuple[str, Features]] = {}
         self._since = time.monotonic()
 
     def __enter__(self) -> Store:
-        self._is_ours = self.kind == "file" or not self.folder.exists()
+        if isinstance(self.output, Path):
+            self._alone = Alone(self._path, self.output)
         try:
-            self.folder.mkdir(parents=self.kind != "file", exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise OutputError(
-                f"another `oneclip embed` is writing {self.output} at this moment; wait for it, "
-                "or name another output"
-            ) from None
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}") from error
-        try:
-            if not (self.folder / LOCK).exists():  # the run that made it has just ended
-                raise OutputError(f"another `oneclip embed` has just written {self.output}; try again")
             self._open()
         except BaseException:
             self._leave()
@@ -97,6 +91,19 @@ class Store:
     def damaged(self) -> list[str]:
         """Parts that could not be read, where they were put aside."""
         return self._parts.damaged
+
+    def error_table(self) -> ErrorTable:
+        """Where what has no vector is listed."""
+        if isinstance(self.output, Path) and self.kind != "folder":
+            return ErrorTable(LocalFolder(self.output.parent), self.output.name + ".errors.csv")
+        return ErrorTable(self._folder, "_errors.csv")
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Names of all that has a vector, and the hashes of what it was made of."""
+        for name, (digest, _) in self._finished.items():
+            if self._parts.digest(name) is None:
+                yield name, digest
+        yield from self._parts.digests()
 
     def has(self, name: str, digest: str) -> bool:
         """Whether there is a vector of an item with this name and this content."""
@@ -148,28 +155,31 @@ class Store:
         if isinstance(self._parts, LanceRows) or self.kind == "folder":
             self._parts.tidy()
             return len(self._parts)
+        assert isinstance(self.output, Path)
         rows = self._gathered(names, self._parts)
         if len(rows):
             with replacing(self.output) as temporary, temporary.open("wb") as file:
                 self._format.write(file, rows, self.facts)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._path, ignore_errors=True)
         return len(rows)
 
     def _open(self) -> None:
-        if self._overwrite and self.kind != "dataset":
-            self._remove_parts()
-        for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
-            leftover.unlink()  # of a run that was killed while it wrote
         self._parts: Parts | LanceRows
         if self.kind == "dataset":
-            self._parts = LanceRows(self.output, self.facts, overwrite=self._overwrite)
+            self._parts = LanceRows(self._path, self.facts, overwrite=self._overwrite)
         else:
-            self._parts = Parts(self.folder, self._format, self.facts)
+            if self._overwrite:
+                clear(self._folder)
+            self._parts = Parts(self._folder, self._format, self.facts)
         self._finished: dict[
             str, tuple[str, int]
         ] = {}  # name to digest and row, of the file of a finished run
         self._finished_vectors: Features | None = None
-        if self.kind == "file" and self.output.exists() and not self._overwrite:
+        if isinstance(self.output, str) or self.kind != "file":
+            return
+        for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
+            leftover.unlink()  # of a run that was killed while it wrote
+        if self.output.exists() and not self._overwrite:
             rows, facts = read_or_refuse(self.output, self._format.read)
             self.facts.check_same(facts, self.output)
             self._finished_vectors = rows.vectors
@@ -192,17 +202,7 @@ class Store:
         stacked = np.stack([vectors[name] for name in kept]) if kept else np.empty((0, 0), np.float32)
         return Rows(kept, [digests[name] for name in kept], stacked)
 
-    def _remove_parts(self) -> None:
-        for path in self.folder.glob("*part-*"):
-            path.unlink()
-        with suppress(FileNotFoundError):
-            (self.folder / MADE_BY).unlink()
-
     def _leave(self) -> None:
         """Let go of the lock; a folder that nothing was written to is left as it was found."""
-        if not (self.folder / MADE_BY).exists() and not is_dataset(self.folder):
-            with suppress(OSError):
-                (self.folder / LOCK).unlink()
-                if self._is_ours:
-                    self.folder.rmdir()
-        self._lock.release()
+        if self._alone is not None:
+            self._alone.leave(is_empty=not (self._path / MADE_BY).exists() and not is_dataset(self._path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import IO, Protocol
 
 from oneclip.embed.formats.npz import Npz
@@ -25,10 +24,13 @@ class Format(Protocol):
     def write(self, file: IO[bytes], rows: Rows, facts: Facts) -> None:
         """Write rows and what made them."""
 
-    def read(self, path: Path) -> tuple[Rows, Facts]:
-        """Read both back. Raises a DataError for a file that was not written here, or is damaged."""
+    def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
+        """Read both back from a file, which errors call `place`.
 
-    def read_digests(self, path: Path) -> tuple[list[str], list[str]]:
+        Raises a DataError for one that was not written here, or is damaged.
+        """
+
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
         """Names and digests alone. Raises likewise."""
 
 

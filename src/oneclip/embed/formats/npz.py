@@ -5,13 +5,12 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from oneclip.embed.rows import FACTS, Facts, Rows
-from oneclip.errors import DataError
+from oneclip.errors import DataError, OneCLIPError
 
 
 class Npz:
@@ -36,29 +35,33 @@ class Npz:
         }
         np.savez(file, **arrays)
 
-    def read(self, path: Path) -> tuple[Rows, Facts]:
+    def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
-        names, digests = self.read_digests(path)
-        with _opened(path) as content:
+        with _opened(file, place) as content:
+            names, digests = _digests(content)
             facts = Facts.from_dict({name: str(content[name]) for name in FACTS})
             vectors = content["vectors"]
         if vectors.ndim != 2 or not len(names) == len(digests) == len(vectors):
-            raise DataError(f"{path} is damaged: {len(names)} names, and vectors {vectors.shape}")
+            raise DataError(f"{place} is damaged: {len(names)} names, and vectors {vectors.shape}")
         return Rows(names, digests, vectors), facts
 
-    def read_digests(self, path: Path) -> tuple[list[str], list[str]]:
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
         """Names and digests alone."""
-        with _opened(path) as content:
-            return content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+        with _opened(file, place) as content:
+            return _digests(content)
+
+
+def _digests(content: Any) -> tuple[list[str], list[str]]:
+    return content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(file: IO[bytes], place: object) -> Iterator[Any]:
     """`np.load`, its many ways to fail made one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with np.load(file, allow_pickle=False) as content:
             yield content
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
+        if isinstance(error, OneCLIPError):
             raise
-        raise DataError(f"{path} holds no vectors of `oneclip embed`, or is damaged: {error}") from error
+        raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from oneclip.embed.rows import FACTS, Facts, Rows
-from oneclip.errors import DataError, MissingExtraError
+from oneclip.errors import DataError, MissingExtraError, OneCLIPError
 
 PREFIX = "oneclip."
 T = TypeVar("T")
@@ -38,26 +37,26 @@ class Parquet:
 
         pq.write_table(to_table(rows, facts), file)
 
-    def read(self, path: Path) -> tuple[Rows, Facts]:
+    def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
 
         def rows_and_facts(pq: Any) -> tuple[Rows, Facts]:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(file)
             facts = facts_of(table.schema)
             width = table.schema.field("vector").type.list_size
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
             return Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors), facts
 
-        return _reading(path, rows_and_facts)
+        return _reading(place, rows_and_facts)
 
-    def read_digests(self, path: Path) -> tuple[list[str], list[str]]:
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
         """Names and digests alone."""
 
         def digests(pq: Any) -> tuple[list[str], list[str]]:
-            table = pq.read_table(path, columns=["name", "sha256"], partitioning=None)
+            table = pq.read_table(file, columns=["name", "sha256"])
             return table["name"].to_pylist(), table["sha256"].to_pylist()
 
-        return _reading(path, digests)
+        return _reading(place, digests)
 
 
 def to_table(rows: Rows, facts: Facts) -> Any:
@@ -77,11 +76,13 @@ def facts_of(schema: Any) -> Facts:
     return Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS})
 
 
-def _reading(path: Path, read: Callable[[Any], T]) -> T:
+def _reading(place: object, read: Callable[[Any], T]) -> T:
     import pyarrow
     import pyarrow.parquet
 
     try:
         return read(pyarrow.parquet)
+    except OneCLIPError:
+        raise
     except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
-        raise DataError(f"{path} holds no vectors of `oneclip embed`, or is damaged: {error}") from error
+        raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oneclip.embed.sources.files import Files, find_in_path
+from oneclip.embed.sources.files import SUFFIXES, Files, find_in_path, find_in_remote_folder
 from oneclip.embed.sources.lines import CaptionLines, PathLines
-from oneclip.embed.sources.places import expand, is_address
+from oneclip.embed.sources.places import expand, is_address, is_remote_folder
 from oneclip.embed.sources.shards import TAR_SUFFIXES, Shard
 from oneclip.embed.sources.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
 from oneclip.errors import DataError
@@ -46,7 +46,11 @@ def find_sources(
             raise DataError(
                 f"{place}: captions come from .txt (one a line), .csv, .tsv, .parquet and .tar files"
             )
-        return Files(place, [place]) if is_address(place) else Files(place, *find_in_path(place))
+        if not is_address(place):
+            return Files(place, *find_in_path(place))
+        if not lowered.endswith(tuple(SUFFIXES)) and is_remote_folder(place):
+            return Files(place, *find_in_remote_folder(place))
+        return Files(place, [place])
 
     found: list[Source] = []
     for word in words:

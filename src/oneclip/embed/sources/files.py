@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.sources.places import is_address, read_bytes
+from oneclip.embed.sources.places import below, is_address, read_bytes
 
 # Names that pictures in a folder have. A file that is named itself may have any.
 SUFFIXES = frozenset(
@@ -64,6 +64,14 @@ def find_in_path(path: str) -> tuple[list[str], list[Failure]]:
     if not pictures and not failures:
         failures.append(Failure(path, f"{path}: a folder without pictures (.jpg, .png, .webp, …)"))
     return pictures, failures
+
+
+def find_in_remote_folder(address: str) -> tuple[list[str], list[Failure]]:
+    """The same of a folder behind an address."""
+    pictures = [place for place in below(address) if os.path.splitext(place)[1].lower() in SUFFIXES]
+    if pictures:
+        return pictures, []
+    return [], [Failure(address, f"{address}: a folder without pictures (.jpg, .png, .webp, …)")]
 
 
 def _walk(path: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:

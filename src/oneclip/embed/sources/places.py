@@ -10,9 +10,11 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from oneclip.errors import DataError, DownloadError, ImageError, OfflineError
+from oneclip.errors import DataError, DownloadError, ImageError, OfflineError, OneCLIPError
 from oneclip.hub.place import SWITCHED_OFF, offline
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
@@ -50,8 +52,9 @@ def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
         return open(place, "rb")
     if place.lower().startswith(("http://", "https://")):
         return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, _request(place))
-    filesystem, path = _remote(place)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+    filesystem, path = remote(place)
+    with _answering(place):
+        return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
 def expand(pattern: str) -> list[str]:
@@ -70,14 +73,34 @@ def expand(pattern: str) -> list[str]:
             places.append(name)
             continue
         if is_address(name):
-            filesystem, path = _remote(name)
-            found = [filesystem.unstrip_protocol(hit) for hit in filesystem.glob(path)]
+            filesystem, path = remote(name)
+            with _answering(name):
+                found = [filesystem.unstrip_protocol(hit) for hit in filesystem.glob(path)]
         else:
             found = glob.glob(name, recursive=True)
         if not found:
             raise DataError(f"{name}: nothing here fits this pattern")
         places += sorted(found)
     return places
+
+
+def is_remote_folder(place: str) -> bool:
+    """Whether an address is that of a folder, so that there is something below it; those of the web never are."""
+    if not is_address(place) or place.lower().startswith(("http://", "https://")):
+        return False
+    filesystem, path = remote(place)
+    with _answering(place):
+        return bool(filesystem.isdir(path))
+
+
+def below(place: str) -> list[str]:
+    """The addresses of all files in a remote folder and the folders in it, sorted, without those that are hidden."""
+    filesystem, path = remote(place)
+    with _answering(place):
+        found = filesystem.find(path)
+    root = path.strip("/")
+    paths = sorted(hit.strip("/").removeprefix(root).strip("/") for hit in found)
+    return [f"{place.rstrip('/')}/{p}" for p in paths if not any(n.startswith(".") for n in p.split("/"))]
 
 
 def _braces(pattern: str) -> list[str]:
@@ -98,8 +121,9 @@ def _braces(pattern: str) -> list[str]:
 
 def _fetch(address: str) -> bytes:
     if not address.lower().startswith(("http://", "https://")):
-        filesystem, path = _remote(address)
-        return cast(bytes, filesystem.cat_file(path))
+        filesystem, path = remote(address)
+        with _answering(address):
+            return cast(bytes, filesystem.cat_file(path))
     try:
         with _request(address) as answer:
             content = cast(bytes, answer.read(LARGEST + 1))
@@ -124,8 +148,13 @@ def _request(address: str) -> Any:
         raise DownloadError(f"{address}: {getattr(error, 'reason', None) or error}") from error
 
 
-def _remote(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and the path in it."""
+def remote(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the path in it.
+
+    Raises:
+        DataError: if fsspec does not know it, or lacks a package for it.
+        OfflineError: while the network is switched off.
+    """
     scheme = address.partition(":")[0].lower()
     if scheme not in ("file", "local", "memory"):
         _check_online(address)
@@ -136,6 +165,17 @@ def _remote(address: str) -> tuple[Any, str]:
     except ValueError as error:
         raise DataError(f"{address}: {scheme}:// is no scheme that fsspec knows: {error}") from error
     return filesystem, path
+
+
+@contextmanager
+def _answering(place: str) -> Iterator[None]:
+    """What is asked of fsspec; the many ways in which its packages fail made one."""
+    try:
+        yield
+    except (OneCLIPError, FileNotFoundError):
+        raise
+    except Exception as error:  # not all of them raise OSErrors
+        raise DownloadError(f"{place}: {error or type(error).__name__}") from error
 
 
 def _check_online(address: str) -> None:
