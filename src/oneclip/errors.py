@@ -18,6 +18,7 @@ OneCLIPError
 │   └── TokenRangeError (IndexError)      a token id outside the vocabulary
 ├── DataError (ValueError)                a table or folder of training data that cannot be used
 ├── TrainingError (RuntimeError)          a training that cannot go on: its loss is no longer a number
+├── ClusterError (RuntimeError)           machines that cannot do together what they were asked
 ├── OutputError (OSError)                 a result that could not be written
 └── MissingExtraError (ImportError)       an optional dependency that is not installed
     └── BrokenExtraError                  one that is installed, and cannot be imported
@@ -138,6 +139,10 @@ class DataError(OneCLIPError, ValueError):
 
 class TrainingError(OneCLIPError, RuntimeError):
     """A training that cannot go on, such as one whose loss is no longer a number."""
+
+
+class ClusterError(OneCLIPError, RuntimeError):
+    """Machines, or processes, that cannot do together what they were asked; what they have done is kept."""
 
 
 class OutputError(OneCLIPError, OSError):

@@ -17,6 +17,7 @@ class Numbers:
     """A source of numbers, the even ones quick to read; counts how many were read."""
 
     name = "numbers"
+    is_bulky = False
 
     def __init__(self, count: int, fails_at: int | None = None) -> None:
         self._count, self._fails_at = count, fails_at

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +18,10 @@ from oneclip.errors import ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
     from oneclip.embed.items import Source
-    from oneclip.embed.run import Decode, Outcome
+    from oneclip.embed.meter import Report
+    from oneclip.embed.model import Decode
+    from oneclip.embed.rows import Facts
+    from oneclip.embed.run import Outcome
     from oneclip.embed.store import Store
     from oneclip.encoder import Encoder
 
@@ -32,6 +38,13 @@ class FolderFormat(str, Enum):
 
     parquet = "parquet"
     npz = "npz"
+
+
+class Engine(str, Enum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
 
 
 def embed(
@@ -89,6 +102,23 @@ def embed(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever OUT holds; else the run goes on.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="This process, or workers of a Ray cluster (oneclip[ray]).")
+    ] = Engine.local,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, metavar="N", help="Of the cluster. [default: as many as there is room for]"
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="Of a running cluster (auto, HOST:6379). [default: RAY_ADDRESS, or one is started here]",
+        ),
+    ] = None,
     device: options.Device = None,
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
@@ -107,27 +137,40 @@ def embed(
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
       oneclip embed shop.csv --column image_url -o vectors.parquet
       oneclip embed captions.txt --texts -o captions.npz
+      oneclip embed s3://bucket/photos -o s3://bucket/vectors --engine ray
     """
     from oneclip.embed.outputs import check_output
-    from oneclip.embed.store import Store
 
     suffix = f".{parts.value}"
     try:
         check_output(output, suffix, overwrite=overwrite)
     except ConfigError as error:
         raise typer.BadParameter(f"--output {error}") from error
-    found = _find(sources, texts, column, images, skip)
-    encoder = options.load_encoder(model, device, precision, max_pixels)
-    from oneclip.embed.rows import Facts
-
+    _check_engine(engine, workers, ray_address, cache)
     how: Decode = ("cut" if truncate else "text") if texts else decode.value
-    with Store(output, Facts.of(encoder, how), overwrite=overwrite, folder_suffix=suffix) as store:
-        for path in store.damaged:
-            say(f"{path} could not be read; what was in it is encoded again", kind="note")
-        if store.safe:
-            say(f"going on: {store.safe} vectors of earlier runs are there", kind="note")
-        outcome = _run(encoder, found, store, how, batch_size, cache)
-    _tell(outcome, encoder, store, how, skip)
+    found = _find(sources, texts, column, images, skip)
+    from oneclip.embed.store import Store
+
+    opened = partial(Store, output, overwrite=overwrite, folder_suffix=suffix)
+    if engine is Engine.ray:
+        load = partial(_load, model, precision.value, max_pixels)
+        store, outcome, width = _on_cluster(
+            load, device, workers, ray_address, opened, found, how, batch_size
+        )
+    else:
+        encoder = options.load_encoder(model, device, precision, max_pixels)
+        store, outcome = _here(encoder, opened, found, how, batch_size, cache)
+        width = encoder.embed_dim
+    _tell(outcome, store, width, how, skip)
+
+
+def _check_engine(engine: Engine, workers: int | None, ray_address: str | None, cache: Path | None) -> None:
+    """Refuse options that belong to the other engine."""
+    if engine is Engine.ray and cache is not None:
+        raise typer.BadParameter("--cache is a folder of this machine, and belongs to --engine local")
+    for option, value in (("--workers", workers), ("--ray-address", ray_address)):
+        if engine is Engine.local and value is not None:
+            raise typer.BadParameter(f"{option} belongs to --engine ray")
 
 
 def _find(words: list[str], texts: bool, column: str | None, images: Path | None, skip: bool) -> list[Source]:
@@ -146,42 +189,86 @@ def _find(words: list[str], texts: bool, column: str | None, images: Path | None
     return found
 
 
-def _run(
-    encoder: Encoder, sources: list[Source], store: Store, how: Decode, batch_size: int, cache: Path | None
-) -> Outcome:
-    """Do the work; however it ends, say what is kept."""
-    from contextlib import nullcontext
-
-    from oneclip.cli.progress import reports
+def _here(
+    encoder: Encoder,
+    opened: Callable[[Facts], Store],
+    sources: list[Source],
+    how: Decode,
+    batch_size: int,
+    cache: Path | None,
+) -> tuple[Store, Outcome]:
+    """Do the work in this process."""
     from oneclip.embed.cache import Cache
-    from oneclip.embed.run import Outcome, embed
+    from oneclip.embed.rows import Facts
+    from oneclip.embed.run import embed
 
-    outcome = Outcome()
-    kept = nullcontext() if cache is None else Cache(cache, store.facts)
-    try:
-        with kept as base, reports(store.facts.kind) as report:
-            return embed(
-                encoder,
-                sources,
-                store,
-                decode=how,
-                batch_size=batch_size,
-                cache=base,
-                report=report,
-                outcome=outcome,
-            )
-    except BaseException:
+    facts = Facts.of(encoder, how)
+    with (
+        _going_on(opened(facts)) as (store, report),
+        nullcontext() if cache is None else Cache(cache, facts) as base,
+    ):
+        outcome = embed(encoder, sources, store, decode=how, batch_size=batch_size, cache=base, report=report)
+    return store, outcome
+
+
+def _on_cluster(
+    load: Callable[..., Encoder],
+    device: str | None,
+    workers: int | None,
+    address: str | None,
+    opened: Callable[[Facts], Store],
+    sources: list[Source],
+    how: Decode,
+    batch_size: int,
+) -> tuple[Store, Outcome, int]:
+    """Do the work on a Ray cluster; the last of the three is D."""
+    from oneclip.cli.progress import after_two_seconds
+    from oneclip.embed.cluster import Cluster
+
+    with ExitStack() as stack:
+        with after_two_seconds("reaching the cluster, and loading the model there …"):
+            cluster = stack.enter_context(Cluster(address, workers=workers, device=device))
+            job = cluster.prepare(load, how, batch_size)
+        say(f"the cluster encodes with up to {cluster.pool}", kind="note")
+        store, report = stack.enter_context(_going_on(opened(job.facts)))
+        outcome = job.embed(sources, store, report=report)
+    return store, outcome, job.embed_dim
+
+
+def _load(name: str, precision: str, max_pixels: int | None, device: str | None) -> Encoder:
+    """What a worker calls."""
+    import oneclip
+
+    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)
+
+
+@contextmanager
+def _going_on(store: Store) -> Iterator[tuple[Store, Callable[[Report], None]]]:
+    """A store that is entered, with a report of progress; however it ends, say what is kept."""
+    from oneclip.cli.progress import reports
+
+    with store:
+        for place in store.damaged:
+            say(f"{place} could not be read; what was in it is encoded again", kind="note")
         if store.safe:
-            say(
-                f"{store.safe} {store.facts.kind} are kept: the same command goes on from there",
-                kind="note",
-            )
-        raise
+            say(f"going on: {store.safe} vectors of earlier runs are there", kind="note")
+        try:
+            with reports(store.facts.kind) as report:
+                yield store, report
+        except BaseException:
+            if store.safe:
+                say(
+                    f"{store.safe} {store.facts.kind} are kept: the same command goes on from there",
+                    kind="note",
+                )
+            raise
 
 
-def _tell(outcome: Outcome, encoder: Encoder, store: Store, how: Decode, skip: bool) -> None:
+def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -> None:
     """The end of a run, for a person; exits with a code that says how it went."""
     tell_skipped(outcome.first_failures)
+    if outcome.deaths:
+        say(f"workers died {outcome.deaths} times; others did what they had in hand", kind="note")
     kind = store.facts.kind
     if not outcome.rows:
         raise DataError(f"none of the {kind} could be read; {outcome.errors} has the reasons")
@@ -192,8 +279,8 @@ def _tell(outcome: Outcome, encoder: Encoder, store: Store, how: Decode, skip: b
     )
     decoded = f", decode {how}" if kind == "pictures" else ""
     say(
-        f"{outcome.rows} {kind}, {encoder.embed_dim} numbers each, by {encoder.name} "
-        f"({encoder.precision}{decoded}): {store.output} ({made})"
+        f"{outcome.rows} {kind}, {width} numbers each, by {store.facts.model} "
+        f"({store.facts.precision}{decoded}): {store.output} ({made})"
     )
     if outcome.failed:
         say(f"{outcome.failed} could not be read: {outcome.errors} has the reasons")

@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +69,12 @@ class Clock:
             with self._lock:
                 self._seconds[what] += time.perf_counter() - start
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add what another clock counted."""
+        with self._lock:
+            for what, more in seconds.items():
+                self._seconds[what] += more
+
     def read(self) -> dict[str, float]:
         """The seconds so far."""
         with self._lock:
@@ -90,6 +96,7 @@ def read_ahead(
     clock: Clock,
     *,
     ahead: int,
+    decoders: int | None = None,
 ) -> Generator[Ready | Unread | Failure, None, None]:
     """Read and decode items before they are asked for; what has no content of its own passes through.
 
@@ -99,11 +106,12 @@ def read_ahead(
         known: what is known of an item and its hash already, which saves decoding it; or None.
         clock: is told how long reading and decoding take.
         ahead: how many items may be ready or under way.
+        decoders: how many are decoded at once; by default as many as there are processors, up to 8.
 
     Yields:
         in the order of the sources.
     """
-    decoders = _processors()
+    decoders = decoders or _processors()
     turn = threading.Semaphore(decoders)  # more would only take memory
 
     def prepare(item: Item) -> Ready | Unread:

@@ -47,9 +47,15 @@ Found: TypeAlias = Item | Failure
 
 
 class Source(Protocol):
-    """What every kind of source is: a name, perhaps a count, and its items in an order that stays the same."""
+    """What every kind of source is: a name, perhaps a count, and its items in an order that stays the same.
+
+    Attributes:
+        name: of it.
+        is_bulky: listing it reads the contents of its items, too, so that whoever encodes them should list it.
+    """
 
     name: str
+    is_bulky: bool
 
     def count(self) -> int | None:
         """How many items there are, if that is cheap to know."""

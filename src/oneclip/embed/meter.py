@@ -47,9 +47,9 @@ class Meter:
         self._marks = deque([(time.monotonic(), 0, clock.read())])
         self._due = time.monotonic() + INTERVAL
 
-    def advance(self) -> None:
-        """One item more is read; the model may still have it before it."""
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        """So many items more are read; the model may still have them before it."""
+        self._done += count
         now = time.monotonic()
         if now < self._due:
             return

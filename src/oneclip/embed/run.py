@@ -1,37 +1,28 @@
 """Sources to vectors on disk: what `oneclip embed` does, for programs.
 
-    with Store(Path("vectors.npz"), Facts.of(encoder, "exact")) as store:
-        outcome = embed(encoder, find_sources(["photos"]), store, decode="exact")
-
-Two steps make the work: `prepare` turns the bytes of an item into what the model takes, in threads, and `Model`
-turns a batch of those into vectors. Both hold nothing of the rest, so that they can also run elsewhere.
+with Store(Path("vectors.npz"), Facts.of(encoder, "exact")) as store:
+    outcome = embed(encoder, find_sources(["photos"]), store, decode="exact")
 """
 
 from __future__ import annotations
 
-import io
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
 from oneclip.embed.cache import Cache
 from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.embed.meter import Meter, Report
+from oneclip.embed.model import Decode, Finish, Model, preparation
 from oneclip.embed.store import Store
-from oneclip.encoder.feed import Feed
-from oneclip.errors import CheckpointError, ConfigError, OutputError, TextError
-from oneclip.image import open_image
+from oneclip.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
-
-Decode = Literal["exact", "fast", "text", "cut"]
-RECENT_BYTES = 64 << 20  # of vectors whose content may come again: what is equal is computed once
-CAPTIONS_AT_ONCE = 2048  # to be sorted by length before they become batches
 
 
 @dataclass
@@ -44,6 +35,7 @@ class Outcome:
         repeated: items whose content another one had, or the cache.
         failed: items and sources without a vector; all are in the table `errors`.
         first_failures: some of them.
+        deaths: how often a worker of a cluster died; what it had in hand was done again.
         rows: of the output in the end.
         errors: where the table is; it exists if `failed` is not 0.
     """
@@ -53,6 +45,7 @@ class Outcome:
     repeated: int = 0
     failed: int = 0
     first_failures: list[Failure] = field(default_factory=list)
+    deaths: int = 0
     rows: int = 0
     errors: str | None = None
 
@@ -90,11 +83,11 @@ def embed(
         DataError: if a source cannot be read on.
         OutputError: if the disk refuses; what was written is kept.
     """
-    run = _Run(encoder, store, Model(encoder, decode), cache, outcome or Outcome())
+    run = _Run(store, Model(encoder, decode), cache, outcome or Outcome())
     totals = [source.count() for source in sources]
     clock = Clock()
     meter = Meter(clock, None if None in totals else sum(t for t in totals if t is not None), report)
-    size = batch_size if run.model.sees else max(batch_size, CAPTIONS_AT_ONCE)
+    size = run.model.batch(batch_size)
     seen: set[str] = set()
     names: list[str] = []
     pending: list[Ready] = []
@@ -139,81 +132,14 @@ def embed(
     return outcome
 
 
-def preparation(encoder: Encoder, decode: Decode) -> Callable[[io.BytesIO], Any]:
-    """What turns the bytes of an item into what the model takes: a tensor (3, H, W), or a caption."""
-    if decode in ("text", "cut"):
-        return _caption
-    if decode not in ("exact", "fast"):
-        raise ConfigError(f"decode is {decode!r} and must be 'exact' or 'fast', of captions 'text' or 'cut'")
-    preprocess = Feed(encoder, decode).preprocess
-    least, limit = getattr(preprocess, "least", None), encoder.max_pixels
-    return lambda content: preprocess(open_image(content, max_pixels=limit, least=least))
-
-
-class Model:
-    """A batch of prepared items to vectors, one by one where the batch has something that spoils it.
-
-    Args:
-        encoder: the model.
-        decode: as of `embed`.
-    """
-
-    def __init__(self, encoder: Encoder, decode: Decode) -> None:
-        self._encoder = encoder
-        self.sees = decode in ("exact", "fast")
-        self._feed = Feed(encoder, decode if self.sees else "exact")
-        self.ahead = self._feed.ahead if self.sees else 0  # batches that may be begun before one is asked for
-        self._overflow: Literal["error", "truncate"] = "truncate" if decode == "cut" else "error"
-
-    def encode(self, values: Sequence[Any]) -> list[Features | str]:
-        """Vectors (D,) of unit length; for what has none, the reason.
-
-        Raises:
-            CheckpointError: never for single items.
-        """
-        return self.begin(values)()
-
-    def begin(self, values: Sequence[Any]) -> Callable[[], list[Features | str]]:
-        """`encode`, to be asked for later: a GPU computes meanwhile."""
-        try:
-            begun = self._begin(values) if values else list
-        except (CheckpointError, TextError):
-            return lambda: [self._alone(value) for value in values]
-
-        def finish() -> list[Features | str]:
-            try:
-                return list(begun())
-            except CheckpointError:
-                return [self._alone(value) for value in values]
-
-        return finish
-
-    def _alone(self, value: Any) -> Features | str:
-        try:
-            (vector,) = self._begin([value])()
-        except (CheckpointError, TextError) as error:
-            return str(error)
-        return vector
-
-    def _begin(self, values: Sequence[Any]) -> Callable[[], Iterable[Features]]:
-        if self.sees:
-            return self._feed.pictures(values)
-        features = self._encoder.encode_texts(list(values), overflow=self._overflow)
-        return lambda: features
-
-
 class _Run:
     """What happens to the items of one run."""
 
     errors: ErrorTable
 
-    def __init__(
-        self, encoder: Encoder, store: Store, model: Model, cache: Cache | None, outcome: Outcome
-    ) -> None:
-        self.encoder, self.store, self.model, self.cache, self.outcome = encoder, store, model, cache, outcome
-        self._recent: OrderedDict[str, Features] = OrderedDict()
-        self._remembered = max(1, RECENT_BYTES // (4 * encoder.embed_dim))
-        self._begun: deque[Callable[[], None]] = deque()
+    def __init__(self, store: Store, model: Model, cache: Cache | None, outcome: Outcome) -> None:
+        self.store, self.model, self.cache, self.outcome = store, model, cache, outcome
+        self._begun: deque[tuple[Sequence[Ready], Finish]] = deque()
 
     def known(self, item: Item, digest: str) -> Any:
         """True for an item of an earlier run, a vector from the cache, or None. Called in threads."""
@@ -240,50 +166,24 @@ class _Run:
     def encode(self, entries: Sequence[Ready]) -> None:
         """Begin to make the vectors of a batch, and store those that are asked for now: all, after an empty one."""
         if entries:
-            self._begun.append(self._begin(entries))
-        while len(self._begun) > (self.model.ahead if entries else 0):
-            self._begun.popleft()()
+            self._begun.append((entries, self.model.begin_entries(entries)))
+        kept = self.model.ahead if entries else 0
+        while len(self._begun) > kept:
+            begun, finish = self._begun.popleft()
+            self._store(begun, *finish())
 
-    def _begin(self, entries: Sequence[Ready]) -> Callable[[], None]:
-        """Of equal contents one."""
-        known = {e.digest: self._recent[e.digest] for e in entries if e.digest in self._recent}
-        new = list({e.digest: e for e in entries if e.digest not in known}.values())
-        begun = self.model.begin([e.value for e in new])
-
-        def finish() -> None:
-            made = dict(zip((e.digest for e in new), begun(), strict=True))
-            self._store(entries, known, made)
-
-        return finish
-
-    def _store(
-        self, entries: Sequence[Ready], known: dict[str, Features], made: dict[str, Features | str]
-    ) -> None:
-        reasons = {digest: value for digest, value in made.items() if isinstance(value, str)}
-        vectors = {digest: value for digest, value in made.items() if not isinstance(value, str)}
-        if self.model.sees and made and not vectors and not self.outcome.done and len(made) > 1:
-            raise CheckpointError(next(iter(reasons.values())))  # it is the model, not the pictures
+    def _store(self, entries: Sequence[Ready], found: dict[str, Features | str], new: set[str]) -> None:
+        vectors = {digest: value for digest, value in found.items() if not isinstance(value, str)}
+        if self.model.sees and len(new) > 1 and not vectors and not self.outcome.done:
+            raise CheckpointError(str(found[next(iter(new))]))  # it is the model, not the pictures
         for entry in entries:
-            if entry.digest in reasons:
-                self.fail(Unread(entry.item, reasons[entry.digest], entry.digest))
+            value = found[entry.digest]
+            if isinstance(value, str):
+                self.fail(Unread(entry.item, value, entry.digest))
             else:
-                vector = known.get(entry.digest, vectors.get(entry.digest))
-                assert vector is not None
-                self.store.add(entry.item.name, entry.digest, vector)
-        self.outcome.encoded += len(vectors)
-        self.outcome.repeated += sum(e.digest not in reasons for e in entries) - len(vectors)
-        if self.cache is not None and vectors:
-            self.cache.add(vectors)
-        self._recent.update(vectors)
-        while len(self._recent) > self._remembered:
-            self._recent.popitem(last=False)
-
-
-def _caption(content: io.BytesIO) -> str:
-    try:
-        text = content.getvalue().decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise TextError(f"no text in UTF-8: {error}") from error
-    if not text:
-        raise TextError("an empty caption")
-    return text
+                self.store.add(entry.item.name, entry.digest, value)
+        computed = {digest: vectors[digest] for digest in new & vectors.keys()}
+        self.outcome.encoded += len(computed)
+        self.outcome.repeated += sum(e.digest in vectors for e in entries) - len(computed)
+        if self.cache is not None and computed:
+            self.cache.add(computed)

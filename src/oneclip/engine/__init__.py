@@ -2,7 +2,7 @@
 
 from oneclip.engine.facade import Accelerated, accelerate
 from oneclip.engine.machine import PLANNED, automatic_precision
-from oneclip.engine.towers import Towers, finite, normalized, usable_device
+from oneclip.engine.towers import Towers, finite, is_out_of_memory, normalized, usable_device
 from oneclip.engine.transfer import Transfer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "accelerate",
     "automatic_precision",
     "finite",
+    "is_out_of_memory",
     "normalized",
     "usable_device",
 ]

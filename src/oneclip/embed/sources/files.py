@@ -27,6 +27,8 @@ class Files:
         failures: paths that lead to none.
     """
 
+    is_bulky = False
+
     def __init__(self, name: str, paths: Sequence[str], failures: Sequence[Failure] = ()) -> None:
         self.name, self.paths, self.failures = name, paths, failures
 

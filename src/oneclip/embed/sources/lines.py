@@ -19,6 +19,8 @@ class PathLines:
         folder: what its paths are relative to; its own folder if not given.
     """
 
+    is_bulky = False
+
     def __init__(self, place: str, folder: str | None = None) -> None:
         self.name, self._folder = place, folder
         self._paths = [line for _, line in _lines(place)]
@@ -40,6 +42,8 @@ class CaptionLines:
     Args:
         place: of the file; UTF-8, empty lines do not count but keep their number.
     """
+
+    is_bulky = False
 
     def __init__(self, place: str) -> None:
         self.name = place

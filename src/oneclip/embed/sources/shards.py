@@ -30,6 +30,8 @@ class Shard:
         texts: take the captions (`.txt`) in it instead of the pictures.
     """
 
+    is_bulky = True
+
     def __init__(self, place: str, *, texts: bool) -> None:
         self.name = place
         self._suffixes = frozenset((".txt",)) if texts else SUFFIXES

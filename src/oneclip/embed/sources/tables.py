@@ -40,10 +40,12 @@ class Table:
         self.name, self._texts, self._folder = place, texts, folder
         self.is_parquet = place.lower().endswith(PARQUET_SUFFIXES)
         self._count: int | None = None
+        types: dict[str, str] = {}
         with _opened(place) as stream:
             if self.is_parquet:
                 file = _parquet(stream, place)
                 names, self._count = file.schema_arrow.names, int(file.metadata.num_rows)
+                types = {field.name: str(field.type) for field in file.schema_arrow}
             else:
                 header = _header(stream, place)
                 wanted = (column,) if column else _usual(texts)
@@ -51,6 +53,7 @@ class Table:
                 names = next(csv.reader([header], delimiter=self._separator), [])
         self._names: list[str] = [name.strip() for name in names]
         self._column = self._choose(column)
+        self.is_bulky = types.get(self._column, "string") not in ("string", "large_string", "string_view")
 
     def count(self) -> int | None:
         """How many rows a Parquet file has; of CSV nobody knows before it is read."""

@@ -1,0 +1,77 @@
+"""Answers of workers, as they come, to the store, the table of errors, and the counts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from oneclip.embed.errors_table import ErrorTable
+from oneclip.embed.items import Failure
+from oneclip.embed.run import Outcome
+from oneclip.embed.store import Store
+from oneclip.embed.units import Answer, Group
+from oneclip.errors import CheckpointError
+
+
+class Ledger:
+    """Takes answers in any order.
+
+    Args:
+        store: where vectors go.
+        outcome: counts here.
+    """
+
+    def __init__(self, store: Store, outcome: Outcome) -> None:
+        self._store, self.outcome = store, outcome
+        self._errors: ErrorTable
+        self._seen: set[str] = set()
+        self._names: list[tuple[int, int, str]] = []
+
+    @contextmanager
+    def counting(self, errors: ErrorTable) -> Iterator[None]:
+        """List failures in a table that has been entered; however this ends, say how many."""
+        self._errors = errors
+        try:
+            yield
+        finally:
+            self.outcome.failed, self.outcome.first_failures = errors.count, errors.first
+            self.outcome.errors = errors.place if errors.count else None
+
+    def names(self) -> list[str]:
+        """Of all items, in the order of the sources."""
+        return [name for _, _, name in sorted(self._names)]
+
+    def take(self, group: Group) -> None:
+        """Store and count answers that have not come before.
+
+        Raises:
+            CheckpointError: if they are the first, and the model gave no finite numbers for any of them.
+            OutputError: if the disk refuses.
+        """
+        tried = [answer for answer in group.answers if answer.is_tried]
+        sees = self._store.facts.kind == "pictures"
+        if sees and len(tried) > 1 and not self.outcome.done and all(a.vector is None for a in tried):
+            raise CheckpointError(str(tried[0].reason))  # it is the model, not the pictures
+        for index, answer in enumerate(group.answers, group.first):
+            if answer.identity is None:
+                self._errors.add(Failure(answer.name, str(answer.reason)))
+            elif answer.identity not in self._seen:
+                self._seen.add(answer.identity)
+                self._names.append((group.unit, index, answer.name))
+                self._take(answer)
+
+    def _take(self, answer: Answer) -> None:
+        fault = None if answer.vector is None else self._store.fault(answer.name)
+        reason = answer.reason or fault
+        if reason is not None:
+            self._errors.add(Failure(answer.name, reason))
+            if answer.digest is not None and fault is None:
+                self._store.forget(answer.name)  # a vector of other content is none either
+        elif answer.vector is None:
+            self.outcome.kept += 1
+        else:
+            self._store.add(answer.name, str(answer.digest), answer.vector)
+            if answer.is_new:
+                self.outcome.encoded += 1
+            else:
+                self.outcome.repeated += 1
