@@ -34,7 +34,7 @@ def two_workers() -> Iterator[None]:
     """A cluster with two processors, which commands of this process find running."""
     cluster = Cluster(workers=2)  # which sets what keeps Ray quiet
     ray = sys.modules["ray"]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with cluster:
         assert (cluster.pool.workers, cluster.pool.cpus) == (2, 1)
@@ -66,6 +66,16 @@ def deadly_load(name: str, precision: str, max_pixels: int | None, device: str |
 
     worker_preparation, worker.preparation = worker.preparation, preparation
     return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)  # type: ignore[arg-type]
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-scheme://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_an_error_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)  # no test of this file before it starts a cluster
+    with pytest.raises(ClusterError, match=f"at {address} cannot be reached"):
+        Cluster().__enter__()
 
 
 @needs_ray
@@ -114,7 +124,7 @@ def test_interrupted_and_with_a_worker_killed_the_result_is_that_of_one_process(
     assert f"going on: {len(kept)} vectors" in captured.err
     assert f"{len(kept - {changed})} from earlier" in captured.err
     assert Path(MARKER).exists()
-    assert "workers died" in captured.err, captured.err
+    assert "a worker died at its work" in captured.err, captured.err
 
     run(*words, output="local.npz")
     ours, local = np.load("vectors.npz"), np.load("local.npz")
@@ -140,15 +150,6 @@ def test_a_model_that_workers_cannot_load_is_an_error_before_the_work(
 
     with Cluster() as cluster, pytest.raises(ClusterError, match=r"no worker could load.*no-such-model"):
         cluster.prepare(load, "exact")
-
-
-@needs_ray
-def test_a_cluster_that_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.modules.get("ray") and sys.modules["ray"].is_initialized():
-        pytest.skip("a cluster is running in this process")
-    monkeypatch.setenv("RAY_ADDRESS", "no-such-scheme://127.0.0.1:1")
-    with pytest.raises(ClusterError, match="cannot be reached"):
-        Cluster().__enter__()
 
 
 def test_without_ray_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,8 @@ def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -
     """The end of a run, for a person; exits with a code that says how it went."""
     tell_skipped(outcome.first_failures)
     if outcome.deaths:
-        say(f"workers died {outcome.deaths} times; others did what they had in hand", kind="note")
+        times = "once" if outcome.deaths == 1 else f"{outcome.deaths} times"
+        say(f"{times} a worker died at its work; what it had in hand was done again", kind="note")
     kind = store.facts.kind
     if not outcome.rows:
         raise DataError(f"none of the {kind} could be read; {outcome.errors} has the reasons")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ from oneclip.errors import BrokenExtraError, ClusterError, MissingExtraError, Ou
 
 MOST_BLOCKS = 10_000  # of units: more would cost Ray more than it gains
 UNITS_A_WORKER = 8  # at least, so that none waits long for the last; if there are enough items
+REACH_SECONDS = 10.0
 BATCHES_A_UNIT = 16  # at most, so that a dead worker costs little
 
 # Ray's own words would drown ours, some of them on stdout. All are in its log files.
@@ -72,6 +74,7 @@ class Cluster:
         if not self._ray.is_initialized():
             options: dict[str, Any] = {} if self._address else {"include_dashboard": False}
             try:
+                _check_reachable(self._address)
                 with _silence():
                     self._ray.init(
                         address=self._address or "local",
@@ -83,7 +86,7 @@ class Cluster:
                 where = (
                     f"at {self._address} cannot be reached" if self._address else "could not be started here"
                 )
-                raise ClusterError(f"a Ray cluster {where}: {_first_line(error)}") from error
+                raise ClusterError(f"a Ray cluster {where}: {_told(error)}") from error
             self._is_ours = True
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -114,7 +117,7 @@ class Cluster:
         try:
             met = self._ray.get(first.remote(task))
         except self._ray.exceptions.RayError as error:
-            raise ClusterError(f"no worker could load the model: {_first_line(error)}") from error
+            raise ClusterError(f"no worker could load the model: {_told(error)}") from error
         if isinstance(met, str):
             raise ClusterError(f"no worker could load the model: {met}")
         return Job(self._ray, pool, task, *met)
@@ -169,8 +172,8 @@ class Job:
             except BaseException as error:
                 with suppress(OutputError):  # what ends the run may be just that
                     store.flush()
-                if isinstance(error, self._ray.exceptions.RayError):
-                    raise ClusterError(f"the cluster failed: {_first_line(error)}") from error
+                if type(error).__module__.partition(".")[0] == "ray":
+                    raise ClusterError(f"the cluster failed: {_told(error)}") from error
                 raise
             finally:
                 with suppress(Exception):  # a cluster that is gone has nobody to ask
@@ -285,9 +288,19 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _first_line(error: BaseException) -> str:
+def _check_reachable(address: str | None) -> None:
+    """Raise an OSError if nobody listens at HOST:PORT: Ray would try for minutes, without a word."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+
+
+def _told(error: BaseException) -> str:
+    """One line of an error; of one with a traceback the last, which says what was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback" in str(error) else lines[0]
 
 
 def _ray() -> Any:

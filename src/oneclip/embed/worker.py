@@ -145,6 +145,11 @@ class Worker:
         except OneCLIPError as error:  # a source that cannot be read on
             yield Group(unit.number, problem=_here(error))
             return
+        except MemoryError:
+            yield Group(
+                unit.number, problem=_here("the memory is full; fewer workers, or a smaller batch, need less")
+            )
+            return
         yield Group(unit.number, done, is_last=True)
 
     def _together(self, unit: Unit, clock: Clock) -> Iterator[list[Answer]]:
