@@ -296,11 +296,14 @@ def _check_reachable(address: str | None) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """One line of an error; of one with a traceback the last, which says what was raised."""
+    """One line of an error: of what a worker raised, if it comes from one."""
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
+        error = inner
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if "Traceback" in str(error) else lines[0]
+    name = type(error).__name__
+    return (
+        name if not lines else lines[0] if type(error).__module__.startswith("ray") else f"{name}: {lines[0]}"
+    )
 
 
 def _ray() -> Any:

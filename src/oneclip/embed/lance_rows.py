@@ -71,7 +71,8 @@ class LanceRows:
         table = to_table(rows, self._facts)
         with self._failing():
             if self._begin:
-                lance.write_dataset(table, str(self._path), mode="overwrite")
+                mode = "overwrite" if is_dataset(self._path) else "create"
+                lance.write_dataset(table, str(self._path), mode=mode)
             elif self._digests.keys().isdisjoint(rows.names) and self._dropped.isdisjoint(rows.names):
                 lance.write_dataset(table, str(self._path), mode="append")
             else:
