@@ -92,6 +92,16 @@ def test_a_folder_gathers_and_a_changed_picture_has_one_row(run: Embed, photos: 
     assert parquet_names("folder") == ["more.jpg", *(f"photos/{i}.jpg" for i in range(6))]
 
 
+def test_a_folder_has_parts_of_one_format(encoder: oneclip.Encoder, run: Embed, photos: Path) -> None:
+    run(photos, output="folder")
+    facts = Facts.of(encoder, "exact")
+    with pytest.raises(OutputError, match=r"another format \(part-000000\.parquet\)"):
+        Store("folder", facts, folder_suffix=".npz").__enter__()
+    with Store("folder", facts, folder_suffix=".npz", overwrite=True) as store:
+        assert embed(encoder, find_sources(["photos"]), store).rows == 6
+    assert [path.suffix for path in Path("folder").glob("part-*")] == [".npz"]
+
+
 def test_a_file_holds_what_its_source_holds(run: Embed, photos: Path) -> None:
     run(photos)
     assert run("photos/3.jpg", "photos/1.jpg").kept == 2

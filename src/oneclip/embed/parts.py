@@ -46,6 +46,12 @@ class Parts:
         names = folder.names()
         self._is_begun = MADE_BY in names
         self._check_facts(names)
+        others = [n for n in names if _PART.fullmatch(n) and not n.endswith(format.suffix)]
+        if others:  # their rows would be there twice
+            raise OutputError(
+                f"{folder} holds parts of another format ({others[0]}), not {format.suffix}; go on with that one "
+                "(--parts), name another output, or --overwrite to begin anew"
+            )
         for name in names:
             if name.startswith(".") and name.endswith(".tmp"):  # of a run that was killed while it wrote
                 folder.remove(name)
