@@ -217,11 +217,11 @@ class Encoder:
         self,
         texts: str | Iterable[str],
         *,
-        batch_size: int = 256,
+        batch_size: int = 512,
         overflow: Literal["error", "truncate"] = "error",
         progress: Progress = False,
     ) -> Features:
-        """Encode captions: equal ones once, those of like length together, since a short one costs less.
+        """Encode captions: equal ones once, and what several begin with once where the tower allows it.
 
         Args:
             texts: captions, or a single one.

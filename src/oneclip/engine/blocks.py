@@ -21,6 +21,7 @@ from oneclip.model.siglip import Mlp, SelfAttention
 
 QUICK = 1.702  # the slope of QuickGELU
 Weights = tuple[Tensor, Tensor | None]  # (N, K), and (N,)
+KeysValues = tuple[Tensor, Tensor]  # (B, H, L, E) each
 
 
 @dataclass(frozen=True)
@@ -123,30 +124,56 @@ class PackedBlock:
         self.out = pack(*parts.out)
         self.mlp = pack_mlp(parts.fc, parts.activation, parts.inner_norm, parts.proj, pack)
 
-    def __call__(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, L, C) fp32 -> (B, L, C), in place; `mask` is added to the attention logits, as in `Attention`."""
-        q, k, v = split(self.qkv(self.norm_1(x)), 3, self.heads)
-        x += self.parts.after_attention(self.out(self.parts.mix(q, k, v, mask)))
-        x += self.parts.after_mlp(self.mlp(self.norm_2(x)))
+    def __call__(self, x: Tensor, mask: Tensor | None = None, seen: KeysValues | None = None) -> Tensor:
+        """(B, L, C) fp32 -> (B, L, C), in place.
+
+        Args:
+            x: tokens.
+            mask: added to the attention logits, as in `Attention`: (L, P + L), or (B, 1, L, P + L).
+            seen: keys and values of tokens that stand before each row, if any: (B, H, P, E), or (1, H, P, E) if the
+                same.
+        """
+        self.step(x, mask, seen)
         return x
 
-    def at(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+    def step(self, x: Tensor, mask: Tensor | None = None, seen: KeysValues | None = None) -> KeysValues:
+        """The same; gives the keys and values of `x`."""
+        q, k, v = split(self.qkv(self.norm_1(x)), 3, self.heads)
+        x += self.parts.after_attention(self.out(self.parts.mix(q, *behind(seen, k, v), mask)))
+        x += self.parts.after_mlp(self.mlp(self.norm_2(x)))
+        return k, v
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """(B, L, C) -> those of its tokens, of a block that is `pooled_only`."""
+        k, v = split(self.kv(self.norm_1(x)), 2, self.heads)
+        return k, v
+
+    def at(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None = None, seen: KeysValues | None = None
+    ) -> Tensor:
         """(B, L, C) -> (B, C): the block's result at one position (B,) of each row, and nothing else.
 
-        Keys and values are those of all tokens; queries, output and MLP are of the one.
+        Keys and values are those of all tokens; queries, output and MLP are of the one. Arguments as above.
         """
         y = self.norm_1(x)
         k, v = split(self.kv(y), 2, self.heads)
         rows = torch.arange(x.shape[0], device=x.device)
         (q,) = split(self.q(y[rows, positions][:, None]), 1, self.heads)  # (B, H, 1, E)
         if mask is not None:
-            length = x.shape[1]
-            mask = mask.expand(x.shape[0], 1, length, length)[:, 0]
+            mask = mask.expand(x.shape[0], 1, x.shape[1], mask.shape[-1])[:, 0]
             mask = mask[rows, positions][:, None, None]  # (B, 1, 1, L)
         x = x[rows, positions][:, None]  # (B, 1, C)
-        x = x + self.parts.after_attention(self.out(self.parts.mix(q, k, v, mask)))
+        x = x + self.parts.after_attention(self.out(self.parts.mix(q, *behind(seen, k, v), mask)))
         x = x + self.parts.after_mlp(self.mlp(self.norm_2(x)))
         return x[:, 0]
+
+
+def behind(seen: KeysValues | None, k: Tensor, v: Tensor) -> KeysValues:
+    """Keys and values with those that stand before every row: (B, H, P + L, E)."""
+    if seen is None:
+        return k, v
+    before = [each.expand(len(k), -1, -1, -1) for each in seen]
+    return torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
 
 
 class Norm:

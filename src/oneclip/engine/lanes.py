@@ -10,11 +10,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Compute = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 # bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
 LARGEST = 32 * 2**20
@@ -34,15 +36,26 @@ def in_slices(compute: Compute, batch: Tensor, tokens: int, hidden: int) -> Tens
     if batch.device.type != "cpu":
         return compute(batch)
     threads = torch.get_num_threads()
-    at_once = max(1, min(threads, len(batch) * tokens // LEAST, len(batch)))
+    at_once = _share(threads, min(len(batch) * tokens // LEAST, len(batch)))
     by_memory = -(-len(batch) * tokens * hidden * 4 // LARGEST)
     parts = min(-(-by_memory // at_once) * at_once, len(batch))  # so many that no lane ends before the others
     if parts <= 1:
         return compute(batch)
-    slices = batch.tensor_split(parts)
-    if at_once == 1:
-        return torch.cat([compute(rows) for rows in slices])
-    return torch.cat(lanes(at_once, threads // at_once).map(compute, slices))
+    return torch.cat(in_lanes(compute, batch.tensor_split(parts), at_once))
+
+
+def in_lanes(compute: Callable[[T], Tensor], jobs: Sequence[T], at_once: int | None = None) -> list[Tensor]:
+    """`compute` of each, in so many lanes; without a number, in one for each thread, or for each job."""
+    threads = torch.get_num_threads()
+    at_once = _share(threads, len(jobs)) if at_once is None else at_once
+    if at_once <= 1:
+        return [compute(job) for job in jobs]
+    return lanes(at_once, threads // at_once).map(compute, jobs)
+
+
+def _share(threads: int, jobs: int) -> int:
+    """How many lanes, each with as many threads as the others: a divisor of their number, up to that of the jobs."""
+    return next((count for count in range(min(threads, jobs), 1, -1) if threads % count == 0), 1)
 
 
 class Lanes:
@@ -55,7 +68,6 @@ class Lanes:
 
     def __init__(self, count: int, threads: int) -> None:
         own = torch.get_num_threads()
-        self.made_for = os.getpid(), count, threads
         started = threading.Barrier(count + 1)
 
         def begin() -> None:
@@ -69,11 +81,11 @@ class Lanes:
         started.wait()
         torch.set_num_threads(own)  # which is taken back here
 
-    def map(self, compute: Compute, parts: Sequence[Tensor]) -> list[Tensor]:
+    def map(self, compute: Callable[[T], Tensor], parts: Sequence[T]) -> list[Tensor]:
         """`compute` of each part, in the gradient mode of the caller; what one raises is raised once all have ended."""
         inference = torch.is_inference_mode_enabled()
 
-        def run(part: Tensor) -> Tensor:
+        def run(part: T) -> Tensor:
             with torch.inference_mode(inference), torch.no_grad():
                 return compute(part)
 
@@ -81,33 +93,25 @@ class Lanes:
         wait(futures)
         return [future.result() for future in futures]
 
-    def close(self) -> None:
-        """Let the threads end once they have nothing to do."""
-        self._pool.shutdown(wait=False)
-
 
 _lock = threading.Lock()
-_lanes: Lanes | None = None
+_made: dict[tuple[int, int], Lanes] = {}
 
 
 def lanes(count: int, threads: int) -> Lanes:
-    """Those of this process; made anew after a fork, which takes no threads along, and for other numbers."""
-    global _lanes
-    wanted = os.getpid(), count, threads
-    found = _lanes
-    if found is not None and found.made_for == wanted:
-        return found
-    with _lock:
-        if _lanes is None or _lanes.made_for != wanted:
-            if _lanes is not None and _lanes.made_for[0] == wanted[0]:
-                _lanes.close()
-            _lanes = Lanes(count, threads)
-        return _lanes
+    """Those of this process; a fork takes no threads along, so a child makes its own."""
+    found = _made.get((count, threads))
+    if found is None:
+        with _lock:
+            found = _made.get((count, threads)) or Lanes(count, threads)
+            _made[count, threads] = found
+    return found
 
 
 def _after_fork() -> None:
-    global _lanes, _lock
-    _lanes, _lock = None, threading.Lock()  # another thread of the parent may have held the old one
+    global _lock
+    _made.clear()
+    _lock = threading.Lock()  # another thread of the parent may have held the old one
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine.blocks import BlockParts, Norm, PackedBlock
+from oneclip.engine.beginnings import Job, SharedBeginnings
+from oneclip.engine.blocks import BlockParts, KeysValues, Norm, PackedBlock
 from oneclip.engine.kernels import Pack
 from oneclip.engine.known import must_be
 from oneclip.engine.lanes import in_slices
@@ -43,6 +44,7 @@ class TextPlan:
         self.last = PackedBlock(last, pack, pooled_only=self.pools_one)
         self.norm = Norm(tower.ln_final)
         self.weight, self.bias = _projection(tower)
+        self.shared = None if self.pad is None else SharedBeginnings(self._begin, self._go_on)
 
     @property
     def pad(self) -> int | None:
@@ -59,6 +61,8 @@ class TextPlan:
         return 0 if causal and self.pools_one and found_by_id else None
 
     def __call__(self, text: Tensor) -> Tensor:
+        if self.shared is not None and text.device.type == "cpu":
+            return self.shared(text, self._positions(text, text.shape[1]))
         return in_slices(self._compute, text, text.shape[1], self.last.hidden)
 
     def _compute(self, text: Tensor) -> Tensor:
@@ -67,10 +71,30 @@ class TextPlan:
         for block in self.blocks:
             x = block(x, mask)
         if self.pools_one:
-            pooled = self.norm(self.last.at(x, self._positions(text, x.shape[1]), mask))
-            return pooled if self.weight is None else F.linear(pooled, self.weight, self.bias)
+            return self._project(self.last.at(x, self._positions(text, x.shape[1]), mask))
         x = self.last(x, mask).to(self.tower.transformer.get_cast_dtype())
         return self.tower._pool_text(x, text)[0].float()
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        """(B, C) -> (B, D)."""
+        pooled = self.norm(pooled)
+        return pooled if self.weight is None else F.linear(pooled, self.weight, self.bias)
+
+    def _begin(self, ids: Tensor) -> list[KeysValues]:
+        """Ids (G, P) that captions begin with to keys and values in every block."""
+        x, mask = self.tower._embed_text(ids)
+        x = x.float()
+        return [*(block.step(x, mask) for block in self.blocks), self.last.keys_values(x)]
+
+    def _go_on(self, job: Job) -> Tensor:
+        """Captions, behind what they begin with, to features (B, D)."""
+        tower, places = self.tower, job.starts[:, None] + torch.arange(job.own.shape[1])
+        positions = tower.positional_embedding[places.clamp(max=tower.context_length - 1)]  # (B, S, C)
+        dtype, mask = tower.transformer.get_cast_dtype(), job.mask()
+        x = (tower.token_embedding(job.own).to(dtype) + positions.to(dtype)).float()
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, job.seen(number))
+        return self._project(self.last.at(x, job.positions, mask, job.seen(len(self.blocks))))
 
     def _positions(self, text: Tensor, length: int) -> Tensor:
         """(B,) positions of the tokens that are pooled, among `length`."""
