@@ -1,6 +1,6 @@
 """How much sooner is a zero-shot classifier made of ImageNet's prompts than by open_clip_torch?
 
-    python benchmarks/classifier.py [--architecture ViT-B-32] [--classes 25] [--rounds 3]
+    python benchmarks/classifier.py [--architecture ViT-B-32] [--classes 25] [--rounds 2]
 
 Each class with its 80 prompts, tokenizing included, in fp32: by the published `build_zero_shot_classifier`; by the same
 program on our `open_clip`, as it is and with `oneclip.accelerate`; and by an `Encoder`. The weights are the same
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", default="ViT-B-32")
     parser.add_argument("--classes", type=int, default=25)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     ours()
     from oneclip.evaluate import class_names

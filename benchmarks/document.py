@@ -19,7 +19,7 @@ COMMANDS = (
     "towers.py",
     "classifier.py",
     "folder.py",
-    "folder.py --size 4000x3000 --decode fast --pictures 150",
+    "folder.py --size 4000x3000 --decode fast --pictures 300",
     "latency.py",
     "distance.py",
     "imports.py",

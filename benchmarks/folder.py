@@ -1,6 +1,6 @@
 """How long does a folder of pictures take, from its files to vectors on disk?
 
-    python benchmarks/folder.py [--pictures 2000] [--size 640x480] [--decode exact] [--rounds 3]
+    python benchmarks/folder.py [--pictures 2000] [--size 640x480] [--decode exact] [--rounds 2]
 
 `oneclip embed`, with its hashes, parts and table of errors, against the script that people write for open_clip_torch: a
 DataLoader and a loop, its features saved as one .npz. Models are loaded before the clock starts. The script runs at its
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--decode", choices=("exact", "fast"), default="exact")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default="", metavar="TEXT", help="precisions with this in their name")
     options = parser.parse_args()
     ours()
@@ -129,7 +129,7 @@ def main() -> None:
         (folder / "pictures").mkdir()
         photographs.write_jpegs(folder / "pictures", options.pictures, (width, height))
         size = sum(path.stat().st_size for path in (folder / "pictures").iterdir())
-        results = contest(ENTRANTS, folder, options.rounds, lambda task: options.only in task)
+        results = contest(ENTRANTS, folder, options.rounds, lambda task: options.only in task, warm_up=False)
         chosen = {p: (folder / f"best-{p}.txt").read_text(encoding="utf-8") for p in ("fp32", "pure_bf16")}
         free = shutil.disk_usage(folder).free
     given.say(

@@ -35,7 +35,7 @@ class Results:
 
     Attributes:
         seconds: of each round.
-        outputs: of the round that warmed up.
+        outputs: of the last round.
     """
 
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -71,29 +71,33 @@ def serve(entrants: Entrants) -> None:
 
 
 def contest(
-    entrants: Entrants, folder: Path, rounds: int, wanted: Callable[[str], bool] = lambda task: True
+    entrants: Entrants,
+    folder: Path,
+    rounds: int,
+    wanted: Callable[[str], bool] = lambda task: True,
+    warm_up: bool = True,
 ) -> Results:
-    """Let all entrants do all of their tasks, once to warm up and then `rounds` times.
+    """Let all entrants do all of their tasks `rounds` times, after once to warm up.
 
     Args:
         entrants: as `serve` had them.
         folder: what each is given.
         rounds: how many count.
         wanted: says which tasks count.
+        warm_up: do all of them once before; not for tasks of minutes.
     """
     results = Results()
     with ExitStack() as stack:
         children = {name: stack.enter_context(_child(name, folder)) for name in entrants}
         tasks = {name: list(filter(wanted, pickle.load(_out(child)))) for name, child in children.items()}
-        for number in range(rounds + 1):
+        for number in range(0 if warm_up else 1, rounds + 1):
             for name, child in children.items():
                 for task in tasks[name]:
                     _send(child.stdin, task)
                     seconds, output = pickle.load(_out(child))
                     if number:
                         results.seconds[name, task].append(seconds)
-                    else:
-                        results.outputs[name, task] = output
+                    results.outputs[name, task] = output
             print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
     return results
 
