@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from contest import entrants, given, photographs
-from contest.arena import contest, machine, ours, published, serve
+from contest.arena import contest, machine, ours, serve
 
 
 def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
@@ -33,7 +33,6 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
 
 def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
     tasks = {k: v for k, v in entrants.of_open_clip(folder).items() if k.startswith("images")}
-    published()
     from PIL import Image
 
     import open_clip
