@@ -7,8 +7,6 @@ import re
 import string
 from collections.abc import Callable
 
-import ftfy
-
 from oneclip.errors import ConfigError
 
 # Text in which there is nothing to mend: printable ASCII, tab and newline, with no "&" that might begin a
@@ -21,6 +19,8 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def basic_clean(text: str) -> str:
     """Mend wrongly decoded text (ftfy), unescape HTML twice (`&amp;lt;` occurs) and strip the ends."""
     if not _is_sound(text):
+        import ftfy  # here, since it takes longer to import than all of ours, and few captions need it
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return text.strip()
 
