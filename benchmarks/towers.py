@@ -1,6 +1,6 @@
 """How many pictures and captions a second, in which precision, at which distance from fp32: all packages in turn?
 
-    python benchmarks/towers.py [--architecture ViT-B-32] [--batch 32] [--captions 128] [--rounds 5] [--only images]
+    python benchmarks/towers.py [--architecture ViT-B-32] [--batch 32] [--captions 128] [--rounds 3] [--only images]
 
 Pictures are preprocessed tensors; captions are texts of 5 to 15 words, tokenized by each package's own tokenizer, ours
 in the order in which they come. The weights are random and the same everywhere. The distance is the worst cosine to
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--captions", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="tasks with this in their name, and the limits"
     )
@@ -136,7 +136,7 @@ def main() -> None:
         torch.save(given.pixels(options.architecture, options.batch), folder / "pixels.pt")
         (folder / "captions.txt").write_text("\n".join(given.captions(options.captions)), encoding="utf-8")
         results = contest(
-            chosen, folder, options.rounds, lambda task: options.only in task or "limit" in task
+            chosen, folder, options.rounds, lambda task: options.only in task or "limit" in task, settle=True
         )
     given.say(
         f"{options.architecture}, batches of {options.batch}, captions of 5 to 15 words; {options.rounds} rounds"
