@@ -59,6 +59,11 @@ def test_captions_that_begin_alike(
     compare(model_of(text=TEXT[option], custom_text=True), precision, ids=prompts())
 
 
+def test_more_captions_than_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneclip.engine.beginnings.MOST", 5)
+    compare(model_of(), "fp32", ids=prompts())
+
+
 def test_a_beginning_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, plan = prompts(), text_plan(model_of(), "fp32")
     lengths = ids.argmax(dim=1) + 1

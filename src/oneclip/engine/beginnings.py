@@ -21,6 +21,7 @@ from oneclip.engine.lanes import LEAST, in_lanes
 from oneclip.text.beginnings import Group, alike
 
 REMEMBERED = 16  # beginnings of a single token
+MOST = 512  # captions at once: keys and values of their beginnings are held for all blocks
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class SharedBeginnings:
 
     def __call__(self, text: Tensor, pooled: Tensor) -> Tensor:
         """(B, L) ids, and the (B,) positions that are pooled, to features (B, D)."""
+        batches = zip(torch.split(text, MOST), torch.split(pooled, MOST), strict=True)
+        return torch.cat([self._features(ids, positions) for ids, positions in batches])
+
+    def _features(self, text: Tensor, pooled: Tensor) -> Tensor:
         groups = alike(text.numpy(), pooled.numpy() + 1)
         beginnings = self._beginnings(text, groups)
         which = torch.empty(len(text), dtype=torch.long)
