@@ -135,9 +135,11 @@ def main() -> None:
         given.write_model(folder, options.architecture, onnx_batch=options.batch)
         torch.save(given.pixels(options.architecture, options.batch), folder / "pixels.pt")
         (folder / "captions.txt").write_text("\n".join(given.captions(options.captions)), encoding="utf-8")
-        results = contest(
-            chosen, folder, options.rounds, lambda task: options.only in task or "limit" in task, settle=True
-        )
+
+        def wanted(task: str) -> bool:
+            return options.only in task or "limit" in task
+
+        results = contest(chosen, folder, options.rounds, wanted, warm_up=False, settle=True)
     given.say(
         f"{options.architecture}, batches of {options.batch}, captions of 5 to 15 words; {options.rounds} rounds"
     )
