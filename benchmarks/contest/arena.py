@@ -86,8 +86,8 @@ def contest(
         rounds: how many count.
         wanted: says which tasks count.
         warm_up: do all of them once before; not for tasks of minutes.
-        settle: in each round do a task once more before the clock starts: while others had their turn, its memory went
-            cold, which a program that does nothing else would not see.
+        settle: in each round do a task once more before the clock starts, lest it pays for what others did to the
+            caches and the memory since its last turn.
     """
     results = Results()
     with ExitStack() as stack:
