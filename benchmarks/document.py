@@ -23,7 +23,7 @@ COMMANDS = (
     "latency.py",
     "distance.py",
     "imports.py",
-    "decode.py",
+    "decode.py --megapixels 12",
     "tokenizer.py",
     "gpu.py",
 )
