@@ -11,14 +11,14 @@ import sys
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from tests.ranks import join, leave
 
 WAYS = ("bidir", "shift", "reduce", "gather")
 
 
-def main(rank: int, world: int, rendezvous: str, pairs: str, out: str, *sources: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+def main(pairs: str, out: str, *sources: str) -> None:
+    rank, world = join()
     image, text = (features.chunk(world)[rank] for features in torch.load(pairs))
     seen = {}
     for source in sources:
@@ -27,8 +27,8 @@ def main(rank: int, world: int, rendezvous: str, pairs: str, out: str, *sources:
         seen[source] = {way: sigmoid(losses.SigLipLoss(**ranks, dist_impl=way), image, text) for way in WAYS}
         for ways in itertools.product((False, True), repeat=2):
             seen[source][ways] = gathered(losses, ways, ranks, image, text)
-    torch.save(seen, out)
-    dist.destroy_process_group()
+    torch.save(seen, f"{out}/{rank}.pt")
+    leave()
 
 
 def load(source: str) -> Any:
@@ -62,4 +62,4 @@ def gathered(losses: Any, ways: tuple[bool, bool], ranks: Any, image: Any, text:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    main(*sys.argv[1:])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from oneclip.losses import ClipLoss
+from tests.ranks import run_ranks
 
 WORLD = 2
 HALF = 4
@@ -27,24 +24,9 @@ def pairs() -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[bool, bool], Any]]:
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this build of torch has no gloo")
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(pairs(), folder / "pairs.pt")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ranks.py")), str(rank)]
-            + [str(folder / name) for name in ("rendezvous", "pairs.pt", f"{rank}.pt")],
-            env=environment,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(WORLD, [Path(__file__).with_name("softmax_ranks.py"), folder / "pairs.pt", folder])
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

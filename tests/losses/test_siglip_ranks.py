@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 import open_clip.loss
 from oneclip.errors import ConfigError
 from oneclip.losses import SigLipLoss
+from tests.ranks import run_ranks
 
 WORLD = 4  # so that captions go both ways at once, and one step is left over
 ROWS = 2
@@ -32,27 +29,10 @@ def pairs() -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this build of torch has no gloo")
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(pairs(), folder / "pairs.pt")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     sources = [OURS, *([str(PUBLISHED)] if PUBLISHED.is_file() else [])]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(Path(__file__).with_name("sigmoid_ranks.py"))]
-            + [str(rank), str(WORLD)]
-            + [str(folder / name) for name in ("rendezvous", "pairs.pt", f"{rank}.pt")]
-            + sources,
-            env=environment,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [0] * WORLD
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(WORLD, [Path(__file__).with_name("sigmoid_ranks.py"), folder / "pairs.pt", folder, *sources])
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -6,14 +6,13 @@ import itertools
 import sys
 
 import torch
-import torch.distributed as dist
 
 from oneclip.losses import ClipLoss
+from tests.ranks import join, leave
 
 
-def main(rank: int, rendezvous: str, pairs: str, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+def main(pairs: str, out: str) -> None:
+    rank, _ = join()
     image, text = torch.load(pairs)
     size = len(image) // 2
     rows = slice(rank * size, (rank + 1) * size)
@@ -26,9 +25,9 @@ def main(rank: int, rendezvous: str, pairs: str, out: str) -> None:
         )
         loss.backward()
         results[local_loss, gather_with_grad] = (loss.detach(), own[0].grad, own[1].grad, scale.grad)
-    torch.save(results, out)
-    dist.destroy_process_group()
+    torch.save(results, f"{out}/{rank}.pt")
+    leave()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])

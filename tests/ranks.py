@@ -1,0 +1,75 @@
+"""Several processes of one torch.distributed group, started as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_ranks(
+    world: int, command: list[str | Path], *, environment: Mapping[str, str] | None = None, timeout: int = 300
+) -> None:
+    """Run a Python command (a script or `-m module`, and its arguments) once a rank; all of them must succeed.
+
+    The ranks find each other as under torchrun, through a store that this process holds: none of them leaves
+    while another still needs it.
+    """
+    codes = [
+        process.wait() for process in start_ranks(world, command, environment=environment, timeout=timeout)
+    ]
+    assert codes == [0] * world
+
+
+def start_ranks(
+    world: int, command: list[str | Path], *, environment: Mapping[str, str] | None = None, timeout: int = 300
+) -> list[subprocess.Popen[bytes]]:
+    """Likewise, and give the processes, all of them ended, whatever their exit codes."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("this build of torch has no gloo")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # nobody but this process serves the store
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", *map(str, command)],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | dict(environment or {}),
+        )
+        for rank in range(world)
+    ]
+    try:
+        for process in processes:
+            process.wait(timeout=timeout)
+    finally:
+        for process in processes:
+            process.kill()
+    return processes
+
+
+def join() -> tuple[int, int]:
+    """In a script that `run_ranks` started: this rank, and how many there are."""
+    dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def leave() -> None:
+    """End a rank whose results are on disk, without taking torch apart: gloo's threads have aborted in that."""
+    dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
