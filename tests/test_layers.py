@@ -10,7 +10,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("errors", "_version"),
     ("config", "progress"),
-    ("hub", "zoo"),
+    ("hub", "zoo", "pairs"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),
     ("encoder",),

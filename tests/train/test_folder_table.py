@@ -12,8 +12,8 @@ from PIL import Image
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError, DataError
 from oneclip.image import Augment
+from oneclip.pairs import Pairs
 from oneclip.train.data import FolderTable
-from oneclip.train.table import Pairs
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from tiny_clip import TinyCLIP
 from oneclip.config import PreprocessCfg
 from oneclip.errors import DataError
 from oneclip.image import Preprocess
+from oneclip.pairs import Pairs
 from oneclip.train import Prepare
 from oneclip.train.evaluate import HeldOut, recall_at_k
-from oneclip.train.table import Pairs
 
 
 def test_recall_counts_targets_among_the_first_k() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
+from typing import Any
 
 from oneclip.config import _Config
 from oneclip.errors import ConfigError
 
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("cosine", "constant")
+
+
+def setting(default: Any = MISSING, *, help: str) -> Any:
+    """A field of a configuration with a line of help, from which options of the command line are made."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -19,32 +25,32 @@ class TrainCfg(_Config):
         ConfigError: on a value out of its range.
     """
 
-    steps: int  # of the whole training
-    steps_per_epoch: int = 0  # names the checkpoints epoch_1.pt, epoch_2.pt, … ; 0: the data has no epochs
-    seed: int = 0  # of dropout and its like; the order of the data has the seed of its source
+    steps: int = setting(help="Optimizer steps of the whole training.")
+    steps_per_epoch: int = setting(0, help="Names checkpoints by epochs; 0: the data has none.")
+    seed: int = setting(0, help="Of weights, order and augmentation.")
 
-    lr: float = 5e-4
-    warmup: int = 0  # steps of linear rise
-    schedule: str = "cosine"  # or "constant"
-    final_lr: float = 0.0  # where the cosine ends
-    weight_decay: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float | None = 1.0  # of all gradients together
-    max_logit_scale: float = 100.0  # exponentiated (Radford et al. 2021, section 2.5)
+    lr: float = setting(5e-4, help="Highest learning rate; take less, as 1e-5, for pretrained weights.")
+    warmup: int = setting(0, help="Steps of linear rise.")
+    schedule: str = setting("cosine", help="Of the learning rate after that: cosine or constant.")
+    final_lr: float = setting(0.0, help="Where the cosine ends.")
+    weight_decay: float = setting(0.2, help="Of AdamW; norms, biases and the temperature have none.")
+    beta1: float = setting(0.9, help="Of AdamW.")
+    beta2: float = setting(0.98, help="Of AdamW.")
+    eps: float = setting(1e-6, help="Of AdamW.")
+    clip_norm: float | None = setting(1.0, help="Limit to the norm of all gradients together.")
+    max_logit_scale: float = setting(100.0, help="Limit to the temperature (Radford et al. 2021, 2.5).")
 
-    precision: str = "fp32"  # or "bf16": autocast, with normalisation of features and loss in fp32
-    accumulate: int = 1  # batches a step; their gradients are averaged
-    channels_last: bool = False
+    precision: str = setting("fp32", help="Of forward passes, fp32 or bf16 (autocast); weights are fp32.")
+    accumulate: int = setting(1, help="Batches a step; their gradients are averaged.")
+    channels_last: bool = setting(False, help="Memory format that convolutions may be faster in.")
 
-    prefetch: int = 2  # batches made ahead
-    prefetch_workers: int = 1  # threads that make them, a batch each
+    prefetch: int = setting(2, help="Batches made ahead.")
+    prefetch_workers: int = setting(1, help="Threads that make batches, one each.")
 
-    log_every: int = 10
-    evaluate_every: int = 0
-    checkpoint_every: int = 0
-    keep: int = 3  # checkpoints; 0 keeps all
+    log_every: int = setting(10, help="Steps between reports.")
+    evaluate_every: int = setting(0, help="Steps between evaluations.")
+    checkpoint_every: int = setting(0, help="Steps between checkpoints, besides those of epochs.")
+    keep: int = setting(3, help="Checkpoints to keep; 0: all.")
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "prefetch", "prefetch_workers"):

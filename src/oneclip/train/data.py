@@ -5,8 +5,7 @@ Shapes: B batch, H and W pixels.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from oneclip.errors import ConfigError, DataError, ImageError
 from oneclip.image import open_image
+from oneclip.pairs import Pairs, present_pairs
 from oneclip.train.batches import Batch
-from oneclip.train.table import Pairs
 
 Transform = Callable[[Image.Image, int], Tensor]
 """A picture and a seed to a (3, H, W) tensor; `oneclip.image.Augment` is one."""
@@ -118,29 +117,3 @@ class FolderTable:
         except ImageError as error:
             self.skipped[name] = str(error)
             return None
-
-
-def present_pairs(pairs: Pairs, folder: Path, skipped: dict[str, str] | None) -> Pairs:
-    """The pairs whose picture is a file. Others are noted in `skipped`, or raise without it.
-
-    Raises:
-        DataError: naming the first files that are missing, and where they were looked for.
-    """
-    there = {name: os.path.isfile(folder / name) for name in dict.fromkeys(pairs.pictures)}
-    missing = [name for name, is_there in there.items() if not is_there]
-    if not missing:
-        return pairs
-    if skipped is None or len(missing) == len(there):
-        raise DataError(
-            f"{len(missing)} of {len(there)} pictures of {pairs.name} are not in {folder}: {_some(missing)}. "
-            "Check the folder that paths are relative to, or have missing pictures skipped"
-        )
-    skipped.update((name, f"{folder / name} does not exist") for name in missing)
-    kept = [i for i, name in enumerate(pairs.pictures) if there[name]]
-    return Pairs(
-        pairs.name, [pairs.pictures[i] for i in kept], [pairs.captions[i] for i in kept], pairs.left_out
-    )
-
-
-def _some(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from oneclip.errors import ConfigError, DataError, ImageError
 from oneclip.image import Preprocess, open_image
 from oneclip.losses import ClipLoss
+from oneclip.pairs import Pairs, present_pairs
 from oneclip.train.batches import Batch, Prepare
-from oneclip.train.data import present_pairs
 from oneclip.train.precision import computing_in
-from oneclip.train.table import Pairs
 
 QUERIES_AT_ONCE = 1024  # rows of the similarity matrix in memory
 

@@ -15,6 +15,7 @@ from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image import Augment, Preprocess
 from oneclip.model import build_model
+from oneclip.pairs import Pairs, read_table
 from oneclip.text import get_tokenizer
 from oneclip.train.batches import Prepare
 from oneclip.train.checkpoints import latest_checkpoint, make_folder
@@ -22,7 +23,6 @@ from oneclip.train.config import TrainCfg
 from oneclip.train.data import FolderTable
 from oneclip.train.evaluate import HeldOut
 from oneclip.train.loop import Outcome, Reporter, Trainer
-from oneclip.train.table import Pairs, read_table
 
 
 @dataclass(frozen=True)

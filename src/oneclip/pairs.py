@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,3 +156,29 @@ def _find(column: str, names: list[str], path: Path) -> int:
             "Name the columns of pictures and captions"
         )
     return names.index(column)
+
+
+def present_pairs(pairs: Pairs, folder: Path, skipped: dict[str, str] | None) -> Pairs:
+    """The pairs whose picture is a file. Others are noted in `skipped`, or raise without it.
+
+    Raises:
+        DataError: naming the first files that are missing, and where they were looked for.
+    """
+    there = {name: os.path.isfile(folder / name) for name in dict.fromkeys(pairs.pictures)}
+    missing = [name for name, is_there in there.items() if not is_there]
+    if not missing:
+        return pairs
+    if skipped is None or len(missing) == len(there):
+        raise DataError(
+            f"{len(missing)} of {len(there)} pictures of {pairs.name} are not in {folder}: {_some(missing)}. "
+            "Check the folder that paths are relative to, or have missing pictures skipped"
+        )
+    skipped.update((name, f"{folder / name} does not exist") for name in missing)
+    kept = [i for i, name in enumerate(pairs.pictures) if there[name]]
+    return Pairs(
+        pairs.name, [pairs.pictures[i] for i in kept], [pairs.captions[i] for i in kept], pairs.left_out
+    )
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
