@@ -25,6 +25,7 @@ COMMANDS = (
     "imports.py",
     "decode.py --megapixels 12",
     "tokenizer.py",
+    "training.py",
     "gpu.py",
 )
 HEAD = """# What was measured
