@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/oneclip
 
 test: check .parity/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.testing
 	$(BIN)/ruff format --check .
