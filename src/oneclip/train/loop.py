@@ -107,7 +107,7 @@ class Trainer:
         self.model, self.source, self.cfg = model, source, cfg
         self.world = world if world is not None else World()
         if loss_fn is None:
-            place = {"rank": self.world.rank, "world_size": self.world.size}
+            place: dict[str, Any] = {"rank": self.world.rank, "world_size": self.world.size}
             loss_fn = objective.loss_fn if objective is not None else ClipLoss(cfg.local_loss, True, **place)
         self.loss_fn: nn.Module = loss_fn
         self.objective = objective if objective is not None else Objective(loss_fn)
@@ -196,7 +196,7 @@ class Trainer:
         )
         if cfg.compile:
             for block in blocks(towers):  # the same code for all of them, so that it is compiled once
-                block.compile()  # type: ignore[no-untyped-call]
+                block.compile()
         return Together(towers, self.world, cfg.strategy)
 
     # ---------------------------------------------------------------- the whole
