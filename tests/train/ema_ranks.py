@@ -10,7 +10,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from oneclip.train.distributed import World
 from oneclip.train.ema import Ema
+from oneclip.train.shards import ShardWriter, read_shards
 from tests.ranks import join, leave
 
 
@@ -35,6 +37,17 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+def written_and_read(path: Path, sharded: nn.Module, ema: Ema, world: World) -> dict[str, torch.Tensor]:
+    """What another average holds after a checkpoint of this one was read into it."""
+    writer = ShardWriter(world, keep=0)
+    weights = sharded.state_dict()
+    writer.write(path, {"state_dict": weights, "ema": ema.state_dict()}, {"step": 3})
+    writer.finish()
+    again = Ema(sharded, 0.9)
+    read_shards(path, {"state_dict": weights, "ema": again.state_dict()})
+    return whole(again.state_dict())
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     rank, world = join()
@@ -55,6 +68,7 @@ if __name__ == "__main__":
         "again": whole(again.state_dict()),
         "applied": applied,
         "after": after,
+        "read": written_and_read(out / "step_3", sharded, ema, World(rank, world)),
     }
     torch.save(results, out / f"{rank}.pt")
     leave()

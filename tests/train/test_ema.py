@@ -151,6 +151,7 @@ def test_the_average_of_shards_is_that_of_the_whole(
         for name, mean in ema.state_dict().items():
             torch.testing.assert_close(results["means"][name], mean)
             torch.testing.assert_close(results["again"][name], mean)
+            assert torch.equal(results["read"][name], results["means"][name])
 
 
 def test_shards_are_applied_and_put_back(by_rank: list[dict[str, torch.Tensor]]) -> None:
