@@ -26,6 +26,7 @@ COMMANDS = (
     "decode.py --megapixels 12",
     "tokenizer.py",
     "training.py",
+    "losses.py",
     "gpu.py",
 )
 HEAD = """# What was measured
