@@ -12,6 +12,7 @@ from tiny_clip import Pairs, TinyCLIP
 from torch import nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OutputError, TrainingError
+from oneclip.losses import ClipLoss
 from oneclip.train import Batch, Prepare, TrainCfg, Trainer, latest_checkpoint, loop
 
 
@@ -131,7 +132,7 @@ def test_bf16_learns_and_gives_features_in_fp32() -> None:
 
 
 def test_a_recipe_adds_a_loss_with_parameters_of_its_own(run: Path) -> None:
-    class Distilling(loop.ClipLoss):
+    class Distilling(ClipLoss):
         def __init__(self) -> None:
             super().__init__()
             self.head = nn.Linear(16, 4)

@@ -47,6 +47,14 @@ CASES = {
     "softmax, sharded": Case(settings={"strategy": "fsdp"}),
     "sigmoid, sharded": Case("sigmoid", {"loss": "sigmoid", "strategy": "fsdp"}),
     "CoCa, sharded": Case("coca", {"strategy": "fsdp"}),
+    "softmax, in tiles": Case(settings={"tile_size": 3}),
+    "sigmoid, in tiles": Case("sigmoid", {"loss": "sigmoid", "tile_size": 3}),
+    "in micro-batches": Case(settings={"micro_batch": 1}),
+    "CoCa, in micro-batches": Case("coca", {"micro_batch": 1}),
+    "accumulated micro-batches, sharded": Case(
+        settings={"micro_batch": 1, "accumulate": 2, "strategy": "fsdp", "tile_size": 4}
+    ),
+    "averaged, sharded": Case(settings={"ema": 0.9, "strategy": "fsdp"}),
     "accumulated": Case(settings={"accumulate": 2}),
     "accumulated, sharded": Case(settings={"accumulate": 2, "strategy": "fsdp"}),
 }

@@ -22,7 +22,7 @@ from oneclip.errors import ConfigError
 from oneclip.train.batches import Batch
 
 if TYPE_CHECKING:
-    from oneclip.train.loop import Features
+    from oneclip.train.towers import Features
 
 Place = tuple[str, str | None]  # a field of Features, and a key in it
 

@@ -51,6 +51,7 @@ class TrainCfg(_Config):
 
     loss: str = setting("softmax", help="softmax (Radford et al. 2021) or sigmoid (Zhai et al. 2023).")
     local_loss: bool = setting(True, help="Softmax: each rank scores its own rows only.")
+    tile_size: int | None = setting(None, help="Rows and columns of logits held at once, as 1024; else all.")
     sigmoid_way: str = setting(
         "bidir", help="How captions travel between ranks: bidir, shift, reduce, gather."
     )
@@ -61,6 +62,10 @@ class TrainCfg(_Config):
         "fp32", help="Of forward passes: fp32, or bf16 or fp16 (autocast); weights are fp32."
     )
     accumulate: int = setting(1, help="Batches a step; their gradients are averaged.")
+    micro_batch: int = setting(
+        0, help="Pairs in the towers at once, for batches of any size; 0: all of a batch."
+    )
+    ema: float = setting(0.0, help="Decay of a moving average of the weights, as 0.999; 0: none.")
     text_groups: int = setting(4, help="Captions are encoded in so many groups of like length, at most.")
     strategy: str = setting(
         "ddp", help="Of several processes: ddp (all weights on each) or fsdp (in shards)."
@@ -75,12 +80,25 @@ class TrainCfg(_Config):
     log_every: int = setting(10, help="Steps between reports.")
     evaluate_every: int = setting(0, help="Steps between evaluations.")
     checkpoint_every: int = setting(0, help="Steps between checkpoints, besides those of epochs.")
+    stall_seconds: float = setting(
+        1800.0, help="Without a step after which a run is ended and says why; 0: never."
+    )
     keep: int = setting(3, help="Checkpoints to keep; 0: all.")
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "text_groups", "log_every", "prefetch", "prefetch_workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps_per_epoch", "warmup", "evaluate_every", "checkpoint_every", "keep"):
+        self._require("ema", 0 <= self.ema < 1, "in [0, 1)")
+        self._require("tile_size", self.tile_size is None or self.tile_size >= 1, "at least 1, or None")
+        for name in (
+            "steps_per_epoch",
+            "micro_batch",
+            "stall_seconds",
+            "warmup",
+            "evaluate_every",
+            "checkpoint_every",
+            "keep",
+        ):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "weight_decay", "final_lr", "caption_weight", "teacher_weight"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")

@@ -6,19 +6,16 @@ Shapes: B batch, L tokens, D joint embedding.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oneclip.errors import ConfigError, TrainingError
-from oneclip.losses import ClipLoss
 from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
 from oneclip.train.checkpoints import FACTS, latest_checkpoint
 from oneclip.train.config import TrainCfg
@@ -27,12 +24,9 @@ from oneclip.train.interrupt import Interrupt
 from oneclip.train.meter import Meter
 from oneclip.train.metrics import MetricsFile, Report
 from oneclip.train.objectives import Objective
-from oneclip.train.optimizer import make_optimizer
-from oneclip.train.parallel import Together, blocks, clip_gradients
-from oneclip.train.precision import computing_in
-from oneclip.train.schedule import learning_rate
 from oneclip.train.state import State
-from oneclip.train.towers import Features, Towers
+from oneclip.train.step import Stepper
+from oneclip.train.watch import Watchdog
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -59,7 +53,7 @@ class Outcome:
     evaluation: Mapping[str, float]  # the last one
 
 
-class Trainer:
+class Trainer(Stepper):
     """Trains a dual encoder.
 
     A recipe that wants more than a contrastive loss overrides `losses` (its result's "loss" is minimised, the
@@ -104,102 +98,18 @@ class Trainer:
         world: World | None = None,
         objective: Objective | None = None,
     ) -> None:
-        self.model, self.source, self.cfg = model, source, cfg
-        self.world = world if world is not None else World()
-        if loss_fn is None:
-            place: dict[str, Any] = {"rank": self.world.rank, "world_size": self.world.size}
-            loss_fn = objective.loss_fn if objective is not None else ClipLoss(cfg.local_loss, True, **place)
-        self.loss_fn: nn.Module = loss_fn
-        self.objective = objective if objective is not None else Objective(loss_fn)
+        self.source = source
         self.out = Path(out) if out is not None else None
-        self.prepare = prepare if prepare is not None else Prepare()
         self.evaluate, self.reporter = evaluate, reporter
-        self.identity = {"seed": cfg.seed, "accumulate": cfg.accumulate, **(identity or {})}
+        self.identity = {"seed": cfg.seed, "accumulate": cfg.accumulate, "ema": cfg.ema, **(identity or {})}
         self.description = dict(description or {})
-        self.device = torch.device(device)
-        if cfg.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.together = self._put_together()
-        self.optimizer = make_optimizer([model, self.loss_fn], cfg)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
-        self.kept = State(model, self.loss_fn, self.optimizer, self.world, cfg.keep)
-        self.step = 0  # optimizer steps done
-        writes = self.out is not None and self.world.is_first
+        world = world if world is not None else World()
+        prepare = prepare if prepare is not None else Prepare()
+        super().__init__(model, cfg, world, loss_fn, objective, prepare, torch.device(device))
+        self.kept = State(model, self.loss_fn, self.optimizer, world, cfg.keep)
+        writes = self.out is not None and world.is_first
         self.metrics = MetricsFile(self.out / "metrics.jsonl" if self.out and writes else None)
         self.evaluation: dict[str, float] = {}
-
-    # ---------------------------------------------------------------- one step
-
-    def encode(self, batch: Batch) -> Features:
-        """Both towers, under autocast if the configuration says so; features are normalised in fp32."""
-        assert isinstance(batch.texts, Tensor)
-        with self.autocast():
-            features: Features = self.together.module(batch.images, batch.texts)
-        return features
-
-    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars in fp32; "loss" is minimised."""
-        losses: dict[str, Tensor] = self.objective(features, batch)
-        return losses
-
-    def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward pass of one batch, which is on the device."""
-        return self.losses(self.encode(batch), batch)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """The context that the forward pass runs in."""
-        return computing_in(self.cfg.precision, self.device)
-
-    def optimizer_step(self, batches: Prefetcher, meter: Meter) -> None:
-        """One update of the weights, from `cfg.accumulate` batches."""
-        torch.manual_seed(step_seed(self.cfg.seed, self.step, self.world.rank))
-        lr = learning_rate(self.step, self.cfg)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        last = (self.step + 1) * self.cfg.accumulate - 1
-        for number in range(self.step * self.cfg.accumulate, last + 1):
-            with meter.waiting():
-                batch = batches.get(number)
-            with self.together.local(number != last):
-                self.backward(batch, meter)
-        norm = self._clip()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, math.log(self.cfg.max_logit_scale))  # type: ignore[operator]
-        self.step += 1
-        meter.stepped(norm, lr)
-
-    def backward(self, batch: Batch, meter: Meter) -> None:
-        """Add the gradients of one batch to those that are there."""
-        losses = self.training_step(self.prepare.on_device(batch, self.device, self.cfg.channels_last))
-        self.scaler.scale(losses["loss"] / self.cfg.accumulate).backward()  # type: ignore[no-untyped-call]
-        meter.add(losses, pairs=len(batch.images))
-
-    def _clip(self) -> Tensor:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.together.average_rest(parameters)
-        self.scaler.unscale_(self.optimizer)
-        return clip_gradients(parameters, self.cfg.clip_norm)
-
-    def _put_together(self) -> Together:
-        """The towers as the configuration wants them computed, before an optimizer knows their parameters."""
-        cfg = self.cfg
-        if cfg.grad_checkpointing:
-            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
-        towers = Towers(
-            self.model,
-            text_groups=cfg.text_groups,
-            pad_id=self.prepare.pad_id,
-            may_cut=self.prepare.crop_texts,
-        )
-        if cfg.compile:
-            for block in blocks(towers):  # the same code for all of them, so that it is compiled once
-                block.compile()
-        return Together(towers, self.world, cfg.strategy)
-
-    # ---------------------------------------------------------------- the whole
 
     def fit(self, until: int | None = None) -> Outcome:
         """Train up to step `until` (default: `cfg.steps`), from wherever the trainer is.
@@ -216,26 +126,38 @@ class Trainer:
         checkpoint: Path | None = None
         self.model.train()
         self.loss_fn.train()
-        with self._batches(until) as batches, self._reporting(until), Interrupt() as interrupt:
+        cfg = self.cfg
+        with (
+            Watchdog(self.out, self.world.rank, self.world.size, cfg.stall_seconds) as self.watchdog,
+            self._batches(until) as batches,
+            self._reporting(until),
+            Interrupt() as interrupt,
+        ):
             is_interrupted = self._any(interrupt.requested)
             while self.step < until and not is_interrupted:
                 self.optimizer_step(batches, meter)
+                self.watchdog.stepped(self.step)
                 is_interrupted = self._any(interrupt.requested)
-                if self.step % self.cfg.log_every == 0 or self.step == until:
+                if self.step % cfg.log_every == 0 or self.step == until:
                     self._report(meter)
-                is_evaluation_due = self._is_due(self.cfg.evaluate_every) or self.step == until
+                is_evaluation_due = self._is_due(cfg.evaluate_every) or self.step == until
                 if is_evaluation_due and not is_interrupted:
                     # a rank that left an evaluation by itself would leave the others waiting
                     at_once = interrupt.immediate() if self.world.is_alone else contextlib.nullcontext()
-                    with at_once, meter.paused():
+                    with at_once, meter.paused(), self.watchdog.doing("evaluation", self.step):
                         self._evaluate()
                     is_interrupted = self._any(interrupt.requested)
                 if is_interrupted or self._is_checkpoint_due() or self.step == until:
                     self._check_finite(meter)
-                    with meter.paused():
+                    with meter.paused(), self.watchdog.doing("checkpoint", self.step):
                         checkpoint = self.save()
-            self.kept.finish()
+            with self.watchdog.doing("checkpoint", self.step):
+                self.kept.finish()
         return Outcome(self.step, self.step < until, checkpoint, dict(self.evaluation))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A stretch in which the model has the weights to evaluate and export: their moving average, if any."""
+        return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
 
     def save(self) -> Path | None:
         """Write a checkpoint of this moment, and delete those past `cfg.keep`; several processes go on meanwhile."""
@@ -243,7 +165,10 @@ class Trainer:
             return None
         epoch, rest = divmod(self.step, self.cfg.steps_per_epoch or self.cfg.steps + 1)
         name = f"epoch_{epoch}" if rest == 0 and epoch else f"step_{self.step}"
-        return self.kept.write(self.out / name, self.kept.tensors(), self.facts())
+        return self.kept.write(self.out / name, self.kept.tensors() | self._average(), self.facts())
+
+    def _average(self) -> dict[str, Any]:
+        return {"ema": self.ema.state_dict()} if self.ema is not None else {}
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says beside its tensors, as plain values."""
@@ -276,11 +201,9 @@ class Trainer:
             path = latest
         facts = self.kept.facts(path)
         self._require_same_identity(path, facts.get("identity", {}))
-        self.kept.read(path, {})
+        self.kept.read(path, self._average())
         self.scaler.load_state_dict(facts.get("scaler", {}))
         self.step, self.evaluation = int(facts["step"]), dict(facts["evaluation"])
-
-    # ---------------------------------------------------------------- its parts
 
     def _batches(self, until: int) -> Prefetcher:
         def make(number: int) -> Batch:
@@ -314,7 +237,7 @@ class Trainer:
         self.model.eval()
         try:
             devices = [self.device] if self.device.type == "cuda" else []
-            with self.together.whole(), torch.random.fork_rng(devices), torch.no_grad():
+            with self.averaged(), self.together.whole(), torch.random.fork_rng(devices), torch.no_grad():
                 self.evaluation = {key: float(value) for key, value in self.evaluate(self.model).items()}
         finally:
             self.model.train()
@@ -348,8 +271,3 @@ class Trainer:
                     f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming "
                     "would not go on with the same batches. Use the same settings, or another folder"
                 )
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """What a rank seeds torch with at a step, so that dropout depends on nothing that came before."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1

@@ -125,6 +125,7 @@ def make_objective(
             )
         return Distillation(DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight)
     loss_fn: nn.Module
+    place["tile_size"] = cfg.tile_size
     if cfg.loss == "sigmoid":
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(

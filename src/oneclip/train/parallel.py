@@ -40,6 +40,7 @@ class Together:
         self.towers, self.world = towers, world
         self.is_sharded = strategy == "fsdp" and not world.is_alone
         self.module: nn.Module = towers
+        self._is_local = False
         if self.is_sharded:
             shard(towers, world)
         elif not world.is_alone:
@@ -57,11 +58,13 @@ class Together:
         if not is_local or self.world.is_alone:
             yield
         elif self.is_sharded:
+            before, self._is_local = self._is_local, True
             self.towers.set_requires_gradient_sync(False)  # type: ignore[operator]
             try:
                 yield
             finally:
-                self.towers.set_requires_gradient_sync(True)  # type: ignore[operator]
+                self._is_local = before
+                self.towers.set_requires_gradient_sync(not before)  # type: ignore[operator]
         else:
             with self.module.no_sync():  # type: ignore[operator]
                 yield
