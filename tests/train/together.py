@@ -48,6 +48,7 @@ CASES = {
     "sigmoid, sharded": Case("sigmoid", {"loss": "sigmoid", "strategy": "fsdp"}),
     "CoCa, sharded": Case("coca", {"strategy": "fsdp"}),
     "accumulated": Case(settings={"accumulate": 2}),
+    "layer decay, sharded": Case(settings={"layer_decay": 0.5, "strategy": "fsdp"}),
     "accumulated, sharded": Case(settings={"accumulate": 2, "strategy": "fsdp"}),
 }
 
