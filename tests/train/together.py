@@ -56,6 +56,7 @@ CASES = {
     ),
     "averaged, sharded": Case(settings={"ema": 0.9, "strategy": "fsdp"}),
     "accumulated": Case(settings={"accumulate": 2}),
+    "layer decay, sharded": Case(settings={"layer_decay": 0.5, "strategy": "fsdp"}),
     "accumulated, sharded": Case(settings={"accumulate": 2, "strategy": "fsdp"}),
 }
 
