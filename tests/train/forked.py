@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
@@ -13,10 +14,13 @@ from oneclip.train import World, join
 from tests.ranks import leave
 
 Work = Callable[[World], None]
+HEAVY = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint")
 
 
 def start(world: int, work: Work) -> tuple[list[BaseProcess], dist.TCPStore]:
     """Begin to work on each rank. The store has to stay until they are done; no threads may run here."""
+    for module in HEAVY:  # which all ranks would import otherwise
+        import_module(module)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     fork = get_context("fork")
     processes: list[BaseProcess] = [

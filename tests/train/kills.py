@@ -1,6 +1,7 @@
-"""Trainings that are killed again and again, for test_kills_of_training.py: `kills.py FOLDER PROCESSES KILLS`.
+"""Trainings that are killed again and again, for test_kills_of_training.py: `kills.py FOLDER KILLS PROCESSES...`.
 
-Prints, as JSON, a pair for each kill: steps that were done, and those that the latest checkpoint has.
+Prints, as JSON, by the number of processes a pair for each kill: steps that were done, and those that the latest
+checkpoint has.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def kill(out: Path, size: int, chance: random.Random) -> tuple[int, int]:
     processes, _store = forked.start(size, partial(train, out, STEPS))
     wanted, patience = begin + chance.randint(2, 6), time.monotonic() + 60
     while steps_done(out) < wanted and time.monotonic() < patience:
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(chance.uniform(0, 2 * STEP_SECONDS))
     for process in chance.sample(processes, len(processes)):
         process.kill()
@@ -62,14 +63,16 @@ def steps_done(out: Path) -> int:
     return max([json.loads(line)["step"] for line in lines if line.endswith("}")], default=0)
 
 
-def main(out: Path, size: int, kills: int) -> None:
-    chance = random.Random(size)
-    seen = [kill(out, size, chance) for _ in range(kills)]
-    until = steps_done(out) + 2
-    forked.run(size, partial(train, out, until))
-    forked.run(1, partial(train, out.with_name("unbroken"), until))
+def main(folder: Path, kills: int, sizes: list[int]) -> None:
+    seen = {}
+    for size in sizes:
+        out, chance = folder / str(size), random.Random(size)
+        seen[size] = [kill(out, size, chance) for _ in range(kills)]
+        forked.run(size, partial(train, out, steps_done(out) + 2))
+    most = max(steps_done(folder / str(size)) for size in sizes)
+    forked.run(1, partial(train, folder / "unbroken", most))
     print(json.dumps(seen))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), [int(size) for size in sys.argv[3:]])
