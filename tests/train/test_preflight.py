@@ -124,6 +124,16 @@ def test_a_disk_without_room_for_the_checkpoints_is_told(
         check_disk(trainer(tmp_path, checkpoint_every=1, keep=0), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["step_1.pt", "step_1/__0_0.distcp"])
+def test_room_that_checkpoints_of_before_take_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("oneclip.train.preflight.shutil.disk_usage", lambda path: Usage(10**6, 0, 0))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\0" * 2 * 10**5)
+    assert check_disk(trainer(tmp_path, checkpoint_every=5, keep=1), tmp_path).startswith("disk: ")
+
+
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere cannot be written"):
         check_disk(trainer(tmp_path), tmp_path / "nowhere")

@@ -117,7 +117,9 @@ def _of_architecture(
 
 def _by_checksum(found: Examined) -> Examined:
     """A file without a word about itself, if its bytes are those of published weights."""
-    if any(tensor.is_meta for tensor in found.checkpoint.state_dict.values()) or shards.is_index(found.path):
+    if any(tensor.is_meta for tensor in found.checkpoint.state_dict.values()):
+        return found
+    if shards.is_index(found.path) or found.path.is_dir():
         return found
     fitting = shapes.fitting(found.checkpoint.state_dict)
     if not any(zoo.pretrained(arch, tag).sha256 for arch in fitting for tag in zoo.pretrained_tags(arch)):

@@ -26,7 +26,7 @@ from oneclip.checkpoint.places import (
     Place,
     Repository,
 )
-from oneclip.checkpoint.read import Checkpoint, read
+from oneclip.checkpoint.read import Checkpoint, is_sharded, read
 from oneclip.checkpoint.sound import check_cfg
 from oneclip.checkpoint.text_tower import find_text_tower
 from oneclip.config import ModelCfg, PreprocessCfg
@@ -162,8 +162,10 @@ def _of_file(path: Path, reading: _Reading) -> Examined:
 
 
 def _of_folder(folder: Path, reading: _Reading) -> Examined:
-    """A folder with weights and a configuration, in open_clip's form or in transformers'."""
+    """A folder with weights and a configuration, in open_clip's form or in transformers'; or one of a training."""
     place = Folder(folder)
+    if is_sharded(folder):
+        return _of_bare(folder, reading)
     if config := place.first([CONFIG]):
         return _of_config(config, _weights_in(folder), place, reading)
     if _is_transformers(folder / THEIR_CONFIG):

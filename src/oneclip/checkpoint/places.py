@@ -12,6 +12,7 @@ from oneclip import hub
 
 CONFIG = "open_clip_config.json"
 THEIR_CONFIG = "config.json"  # of a folder as transformers writes it
+TRAINING, TRAINING_TABLE = "training.json", ".metadata"  # of a checkpoint of several processes
 PIXELS = ("preprocessor_config.json", "processor_config.json")
 WEIGHTS = (
     *hub.HUB_WEIGHTS,

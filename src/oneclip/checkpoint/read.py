@@ -17,11 +17,13 @@ from oneclip.checkpoint.damage import explained
 from oneclip.checkpoint.legacy import Legacy
 from oneclip.checkpoint.npz import is_npz, read_npz
 from oneclip.checkpoint.pickles import Record
+from oneclip.checkpoint.places import TRAINING, TRAINING_TABLE
 from oneclip.checkpoint.quantise import dequantised, is_quantised
 from oneclip.checkpoint.shards import is_index, shard_paths
 from oneclip.checkpoint.stored import read_stored
 from oneclip.checkpoint.tensors import TensorRef
 from oneclip.errors import CheckpointError
+from oneclip.hub import read_json
 
 Format: TypeAlias = Literal["state-dict", "training", "safetensors", "quantised", "torchscript", "npz"]
 METADATA_KEY = "oneclip"  # of what we write beside the tensors
@@ -70,11 +72,11 @@ def read(
     """Read a checkpoint; nothing of it is executed.
 
     Understood are state dicts and training checkpoints of `torch.save` (new and old), safetensors files, both
-    also in shards by their index (`….index.json`), OpenAI's TorchScript archives, NumPy archives (`.npz`), and
-    our quantised files.
+    also in shards by their index (`….index.json`), OpenAI's TorchScript archives, NumPy archives (`.npz`), our
+    quantised files, and the folders that our training leaves when several processes wrote to them.
 
     Args:
-        path: of the file, or of an index of shards.
+        path: of the file, of an index of shards, or of such a folder.
         part: the key of the dict to take from a training checkpoint, such as "state_dict_ema"; by default
             that of the weights, and a running average only where nothing else is there.
         values: False to read only what describes the tensors: they are then on the meta device.
@@ -84,6 +86,8 @@ def read(
         CheckpointError: if it is missing, truncated, damaged, unsafe, or no checkpoint.
     """
     path = Path(path)
+    if is_sharded(path):
+        return _of_processes(path, part, values)
     if is_index(path):
         return _read_shards(path, part, values, fetch)
     start = _first_bytes(path)
@@ -101,6 +105,25 @@ def read(
     if part is not None and found.part != part:
         raise CheckpointError(f"{path} has no {part!r}: it is no training checkpoint")
     return found
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether several processes of a training wrote a checkpoint there: a folder."""
+    return all((path / name).is_file() for name in (TRAINING, TRAINING_TABLE))
+
+
+def _of_processes(path: Path, part: str | None, values: bool) -> Checkpoint:
+    from oneclip.checkpoint.sharded import Table
+
+    table, facts, wanted = Table(path), read_json(path / TRAINING), part or "state_dict"
+    tensors = table.read(wanted, values)
+    if not tensors:
+        raise CheckpointError(f"{path} has no {wanted!r}; it has {', '.join(table.parts()) or 'no weights'}")
+    described = facts.pop("description", {})
+    metadata = {key: value for key, value in facts.items() if plain(value)}
+    metadata |= described if isinstance(described, dict) else {}
+    others = tuple(other for other in table.parts() if other != wanted)
+    return _checkpoint(path, tensors, "training", metadata, wanted, others, files=tuple(table.files()))
 
 
 def _first_bytes(path: Path) -> bytes:

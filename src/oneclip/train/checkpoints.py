@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import numpy as np
 import torch
 
 from oneclip.checkpoint import replacing
-from oneclip.errors import CheckpointError, OutputError
+from oneclip.checkpoint.places import TRAINING
+from oneclip.checkpoint.write import sync_folder
+from oneclip.errors import CheckpointError, CheckpointMismatchError, OutputError
 
 NAME = re.compile(r"(epoch|step)_\d+(\.pt)?")  # a file of one process, a folder of several
-FACTS = "training.json"  # in such a folder: all that is no tensor
+FACTS = TRAINING  # in such a folder: all that is no tensor
+PART = ".part"  # behind the name of a folder that is being written, or deleted
+BEFORE = ".before"  # of one that stands aside while another takes its place
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -116,10 +121,68 @@ def prune(folder: Path, keep: int) -> None:
         with contextlib.suppress(CheckpointError):
             steps[path] = checkpoint_step(path)
     for path in sorted(steps, key=steps.__getitem__)[:-keep]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+        _delete(path)
+
+
+def checkpoints_bytes(folder: Path) -> int:
+    """How much room the checkpoints in a folder take, whether each is a file or a folder of shares."""
+    return sum(
+        file.stat().st_size
+        for path in _candidates(folder)
+        for file in (path, *path.rglob("*"))
+        if file.is_file()
+    )
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give a folder that is written its name. One that has it stands aside until then, whole.
+
+    Raises:
+        OSError: if the disk refuses; what stood there before then has its name again.
+    """
+    before = path.with_name(path.name + BEFORE)
+    sync_folder(part)
+    if path.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        path.rename(before)
+    try:
+        part.rename(path)
+    except OSError:
+        if before.exists():
+            before.rename(path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def tidy(folder: Path) -> None:
+    """Clear away what a run that was killed left behind while it wrote or deleted; no whole checkpoint is touched.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    for part in folder.glob(f"*{PART}"):
+        shutil.rmtree(part, ignore_errors=True)
+    for before in folder.glob(f"*{BEFORE}"):
+        path = before.with_name(before.name.removesuffix(BEFORE))
+        if path.exists():
+            shutil.rmtree(before, ignore_errors=True)
         else:
-            path.unlink()
+            before.rename(path)
+    for temporary in folder.glob(".*.tmp"):
+        if NAME.match(temporary.name[1:]):
+            temporary.unlink()
+
+
+def require_same_shapes(
+    source: str, there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointMismatchError unless a checkpoint has the tensors of a model, in their shapes."""
+    missing, unexpected = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
+    reshaped = [(name, there[name], here[name]) for name in sorted(here.keys() & there.keys())]
+    reshaped = [(name, theirs, ours) for name, theirs, ours in reshaped if theirs != ours]
+    if missing or unexpected or reshaped:
+        raise CheckpointMismatchError(source, missing, unexpected, reshaped)
 
 
 def random_states() -> dict[str, Any]:
@@ -144,8 +207,22 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.glob("*"))
-        if NAME.fullmatch(path.name) and path.is_dir() == (path.suffix != ".pt")
-    ]
+    """Whole checkpoints; one that stands aside is among them only while no other has its name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        name = path.name.removesuffix(BEFORE)
+        if NAME.fullmatch(name) and path.is_dir() == (not name.endswith(".pt")):
+            found.setdefault(name, path)
+    return list(found.values())
+
+
+def _delete(path: Path) -> None:
+    """A folder loses its name at once: half of it must not be taken for a checkpoint."""
+    with contextlib.suppress(OSError):  # one too many is no reason to end a training
+        if not path.is_dir():
+            path.unlink()
+            return
+        gone = path.with_name(path.name + PART)
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

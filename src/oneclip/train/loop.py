@@ -137,7 +137,9 @@ class Trainer(Stepper):
             while self.step < until and not is_interrupted:
                 self.optimizer_step(batches, meter)
                 self.watchdog.stepped(self.step)
-                is_interrupted = self._any(interrupt.requested)
+                is_interrupted, has_failed = self._each(interrupt.requested, self.kept.has_failed)
+                if has_failed:
+                    self.kept.finish()  # which says why, on all ranks
                 if self.step % cfg.log_every == 0 or self.step == until:
                     self._report(meter)
                 is_evaluation_due = self._is_due(cfg.evaluate_every) or self.step == until
@@ -247,11 +249,16 @@ class Trainer(Stepper):
 
     def _any(self, flag: bool) -> bool:
         """Whether a flag is up on any rank: they stop at the same step, or not at all."""
-        return self.world.sum([flag])[0] > 0
+        return self._each(flag)[0]
+
+    def _each(self, *flags: bool) -> list[bool]:
+        """Likewise for each of several."""
+        return [count > 0 for count in self.world.sum(flags)]
 
     def _check_finite(self, meter: Meter) -> None:
         # a gradient that does not fit into fp16 is the scaler's affair: it leaves the step out
         if self._any(not meter.is_finite(with_gradients=not self.scaler.is_enabled())):
+            self.kept.finish()  # what was begun before that
             raise TrainingError(
                 f"the loss or a gradient is no longer a finite number at step {self.step}; lower the "
                 f"learning rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use fp32, "

@@ -15,7 +15,7 @@ from torch import nn
 from oneclip.errors import ConfigError, OutputError
 from oneclip.text import Tokenizer
 from oneclip.train.batches import Batch
-from oneclip.train.checkpoints import NAME
+from oneclip.train.checkpoints import checkpoints_bytes
 from oneclip.train.loop import Trainer
 from oneclip.train.start import Start
 
@@ -155,7 +155,7 @@ def check_disk(trainer: Trainer, folder: Path) -> str:
     each, model = checkpoint_bytes(trainer)
     kept = _checkpoints(trainer) if trainer.cfg.keep == 0 else min(trainer.cfg.keep, _checkpoints(trainer))
     needed = each * (kept + 1) + model  # one more while it takes the place of another
-    there = sum(path.stat().st_size for path in folder.glob("*.pt") if NAME.fullmatch(path.name))
+    there = checkpoints_bytes(folder)
     free = shutil.disk_usage(folder).free + there
     if needed > free:
         raise OutputError(

@@ -5,7 +5,7 @@ Tensors go by names, those of the optimizer too: which process holds which share
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ from torch.distributed.checkpoint.state_dict import (
 
 from oneclip.checkpoint import load_into
 from oneclip.checkpoint.read import METADATA_KEY
-from oneclip.errors import CheckpointMismatchError, ConfigError
+from oneclip.checkpoint.sharded import Table
+from oneclip.errors import ConfigError
 from oneclip.train.checkpoints import (
     prune,
     random_states,
     read_checkpoint,
     read_facts,
+    require_same_shapes,
     restore_random_states,
+    tidy,
     write_checkpoint,
 )
 from oneclip.train.distributed import World
 from oneclip.train.parallel import is_shard
-from oneclip.train.shards import ShardWriter, read_shards
+from oneclip.train.shards import ShardWriter, read_shards, require_same_names
 
 TENSORS = ("state_dict", "loss_state_dict", "optimizer", "ema")
 
@@ -76,9 +79,15 @@ class State:
             return path
         file = path.with_suffix(".pt")
         description = {METADATA_KEY: facts.get("description", {})}
+        tidy(file.parent)
         write_checkpoint(file, {**tensors, **facts, "random": random_states(), **description})
         prune(file.parent, self._keep)
         return file
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what is written in the background cannot be, as far as this rank knows; `finish` says why, on all."""
+        return self._writer is not None and self._writer.has_failed
 
     def finish(self) -> None:
         """Wait for what is written in the background."""
@@ -89,21 +98,48 @@ class State:
         """What a checkpoint says beside its tensors."""
         return read_facts(path) if path.is_dir() else read_checkpoint(path, mmap=True)
 
-    def read(self, path: Path, also: Mapping[str, Any]) -> None:
-        """Bring weights and optimizer, and the tensors of `also` in place, back to a checkpoint.
+    def read(self, path: Path, also: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Bring weights and optimizer back to a checkpoint, and the tensors of `also` in place, as far as it has them.
+
+        Args:
+            path: a file or a folder.
+            also: tensors by name, by the part that they are of, such as "ema".
 
         Raises:
-            CheckpointError: if it is damaged, or of another model.
+            CheckpointMismatchError: if it is of another model.
+            CheckpointError: if it is damaged.
             ConfigError: if other parameters were trained.
         """
         if path.is_dir():
-            state = self.tensors()
-            state |= also
-            read_shards(path, state)
-            self._set(path, state, is_full=False)
-            return
+            self._read_folder(path, also)
+        else:
+            self._read_file(path, also)
+
+    def _read_folder(self, path: Path, also: Mapping[str, Mapping[str, Tensor]]) -> None:
+        table, state = Table(path), self.tensors()
+        for part in ("state_dict", "loss_state_dict"):
+            require_same_names(table, part, state[part])
+        require_same_trained(path, table.under("optimizer.state"), _slots(state["optimizer"]))
+        for part, tensors in also.items():
+            there = table.under(part)
+            state[part] = {name: tensor for name, tensor in tensors.items() if name in there}
+            require_same_shapes(
+                f"{part} in {path}",
+                {name: there[name].shape for name in state[part]},
+                {name: tuple(tensor.shape) for name, tensor in state[part].items()},
+            )
+        read_shards(table, state)
+        self._set(path, state, is_full=False)
+
+    def _read_file(self, path: Path, also: Mapping[str, Mapping[str, Tensor]]) -> None:
         file = read_checkpoint(path)
-        self._require_fit(path, file)
+        for part, module in (("state_dict", "model"), ("loss_state_dict", "loss_fn")):
+            own = _under(self._trained.state_dict(), f"{module}.")
+            require_same_shapes(
+                str(path), *({k: tuple(v.shape) for k, v in s.items()} for s in (file[part], own))
+            )
+        _, optimizer = get_state_dict(self._trained, self._optimizer)
+        require_same_trained(path, _slots(file["optimizer"]), _slots(optimizer))
         if any(is_shard(parameter) for parameter in self._trained.parameters()):
             self._set(path, file, is_full=True)
         else:
@@ -114,15 +150,6 @@ class State:
             load_by_name(tensors, file.get(name, {}))
         if self._world.is_alone:
             restore_random_states(file["random"])
-
-    def _require_fit(self, path: Path, file: Mapping[str, Any]) -> None:
-        """Raise CheckpointMismatchError unless the weights in a file are those of the model, in their shapes."""
-        own, given = _under(self._trained.state_dict(), "model."), file["state_dict"]
-        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-        both = [(name, tuple(given[name].shape), tuple(own[name].shape)) for name in own if name in given]
-        reshaped = [(name, theirs, ours) for name, theirs, ours in both if theirs != ours]
-        if missing or unexpected or reshaped:
-            raise CheckpointMismatchError(str(path), missing, unexpected, reshaped)
 
     def _set(self, path: Path, state: Mapping[str, Any], *, is_full: bool) -> None:
         weights = {f"model.{name}": tensor for name, tensor in state["state_dict"].items()}
@@ -151,6 +178,17 @@ class State:
             ) from error
 
 
+def require_same_trained(path: Path, there: Iterable[str], here: Iterable[str]) -> None:
+    """Raise ConfigError unless two optimizers hold numbers of the same names, `PARAMETER.KIND`."""
+    differing = sorted({name.rpartition(".")[0] for name in set(there) ^ set(here)})
+    if differing:
+        others = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ConfigError(
+            f"{path} was written while other parameters were trainable: {differing[0]}{others} in only one of both "
+            "trainings. Use the same settings, or start a training from its weights instead"
+        )
+
+
 def load_by_name(into: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Copy tensors by name, whole ones into shards, too; those that are not given stay."""
     from torch.distributed.tensor import distribute_tensor
@@ -166,6 +204,17 @@ def load_by_name(into: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
                 )
             else:
                 target.copy_(given[name])
+
+
+def _slots(optimizer: Mapping[str, Any]) -> set[str]:
+    """The names of the tensors that an optimizer keeps, as `PARAMETER.KIND`."""
+    state = optimizer["state"].items()
+    return {
+        f"{name}.{kind}"
+        for name, kinds in state
+        for kind, value in kinds.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

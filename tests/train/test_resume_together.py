@@ -1,0 +1,161 @@
+"""Trainings that stop and go on with another number of processes, and what goes wrong on one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import oneclip
+from oneclip.checkpoint import read
+from oneclip.train import consolidate
+from oneclip.train.checkpoints import BEFORE, PART, latest_checkpoint, prune, put_in_place, tidy
+from tests.ranks import ROOT
+from tests.train.resumed import STRATEGIES
+
+CHECKPOINTS = ("step_6", "epoch_2.pt")  # of four processes, and of one
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("this build of torch has no gloo")
+    folder = tmp_path_factory.mktemp("runs")
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    script = [sys.executable, "-W", "ignore", "-m", "tests.train.resumed", str(folder)]
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    subprocess.run(script, env=environment, check=True, timeout=300)
+    return folder
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def said(runs: Path, case: str) -> list[dict[str, Any]]:
+    """What both ranks said."""
+    return [json.loads((runs / f"{case}, rank {rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_then_four_then_one_then_two_processes_have_the_losses_of_one(runs: Path, strategy: str) -> None:
+    unbroken = losses(runs / "unbroken")
+    assert len(unbroken) == 10
+    assert losses(runs / strategy) == pytest.approx(unbroken, rel=1e-5)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_a_checkpoint_of_another_model_is_refused_on_all_ranks(runs: Path, checkpoint: str) -> None:
+    errors = {answer["error"] for answer in said(runs, f"other model, {checkpoint}")}
+    assert errors == {"CheckpointMismatchError"}
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_a_checkpoint_of_other_trained_parameters_is_refused_on_all_ranks(
+    runs: Path, checkpoint: str
+) -> None:
+    for answer in said(runs, f"other parameters, {checkpoint}"):
+        assert answer["error"] == "ConfigError"
+        assert "visual.class_embedding" in answer["message"]
+
+
+def test_a_folder_that_one_rank_cannot_make_ends_the_training_on_all(runs: Path) -> None:
+    for answer in said(runs, "in the way"):
+        assert answer["error"] == "OutputError"
+        assert "step_2.part could not be made: File exists" in answer["message"]
+
+
+def test_a_full_disk_of_one_rank_ends_the_training_on_all(runs: Path) -> None:
+    for answer in said(runs, "full disk"):
+        assert "step_4 could not be written: File too large (rank 1)" in answer["says"]["message"]
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_nothing_but_the_one_before(runs: Path) -> None:
+    assert said(runs, "full disk")[0]["says"]["there"] == ["step_2"]
+    assert latest_checkpoint(runs / "full disk") == runs / "full disk" / "step_2"
+
+
+def test_a_checkpoint_has_its_name_while_the_next_steps_run(runs: Path) -> None:
+    assert said(runs, "named at once")[0]["says"]
+
+
+def test_averaged_weights_come_back_from_folders_and_files(runs: Path) -> None:
+    answers = [*said(runs, "averages"), json.loads((runs / "averages of one, rank 0.json").read_text())]
+    assert [answer["says"] for answer in answers] == [dict.fromkeys(STRATEGIES, 0.0)] * 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_file_of_all_shares_is_a_model_with_their_weights(
+    runs: Path, strategy: str, tmp_path: Path
+) -> None:
+    file = consolidate(runs / strategy / "step_6", tmp_path / "model.safetensors")
+    weights = read(runs / strategy / "step_6").state_dict
+    loaded = oneclip.load(file).model.state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_a_folder_of_shares_loads_as_the_model_that_it_describes(runs: Path) -> None:
+    folder = oneclip.load(runs / "fsdp" / "step_10").model.state_dict()
+    other = oneclip.load(runs / "ddp" / "step_10").model.state_dict()
+    assert max(float((folder[name] - other[name]).abs().max()) for name in folder) < 1e-4
+
+
+def make(path: Path, step: int = 1) -> Path:
+    path.mkdir(parents=True)
+    (path / "training.json").write_text(json.dumps({"step": step}))
+    return path
+
+
+def test_a_checkpoint_that_stands_aside_is_the_latest_until_another_has_its_name(tmp_path: Path) -> None:
+    make(tmp_path / "step_1", 1)
+    aside = make(tmp_path / f"step_2{BEFORE}", 2)
+    make(tmp_path / f"step_3{PART}", 3)
+    assert latest_checkpoint(tmp_path) == aside
+    named = make(tmp_path / "step_2", 2)
+    assert latest_checkpoint(tmp_path) == named
+
+
+def test_tidying_gives_a_checkpoint_that_stands_aside_its_name_back(tmp_path: Path) -> None:
+    make(tmp_path / f"step_2{BEFORE}", 2)
+    make(tmp_path / f"step_3{PART}", 3)
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_2"]
+
+
+def test_tidying_deletes_what_a_killed_process_was_writing(tmp_path: Path) -> None:
+    (tmp_path / ".step_4.pt.1a2b3c4d.tmp").write_bytes(b"half")
+    (tmp_path / ".another.tmp").write_bytes(b"whole")
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".another.tmp"]
+
+
+def test_a_checkpoint_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+    make(tmp_path / "step_2", 2)
+    part = make(tmp_path / f"step_2{PART}", 2)
+    (part / "new").touch()
+    put_in_place(part, tmp_path / "step_2")
+    assert [path.name for path in tmp_path.iterdir()] == ["step_2"]
+    assert (tmp_path / "step_2" / "new").is_file()
+
+
+def test_a_checkpoint_that_cannot_take_its_place_leaves_the_one_before(tmp_path: Path) -> None:
+    before = make(tmp_path / "step_2", 2)
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / f"step_2{PART}", before)
+    assert latest_checkpoint(tmp_path) == before
+
+
+def test_folders_past_those_to_keep_are_deleted(tmp_path: Path) -> None:
+    for step in range(1, 5):
+        make(tmp_path / f"step_{step}", step)
+    prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
