@@ -95,6 +95,12 @@ def test_the_page_of_models_lists_every_architecture() -> None:
     assert make_models["with_tables"](page) == page, "run: python docs/make_models.py"
 
 
+def test_the_page_of_the_command_lists_every_setting_of_a_training() -> None:
+    make_settings = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert make_settings["with_table"](page) == page, "run: python docs/make_settings.py"
+
+
 def test_every_example_says_how_to_run_it() -> None:
     for program in sorted((ROOT / "examples").glob("*.py")):
         docstring = program.read_text(encoding="utf-8").split('"""')[1]

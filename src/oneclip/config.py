@@ -43,9 +43,9 @@ class _Config:
         for f in fields(cls):  # type: ignore[arg-type]
             if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
                 raise ConfigError(f"{cls.__name__} needs {f.name!r}, which is missing")
-        cfg = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-        cfg.check_types()
-        return cfg
+        plain = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        _check_types(cls, plain)  # before a class compares them with its ranges
+        return cls(**plain)
 
     def check_types(self) -> None:
         """Look whether each value is of the type of its field: "false" is no bool, and NaN no number.
@@ -53,18 +53,21 @@ class _Config:
         Raises:
             ConfigError: for the first that is not.
         """
-        kind: Any = type(self)  # a class can be hashed, but mypy asks its instances
-        for name, hint in _hints(kind).items():
-            value = getattr(self, name)
-            if not _is_of(value, hint):
-                expected = hint.__name__ if isinstance(hint, type) else hint
-                raise ConfigError(f"{name} is {repr(value)[:60]}; {expected} was expected")
+        _check_types(type(self), vars(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain values that JSON can hold."""
         values = asdict(self)  # type: ignore[call-overload]
         defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != defaults[k]}
+
+
+def _check_types(kind: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        hint = _hints(kind)[name]
+        if not _is_of(value, hint):
+            expected = hint.__name__ if isinstance(hint, type) else hint
+            raise ConfigError(f"{name} is {repr(value)[:60]}; {expected} was expected")
 
 
 @cache
@@ -77,6 +80,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is UnionType:
         return any(_is_of(value, each) for each in inner)
+    if kind is tuple and isinstance(value, tuple) and inner[1:] == (...,):
+        return all(_is_of(each, inner[0]) for each in value)
     if kind is tuple and isinstance(value, tuple):
         return len(value) == len(inner) and all(map(_is_of, value, inner))
     if kind is float and isinstance(value, int | float):

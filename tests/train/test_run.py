@@ -17,7 +17,9 @@ import oneclip
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import ConfigError, OutputError
-from oneclip.train.run import RunCfg, Table, read_config, train_on_table
+from oneclip.train import RunCfg
+from oneclip.train.run import run as train
+from oneclip.train.start import read_config
 
 COLOURS = {
     "red": "red",
@@ -86,7 +88,7 @@ def test_a_model_that_learnt_six_colours_classifies_them(
     held_out = ["--eval-data", str(data / "held_out.csv"), "--lr", "3e-3"]
     assert cli(arguments(data, "--epochs", "4", *held_out)) == ExitCode.OK
     assert "text_to_image_recall@1: 1" in capsys.readouterr().out
-    clip = oneclip.load(str(data / "run" / "model.safetensors"), device="cpu")
+    clip = oneclip.load(str(data / "run" / "model"), device="cpu")
     labels = [f"something {word}" for word in COLOURS.values()]
     for colour, word in COLOURS.items():
         assert clip.classify(data / "pictures" / f"{colour}.png", labels)[0][0] == f"something {word}"
@@ -113,12 +115,19 @@ def test_a_folder_with_a_run_is_not_overwritten(data: Path, capsys: pytest.Captu
 
 def test_pretrained_weights_are_where_training_starts(data: Path) -> None:
     assert cli(arguments(data, "--epochs", "1", "--lr", "0")) == ExitCode.OK
-    first = data / "run" / "model.safetensors"
-    tables = Table(data / "pairs.csv", data / "pictures")
-    settings = RunCfg(tables, data / "next", pretrained=str(first), epochs=1, batch_size=6, train={"lr": 0.0})
-    result = train_on_table(settings)
-    assert result.model_file == data / "next" / "model.safetensors"
-    before, after = (oneclip.load(str(path), device="cpu").model for path in (first, result.model_file))
+    first = data / "run" / "model"
+    settings = RunCfg(
+        data / "pairs.csv",
+        data / "next",
+        images=data / "pictures",
+        pretrained=first,
+        epochs=1,
+        batch_size=6,
+        train={"lr": 0.0},
+    )
+    result = train(settings)
+    assert result.model == data / "next" / "model"
+    before, after = (oneclip.load(str(path), device="cpu").model for path in (first, result.model))
     torch.testing.assert_close(before.state_dict(), after.state_dict(), rtol=0, atol=0)
 
 
@@ -127,7 +136,7 @@ def test_broken_pictures_are_named_at_the_end(data: Path, capsys: pytest.Capture
     assert cli(arguments(data, "--epochs", "1")) == ExitCode.SKIPPED
     captured = capsys.readouterr()
     assert "red.png was left out" in captured.err
-    assert "model.safetensors" in captured.out
+    assert str(data / "run" / "model") in captured.out
 
 
 @pytest.mark.parametrize(
@@ -168,16 +177,17 @@ def test_a_full_disk_at_the_end_keeps_the_checkpoints(data: Path, monkeypatch: p
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     settings = RunCfg(
-        Table(data / "pairs.csv", data / "pictures"),
+        data / "pairs.csv",
         data / "run",
-        architecture=str(data / "model.json"),
+        images=data / "pictures",
+        model=data / "model.json",
         epochs=1,
         batch_size=6,
     )
     with pytest.raises(OutputError, match="No space left"):
-        train_on_table(settings)
+        train(settings)
     assert (data / "run" / "epoch_1.pt").exists()
-    assert not (data / "run" / "model.safetensors").exists()
+    assert not (data / "run" / "model").exists()
 
 
 def test_a_configuration_with_an_unknown_key_is_refused(data: Path) -> None:

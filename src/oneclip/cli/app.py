@@ -19,7 +19,7 @@ from oneclip.cli.exits import ExitCode, explain
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
-from oneclip.cli.train import train
+from oneclip.cli.train import GroupedCommand, train
 
 
 class _Commands(TyperGroup):
@@ -51,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (classify, embed, models, pull, inspect, convert, train, doctor):
-    app.command()(command)
+    app.command(cls=GroupedCommand if command is train else None)(command)
 
 
 @app.callback()

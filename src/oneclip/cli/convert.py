@@ -66,7 +66,7 @@ def convert(
     \b
     Examples:
       oneclip convert ViT-B/32 clip-b32 --to transformers
-      oneclip convert run/model.safetensors model.pt --to openai
+      oneclip convert run/model model.pt --to openai
     """
     from oneclip import checkpoint
     from oneclip.checkpoint import verify

@@ -1,187 +1,149 @@
-"""`oneclip train`: a folder of pictures and a table of captions to a model."""
+"""`oneclip train`: a file of settings, or the same as options, to a model. The options are made from the settings."""
 
 from __future__ import annotations
 
-from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, say
+from oneclip.errors import ConfigError
+from oneclip.train.settings import NOTHING, Setting, settings
 
 if TYPE_CHECKING:
     from oneclip.train.run import RunResult
+    from oneclip.train.settings import RunCfg
+
+WAYS = ("--model ViT-B-32", "--pretrained pocket")
 
 
-class TrainPrecision(str, Enum):
-    """What forward passes compute in; weights are always fp32."""
+class GroupedCommand(TyperCommand):
+    """A command whose help has its options under headings: those of `rich_help_panel`."""
 
-    fp32 = "fp32"
-    bf16 = "bf16"
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = getattr(parameter, "rich_help_panel", None) or "Arguments and help"
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
-def train(
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", metavar="TABLE", help="CSV or Parquet file with a picture and a caption a row."
-        ),
-    ],
-    out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FOLDER", help="Where checkpoints and the model go.")
-    ],
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images", metavar="FOLDER", help="What paths are relative to. [default: the table's folder]"
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME", help="An architecture, or a JSON file that describes one."
-        ),
-    ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            metavar="NAME",
-            help="Weights to start from: a tag or file of --model, or any model's name.",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", min=1, metavar="N", help="Times through the table.")
-    ] = 10,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Pairs a batch.")] = 64,
-    lr: Annotated[
-        float,
-        typer.Option(
-            "--lr", min=0, metavar="X", help="Learning rate; take less, as 1e-5, with --pretrained."
-        ),
-    ] = 5e-4,
-    warmup: Annotated[
-        int | None, typer.Option("--warmup", min=0, metavar="N", help="Steps of warm-up. [default: a tenth]")
-    ] = None,
-    weight_decay: Annotated[
-        float, typer.Option("--weight-decay", min=0, metavar="X", help="Of AdamW.")
-    ] = 0.2,
-    clip_norm: Annotated[
-        float, typer.Option("--clip-norm", min=0, metavar="X", help="Of gradients; 0: none.")
-    ] = 1.0,
-    accumulate: Annotated[
-        int,
-        typer.Option(
-            "--accumulate", min=1, metavar="N", help="Batches a step; their gradients are averaged."
-        ),
-    ] = 1,
-    precision: Annotated[
-        TrainPrecision, typer.Option("--precision", help="bf16 is faster where the processor knows it.")
-    ] = TrainPrecision.fp32,
-    eval_data: Annotated[
-        str | None, typer.Option("--eval-data", metavar="TABLE", help="Held-out pairs, evaluated each epoch.")
-    ] = None,
-    eval_images: Annotated[
-        str | None,
-        typer.Option(
-            "--eval-images", metavar="FOLDER", help="For --eval-data. [default: --images, or its folder]"
-        ),
-    ] = None,
-    eval_every: Annotated[
-        int | None, typer.Option("--eval-every", min=1, metavar="N", help="Steps. [default: an epoch]")
-    ] = None,
-    checkpoint_every: Annotated[
-        int,
-        typer.Option(
-            "--checkpoint-every", min=0, metavar="N", help="Steps, besides each epoch; 0: epochs only."
-        ),
-    ] = 0,
-    keep: Annotated[int, typer.Option("--keep", min=0, metavar="N", help="Checkpoints to keep; 0: all.")] = 3,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume", metavar="auto|FILE", help="Go on from the latest checkpoint in --out, or from one."
-        ),
-    ] = None,
-    image_column: Annotated[
-        str, typer.Option("--image-column", metavar="NAME", help="Column of picture paths.")
-    ] = "filepath",
-    caption_column: Annotated[
-        str, typer.Option("--caption-column", metavar="NAME", help="Column of captions.")
-    ] = "caption",
-    separator: Annotated[
-        str | None,
-        typer.Option("--separator", metavar="CHAR", help="Between CSV columns. [default: found out]"),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, metavar="N", help="Of weights, order and augmentation.")
-    ] = 0,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Memory format that convolutions may be faster in.")
-    ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=1, metavar="N", help="That read pictures.")] = 4,
-    log_every: Annotated[int, typer.Option("--log-every", min=1, metavar="N", help="Steps.")] = 10,
-    device: options.Device = None,
-    max_pixels: options.MaxPixels = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out pictures that are missing; otherwise they are an error.")
-    ] = False,
-) -> None:
+def train(file: str | None = None, config: str | None = None, **values: Any) -> None:
     """Train a model on pictures and captions.
 
-    Writes checkpoints (epoch_1.pt, …), metrics.jsonl and in the end model.safetensors, which other commands
-    take as --model. Ctrl-C keeps what was done, and the same command with --resume auto goes on from there,
-    with the losses of an unbroken run.
+    Settings come from a TOML file, from options, or both; options go before. In --out it leaves the settings
+    (config.toml, to be run again), metrics, plots, report.html, checkpoints, and in the end model/, which other
+    commands take as --model. Ctrl-C keeps what was done, and the same command with --resume auto goes on from
+    there, with the losses of an unbroken run.
 
     \b
     Examples:
       oneclip train --data pairs.csv --images pictures/ --model ViT-B-32 --out run/ --precision bf16
       oneclip train --data pairs.csv --pretrained pocket --lr 1e-4 --eval-data held_out.csv --out run/
-      oneclip classify cat.jpg -l cat -l dog --model run/model.safetensors
+      oneclip train run/config.toml --out again/
+      oneclip classify cat.jpg -l cat -l dog --model run/model
     """
-    if model is None and pretrained is None:
-        raise typer.BadParameter("say what to train: --model ViT-B-32, or --pretrained pocket, or both")
-    if separator is not None:
-        separator = "\t" if separator in ("\\t", "tab") else separator
-        if len(separator) != 1:
-            raise typer.BadParameter(f"--separator is one character, or tab; found {separator!r}")
+    cfg = configuration(file or config, {name: given for name, given in values.items() if _is_given(given)})
     from oneclip.train.progress import ProgressBar
-    from oneclip.train.run import RunCfg, Table, train_on_table
+    from oneclip.train.run import run
 
-    def table(path: str, folder: str | None) -> Table:
-        return Table(path, folder, image_column, caption_column, separator)
+    _tell(run(cfg, ProgressBar()))
 
-    settings = {
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "clip_norm": clip_norm or None,
-        "accumulate": accumulate,
-        "precision": precision.value,
-        "checkpoint_every": checkpoint_every,
-        "keep": keep,
-        "seed": seed,
-        "channels_last": channels_last,
-        "log_every": log_every,
-    }
-    cfg = RunCfg(
-        data=table(data, images),
-        out=Path(out),
-        architecture=model,
-        pretrained=pretrained,
-        held_out=table(eval_data, eval_images or images) if eval_data is not None else None,
-        epochs=epochs,
-        batch_size=batch_size,
-        warmup=warmup,
-        resume=resume,
-        device=device,
-        threads=threads,
-        max_pixels=max_pixels,
-        skip_missing=skip,
-        train=settings | ({"evaluate_every": eval_every} if eval_every is not None else {}),
+
+def configuration(path: str | None, values: dict[str, Any]) -> RunCfg:
+    """A run from a file of settings, if there is one, and options that go before it.
+
+    Raises:
+        typer.BadParameter: if something that must be said is not, or an option does not fit.
+        ConfigError: if a setting of the file does not fit.
+    """
+    from oneclip.train.settings import RunCfg
+    from oneclip.train.toml import read_settings
+
+    told = read_settings(path) if path is not None else {}
+    if "steps" in values or "epochs" in values:  # one of them replaces whichever the file has
+        told = {name: value for name, value in told.items() if name not in ("steps", "epochs")}
+    told |= values
+    for setting in settings():
+        if setting.default is MISSING and setting.name not in told:
+            raise typer.BadParameter(f"{option(setting.name)} {setting.unit} is missing")
+    if told.get("model") is None and told.get("pretrained") is None:
+        raise typer.BadParameter(f"say what to train: {WAYS[0]}, or {WAYS[1]}, or both")
+    try:
+        return RunCfg.from_flat(told)
+    except ConfigError as error:
+        if path is None:
+            raise typer.BadParameter(str(error)) from error
+        raise
+
+
+def option(name: str) -> str:
+    """The option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value != []
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    """The option of a setting, as typer wants it: what is not given is None, so that a file can say it."""
+    name = option(setting.name)
+    is_switch = setting.kind is bool
+    names = f"{name}/--no-{name[2:]}" if is_switch and setting.default else name
+    declared = typer.Option(
+        names,
+        *setting.short,
+        metavar=None if is_switch else setting.unit,
+        help=setting.explained,
+        rich_help_panel=setting.group,
+        show_default=False,
+        parser=_or_none(setting.kind) if setting.is_optional and not setting.is_list else None,
     )
-    _tell(train_on_table(cfg, ProgressBar()))
+    kind: Any = list[str] if setting.is_list else setting.kind
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, declared],
+    )
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    """What reads a value of a setting that may be none."""
+    return lambda text: text if text == NOTHING else kind(text)
+
+
+def _signature() -> inspect.Signature:
+    """What typer reads the command's arguments and options from."""
+    file = typer.Argument(metavar="FILE.toml", help="Settings; options go before them.", show_default=False)
+    config = typer.Option("--config", metavar="FILE.toml", help="The same.", show_default=False)
+    parameters = [
+        inspect.Parameter(
+            "file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, file]
+        ),
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, config]
+        ),
+        *map(_parameter, settings()),
+    ]
+    return inspect.Signature(parameters)
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]
+train.__annotations__ = {
+    name: parameter.annotation
+    for name, parameter in train.__signature__.parameters.items()  # type: ignore[attr-defined]
+}
 
 
 def _tell(result: RunResult) -> None:
@@ -202,6 +164,6 @@ def _tell(result: RunResult) -> None:
         raise typer.Exit(ExitCode.INTERRUPTED)
     for name, value in outcome.evaluation.items():
         print(f"held-out {name}: {value:.4g}")
-    print(f"wrote {result.model_file}")
+    print(f"wrote {result.model}")
     if result.skipped:
         raise typer.Exit(ExitCode.SKIPPED)

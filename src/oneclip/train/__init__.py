@@ -1,13 +1,36 @@
-"""How a model learns: batches, steps, checkpoints that resume exactly."""
+"""How a model learns: batches, steps, checkpoints that resume exactly.
 
-from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
-from oneclip.train.checkpoints import latest_checkpoint, read_checkpoint
-from oneclip.train.config import TrainCfg
-from oneclip.train.loop import Features, Outcome, Reporter, Trainer
-from oneclip.train.metrics import Report
-from oneclip.train.optimizer import make_optimizer, parameter_groups
-from oneclip.train.progress import ProgressBar
-from oneclip.train.schedule import learning_rate
+Importing this package loads no torch: the command line reads its settings from here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
+    from oneclip.train.checkpoints import latest_checkpoint, read_checkpoint
+    from oneclip.train.config import TrainCfg
+    from oneclip.train.loop import Features, Outcome, Reporter, Trainer
+    from oneclip.train.metrics import Report
+    from oneclip.train.optimizer import make_optimizer, parameter_groups
+    from oneclip.train.progress import ProgressBar
+    from oneclip.train.schedule import learning_rate
+    from oneclip.train.settings import RunCfg
+
+_MODULES = {
+    "batches": ("Batch", "BatchSource", "Prefetcher", "Prepare"),
+    "checkpoints": ("latest_checkpoint", "read_checkpoint"),
+    "config": ("TrainCfg",),
+    "loop": ("Features", "Outcome", "Reporter", "Trainer"),
+    "metrics": ("Report",),
+    "optimizer": ("make_optimizer", "parameter_groups"),
+    "progress": ("ProgressBar",),
+    "schedule": ("learning_rate",),
+    "settings": ("RunCfg",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Batch",
@@ -19,6 +42,7 @@ __all__ = [
     "ProgressBar",
     "Report",
     "Reporter",
+    "RunCfg",
     "TrainCfg",
     "Trainer",
     "latest_checkpoint",
@@ -27,3 +51,13 @@ __all__ = [
     "parameter_groups",
     "read_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,112 @@
+"""Settings of a run: the same names in files, in options and in programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneclip.cli.app import run as cli
+from oneclip.cli.exits import ExitCode
+from oneclip.cli.train import configuration
+from oneclip.errors import ConfigError
+from oneclip.train import RunCfg, TrainCfg
+from oneclip.train.settings import DERIVED, GROUPS, settings
+from oneclip.train.toml import read_run, read_settings, write_settings
+
+NEEDED = {"data": "pairs.csv", "out": "run", "pretrained": "pocket"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_field_of_both_configurations_is_a_setting() -> None:
+    fields = {f.name for cfg in (RunCfg, TrainCfg) for f in dataclasses.fields(cfg)}
+    names = [setting.name for setting in settings()]
+    assert set(names) == fields - {"train", *DERIVED}
+    assert len(names) == len(set(names))
+    assert all(setting.group in GROUPS and setting.help for setting in settings())
+
+
+def test_a_file_and_options_make_the_same_run(tmp_path: Path) -> None:
+    path = write(tmp_path, 'data = "pairs.csv"\nout = "run"\nmodel = "RN50"\nlr = 1e-3\nbatch_size = 8\n')
+    told = {"data": ["pairs.csv"], "out": "run", "model": "RN50", "lr": 1e-3, "batch_size": 8}
+    assert configuration(str(path), {}).train_cfg(10) == configuration(None, told).train_cfg(10)
+    assert read_run(path).batch_size == 8
+
+
+def test_options_go_before_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'data = "pairs.csv"\nout = "run"\nmodel = "RN50"\nepochs = 3\nlr = 1.0\n')
+    cfg = configuration(str(path), {"lr": 0.5, "steps": 7})
+    assert (cfg.train["lr"], cfg.steps, cfg.epochs) == (0.5, 7, None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"data": ("a.csv", "b.csv"), "train": {"lr": 3e-4, "clip_norm": None, "precision": "bf16"}},
+        {"images": 'a "quoted"\\path\nภาพ\x7f', "separator": "\t", "tensorboard": False, "steps": 12},
+    ],
+)
+def test_what_is_written_is_read_as_the_same_run(tmp_path: Path, values: dict[str, Any]) -> None:
+    cfg = RunCfg(**(NEEDED | values))
+    again = read_run(write(tmp_path, write_settings(cfg)))
+    assert again.train_cfg(10) == cfg.train_cfg(10)
+    assert dataclasses.replace(again, train={}) == dataclasses.replace(cfg, train={})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize = 3", "run.toml: there is no setting 'batchsize'; did you mean batch_size?"),
+        ("wieght_decay = 0.1", "did you mean weight_decay?"),
+        ("steps_per_epoch = 3", "no setting 'steps_per_epoch'"),
+        ("train = 3", "no setting 'train'"),
+        ("[model]\nname = 1", r"has a table \[model\]"),
+        ("lr = ", "run.toml is no TOML"),
+        ('lr = "high"', "lr is 'high'; float was expected"),
+        ("batch_size = 1.5", "batch_size is 1.5"),
+        ("lr = -1.0", "lr is -1.0; expected 0 or more"),
+        ("epochs = 3\nsteps = 5", "epochs is 3 and steps is 5"),
+        ('preflight = "maybe"', "preflight is 'maybe'; expected on, off, only"),
+        ('separator = ";;"', "expected one character"),
+        ("data = []", "data is"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message):
+        RunCfg.from_flat(NEEDED | read_settings(path))
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["train", str(tmp_path / "no.toml")]) == ExitCode.ERROR
+    assert "no.toml cannot be read" in capsys.readouterr().err
+
+
+def test_a_value_that_is_refused_is_a_usage_error_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    needed = ["--data", "pairs.csv", "--out", "run", "--pretrained", "pocket"]
+    assert cli(["train", *needed, "--epochs", "0"]) == ExitCode.USAGE
+    assert "epochs is 0; expected at least 1" in capsys.readouterr().err
+    assert cli(["train", *needed, "--clip-norm", "much"]) == ExitCode.USAGE
+    assert "'--clip-norm'" in capsys.readouterr().err
+
+
+def test_the_length_is_counted_from_the_data_unless_it_is_said() -> None:
+    counted = RunCfg(**NEEDED, epochs=3).train_cfg(20)
+    assert (counted.steps, counted.warmup, counted.evaluate_every) == (60, 6, 20)
+    said = RunCfg(**NEEDED, steps=50, warmup=0, evaluate_every=7).train_cfg(20)
+    assert (said.steps, said.warmup, said.evaluate_every, said.steps_per_epoch) == (50, 0, 7, 20)
+
+
+def test_the_settings_need_no_torch() -> None:
+    code = "import sys, oneclip.cli.train, oneclip.train.toml; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
