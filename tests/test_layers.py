@@ -9,7 +9,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 ROWS = (
     ("errors", "_version"),
-    ("config", "progress"),
+    ("config", "machine", "progress"),
     ("hub", "zoo", "pairs"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),
@@ -20,7 +20,7 @@ ROWS = (
     ("clip", "open_clip"),
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
-ENTRY_POINTS = {"__init__", "__main__"}  # of the package itself: they hand names on, nothing imports them
+ENTRY_POINTS = {"__init__", "__main__"}  # they hand names on, nothing imports them
 
 
 def part_of(module: str) -> str | None:
@@ -56,7 +56,7 @@ FILES = sorted(path for path in SRC.rglob("*.py"))
 def test_imports_point_up(path: Path) -> None:
     parts = path.relative_to(SRC).with_suffix("").parts
     own = parts[1] if parts[0] == "oneclip" else parts[0]
-    if own in ENTRY_POINTS:
+    if own in ENTRY_POINTS or path.stem == "__main__":
         return
     assert own in ROW, f"{own} stands in no row: add it to ROWS here"
     for used in imports(path) - {own}:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from six_colours import write_colours
 from tiny_clip import TinyCLIP
 
 
@@ -23,3 +24,9 @@ def one_thread() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with six pictures, each of one colour, a table of them and the configuration of a model."""
+    return write_colours(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from six_colours import COLOURS, CONFIG, arguments, logged
 
 import oneclip
 from oneclip.cli.app import run as cli
@@ -20,63 +20,6 @@ from oneclip.errors import ConfigError, OutputError
 from oneclip.train import RunCfg
 from oneclip.train.run import run as train
 from oneclip.train.start import read_config
-
-COLOURS = {
-    "red": "red",
-    "lime": "green",
-    "blue": "blue",
-    "yellow": "yellow",
-    "black": "black",
-    "white": "white",
-}
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 16,
-        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16},
-        "text_cfg": {"width": 16, "heads": 2, "layers": 1, "context_length": 16},
-    },
-    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A folder with six pictures, each of one colour, a table of them and the configuration of a model."""
-    (tmp_path / "pictures").mkdir()
-    rows = ["filepath,caption"]
-    for colour, word in COLOURS.items():
-        Image.new("RGB", (20, 16), colour).save(tmp_path / "pictures" / f"{colour}.png")
-        rows.append(f"{colour}.png,something {word}")
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
-    (tmp_path / "model.json").write_text(json.dumps(CONFIG))
-    return tmp_path
-
-
-def arguments(data: Path, *more: str) -> list[str]:
-    paths = [
-        "--data",
-        str(data / "pairs.csv"),
-        "--images",
-        str(data / "pictures"),
-        "--out",
-        str(data / "run"),
-    ]
-    return [
-        "train",
-        *paths,
-        "--model",
-        str(data / "model.json"),
-        "--batch-size",
-        "6",
-        "--log-every",
-        "1",
-        *more,
-    ]
-
-
-def logged(data: Path, key: str = "loss") -> list[float]:
-    lines = [json.loads(line) for line in (data / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [line[key] for line in lines if key in line]
 
 
 def test_a_model_that_learnt_six_colours_classifies_them(

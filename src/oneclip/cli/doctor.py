@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from oneclip import machine
 from oneclip._version import __version__
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
@@ -20,7 +21,6 @@ from oneclip.cli.exits import ExitCode
 CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "tokenizers", "ftfy", "typer", "rich")
 EXTRAS = ("pyarrow", "timm", "transformers", "torchvision")
 OUR_NAMES = ("oneclip", "clip", "open_clip")
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -52,7 +52,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": _versions(problems),
-        "cpu": _cpu(),
+        "cpu": machine.cpu(),
         "torch": _torch(problems),
         "plans": _plans(),
         "import_names": _import_names(problems),
@@ -75,26 +75,6 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
     return versions
 
 
-def _cpu() -> dict[str, Any]:
-    """Name, processors and the vector instructions that decide how fast a model runs."""
-    facts: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip().lower(), value.strip())
-    except OSError:  # not Linux
-        pass
-    flags = set((facts.get("flags") or facts.get("features") or "").split())
-    return {
-        "name": facts.get("model name") or platform.processor() or platform.machine(),
-        "processors": os.cpu_count(),
-        "processors_for_us": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
-    }
-
-
 def _torch(problems: list[str]) -> dict[str, Any] | None:
     """Threads and devices, as torch sees them."""
     try:
@@ -102,15 +82,9 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
     except (ImportError, OSError) as error:
         problems.append(f"torch cannot be imported: {error}")
         return None
-    gpus = []
-    for index in range(torch.cuda.device_count()) if torch.cuda.is_available() else ():
-        facts = torch.cuda.get_device_properties(index)
-        gpus.append(
-            {"name": facts.name, "bytes": facts.total_memory, "capability": f"{facts.major}.{facts.minor}"}
-        )
     return {
         "cuda": torch.version.cuda,
-        "gpus": gpus,
+        "gpus": machine.gpus(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),

@@ -164,6 +164,9 @@ def _tell(result: RunResult) -> None:
         raise typer.Exit(ExitCode.INTERRUPTED)
     for name, value in outcome.evaluation.items():
         print(f"held-out {name}: {value:.4g}")
-    print(f"wrote {result.model}")
+    if result.model is not None:
+        print(f"wrote {result.model}, and {result.model.parent / 'report.html'}")
+    else:
+        print("all checks held; nothing was trained")
     if result.skipped:
         raise typer.Exit(ExitCode.SKIPPED)

@@ -88,9 +88,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in (HOLDER, LOCK):
-            with suppress(OSError):
-                (self.path / name).unlink()
+        with suppress(OSError):
+            (self.path / HOLDER).unlink()
         self._lock.release()
 
     def write_text(self, path: Path, text: str) -> None:
@@ -99,9 +98,13 @@ class RunFolder:
         Raises:
             OutputError: if it cannot be written.
         """
+        self.write_bytes(path, text.encode("utf-8"))
+
+    def write_bytes(self, path: Path, content: bytes) -> None:
+        """Likewise."""
         make_folder(path.parent)
         with checkpoint.replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
 
     def write_model(self, start: Start, state_dict: Mapping[str, Tensor]) -> Path:
         """Write the trained model with its configuration, preprocessing and tokenizer.

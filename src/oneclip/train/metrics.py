@@ -26,6 +26,7 @@ class Report:
     waiting: float  # share of the time spent waiting for data
     seconds_left: float
     evaluation: Mapping[str, float] = field(default_factory=dict)
+    memory: int = 0  # bytes: the most that the GPU held, or what the process holds; 0 if it is not known
 
     def to_dict(self) -> dict[str, Any]:
         """Flat, for a line of JSON."""
@@ -37,7 +38,7 @@ class Report:
         }
         line |= {"grad_norm": self.grad_norm, "pairs_per_second": round(self.pairs_per_second, 1)}
         line |= {"waiting": round(self.waiting, 4)}
-        return line
+        return line | ({"memory": self.memory} if self.memory else {})
 
 
 class MetricsFile:
@@ -69,6 +70,14 @@ class MetricsFile:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
             raise OutputError(f"could not write to {self.path}: {error}; make room and resume") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of metrics, without one that was cut short; none if there is no file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if _step(line) < float("inf")]
 
 
 def _step(line: str) -> float:

@@ -1,4 +1,4 @@
-"""Reports of a training to a progress bar: loss, pairs a second, time left."""
+"""Reports of a training to a progress bar: loss, pairs a second, waiting for data, memory, time left."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class ProgressBar:
 
     def update(self, report: Report) -> None:
         """Move the bar."""
+        memory = f"{report.memory / 2**30:.1f} GiB  " if report.memory else ""
         figures = (
             f"loss {report.losses['loss']:.4f}  {report.pairs_per_second:,.0f} pairs/s  "
+            f"{100 * report.waiting:.0f} % waiting for data  {memory}"
             f"{timedelta(seconds=round(report.seconds_left))} left"
         )
         if self._task is not None:
@@ -56,9 +58,13 @@ class ProgressBar:
         """Write the results above the bar."""
         self._write(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in results.items()))
 
+    def note(self, text: str) -> None:
+        """Write a line above the bar."""
+        self._write(text)
+
     def stop(self) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
 
     def _write(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)

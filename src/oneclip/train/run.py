@@ -17,18 +17,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, MissingExtraError, TrainingError
 from oneclip.image import Augment, Preprocess
 from oneclip.pairs import Pairs, read_table
 from oneclip.train.checkpoints import latest_checkpoint
 from oneclip.train.config import TrainCfg
 from oneclip.train.data import FolderTable
+from oneclip.train.environment import added_to
 from oneclip.train.evaluate import HeldOut
 from oneclip.train.folder import RunFolder
 from oneclip.train.loop import Evaluate, Outcome, Reporter, Trainer
+from oneclip.train.preflight import preflight
 from oneclip.train.repeat import repeatable
+from oneclip.train.report import Section
+from oneclip.train.reporters import Reporters, TensorBoard, WeightsAndBiases
 from oneclip.train.settings import RunCfg
 from oneclip.train.start import Start, starting_model
+from oneclip.train.summary import write_summary
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Ending:
         state_dict: the weights that will be written.
         evaluation: the last one.
         folder: of the run.
+        sections: of the report, beside those that every run has.
     """
 
     start: Start
@@ -48,6 +54,7 @@ class Ending:
     state_dict: Mapping[str, Tensor]
     evaluation: Mapping[str, float]
     folder: RunFolder
+    sections: list[Section] = field(default_factory=list)
 
 
 Adapt = Callable[[Start], nn.Module | None]
@@ -91,6 +98,7 @@ def run(
     with RunFolder(cfg.folder) as folder:
         resume_from = find_checkpoint(folder.path, cfg.resume)
         data = _Data(cfg)
+        reporters = Reporters(_reporters(cfg, folder, reporter))
         device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         start = starting_model(_text(cfg.model), _text(cfg.pretrained), seed=cfg.seed, device=device)
         model = (adapt(start) if adapt is not None else None) or start.model
@@ -105,25 +113,66 @@ def run(
                 out=folder.path,
                 prepare=start.prepare,
                 evaluate=evaluate(start) if evaluate is not None else held_out,
-                reporter=reporter,
+                reporter=reporters,
                 identity=source.identity,
                 description=start.description,
                 device=device,
             )
             if resume_from is not None:
                 trainer.resume(resume_from)
-            folder.write_text(folder.config, repeatable(cfg, train_cfg))
-            outcome = trainer.fit()
+            for line in preflight(trainer, start) if cfg.preflight != "off" else ():
+                reporters.note(f"checked {line}")
+            if cfg.preflight == "only":
+                return RunResult(Outcome(trainer.step, False, None, {}), train_cfg.steps, None)
+            _write_beginning(folder, cfg, train_cfg, is_new=resume_from is None)
+            outcome = _fit(trainer, folder)
         finally:
             source.close()
+        ending = Ending(start, model.eval(), model.state_dict(), outcome.evaluation, folder)
         written = None
         if not outcome.interrupted:
-            ending = Ending(start, model.eval(), model.state_dict(), outcome.evaluation, folder)
             if at_end is not None:
                 at_end(ending)
             written = folder.write_model(start, ending.state_dict)
+        for note in write_summary(folder, _state(outcome, train_cfg), ending.sections):
+            reporters.note(note)
         skipped = source.skipped | (held_out.skipped if held_out is not None else {})
         return RunResult(outcome, train_cfg.steps, written, skipped, len(data.pairs.left_out))
+
+
+def _fit(trainer: Trainer, folder: RunFolder) -> Outcome:
+    """Train; what was measured before a loss that is no number is drawn all the same."""
+    try:
+        return trainer.fit()
+    except TrainingError as error:
+        write_summary(folder, f"Stopped: {error}")
+        raise
+
+
+def _write_beginning(folder: RunFolder, cfg: RunCfg, train_cfg: TrainCfg, *, is_new: bool) -> None:
+    """What the run was told, and what it runs on."""
+    folder.write_text(folder.config, repeatable(cfg, train_cfg))
+    before = folder.environment.read_text(encoding="utf-8") if folder.environment.is_file() else None
+    folder.write_text(folder.environment, added_to(None if is_new else before))
+
+
+def _reporters(cfg: RunCfg, folder: RunFolder, reporter: Reporter | None) -> list[Reporter]:
+    """Whom a run reports to. What was not asked for by name may be missing."""
+    members: list[Reporter] = [reporter] if reporter is not None else []
+    if cfg.tensorboard:
+        try:
+            members.append(TensorBoard(folder.events))
+        except MissingExtraError as error:
+            Reporters(members).note(f"{folder.events} is not written. {error}")
+    if cfg.wandb is not None:
+        members.append(WeightsAndBiases(cfg.wandb, folder.path, cfg.to_flat()))
+    return members
+
+
+def _state(outcome: Outcome, train_cfg: TrainCfg) -> str:
+    if outcome.interrupted:
+        return f"Interrupted after step {outcome.step} of {train_cfg.steps}; it can be gone on with."
+    return f"All {train_cfg.steps} steps are done."
 
 
 def find_checkpoint(out: Path, resume: str | Path | None) -> Path | None:

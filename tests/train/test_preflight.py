@@ -1,0 +1,159 @@
+"""What would end a training later ends it before the first step, and what holds costs it nothing."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from six_colours import arguments, logged
+from tiny_clip import Pairs, TinyCLIP
+from torch import nn
+
+from oneclip.cli.app import run as cli
+from oneclip.cli.exits import ExitCode
+from oneclip.errors import ConfigError, OutputError
+from oneclip.train import TrainCfg, Trainer
+from oneclip.train.preflight import (
+    check_disk,
+    check_memory,
+    check_shards,
+    check_tokenizer,
+    first_of,
+    fits,
+    vocabulary_size,
+)
+from oneclip.train.start import starting_model
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def trainer(out: Path | None = None, **settings: Any) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(TinyCLIP(), Pairs(), TrainCfg(**({"steps": 10} | settings)), out=out)
+
+
+class SmallDevice(Trainer):
+    """Has memory for so many pairs."""
+
+    room = 3
+    tried: list[int]
+
+    def training_step(self, batch: Any) -> Any:
+        self.tried.append(len(batch.images))
+        if len(batch.images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().training_step(batch)
+
+
+def test_the_checks_change_no_loss(data: Path) -> None:
+    assert cli(arguments(data, "--epochs", "2", "--preflight", "off")) == ExitCode.OK
+    unchecked = logged(data)
+    assert cli([*arguments(data, "--epochs", "2"), "--out", str(data / "other")]) == ExitCode.OK
+    lines = (data / "other" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(unchecked)
+    assert all(f'"loss": {loss}' in line for loss, line in zip(unchecked, lines, strict=True))
+
+
+def test_checks_alone_train_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(arguments(data, "--epochs", "2", "--preflight", "only")) == ExitCode.OK
+    captured = capsys.readouterr()
+    checked = [line.split()[1] for line in captured.err.splitlines() if line.startswith("checked ")]
+    assert checked == ["disk:", "data:", "shards:", "tokenizer:", "memory:"]
+    assert "nothing was trained" in captured.out
+    assert [path.name for path in (data / "run").iterdir() if path.name[0] != "."] == []
+
+
+def test_a_model_is_after_the_check_as_it_was_before() -> None:
+    class WithStatistics(TinyCLIP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(3 * 8 * 8)
+
+        def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+            return self.proj(self.dropout(self.bn(image.flatten(1))))
+
+    checked = Trainer(WithStatistics(), Pairs(), TrainCfg(steps=3))
+    before = {name: tensor.clone() for name, tensor in checked.model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert fits(checked, checked.prepare.on_host(Pairs().batch(0)))
+    assert torch.equal(torch.get_rng_state(), random)
+    torch.testing.assert_close(checked.model.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in checked.model.parameters())
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    small = SmallDevice(TinyCLIP(), Pairs(), TrainCfg(steps=3))
+    small.tried = []
+    with pytest.raises(
+        ConfigError, match="a batch of 8 pairs does not fit into the memory of cpu; 2 pairs fit"
+    ):
+        check_memory(small, small.prepare.on_host(Pairs().batch(0)))
+    assert small.tried == [8, 4, 2]
+    small.room = 0
+    with pytest.raises(ConfigError, match="not even one pair fits"):
+        check_memory(small, small.prepare.on_host(Pairs().batch(0)))
+
+
+def test_an_error_that_is_none_of_memory_is_told_as_it_is() -> None:
+    class Broken(Trainer):
+        def training_step(self, batch: Any) -> Any:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fits(Broken(TinyCLIP(), Pairs(), TrainCfg(steps=3)), Pairs().batch(0))
+
+
+def test_the_first_of_a_batch_is_a_batch() -> None:
+    batch = Pairs().batch(0)._replace(extra={"teacher": torch.arange(8)})
+    part = first_of(batch, 3)
+    assert (len(part.images), len(part.texts)) == (3, 3)
+    assert part.extra["teacher"].tolist() == [0, 1, 2]
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneclip.train.preflight.shutil.disk_usage", lambda path: Usage(10**6, 0, 2 * 10**5))
+    assert check_disk(trainer(tmp_path, checkpoint_every=5, keep=1), tmp_path).startswith("disk: ")
+    with pytest.raises(
+        OutputError, match=r"0.2 MB free, and 10 checkpoints of .* keep fewer \(keep, now 0\)"
+    ):
+        check_disk(trainer(tmp_path, checkpoint_every=1, keep=0), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="nowhere cannot be written"):
+        check_disk(trainer(tmp_path), tmp_path / "nowhere")
+
+
+def test_a_vocabulary_that_the_model_does_not_have_is_refused(data: Path) -> None:
+    start = starting_model(str(data / "model.json"), None)
+    batch = start.prepare.on_host(Pairs().batch(0)._replace(texts=["something red"] * 8))
+    assert check_tokenizer(start, batch) == "tokenizer: 49408 ids of 49408, 16 a caption"
+    start.model.token_embedding = nn.Embedding(1000, 16)  # type: ignore[assignment]
+    assert vocabulary_size(start.model) == 1000
+    with pytest.raises(ConfigError, match="has 49408 ids, and the model knows 1000"):
+        check_tokenizer(start, batch)
+
+
+def test_a_context_that_the_model_does_not_have_is_refused(data: Path) -> None:
+    start = starting_model(str(data / "model.json"), None)
+    batch = start.prepare.on_host(Pairs().batch(0)._replace(texts=["something red"] * 8))
+    start.tokenizer.context_length = 77
+    with pytest.raises(ConfigError, match="makes 77 ids a caption, and the model takes 16"):
+        check_tokenizer(start, batch)
+
+
+def test_fewer_shards_than_processes_are_refused() -> None:
+    class World:
+        size = 4
+
+    checked = trainer()
+    checked.source.shards = ["a.tar", "b.tar"]  # type: ignore[attr-defined]
+    assert check_shards(checked) == "shards: 2 for 1 processes"
+    checked.world = World()  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="has 2 shards for 4 processes"):
+        check_shards(checked)
