@@ -56,7 +56,15 @@ def train(file: str | None = None, config: str | None = None, **values: Any) -> 
     from oneclip.train.progress import ProgressBar
     from oneclip.train.run import run
 
-    _tell(run(cfg, ProgressBar()))
+    try:
+        result = run(cfg, ProgressBar())
+    except KeyboardInterrupt:  # the second one, or one before there was anything to save
+        say(
+            f"interrupted at once; the last checkpoint in {cfg.out}, if there is one, is whole. "
+            "Go on with the same command and --resume auto"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    _tell(result)
 
 
 def configuration(path: str | None, values: dict[str, Any]) -> RunCfg:
