@@ -15,10 +15,9 @@ from lzma import LZMAError
 from pathlib import PurePosixPath
 
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.sources.files import SUFFIXES
-from oneclip.embed.sources.places import is_address, open_binary
+from oneclip.hub.addresses import is_address, open_binary
+from oneclip.hub.suffixes import PICTURE_SUFFIXES
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError, UnicodeError)
 
 
@@ -34,7 +33,7 @@ class Shard:
 
     def __init__(self, place: str, *, texts: bool) -> None:
         self.name = place
-        self._suffixes = frozenset((".txt",)) if texts else SUFFIXES
+        self._suffixes = frozenset((".txt",)) if texts else PICTURE_SUFFIXES
         self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
 
     def count(self) -> int | None:
