@@ -13,8 +13,8 @@ import pytest
 
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
-from oneclip.hub.addresses import expand
 from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
+from oneclip.hub.addresses import expand
 
 
 def items(*words: object, **options: object) -> list[Item | Failure]:

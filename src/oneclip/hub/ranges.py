@@ -84,7 +84,7 @@ def _read_file(path: str, ranges: Sequence[Range]) -> list[bytes]:
 
 def _read_remote(address: str, ranges: Sequence[Range]) -> list[bytes]:
     filesystem, path = remote(address)
-    starts, stops = zip(*ranges, strict=True)
+    starts, stops = map(list, zip(*ranges, strict=True))
     with answering(address):
         return cast(list[bytes], filesystem.cat_ranges([path] * len(ranges), starts, stops, on_error="raise"))
 

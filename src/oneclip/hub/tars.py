@@ -13,13 +13,8 @@ DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError, UnicodeErr
 """What reading a tar file that is cut short or no tar file raises."""
 
 
-_ReadError = tarfile.ReadError  # what follows has another `tarfile`
-_NO_HEADER = (
-    tarfile.InvalidHeaderError,
-    tarfile.TruncatedHeaderError,
-    tarfile.EmptyHeaderError,
-    tarfile.SubsequentHeaderError,
-)
+# The class below has another `tarfile`, and the kinds of HeaderError are not public.
+_HeaderError, _ReadError, _END = tarfile.HeaderError, tarfile.ReadError, "EOFHeaderError"
 
 
 class _Member(tarfile.TarInfo):
@@ -28,9 +23,13 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Member:
         try:
-            return super().fromtarfile(tarfile)  # type: ignore[return-value]
-        except _NO_HEADER as error:
-            raise _ReadError(f"at byte {tarfile.offset} {error}, expected a member or the end") from error
+            return super().fromtarfile(tarfile)
+        except _HeaderError as error:
+            if type(error).__name__ == _END:
+                raise
+            raise _ReadError(
+                f"{error} at byte {tarfile.offset}, where a member or the end should be"
+            ) from error
 
 
 @contextmanager

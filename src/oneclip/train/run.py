@@ -20,9 +20,9 @@ from oneclip.text import get_tokenizer
 from oneclip.train.batches import Prepare
 from oneclip.train.checkpoints import latest_checkpoint, make_folder
 from oneclip.train.config import TrainCfg
-from oneclip.train.data import FolderTable
 from oneclip.train.evaluate import HeldOut
 from oneclip.train.loop import Outcome, Reporter, Trainer
+from oneclip.train.sources import Loader, TableSamples
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,13 @@ def train_on_table(cfg: RunCfg, reporter: Reporter | None = None) -> RunResult:
     tokenizer = get_tokenizer(start.cfg.text_cfg, start.home)
     pad_id = tokenizer.pad_token_id
     prepare = Prepare(tokenizer, crop_texts=is_crop_exact(start.cfg.text_cfg), pad_id=pad_id)
-    source = FolderTable(
-        pairs,
-        cfg.data.folder,
+    source = Loader(
+        TableSamples(pairs, cfg.data.folder, skip_missing=cfg.skip_missing),
         cfg.batch_size,
         Augment(start.preprocess_cfg),
         seed=cfg.train.get("seed", 0),
         threads=cfg.threads,
         max_pixels=cfg.max_pixels,
-        skip_missing=cfg.skip_missing,
     )
     train_cfg = settings(cfg, source.batches_per_epoch)
     evaluate = None

@@ -35,10 +35,12 @@ class Mixture(Samples):
             raise ConfigError(f"a mixture of {len(sources)} sources got {given} weights; expected one each")
         if any(isinstance(source, Mixture) and source.weights is not None for source in sources):
             raise ConfigError("a mixture with weights cannot be part of another; give all sources to one")
-        self.sources, self.weights = tuple(sources), tuple(weights) if weights is not None else None
+        self.sources = tuple(sources)
+        self.weights: tuple[float, ...] | None = tuple(weights) if weights is not None else None
         self.names = tuple(names) if names is not None else tuple(f"source {i}" for i in range(len(sources)))
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
         self.run = max(source.run for source in sources)
+        self.left_out = sum(source.left_out for source in sources)
         for source in sources:
             self.skipped |= source.skipped
 

@@ -185,7 +185,7 @@ def _counts(parts: Sequence[Part]) -> Numbers:
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         raise ConfigError(f"weights of a mixture are numbers above 0; found {weights.tolist()}")
     exact = PERIOD * weights / weights.sum()
-    counts = np.floor(exact).astype(np.int64)
+    counts: Numbers = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: PERIOD - counts.sum()]] += 1
     if not counts.all():
         least = parts[int(np.argmin(exact))]
@@ -200,4 +200,5 @@ def _pattern(counts: Numbers) -> Numbers:
     """A period in which each part is spread as evenly as can be."""
     parts = np.repeat(np.arange(len(counts)), counts)
     when = np.concatenate([(np.arange(count) + 0.5) / count for count in counts.tolist()])
-    return parts[np.lexsort((parts, when))]
+    pattern: Numbers = parts[np.lexsort((parts, when))]
+    return pattern

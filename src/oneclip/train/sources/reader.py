@@ -107,17 +107,21 @@ class Reader:
         return [self._pair(*one, sample) for one, sample in zip(wanted, samples, strict=True)]
 
     def _pair(self, number: int, epoch: int, sample: Sample | Exception) -> Pair | Broken:
+        try:
+            return self._made(number, epoch, sample)
+        except BROKEN as error:
+            name = self.samples.name(number)
+            return Broken(number, name, str(error) if name in str(error) else f"{name}: {error}")
+
+    def _made(self, number: int, epoch: int, sample: Sample | Exception) -> Pair:
         if isinstance(sample, Exception):
-            return Broken(number, self.samples.name(number), str(sample))
+            raise sample
         captions = [caption for caption in sample.captions if caption.strip()]
         if not captions:
-            return Broken(number, sample.name, f"{sample.name} has no caption")
+            raise DataError("it has no caption")
         key = np.random.SeedSequence([self.order.seed, epoch, number])
         seed, choice = key.generate_state(2, np.uint64).tolist()
-        try:
-            image = self.transform(open_image(sample.picture, max_pixels=self.max_pixels), seed >> 1)
-        except BROKEN as error:
-            return Broken(number, sample.name, str(error))
+        image = self.transform(open_image(sample.picture, max_pixels=self.max_pixels), seed >> 1)
         return Pair(image, captions[choice % len(captions)])
 
     def _stand_in(self, place: int, epoch: int, broken: Broken, there: set[int]) -> tuple[Pair, list[Broken]]:

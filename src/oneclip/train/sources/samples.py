@@ -16,7 +16,6 @@ BROKEN = (ImageError, DataError, DownloadError)
 class Sample(NamedTuple):
     """A picture, not decoded yet, and what is said of it."""
 
-    name: str  # for messages
     picture: ImageSource
     captions: Sequence[str]  # one is drawn each time
 
@@ -30,9 +29,11 @@ class Samples(ABC):
         run: how many samples that follow one another should be read at once; 1 where each may as well be read
             alone. The order of a training keeps so many together.
         skipped: names of what was left out beforehand, and why.
+        left_out: how many rows or keys lack a picture or a caption.
     """
 
     run: int = 1
+    left_out: int = 0
 
     def __init__(self) -> None:
         self.skipped: dict[str, str] = {}
