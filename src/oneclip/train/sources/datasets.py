@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from oneclip.errors import DataError, MissingExtraError, nearest
-from oneclip.hub.addresses import is_address, read_bytes
-from oneclip.train.sources.samples import Sample, Samples
+from oneclip.hub.addresses import is_address
+from oneclip.train.sources.samples import Sample, Samples, fetched
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentences", "title", "txt")
@@ -54,6 +54,8 @@ class DatasetSamples(Samples):
         self.place = Path(place)
         self.folder = self.place if self.place.is_dir() else self.place.parent
         self._rows = _open(self.place, split)
+        if not len(self):
+            raise DataError(f"{place} has no rows; expected at least one")
         names = self._rows.names
         self.image_column = _column(
             image_column, PICTURE_COLUMNS, names, f"pictures of {place}", "image_column"
@@ -62,8 +64,6 @@ class DatasetSamples(Samples):
             caption_column, CAPTION_COLUMNS, names, f"captions of {place}", "caption_column"
         )
         self.run = self._rows.run
-        if not len(self):
-            raise DataError(f"{place} has no rows; expected at least one")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,7 +73,7 @@ class DatasetSamples(Samples):
         if isinstance(picture, dict):
             picture = picture.get("bytes") or picture.get("path")
         if isinstance(picture, str) and picture:
-            picture = read_bytes(picture) if is_address(picture) else self.folder / picture
+            picture = fetched(picture) if is_address(picture) else self.folder / picture
         if not picture:
             raise DataError(f"nothing stands in column {self.image_column!r}")
         if not isinstance(picture, (bytes, Path)):

@@ -7,10 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from oneclip.errors import DataError, DownloadError, ImageError
+from oneclip.hub.addresses import read_bytes
 from oneclip.image import ImageSource
 
 BROKEN = (ImageError, DataError, DownloadError)
 """What the reading of one sample may raise: that sample is broken, others are not."""
+
+
+def fetched(address: str) -> bytes:
+    """The bytes of a picture behind an address.
+
+    Raises:
+        ImageError: if there is none.
+        DownloadError: if the address does not give it.
+    """
+    try:
+        return read_bytes(address)
+    except FileNotFoundError as error:
+        raise ImageError(f"{address}: no such file") from error
 
 
 class Sample(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from oneclip.hub.addresses import is_address, read_bytes
+from oneclip.hub.addresses import is_address
 from oneclip.pairs import Pairs, present_pairs
-from oneclip.train.sources.samples import Sample, Samples
+from oneclip.train.sources.samples import Sample, Samples, fetched
 
 
 class TableSamples(Samples):
@@ -45,7 +45,7 @@ class TableSamples(Samples):
     def read(self, number: int) -> Sample:
         rows = self._rows[number] if self.by_picture else [number]
         name = self.pairs.pictures[rows[0]]
-        picture = read_bytes(name) if is_address(name) else self.folder / name
+        picture = fetched(name) if is_address(name) else self.folder / name
         return Sample(picture, [self.pairs.captions[row] for row in rows])
 
     def name(self, number: int) -> str:
