@@ -6,8 +6,9 @@ python docs/make_settings.py
 from itertools import groupby
 from pathlib import Path
 
-from oneclip.cli.train import option
-from oneclip.train.settings import Setting, settings
+from oneclip.cli.from_settings import option
+from oneclip.train.flat import Setting, settings_of
+from oneclip.train.settings import RunCfg
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- settings: begin, written by docs/make_settings.py -->\n", "<!-- settings: end -->"
@@ -25,7 +26,7 @@ def row(setting: Setting) -> str:
 def table() -> str:
     """All settings, each group under a line of its own."""
     lines = ["| option | meaning |\n|---|---|\n"]
-    for group, members in groupby(settings(), key=lambda setting: setting.group):
+    for group, members in groupby(settings_of(RunCfg), key=lambda setting: setting.group):
         lines += [f"| **{group}** | |\n", *map(row, members)]
     return "".join(lines)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from six_colours import arguments, write_colours
+from tars import members, tar, write_tar
 
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
@@ -69,6 +70,42 @@ def test_what_is_wrong_is_one_line_that_names_it_and_nothing_is_lost(
     assert error.startswith("error: ")
     assert len(error.strip().splitlines()) == 1
     assert held(trained / "run") == before
+
+
+def in_shards(data: Path, spoiled: bytes | None = None) -> list[str]:
+    """Arguments of a run on two tars, of which the second is perhaps spoiled; a folder of its own."""
+    write_tar(data / "part-0.tar", members(8))
+    second = write_tar(data / "part-1.tar", members(8, first=8))
+    if spoiled is not None:
+        second.write_bytes(spoiled)
+    return [
+        *("train", "--data", str(data / "part-{0..1}.tar"), "--out", str(data / "shards")),
+        *("--model", str(data / "model.json"), "--batch-size", "4", "--epochs", "1", "--no-tensorboard"),
+    ]
+
+
+def test_a_tar_cut_short_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tar(members(8, first=8))
+    assert cli(in_shards(data, whole[: len(whole) // 2])) == ExitCode.ERROR
+    error = capsys.readouterr().err
+    assert "part-1.tar is cut short or damaged after" in error
+    assert "have what is whole used (--skip)" in error
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert cli([*in_shards(data, whole[: len(whole) // 2]), "--skip-missing"]) == ExitCode.SKIPPED
+    assert "part-1.tar" in capsys.readouterr().err
+    assert (data / "shards" / "model").is_dir()
+
+
+def test_too_many_broken_samples_end_the_run_with_examples(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = members(8) | {f"{n:04}.png": b"no picture" for n in range(6)}
+    assert cli([*in_shards(data, tar(broken)), "--max-broken", "0"]) == ExitCode.ERROR
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "samples are broken" in error
+    assert "max_broken" in error
 
 
 def test_a_folder_that_cannot_be_made_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

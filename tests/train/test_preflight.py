@@ -147,13 +147,16 @@ def test_a_context_that_the_model_does_not_have_is_refused(data: Path) -> None:
         check_tokenizer(start, batch)
 
 
-def test_fewer_shards_than_processes_are_refused() -> None:
+def test_fewer_shards_than_readers_are_told() -> None:
+    class Shards:
+        places = ("a.tar", "b.tar")
+
     class World:
         size = 4
 
     checked = trainer()
-    checked.source.shards = ["a.tar", "b.tar"]  # type: ignore[attr-defined]
-    assert check_shards(checked) == "shards: 2 for 1 processes"
+    assert check_shards(checked) == "shards: the data has none"
+    checked.source.samples = Shards()  # type: ignore[attr-defined]
+    assert check_shards(checked) == "shards: 2 for 1 readers"
     checked.world = World()  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="has 2 shards for 4 processes"):
-        check_shards(checked)
+    assert check_shards(checked) == "shards: 2 for 4 readers; more of them would spread the reading"

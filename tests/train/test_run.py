@@ -60,8 +60,8 @@ def test_pretrained_weights_are_where_training_starts(data: Path) -> None:
     assert cli(arguments(data, "--epochs", "1", "--lr", "0")) == ExitCode.OK
     first = data / "run" / "model"
     settings = RunCfg(
-        data / "pairs.csv",
-        data / "next",
+        data=data / "pairs.csv",
+        out=data / "next",
         images=data / "pictures",
         pretrained=first,
         epochs=1,
@@ -97,8 +97,8 @@ def test_a_full_disk_at_the_end_keeps_the_checkpoints(data: Path, monkeypatch: p
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     settings = RunCfg(
-        data / "pairs.csv",
-        data / "run",
+        data=data / "pairs.csv",
+        out=data / "run",
         images=data / "pictures",
         model=data / "model.json",
         epochs=1,

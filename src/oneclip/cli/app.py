@@ -16,10 +16,11 @@ from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
 from oneclip.cli.exits import ExitCode, explain
+from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
-from oneclip.cli.train import GroupedCommand, train
+from oneclip.cli.train import train
 
 
 class _Commands(TyperGroup):

@@ -35,7 +35,7 @@ def preflight(trainer: Trainer, start: Start) -> Iterator[str]:
 
     Raises:
         DataError: if the data cannot be read.
-        ConfigError: if tokenizer and model do not agree, the batch does not fit, or shards are too few.
+        ConfigError: if tokenizer and model do not agree, or the batch does not fit.
         OutputError: if the folder cannot be written, or the disk has no room for the checkpoints.
     """
     if trainer.out is not None:
@@ -60,17 +60,17 @@ def check_data(trainer: Trainer) -> tuple[Batch, str]:
 
 
 def check_shards(trainer: Trainer) -> str:
-    """Whether every process can have shards of its own, where the data is in shards."""
-    shards = getattr(trainer.source, "shards", None)
+    """Whether there are as many shards as processes that read, where the data is in shards.
+
+    Fewer are no error: every process reads what it needs of any shard. But they then wait for the same few files.
+    """
+    shards = getattr(getattr(trainer.source, "samples", None), "places", None)
     processes = int(getattr(getattr(trainer, "world", None), "size", 1))
-    if not isinstance(shards, Sized) or not len(shards):
+    readers = processes * max(1, int(getattr(trainer.source, "workers", 1)))
+    if not isinstance(shards, Sized):
         return "shards: the data has none"
-    if len(shards) < processes:
-        raise ConfigError(
-            f"the data has {len(shards)} shards for {processes} processes; write it in at least {processes}, "
-            "or start fewer processes"
-        )
-    return f"shards: {len(shards)} for {processes} processes"
+    advice = "" if len(shards) >= readers else "; more of them would spread the reading"
+    return f"shards: {len(shards)} for {readers} readers{advice}"
 
 
 def check_tokenizer(start: Start, batch: Batch) -> str:

@@ -18,14 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, MissingExtraError, TrainingError
-from oneclip.image import Augment, Preprocess
-from oneclip.pairs import Pairs, read_table
 from oneclip.train.checkpoints import latest_checkpoint
 from oneclip.train.config import TrainCfg
-from oneclip.train.data import FolderTable
 from oneclip.train.environment import added_to
-from oneclip.train.evaluate import HeldOut
+from oneclip.train.flat import to_flat
 from oneclip.train.folder import RunFolder
+from oneclip.train.inputs import Inputs
 from oneclip.train.loop import Evaluate, Outcome, Reporter, Trainer
 from oneclip.train.preflight import preflight
 from oneclip.train.repeat import repeatable
@@ -70,7 +68,7 @@ class RunResult:
     steps: int
     model: Path | None  # a folder, for `oneclip.load`; None if it was interrupted
     skipped: Mapping[str, str] = field(default_factory=dict)  # pictures that could not be used, and why
-    rows_left_out: int = 0  # of the table: without a picture or a caption
+    rows_left_out: int = 0  # rows or keys of the data that lack a picture or a caption
 
 
 def run(
@@ -97,15 +95,15 @@ def run(
     """
     with RunFolder(cfg.folder) as folder:
         resume_from = find_checkpoint(folder.path, cfg.resume)
-        data = _Data(cfg)
+        inputs = Inputs(cfg)
         reporters = Reporters(_reporters(cfg, folder, reporter))
         device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         start = starting_model(_text(cfg.model), _text(cfg.pretrained), seed=cfg.seed, device=device)
         model = (adapt(start) if adapt is not None else None) or start.model
-        source = data.source(start)
+        source = inputs.loader(start)
         try:
             train_cfg = cfg.train_cfg(source.batches_per_epoch // max(1, cfg.train.get("accumulate", 1)) or 1)
-            held_out = data.held_out(start, train_cfg) if evaluate is None else None
+            held_out = inputs.held_out(start, train_cfg) if evaluate is None else None
             trainer = Trainer(
                 model.to(device),
                 source,
@@ -137,7 +135,7 @@ def run(
         for note in write_summary(folder, _state(outcome, train_cfg), ending.sections):
             reporters.note(note)
         skipped = source.skipped | (held_out.skipped if held_out is not None else {})
-        return RunResult(outcome, train_cfg.steps, written, skipped, len(data.pairs.left_out))
+        return RunResult(outcome, train_cfg.steps, written, skipped, inputs.samples.left_out)
 
 
 def _fit(trainer: Trainer, folder: RunFolder) -> Outcome:
@@ -165,7 +163,7 @@ def _reporters(cfg: RunCfg, folder: RunFolder, reporter: Reporter | None) -> lis
         except MissingExtraError as error:
             Reporters(members).note(f"{folder.events} is not written. {error}")
     if cfg.wandb is not None:
-        members.append(WeightsAndBiases(cfg.wandb, folder.path, cfg.to_flat()))
+        members.append(WeightsAndBiases(cfg.wandb, folder.path, to_flat(cfg)))
     return members
 
 
@@ -190,56 +188,6 @@ def find_checkpoint(out: Path, resume: str | Path | None) -> Path | None:
             "or choose another folder"
         )
     return latest
-
-
-class _Data:
-    """The tables of a run, read before anything that takes long."""
-
-    def __init__(self, cfg: RunCfg) -> None:
-        if len(cfg.sources) > 1:
-            raise ConfigError(f"data names {len(cfg.sources)} tables; expected one")
-        self._cfg = cfg
-        self.pairs = self._read(cfg.sources[0])
-        self._held_out = self._read(cfg.eval_data) if cfg.eval_data is not None else None
-
-    def source(self, start: Start) -> FolderTable:
-        cfg = self._cfg
-        return FolderTable(
-            self.pairs,
-            Path(cfg.images) if cfg.images is not None else Path(cfg.sources[0]).parent,
-            cfg.batch_size,
-            Augment(start.preprocess_cfg),
-            seed=cfg.seed,
-            threads=cfg.threads,
-            max_pixels=cfg.max_pixels,
-            skip_missing=cfg.skip_missing,
-        )
-
-    def held_out(self, start: Start, train_cfg: TrainCfg) -> HeldOut | None:
-        cfg = self._cfg
-        if self._held_out is None or cfg.eval_data is None:
-            return None
-        images = cfg.eval_images if cfg.eval_images is not None else cfg.images
-        return HeldOut(
-            self._held_out,
-            Path(images) if images is not None else Path(cfg.eval_data).parent,
-            Preprocess(start.preprocess_cfg),
-            start.prepare,
-            batch_size=cfg.batch_size,
-            device=start.device,
-            precision=train_cfg.precision,
-            max_pixels=cfg.max_pixels,
-            skip_missing=cfg.skip_missing,
-        )
-
-    def _read(self, table: str | Path) -> Pairs:
-        cfg = self._cfg
-        return read_table(
-            table,
-            image_column=cfg.image_column,
-            caption_column=cfg.caption_column,
-            separator=cfg.delimiter,
-        )
 
 
 def _text(value: str | Path | None) -> str | None:
