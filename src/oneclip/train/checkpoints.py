@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import random
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import torch
 from oneclip.checkpoint import replacing
 from oneclip.errors import CheckpointError, OutputError
 
-NAME = re.compile(r"(epoch|step)_\d+\.pt")
+NAME = re.compile(r"(epoch|step)_\d+(\.pt)?")  # a file of one process, a folder of several
+FACTS = "training.json"  # in such a folder: all that is no tensor
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -83,17 +86,40 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 
 def checkpoint_step(path: str | Path) -> int:
     """How many steps had been done when a checkpoint was written."""
-    return int(read_checkpoint(path, mmap=True)["step"])
+    path = Path(path)
+    return int((read_facts(path) if path.is_dir() else read_checkpoint(path, mmap=True))["step"])
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a checkpoint of several processes says beside its tensors.
+
+    Raises:
+        CheckpointError: if it is damaged, or no checkpoint of a training.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
+        ) from error
+    if not isinstance(facts, dict) or "step" not in facts:
+        raise CheckpointError(
+            f"{folder / FACTS} says nothing of a step; remove {folder} to use an earlier one"
+        )
+    return facts
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` checkpoints of the most steps; 0 keeps all. Unreadable files stay."""
+    """Delete all but the `keep` checkpoints of the most steps; 0 keeps all. Unreadable ones stay."""
     steps: dict[Path, int] = {}
     for path in _candidates(folder) if keep else []:
         with contextlib.suppress(CheckpointError):
             steps[path] = checkpoint_step(path)
     for path in sorted(steps, key=steps.__getitem__)[:-keep]:
-        path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def random_states() -> dict[str, Any]:
@@ -118,4 +144,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.pt")) if NAME.fullmatch(path.name)]
+    return [
+        path
+        for path in sorted(folder.glob("*"))
+        if NAME.fullmatch(path.name) and path.is_dir() == (path.suffix != ".pt")
+    ]

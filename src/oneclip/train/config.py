@@ -8,7 +8,10 @@ from typing import Any
 from oneclip.config import _Config
 from oneclip.errors import ConfigError
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+LOSSES = ("softmax", "sigmoid")
+STRATEGIES = ("ddp", "fsdp")
+SIGMOID_WAYS = ("bidir", "shift", "reduce", "gather")
 SCHEDULES = ("cosine", "constant")
 
 
@@ -40,8 +43,24 @@ class TrainCfg(_Config):
     clip_norm: float | None = setting(1.0, help="Limit to the norm of all gradients together.")
     max_logit_scale: float = setting(100.0, help="Limit to the temperature (Radford et al. 2021, 2.5).")
 
-    precision: str = setting("fp32", help="Of forward passes, fp32 or bf16 (autocast); weights are fp32.")
+    loss: str = setting("softmax", help="softmax (Radford et al. 2021) or sigmoid (Zhai et al. 2023).")
+    local_loss: bool = setting(True, help="Softmax: each rank scores its own rows only.")
+    sigmoid_way: str = setting(
+        "bidir", help="How captions travel between ranks: bidir, shift, reduce, gather."
+    )
+    caption_weight: float = setting(2.0, help="Of the loss of captions, for a CoCa (Yu et al. 2022).")
+    teacher_weight: float = setting(1.0, help="Of the distance from a teacher.")
+
+    precision: str = setting(
+        "fp32", help="Of forward passes: fp32, or bf16 or fp16 (autocast); weights are fp32."
+    )
     accumulate: int = setting(1, help="Batches a step; their gradients are averaged.")
+    text_groups: int = setting(4, help="Captions are encoded in so many groups of like length, at most.")
+    strategy: str = setting(
+        "ddp", help="Of several processes: ddp (all weights on each) or fsdp (in shards)."
+    )
+    grad_checkpointing: bool = setting(False, help="Recompute blocks in the backward pass, to save memory.")
+    compile: bool = setting(False, help="Compile both towers (torch.compile).")
     channels_last: bool = setting(False, help="Memory format that convolutions may be faster in.")
 
     prefetch: int = setting(2, help="Batches made ahead.")
@@ -53,19 +72,20 @@ class TrainCfg(_Config):
     keep: int = setting(3, help="Checkpoints to keep; 0: all.")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "prefetch", "prefetch_workers"):
+        for name in ("steps", "accumulate", "text_groups", "log_every", "prefetch", "prefetch_workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps_per_epoch", "warmup", "evaluate_every", "checkpoint_every", "keep"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("lr", "weight_decay", "final_lr"):
+        for name in ("lr", "weight_decay", "final_lr", "caption_weight", "teacher_weight"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._require("eps", self.eps > 0, "above 0")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
         self._require("max_logit_scale", self.max_logit_scale >= 1, "at least 1")
-        self._require("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
-        self._require("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
+        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "loss": LOSSES, "strategy": STRATEGIES}
+        for name, known in ({**choices, "sigmoid_way": SIGMOID_WAYS}).items():
+            self._require(name, getattr(self, name) in known, " or ".join(known))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -1,4 +1,4 @@
-"""Ctrl-C to a request that the loop reads between steps."""
+"""Ctrl-C, or a cluster that wants its machine back, to a request that the loop reads between steps."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any
 
 
 class Interrupt:
-    """While entered, the first SIGINT sets `requested` and the second raises KeyboardInterrupt.
+    """While entered, the first SIGINT or SIGTERM sets `requested` and the second raises KeyboardInterrupt.
 
     Off the main thread, where Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
         self._is_immediate = False
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A model, a loss and a source of batches to a trained model: one process, one device, resumed exactly.
+"""A model, a loss and a source of batches to a trained model: in one process or in many, resumed exactly.
 
 Shapes: B batch, L tokens, D joint embedding.
 """
@@ -11,32 +11,28 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oneclip.checkpoint import load_into
-from oneclip.checkpoint.read import METADATA_KEY
 from oneclip.errors import ConfigError, TrainingError
 from oneclip.losses import ClipLoss
 from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
-from oneclip.train.checkpoints import (
-    latest_checkpoint,
-    prune,
-    random_states,
-    read_checkpoint,
-    restore_random_states,
-    write_checkpoint,
-)
+from oneclip.train.checkpoints import FACTS, latest_checkpoint
 from oneclip.train.config import TrainCfg
+from oneclip.train.distributed import World
 from oneclip.train.interrupt import Interrupt
 from oneclip.train.meter import Meter
 from oneclip.train.metrics import MetricsFile, Report
+from oneclip.train.objectives import Objective
 from oneclip.train.optimizer import make_optimizer
+from oneclip.train.parallel import Together, blocks, clip_gradients
 from oneclip.train.precision import computing_in
 from oneclip.train.schedule import learning_rate
+from oneclip.train.state import State
+from oneclip.train.towers import Features, Towers
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -51,15 +47,6 @@ class Reporter(Protocol):
     def evaluated(self, step: int, results: Mapping[str, float]) -> None: ...
 
     def stop(self) -> None: ...
-
-
-class Features(NamedTuple):
-    """What the towers make of a batch."""
-
-    image: Tensor  # (B, D) fp32, unit length
-    text: Tensor  # (B, D) fp32, unit length
-    logit_scale: Tensor  # exponentiated
-    logit_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +79,12 @@ class Trainer:
         identity: plain values that a resumed training must share, such as the batch size or a checksum.
         description: `model_cfg` and `preprocess_cfg` as dicts, which make a checkpoint one that says what it is.
         device: where the model is.
+        world: the processes that train together. Each has a model of the same weights, and a source that gives its
+            share of each batch.
+        objective: features and a batch to losses, in place of `loss_fn`; see `oneclip.train.objectives`.
+
+    Raises:
+        ConfigError: if the settings ask for what the model or this build of torch has not.
     """
 
     def __init__(
@@ -108,9 +101,16 @@ class Trainer:
         identity: Mapping[str, str | int | float] | None = None,
         description: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
+        world: World | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.model, self.source, self.cfg = model, source, cfg
-        self.loss_fn = loss_fn if loss_fn is not None else ClipLoss()
+        self.world = world if world is not None else World()
+        if loss_fn is None:
+            place = {"rank": self.world.rank, "world_size": self.world.size}
+            loss_fn = objective.loss_fn if objective is not None else ClipLoss(cfg.local_loss, True, **place)
+        self.loss_fn: nn.Module = loss_fn
+        self.objective = objective if objective is not None else Objective(loss_fn)
         self.out = Path(out) if out is not None else None
         self.prepare = prepare if prepare is not None else Prepare()
         self.evaluate, self.reporter = evaluate, reporter
@@ -119,26 +119,28 @@ class Trainer:
         self.device = torch.device(device)
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.together = self._put_together()
         self.optimizer = make_optimizer([model, self.loss_fn], cfg)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
+        self.kept = State(model, self.loss_fn, self.optimizer, self.world, cfg.keep)
         self.step = 0  # optimizer steps done
-        self.metrics = MetricsFile(self.out / "metrics.jsonl" if self.out else None)
+        writes = self.out is not None and self.world.is_first
+        self.metrics = MetricsFile(self.out / "metrics.jsonl" if self.out and writes else None)
         self.evaluation: dict[str, float] = {}
 
     # ---------------------------------------------------------------- one step
 
     def encode(self, batch: Batch) -> Features:
         """Both towers, under autocast if the configuration says so; features are normalised in fp32."""
+        assert isinstance(batch.texts, Tensor)
         with self.autocast():
-            image = self.model.encode_image(batch.images)  # type: ignore[operator]
-            text = self.model.encode_text(batch.texts)  # type: ignore[operator]
-        scale = self.model.logit_scale.float().exp()  # type: ignore[operator]
-        bias = getattr(self.model, "logit_bias", None)
-        return Features(F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1), scale, bias)
+            features: Features = self.together.module(batch.images, batch.texts)
+        return features
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named scalars in fp32; "loss" is minimised."""
-        bias = {} if features.logit_bias is None else {"logit_bias": features.logit_bias.float()}
-        return {"loss": self.loss_fn(features.image, features.text, features.logit_scale, **bias)}
+        losses: dict[str, Tensor] = self.objective(features, batch)
+        return losses
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Forward pass of one batch, which is on the device."""
@@ -150,27 +152,52 @@ class Trainer:
 
     def optimizer_step(self, batches: Prefetcher, meter: Meter) -> None:
         """One update of the weights, from `cfg.accumulate` batches."""
+        torch.manual_seed(step_seed(self.cfg.seed, self.step, self.world.rank))
         lr = learning_rate(self.step, self.cfg)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        for number in range(self.step * self.cfg.accumulate, (self.step + 1) * self.cfg.accumulate):
+        last = (self.step + 1) * self.cfg.accumulate - 1
+        for number in range(self.step * self.cfg.accumulate, last + 1):
             with meter.waiting():
                 batch = batches.get(number)
-            losses = self.training_step(self.prepare.on_device(batch, self.device, self.cfg.channels_last))
-            (losses["loss"] / self.cfg.accumulate).backward()  # type: ignore[no-untyped-call]
-            meter.add(losses, pairs=len(batch.images))
+            with self.together.local(number != last):
+                self.backward(batch, meter)
         norm = self._clip()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, math.log(self.cfg.max_logit_scale))  # type: ignore[operator]
         self.step += 1
         meter.stepped(norm, lr)
 
+    def backward(self, batch: Batch, meter: Meter) -> None:
+        """Add the gradients of one batch to those that are there."""
+        losses = self.training_step(self.prepare.on_device(batch, self.device, self.cfg.channels_last))
+        self.scaler.scale(losses["loss"] / self.cfg.accumulate).backward()  # type: ignore[no-untyped-call]
+        meter.add(losses, pairs=len(batch.images))
+
     def _clip(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = self.cfg.clip_norm if self.cfg.clip_norm is not None else math.inf
-        return nn.utils.clip_grad_norm_(parameters, limit)
+        self.together.average_rest(parameters)
+        self.scaler.unscale_(self.optimizer)
+        return clip_gradients(parameters, self.cfg.clip_norm)
+
+    def _put_together(self) -> Together:
+        """The towers as the configuration wants them computed, before an optimizer knows their parameters."""
+        cfg = self.cfg
+        if cfg.grad_checkpointing:
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
+        towers = Towers(
+            self.model,
+            text_groups=cfg.text_groups,
+            pad_id=self.prepare.pad_id,
+            may_cut=self.prepare.crop_texts,
+        )
+        if cfg.compile:
+            for block in blocks(towers):  # the same code for all of them, so that it is compiled once
+                block.compile()  # type: ignore[no-untyped-call]
+        return Together(towers, self.world, cfg.strategy)
 
     # ---------------------------------------------------------------- the whole
 
@@ -184,82 +211,72 @@ class Trainer:
             OutputError: if a checkpoint cannot be written.
         """
         until = min(until if until is not None else self.cfg.steps, self.cfg.steps)
-        if self.step == 0:
-            torch.manual_seed(self.cfg.seed)
         self.metrics.cut_after(self.step)
-        meter = Meter(self.step, until)
+        meter = Meter(self.step, until, self.world)
         checkpoint: Path | None = None
         self.model.train()
         self.loss_fn.train()
         with self._batches(until) as batches, self._reporting(until), Interrupt() as interrupt:
-            while self.step < until and not interrupt.requested:
+            is_interrupted = self._any(interrupt.requested)
+            while self.step < until and not is_interrupted:
                 self.optimizer_step(batches, meter)
+                is_interrupted = self._any(interrupt.requested)
                 if self.step % self.cfg.log_every == 0 or self.step == until:
                     self._report(meter)
                 is_evaluation_due = self._is_due(self.cfg.evaluate_every) or self.step == until
-                if is_evaluation_due and not interrupt.requested:
+                if is_evaluation_due and not is_interrupted:
                     with interrupt.immediate(), meter.paused():
                         self._evaluate()
-                if interrupt.requested or self._is_checkpoint_due() or self.step == until:
+                    is_interrupted = self._any(interrupt.requested)
+                if is_interrupted or self._is_checkpoint_due() or self.step == until:
                     self._check_finite(meter)
                     with meter.paused():
                         checkpoint = self.save()
+            self.kept.finish()
         return Outcome(self.step, self.step < until, checkpoint, dict(self.evaluation))
 
     def save(self) -> Path | None:
-        """Write a checkpoint of this moment, and delete those past `cfg.keep`."""
+        """Write a checkpoint of this moment, and delete those past `cfg.keep`; several processes go on meanwhile."""
         if self.out is None:
             return None
         epoch, rest = divmod(self.step, self.cfg.steps_per_epoch or self.cfg.steps + 1)
-        path = self.out / (f"epoch_{epoch}.pt" if rest == 0 and epoch else f"step_{self.step}.pt")
-        write_checkpoint(path, self.state())
-        prune(self.out, self.cfg.keep)
-        return path
+        name = f"epoch_{epoch}" if rest == 0 and epoch else f"step_{self.step}"
+        return self.kept.write(self.out / name, self.kept.tensors(), self.facts())
 
-    def state(self) -> dict[str, Any]:
-        """All that a training needs to go on as if it had never stopped."""
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says beside its tensors, as plain values."""
         return {
-            "state_dict": self.model.state_dict(),
-            "loss_state_dict": self.loss_fn.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "random": random_states(),
             "identity": dict(self.identity),
             "evaluation": dict(self.evaluation),
             "train_cfg": self.cfg.to_dict(),
-            METADATA_KEY: self.description,
+            "scaler": self.scaler.state_dict(),
+            "description": self.description,
         }
 
     def resume(self, checkpoint: str | Path) -> None:
         """Go back to where a checkpoint was written; `fit` then gives the losses of an unbroken run.
 
+        The number of processes may be another; with dropout, its random numbers then are others, too.
+
         Args:
-            checkpoint: a file, or the folder of a run, for the latest in it.
+            checkpoint: a file or a folder of one moment, or the folder of a run, for the latest in it.
 
         Raises:
             CheckpointError: if it is damaged, or of another model.
             ConfigError: if the folder has none, or it is of a training with another seed, batch size or data.
         """
         path = Path(checkpoint)
-        if path.is_dir():
+        if path.is_dir() and not (path / FACTS).is_file():
             latest = latest_checkpoint(path)
             if latest is None:
-                raise ConfigError(
-                    f"{path} has no checkpoint to resume from; expected epoch_*.pt or step_*.pt"
-                )
+                raise ConfigError(f"{path} has no checkpoint to resume from; expected epoch_… or step_…")
             path = latest
-        state = read_checkpoint(path)
-        self._require_same_identity(path, state.get("identity", {}))
-        load_into(self.model, state["state_dict"], source=str(path))
-        load_into(self.loss_fn, state["loss_state_dict"], source=f"the loss in {path}")
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise ConfigError(
-                f"{path} was written while other parameters were trainable ({error})"
-            ) from error
-        self.step, self.evaluation = int(state["step"]), dict(state["evaluation"])
-        restore_random_states(state["random"])
+        facts = self.kept.facts(path)
+        self._require_same_identity(path, facts.get("identity", {}))
+        self.kept.read(path, {})
+        self.scaler.load_state_dict(facts.get("scaler", {}))
+        self.step, self.evaluation = int(facts["step"]), dict(facts["evaluation"])
 
     # ---------------------------------------------------------------- its parts
 
@@ -273,7 +290,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _reporting(self, until: int) -> Iterator[None]:
-        if self.reporter is None:
+        if self.reporter is None or not self.world.is_first:
             yield
             return
         self.reporter.start(self.step, until)
@@ -286,7 +303,7 @@ class Trainer:
         self._check_finite(meter)
         report = meter.report(self.step, float(self.model.logit_scale.detach().exp().mean()))  # type: ignore[operator]
         self.metrics.write(report.to_dict())
-        if self.reporter is not None:
+        if self.reporter is not None and self.world.is_first:
             self.reporter.update(report)
 
     def _evaluate(self) -> None:
@@ -295,16 +312,20 @@ class Trainer:
         self.model.eval()
         try:
             devices = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(devices), torch.no_grad():
+            with self.together.whole(), torch.random.fork_rng(devices), torch.no_grad():
                 self.evaluation = {key: float(value) for key, value in self.evaluate(self.model).items()}
         finally:
             self.model.train()
         self.metrics.write({"step": self.step, "evaluation": self.evaluation})
-        if self.reporter is not None:
+        if self.reporter is not None and self.world.is_first:
             self.reporter.evaluated(self.step, self.evaluation)
 
+    def _any(self, flag: bool) -> bool:
+        """Whether a flag is up on any rank: they stop at the same step, or not at all."""
+        return self.world.sum([flag])[0] > 0
+
     def _check_finite(self, meter: Meter) -> None:
-        if not meter.is_finite():
+        if self._any(not meter.is_finite() and not self.scaler.is_enabled()):
             raise TrainingError(
                 f"the loss or a gradient is no longer a finite number at step {self.step}; lower the "
                 f"learning rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use fp32, "
@@ -324,3 +345,8 @@ class Trainer:
                     f"{path} is of a training with {key} = {theirs[key]}, and this one has {ours}; resuming "
                     "would not go on with the same batches. Use the same settings, or another folder"
                 )
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """What a rank seeds torch with at a step, so that dropout depends on nothing that came before."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from oneclip.train.distributed import World
 from oneclip.train.metrics import Report
 
 
@@ -19,10 +20,12 @@ class Meter:
     Args:
         step: steps done before.
         steps: where the training ends.
+        world: whose losses are averaged, and whose pairs are counted.
     """
 
-    def __init__(self, step: int, steps: int) -> None:
+    def __init__(self, step: int, steps: int, world: World | None = None) -> None:
         self._first, self._steps = step, steps
+        self._world = world if world is not None else World()
         self._all_seconds = 0.0
         self._norm = self._norms = torch.zeros(())
         self._lr = 0.0
@@ -61,17 +64,19 @@ class Meter:
             self._start += time.perf_counter() - start
 
     def report(self, step: int, logit_scale: float) -> Report:
-        """The figures since the last report."""
+        """The figures since the last report, over all ranks; every one has to ask at the same step."""
+        means = [float(value) / self._batches for value in self._sums.values()]
+        *means, pairs = self._world.sum([*means, self._pairs])
         seconds = max(time.perf_counter() - self._start, 1e-9)
         self._all_seconds += seconds
         report = Report(
             step=step,
             steps=self._steps,
-            losses={name: float(value) / self._batches for name, value in self._sums.items()},
+            losses={name: mean / self._world.size for name, mean in zip(self._sums, means, strict=True)},
             lr=self._lr,
             logit_scale=logit_scale,
             grad_norm=float(self._norm),
-            pairs_per_second=self._pairs / seconds,
+            pairs_per_second=pairs / seconds,
             waiting=self._waited / seconds,
             seconds_left=self._all_seconds / (step - self._first) * (self._steps - step),
         )

@@ -1,0 +1,138 @@
+"""Features of a batch to the losses of a step, on one process or across ranks.
+
+The mean over ranks of a loss, and of its gradients, is that of one process with the whole batch.
+
+Shapes: B batch of this rank, D joint embedding, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oneclip.errors import ConfigError
+from oneclip.losses import ClipLoss, DistillClipLoss, SigLipLoss
+from oneclip.train.batches import Batch
+from oneclip.train.config import TrainCfg
+from oneclip.train.distributed import World
+from oneclip.train.towers import Features
+
+
+class Objective(nn.Module):
+    """Features and a batch to named scalars in fp32; "loss" is minimised, the rest is logged.
+
+    Args:
+        loss_fn: called with image features, text features, the exponentiated scale, the bias if there is one.
+    """
+
+    def __init__(self, loss_fn: nn.Module) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch."""
+        bias = {} if features.logit_bias is None else {"logit_bias": features.logit_bias}
+        return {"loss": self.loss_fn(features.image, features.text, features.logit_scale, **bias)}
+
+
+class Captioning(Objective):
+    """A contrastive loss, and the cross-entropy of each next token of the captions (Yu et al. 2022, equation 4).
+
+    Args:
+        loss_fn: the contrastive one.
+        weight: of the captions' loss.
+        pad_id: the token that is not predicted.
+        world: whose tokens the mean is over: each counts the same, whatever rank it is on.
+    """
+
+    def __init__(self, loss_fn: nn.Module, weight: float, pad_id: int, world: World) -> None:
+        super().__init__(loss_fn)
+        self.weight, self.pad_id, self.world = weight, pad_id, world
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch."""
+        contrast = super().forward(features, batch)["loss"]
+        logits, labels = features.captions["logits"], features.captions["labels"]
+        total = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=self.pad_id, reduction="sum")
+        count = (labels != self.pad_id).sum()
+        if not self.world.is_alone:
+            dist.all_reduce(count)
+        caption = total * self.world.size / count.clamp(min=1)
+        return {
+            "loss": contrast + self.weight * caption,
+            "contrast": contrast.detach(),
+            "caption": caption.detach(),
+        }
+
+
+class Distillation(Objective):
+    """A contrastive loss, and the distance of the similarities from those of a teacher (Wu et al. 2023).
+
+    Args:
+        loss_fn: both.
+        teach: a batch to the teacher's features and its exponentiated scale; without gradients.
+        weight: of the distance.
+    """
+
+    def __init__(self, loss_fn: DistillClipLoss, teach: Callable[[Batch], Features], weight: float) -> None:
+        super().__init__(loss_fn)
+        self.teach, self.weight = teach, weight
+
+    def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one batch."""
+        with torch.no_grad():
+            teacher = self.teach(batch)
+        contrast, distance = self.loss_fn(
+            features.image,
+            features.text,
+            features.logit_scale,
+            teacher.image,
+            teacher.text,
+            teacher.logit_scale,
+        )
+        return {
+            "loss": contrast + self.weight * distance,
+            "contrast": contrast.detach(),
+            "distance": distance.detach(),
+        }
+
+
+def make_objective(
+    cfg: TrainCfg,
+    model: nn.Module,
+    world: World,
+    *,
+    pad_id: int = 0,
+    teach: Callable[[Batch], Features] | None = None,
+) -> Objective:
+    """The objective that a configuration asks for: sigmoid or softmax, with captions for a CoCa, with a teacher.
+
+    Raises:
+        ConfigError: if the loss does not fit the model or the teacher.
+    """
+    place = {"rank": world.rank, "world_size": world.size}
+    if teach is not None:
+        if cfg.loss != "softmax":
+            raise ConfigError(f"a teacher goes with loss=softmax; found loss={cfg.loss}")
+        if hasattr(model, "text_decoder"):
+            raise ConfigError(
+                "a teacher goes with a model of two towers; found one that writes captions, too"
+            )
+        return Distillation(DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight)
+    loss_fn: nn.Module
+    if cfg.loss == "sigmoid":
+        if getattr(model, "logit_bias", None) is None:
+            raise ConfigError(
+                "loss=sigmoid needs a model with a logit bias, and this one has none: set init_logit_bias (-10 in "
+                "Zhai et al. 2023) in its configuration, or take loss=softmax"
+            )
+        loss_fn = SigLipLoss(**place, dist_impl=cfg.sigmoid_way)
+    else:
+        loss_fn = ClipLoss(cfg.local_loss, True, **place)
+    if hasattr(model, "text_decoder"):
+        return Captioning(loss_fn, cfg.caption_weight, pad_id, world)
+    return Objective(loss_fn)
