@@ -16,6 +16,7 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import ConfigError, OutputError
 from oneclip.train import TrainCfg, Trainer
+from oneclip.train.distributed import World
 from oneclip.train.preflight import (
     check_disk,
     check_memory,
@@ -151,12 +152,9 @@ def test_fewer_shards_than_readers_are_told() -> None:
     class Shards:
         places = ("a.tar", "b.tar")
 
-    class World:
-        size = 4
-
     checked = trainer()
     assert check_shards(checked) == "shards: the data has none"
     checked.source.samples = Shards()  # type: ignore[attr-defined]
     assert check_shards(checked) == "shards: 2 for 1 readers"
-    checked.world = World()  # type: ignore[attr-defined]
+    checked.world = World(size=4)
     assert check_shards(checked) == "shards: 2 for 4 readers; more of them would spread the reading"

@@ -20,7 +20,7 @@ from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
-from oneclip.cli.train import GroupedCommand, train
+from oneclip.cli.train import train
 
 
 class _Commands(TyperGroup):

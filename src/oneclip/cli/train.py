@@ -66,6 +66,8 @@ takes(train, RunCfg, file=Annotated[str | None, FILE])
 
 def _tell(result: RunResult) -> None:
     """The end of a run, for a person; exits with a code that says how it went."""
+    if not result.is_first:  # another process tells
+        raise typer.Exit(ExitCode.INTERRUPTED if result.outcome.interrupted else ExitCode.OK)
     if result.rows_left_out:
         say(f"{result.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
     for name, reason in sorted(result.skipped.items()):

@@ -7,6 +7,7 @@ from pathlib import Path
 from oneclip.image import Augment, Preprocess
 from oneclip.pairs import Pairs, read_table
 from oneclip.train.config import TrainCfg
+from oneclip.train.distributed import World
 from oneclip.train.evaluate import HeldOut
 from oneclip.train.settings import RunCfg
 from oneclip.train.sources import Loader, Samples, open_samples
@@ -38,13 +39,15 @@ class Inputs:
         )
         self._held_out = self._pairs(cfg.eval_data) if cfg.eval_data is not None else None
 
-    def loader(self, start: Start) -> Loader:
-        """Batches for the model that a run starts from."""
+    def loader(self, start: Start, world: World) -> Loader:
+        """Batches for the model that a run starts from: this process's share of each."""
         cfg = self._cfg
         return Loader(
             self.samples,
             cfg.batch_size,
             Augment(start.preprocess_cfg),
+            rank=world.rank,
+            world_size=world.size,
             seed=cfg.seed,
             threads=cfg.threads,
             workers=cfg.workers,

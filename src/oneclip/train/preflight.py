@@ -17,6 +17,7 @@ from oneclip.text import Tokenizer
 from oneclip.train.batches import Batch
 from oneclip.train.checkpoints import NAME
 from oneclip.train.loop import Trainer
+from oneclip.train.meter import Meter
 from oneclip.train.start import Start
 
 ADAM_BYTES = 8  # two moments in fp32 for each trained number
@@ -38,7 +39,7 @@ def preflight(trainer: Trainer, start: Start) -> Iterator[str]:
         ConfigError: if tokenizer and model do not agree, or the batch does not fit.
         OutputError: if the folder cannot be written, or the disk has no room for the checkpoints.
     """
-    if trainer.out is not None:
+    if trainer.out is not None and trainer.world.is_first:
         yield check_disk(trainer, trainer.out)
     batch, line = check_data(trainer)
     yield line
@@ -65,8 +66,7 @@ def check_shards(trainer: Trainer) -> str:
     Fewer are no error: every process reads what it needs of any shard. But they then wait for the same few files.
     """
     shards = getattr(getattr(trainer.source, "samples", None), "places", None)
-    processes = int(getattr(getattr(trainer, "world", None), "size", 1))
-    readers = processes * max(1, int(getattr(trainer.source, "workers", 1)))
+    readers = trainer.world.size * max(1, int(getattr(trainer.source, "workers", 1)))
     if not isinstance(shards, Sized):
         return "shards: the data has none"
     advice = "" if len(shards) >= readers else "; more of them would spread the reading"
@@ -121,8 +121,7 @@ def fits(trainer: Trainer, batch: Batch) -> bool:
     try:
         with _untouched(trainer):
             moments = _moments(trainer) if device.type == "cuda" else None
-            on_device = trainer.prepare.on_device(batch, device, trainer.cfg.channels_last)
-            trainer.training_step(on_device)["loss"].backward()  # type: ignore[no-untyped-call]
+            trainer.backward(batch, Meter(0, 1))
             del moments
     except (torch.OutOfMemoryError, MemoryError):
         return False
@@ -155,7 +154,7 @@ def check_disk(trainer: Trainer, folder: Path) -> str:
     each, model = checkpoint_bytes(trainer)
     kept = _checkpoints(trainer) if trainer.cfg.keep == 0 else min(trainer.cfg.keep, _checkpoints(trainer))
     needed = each * (kept + 1) + model  # one more while it takes the place of another
-    there = sum(path.stat().st_size for path in folder.glob("*.pt") if NAME.fullmatch(path.name))
+    there = sum(_bytes_of(path) for path in folder.iterdir() if NAME.fullmatch(path.name))
     free = shutil.disk_usage(folder).free + there
     if needed > free:
         raise OutputError(
@@ -178,6 +177,11 @@ def _checkpoints(trainer: Trainer) -> int:
     cfg = trainer.cfg
     every = [steps for steps in (cfg.steps_per_epoch, cfg.checkpoint_every) if steps]
     return max(1, sum(cfg.steps // steps for steps in every))
+
+
+def _bytes_of(checkpoint: Path) -> int:
+    files = [checkpoint, *checkpoint.rglob("*")]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _moments(trainer: Trainer) -> list[torch.Tensor]:
