@@ -22,6 +22,7 @@ OURS = [
         for name in (
             "captioning.md",
             "cli.md",
+            "data.md",
             "encoder.md",
             "engine.md",
             "formats.md",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.error
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -12,6 +13,7 @@ from oneclip.hub.addresses import answering, is_address, is_of_the_web, remote, 
 
 GAP = 1 << 16  # bytes between two parts that are read along, so that both come at once
 _PAUSES = (0.5, 2.0, 8.0)  # seconds before what failed is tried again
+_FINAL = (400, 401, 403, 404, 405, 410, 416)  # answers that another attempt does not change
 # What file systems call that which changes with a file's content; the first that one has.
 _CHANGES = ("ETag", "etag", "md5Hash", "generation", "content_md5", "mtime", "LastModified", "last_modified")
 
@@ -125,6 +127,9 @@ def _again(attempt: Callable[[], _T]) -> _T:
             return attempt()
         except OfflineError:
             raise
-        except DownloadError:
+        except DownloadError as error:
+            cause = error.__cause__
+            if isinstance(cause, urllib.error.HTTPError) and cause.code in _FINAL:
+                raise
             time.sleep(pause)
     return attempt()

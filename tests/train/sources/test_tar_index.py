@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,7 @@ def test_it_is_kept_in_the_cache_where_the_folder_is_not_writable(
     tar_index(str(path))
     tar_index(str(path))
     assert len(made) == 1
-    assert os.listdir(cache / "tars")
+    assert list((cache / "tars").glob("*.index"))
     assert os.listdir(tmp_path) == ["a.tar"]
 
 
@@ -114,3 +116,29 @@ def test_no_file_and_no_tar(tmp_path: Path) -> None:
         tar_index(str(tmp_path / "none.tar"))
     (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
     assert "invalid header at byte 0" in tar_index(str(tmp_path / "a.tar")).damage
+
+
+def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", members(5))
+    program = (
+        "import sys, time\n"
+        "from oneclip.train.sources import tar_index as module\n"
+        "make = module._made\n"
+        "def slow(place, size):\n"
+        "    print('made', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    return make(place, size)\n"
+        "module._made = slow\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "print(module.tar_index(sys.argv[1]).digest)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    processes = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2  # type: ignore[union-attr]
+    for process in processes:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    lines = [line for process in processes for line in process.communicate()[0].split()]
+    assert sorted(lines).count("made") == 1
+    assert len(set(lines)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def open_samples(
 def _weighted(word: str) -> tuple[str, float | None]:
     """A source and its weight; a file whose name ends like a weight is a file."""
     match = _WEIGHT.search(word)
-    if match is None or (not is_address(word) and Path(word).exists()):
+    if match is None or (not is_address(word) and os.path.exists(word)):
         return word, None
     return word[: match.start()], float(match[1])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -68,8 +70,11 @@ class ShardSamples(Samples):
         self.captions, self.field, self.skip_broken = captions, field, skip_broken
         self.run = REMOTE_RUN if any(map(is_address, self.places)) else 1
         self._forget()
+        tars = list(range(len(self.places)))
+        random.Random(os.getpid()).shuffle(tars)  # processes that begin together share the work
         with ThreadPoolExecutor(threads, thread_name_prefix="oneclip-index") as pool:
-            counts, lacking, digests = zip(*pool.map(self._examine, range(len(self.places))), strict=True)
+            found = dict(zip(tars, pool.map(self._examine, tars), strict=True))
+        counts, lacking, digests = zip(*(found[tar] for tar in sorted(tars)), strict=True)
         self.left_out = sum(lacking)
         self._starts = np.cumsum([0, *counts])
         self._digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

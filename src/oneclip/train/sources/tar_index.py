@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from oneclip.errors import DataError
@@ -69,10 +70,15 @@ def tar_index(place: str) -> TarIndex:
         found = _kept(path, about)
         if found is not None:
             return found
-    index = _made(place, size)
-    for path in _homes(place):
-        if _keep(path, index, about):
-            break
+    with _alone(place):
+        for path in _homes(place):  # another process may have been at it
+            found = _kept(path, about)
+            if found is not None:
+                return found
+        index = _made(place, size)
+        for path in _homes(place):
+            if _keep(path, index, about):
+                break
     return index
 
 
@@ -80,9 +86,26 @@ def _homes(place: str) -> Iterator[Path]:
     """Where an index may be kept, the best place first."""
     if not is_address(place):
         yield Path(place + SUFFIX)
-        place = os.path.abspath(place)
-    name = hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    yield cache_folder() / "tars" / f"{name}{SUFFIX}"
+    yield _in_cache(place, SUFFIX)
+
+
+def _in_cache(place: str, suffix: str) -> Path:
+    whole = place if is_address(place) else os.path.abspath(place)
+    name = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return cache_folder() / "tars" / f"{name}{suffix}"
+
+
+@contextlib.contextmanager
+def _alone(place: str) -> Iterator[None]:
+    """While it lasts, other processes of this machine wait to make the same index; not where there can be no locks."""
+    lock = FileLock(_in_cache(place, ".lock"))
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _made(place: str, size: int) -> TarIndex:
