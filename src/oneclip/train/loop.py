@@ -107,7 +107,7 @@ class Trainer:
         self.model, self.source, self.cfg = model, source, cfg
         self.world = world if world is not None else World()
         if loss_fn is None:
-            place = {"rank": self.world.rank, "world_size": self.world.size}
+            place: dict[str, Any] = {"rank": self.world.rank, "world_size": self.world.size}
             loss_fn = objective.loss_fn if objective is not None else ClipLoss(cfg.local_loss, True, **place)
         self.loss_fn: nn.Module = loss_fn
         self.objective = objective if objective is not None else Objective(loss_fn)
@@ -196,7 +196,7 @@ class Trainer:
         )
         if cfg.compile:
             for block in blocks(towers):  # the same code for all of them, so that it is compiled once
-                block.compile()  # type: ignore[no-untyped-call]
+                block.compile()
         return Together(towers, self.world, cfg.strategy)
 
     # ---------------------------------------------------------------- the whole
@@ -225,7 +225,9 @@ class Trainer:
                     self._report(meter)
                 is_evaluation_due = self._is_due(self.cfg.evaluate_every) or self.step == until
                 if is_evaluation_due and not is_interrupted:
-                    with interrupt.immediate(), meter.paused():
+                    # a rank that left an evaluation by itself would leave the others waiting
+                    at_once = interrupt.immediate() if self.world.is_alone else contextlib.nullcontext()
+                    with at_once, meter.paused():
                         self._evaluate()
                     is_interrupted = self._any(interrupt.requested)
                 if is_interrupted or self._is_checkpoint_due() or self.step == until:
@@ -325,7 +327,8 @@ class Trainer:
         return self.world.sum([flag])[0] > 0
 
     def _check_finite(self, meter: Meter) -> None:
-        if self._any(not meter.is_finite() and not self.scaler.is_enabled()):
+        # a gradient that does not fit into fp16 is the scaler's affair: it leaves the step out
+        if self._any(not meter.is_finite(with_gradients=not self.scaler.is_enabled())):
             raise TrainingError(
                 f"the loss or a gradient is no longer a finite number at step {self.step}; lower the "
                 f"learning rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use fp32, "

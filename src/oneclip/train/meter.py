@@ -43,9 +43,10 @@ class Meter:
         self._norm, self._lr = grad_norm.detach(), lr
         self._norms = self._norms + self._norm
 
-    def is_finite(self) -> bool:
-        """Whether all losses and gradients since the last report are."""
-        return all(math.isfinite(float(value)) for value in (*self._sums.values(), self._norms))
+    def is_finite(self, with_gradients: bool = True) -> bool:
+        """Whether all losses since the last report are, and all gradients."""
+        gradients = [self._norms] if with_gradients else []
+        return all(math.isfinite(float(value)) for value in (*self._sums.values(), *gradients))
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

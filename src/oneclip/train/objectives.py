@@ -8,6 +8,7 @@ Shapes: B batch of this rank, D joint embedding, L tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -114,7 +115,7 @@ def make_objective(
     Raises:
         ConfigError: if the loss does not fit the model or the teacher.
     """
-    place = {"rank": world.rank, "world_size": world.size}
+    place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     if teach is not None:
         if cfg.loss != "softmax":
             raise ConfigError(f"a teacher goes with loss=softmax; found loss={cfg.loss}")

@@ -126,10 +126,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
     """
     with_grad = [p for p in parameters if p.grad is not None]
     parts = [part for part in _alike(with_grad) if part]
-    norms = [_whole(nn.utils.get_total_norm([p.grad for p in part])) for part in parts]
+    norms = [_whole(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
     total = torch.stack([norm.float() for norm in norms]).norm() if norms else torch.zeros(())
-    for part in parts if limit is not None and not math.isinf(limit) else ():
-        nn.utils.clip_grads_with_norm_(part, limit, total)
+    if limit is not None and not math.isinf(limit):
+        for part in parts:
+            nn.utils.clip_grads_with_norm_(part, limit, total)
     return total
 
 

@@ -6,7 +6,7 @@ Shapes: B batch, L tokens, D joint embedding, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,14 +69,14 @@ class Towers(nn.Module):
     def encode_texts(self, texts: Tensor) -> Tensor:
         """(B, L) to (B, D), as the text tower gives them; the same numbers in any number of groups."""
         groups = min(self.text_groups, len(texts) // FEWEST)
-        encode = self.model.encode_text
+        encode: Any = self.model.encode_text
         if groups <= 1:
-            return first(encode(texts))  # type: ignore[operator]
+            return first(encode(texts))
         lengths = last_used(texts, self.pad_id)
         order = lengths.argsort()
         features = [
             first(encode(texts[rows][:, : int(lengths[rows[-1]]) + 1])) for rows in order.chunk(groups)
-        ]  # type: ignore[operator]
+        ]
         return torch.cat(features)[order.argsort()]
 
 
