@@ -37,6 +37,9 @@ def test_two_processes_do_what_one_does(data: Path, strategy: str) -> None:
     assert one.keys() == two.keys()
     for name in ("visual.conv1.weight", "positional_embedding", "logit_scale"):
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+    file = data / "consolidated.safetensors"
+    assert cli(["convert", str(data / "two" / "epoch_4"), str(file), "--to", "safetensors"]) == ExitCode.OK
+    torch.testing.assert_close(oneclip.load(str(file), device="cpu").model.state_dict(), two, rtol=0, atol=0)
     names = {path.name for path in (data / "two").iterdir() if path.name[0] != "."}
     assert {"config.toml", "environment.json", "report.html", "plots", "epoch_4"} <= names
     assert json.loads((data / "two" / "environment.json").read_text())["starts"][0]["processes"] == 2
