@@ -111,7 +111,7 @@ def check_memory(trainer: Trainer, batch: Batch) -> str:
     largest = f"{half} pairs fit" if half else "not even one pair fits"
     raise ConfigError(
         f"a batch of {pairs} pairs does not fit into the memory of {trainer.device}; {largest}. Use a smaller "
-        "batch_size (with accumulate, the step stays as large), bf16, or a smaller model"
+        "batch_size (with accumulate, the step stays as large), grad_checkpointing, bf16, or a smaller model"
     )
 
 
