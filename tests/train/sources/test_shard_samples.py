@@ -175,3 +175,9 @@ def test_a_remote_tar_cut_short_is_told(remote: str) -> None:
     with pytest.raises(DataError, match=r"cut\.tar is cut short"):
         ShardSamples("memory://shards/cut.tar")
     assert 0 < len(ShardSamples("memory://shards/cut.tar", skip_broken=True)) < 40
+
+
+def test_progress_is_told_by_tars(shards: Path) -> None:
+    done: list[int] = []
+    ShardSamples(str(shards / "s-*.tar"), progress=done.append)
+    assert done == [1, 1, 1]
