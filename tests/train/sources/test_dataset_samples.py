@@ -133,3 +133,13 @@ def test_folders_that_are_no_dataset_empty_ones_and_damaged_files(tmp_path: Path
     file.unlink()
     with pytest.raises(DataError, match=r"lacks files that its state\.json names"):
         DatasetSamples(damaged)
+
+
+def test_the_identity_changes_with_a_caption_of_the_same_length(tmp_path: Path) -> None:
+    identities = []
+    for n, caption in enumerate(("a cat", "a dog")):
+        folder = save_to_disk(tmp_path / str(n), table([0, 1]).set_column(1, "caption", [[caption, "same"]]))
+        identities.append(DatasetSamples(folder).identity["data"])
+        parquet.write_table(table([0, 1]).set_column(1, "caption", [[caption, "same"]]), folder / "a.parquet")
+        identities.append(DatasetSamples(folder / "a.parquet").identity["data"])
+    assert len(set(identities)) == 4

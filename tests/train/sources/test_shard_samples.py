@@ -10,8 +10,10 @@ import fsspec
 import pytest
 from tars import members, png, tar, write_tar
 
-from oneclip.errors import DataError
-from oneclip.train.sources import ShardSamples
+from oneclip.config import PreprocessCfg
+from oneclip.errors import DataError, DownloadError
+from oneclip.image import Augment
+from oneclip.train.sources import Loader, ShardSamples
 
 
 def captions(samples: ShardSamples) -> list[str]:
@@ -175,3 +177,27 @@ def test_a_remote_tar_cut_short_is_told(remote: str) -> None:
     with pytest.raises(DataError, match=r"cut\.tar is cut short"):
         ShardSamples("memory://shards/cut.tar")
     assert 0 < len(ShardSamples("memory://shards/cut.tar", skip_broken=True)) < 40
+
+
+def test_progress_is_told_by_tars(shards: Path) -> None:
+    done: list[int] = []
+    ShardSamples(str(shards / "s-*.tar"), progress=done.append)
+    assert done == [1, 1, 1]
+
+
+def test_a_tar_that_cannot_be_reached_is_no_broken_sample(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneclip.hub.ranges._PAUSES", (0.0, 0.0))
+    source = Loader(ShardSamples(remote), 8, Augment(PreprocessCfg(size=8)), threads=1)
+    attempts: list[int] = []
+
+    def failing(*arguments: object, **options: object) -> None:
+        attempts.append(1)
+        raise TimeoutError("the store is busy")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_ranges", failing)
+    with pytest.raises(DownloadError, match=r"r-\d\.tar: the store is busy"):
+        source.batch(0)
+    assert len(attempts) == 3
+    assert source.broken == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from oneclip.train.sources.samples import Sample, Samples, fetched
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentences", "title", "txt")
 PARQUET_RUN = 64  # rows of a Parquet file that are read at once
+_ENDING = 1 << 14  # bytes at the end of a file that tell whether it is still the same
 _GROUPS = 4  # row groups in memory
 
 
@@ -100,8 +102,12 @@ class Rows(ABC):
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
-        facts = [(file.name, file.stat().st_size) for file in files]
-        self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(
+                f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + _end(file)
+            )
+        self.digest = digest.hexdigest()[:16]
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -274,6 +280,13 @@ def _column(name: str | None, usual: Sequence[str], names: Sequence[str], what: 
     if found is None:
         raise DataError(f"which column has the {what}? Say {option}=...; {has}")
     return found
+
+
+def _end(path: Path) -> bytes:
+    """The last bytes of a file: the statistics of columns in Parquet, rows in Arrow."""
+    with path.open("rb") as file:
+        file.seek(-min(_ENDING, path.stat().st_size), os.SEEK_END)
+        return file.read()
 
 
 def _json(path: Path) -> dict[str, Any]:

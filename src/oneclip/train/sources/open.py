@@ -12,6 +12,7 @@ from oneclip.errors import ConfigError, DataError
 from oneclip.hub.addresses import expand, is_address
 from oneclip.hub.suffixes import TAR_SUFFIXES
 from oneclip.pairs import CSV_SUFFIXES, PARQUET_SUFFIXES, read_table
+from oneclip.progress import Progress
 from oneclip.train.sources.datasets import DatasetSamples, holds_pictures, is_dataset
 from oneclip.train.sources.mixture import Mixture
 from oneclip.train.sources.samples import Samples
@@ -37,6 +38,7 @@ def open_samples(
     split: str | None = None,
     skip: bool = False,
     by_picture: bool = False,
+    progress: Progress = False,
 ) -> Samples:
     """Say what each source is, and open it.
 
@@ -51,6 +53,7 @@ def open_samples(
         split: of a dataset; "train" by default.
         skip: leave out what is missing or cut short, instead of raising.
         by_picture: make the rows of a table that have the same picture one sample with several captions.
+        progress: of indexing tars, as `oneclip.progress.reporting` takes it.
 
     Raises:
         DataError: if a source is none of these, or cannot be used.
@@ -65,7 +68,9 @@ def open_samples(
         tars = _tars(place)
         if tars:
             kind, _, field = (caption_column or "txt").partition(":")
-            return ShardSamples(tars, captions=kind, field=field or "caption", skip_broken=skip)
+            return ShardSamples(
+                tars, captions=kind, field=field or "caption", skip_broken=skip, progress=progress
+            )
         path = Path(place)
         suffix = path.suffix.lower()
         if not is_address(place) and (

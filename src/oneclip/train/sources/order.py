@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from oneclip.errors import ConfigError
 from oneclip.train.sources.permutation import Numbers, Permutation
 
 PERIOD = 10_000  # places after which the pattern of a mixture repeats: weights count to this share
-_KEPT = 4  # beginnings of epochs in memory
+_KEPT = 256  # beginnings of epochs in memory
 _STAND_INS = 100  # samples that are tried in the place of one
 
 
@@ -75,7 +76,6 @@ class Order:
         self._ranks = np.empty(self._period, np.int64)  # how many of its part stand before each place
         for places in self._places:
             self._ranks[places] = np.arange(len(places))
-        self._heads: dict[tuple[int, int], Numbers] = {}
         self._check_sizes()
 
     def take(self, start: int, stop: int) -> Picks:
@@ -102,19 +102,19 @@ class Order:
         epoch, own = divmod(int(block * self._counts[part] + self._ranks[inside]), size)
         far = own + size // 2 + self.batch_size * np.arange(min(size // self.batch_size, _STAND_INS // 2))
         near = own + np.arange(1, min(size, _STAND_INS // 2))
-        numbers = self._plain(part, epoch, np.concatenate([far, near]) % size)
+        numbers = self.plain(part, epoch, np.concatenate([far, near]) % size)
         return list(dict.fromkeys(numbers.tolist()))
 
     # ---------------------------------------------------------------- one epoch of one part
 
     def _numbers(self, part: int, epoch: int, places: Numbers) -> Numbers:
-        numbers = self._plain(part, epoch, places)
-        head = self._head(part, epoch)
+        numbers = self.plain(part, epoch, places)
+        head = _head(self, part, epoch)
         in_head = places < len(head)
         numbers[in_head] = head[places[in_head]]
         return numbers
 
-    def _plain(self, part: int, epoch: int, places: Numbers) -> Numbers:
+    def plain(self, part: int, epoch: int, places: Numbers) -> Numbers:
         """The permutation of an epoch by itself: of whole runs; samples that make no whole one come last."""
         size, run = self.parts[part].size, min(self.parts[part].run, self.parts[part].size)
         key = (self.seed, part, epoch)
@@ -125,33 +125,7 @@ class Order:
         shift = int(np.random.SeedSequence((*key, 1)).generate_state(1, np.uint64)[0] % size)
         return self.parts[part].first + (numbers + shift) % size
 
-    def _head(self, part: int, epoch: int) -> Numbers:
-        """The beginning of an epoch where it differs from `_plain`.
-
-        Where the last batch of the epoch before is filled up from this one, samples that it holds already change
-        places with some that come right after it.
-        """
-        found = self._heads.get((part, epoch))
-        if found is not None:
-            return found
-        before, after = self._straddle(part, epoch)
-        head = np.empty(0, np.int64)
-        if before and after:
-            size = self.parts[part].size
-            # The end of this epoch stays as it is: the next one is made to fit it.
-            last = min(before + after, size - self._straddle(part, epoch + 1)[0])
-            head = self._plain(part, epoch, np.arange(max(last, after)))
-            is_twice = np.isin(head, self._plain(part, epoch - 1, np.arange(size - before, size)))
-            free = after + np.flatnonzero(~is_twice[after:])
-            twice = np.flatnonzero(is_twice[:after])[: len(free)]
-            free = free[: len(twice)]
-            head[twice], head[free] = head[free], head[twice]
-        while len(self._heads) >= _KEPT * len(self.parts):
-            self._heads.pop(next(iter(self._heads)), None)
-        self._heads[part, epoch] = head
-        return head
-
-    def _straddle(self, part: int, epoch: int) -> tuple[int, int]:
+    def straddle(self, part: int, epoch: int) -> tuple[int, int]:
         """Of the batch in which an epoch begins: how many samples of the one before, and of this one, it holds."""
         if epoch == 0:
             return 0, 0
@@ -175,6 +149,28 @@ class Order:
                     "some would be in it twice. Choose a batch size from 1 to that"
                     + (", or a smaller weight" if len(self.parts) > 1 else "")
                 )
+
+
+@lru_cache(_KEPT)
+def _head(order: Order, part: int, epoch: int) -> Numbers:
+    """The beginning of an epoch where it differs from `Order.plain`.
+
+    Where the last batch of the epoch before is filled up from this one, samples that it holds already change places
+    with some that come right after it.
+    """
+    before, after = order.straddle(part, epoch)
+    if not before or not after:
+        return np.empty(0, np.int64)
+    size = order.parts[part].size
+    # The end of this epoch stays as it is: the next one is made to fit it.
+    last = min(before + after, size - order.straddle(part, epoch + 1)[0])
+    head = order.plain(part, epoch, np.arange(max(last, after)))
+    is_twice = np.isin(head, order.plain(part, epoch - 1, np.arange(size - before, size)))
+    free = after + np.flatnonzero(~is_twice[after:])
+    twice = np.flatnonzero(is_twice[:after])[: len(free)]
+    free = free[: len(twice)]
+    head[twice], head[free] = head[free], head[twice]
+    return head
 
 
 def _counts(parts: Sequence[Part]) -> Numbers:

@@ -19,6 +19,7 @@ from oneclip.errors import DataError, DownloadError
 from oneclip.hub.addresses import expand, is_address
 from oneclip.hub.ranges import Range, read_ranges
 from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.progress import Progress, reporting
 from oneclip.train.sources.samples import Sample, Samples
 from oneclip.train.sources.tar_index import TarIndex, tar_index
 
@@ -47,6 +48,7 @@ class ShardSamples(Samples):
         skip_broken: use what can be read of tars that are cut short, and leave out those that are none; they are
             then in `skipped`.
         threads: that index.
+        progress: of indexing, as `oneclip.progress.reporting` takes it.
 
     Attributes:
         left_out: how many keys lack a picture or a caption.
@@ -63,6 +65,7 @@ class ShardSamples(Samples):
         field: str = "caption",
         skip_broken: bool = False,
         threads: int = 8,
+        progress: Progress = False,
     ) -> None:
         super().__init__()
         words = [places] if isinstance(places, str) else places
@@ -72,8 +75,14 @@ class ShardSamples(Samples):
         self._forget()
         tars = list(range(len(self.places)))
         random.Random(os.getpid()).shuffle(tars)  # processes that begin together share the work
-        with ThreadPoolExecutor(threads, thread_name_prefix="oneclip-index") as pool:
-            found = dict(zip(tars, pool.map(self._examine, tars), strict=True))
+        found = {}
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="oneclip-index") as pool,
+            reporting(progress, len(tars), "tars") as done,
+        ):
+            for tar, facts in zip(tars, pool.map(self._examine, tars), strict=True):
+                found[tar] = facts
+                done(1)
         counts, lacking, digests = zip(*(found[tar] for tar in sorted(tars)), strict=True)
         self.left_out = sum(lacking)
         self._starts = np.cumsum([0, *counts])

@@ -6,10 +6,12 @@ Tensors come back through shared memory. Processes are spawned, so a script that
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import torch
 
@@ -73,8 +75,18 @@ class Workers:
 
 def _begin(reader: Reader, threads: int) -> None:
     global _state
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains; it ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _state = (reader, ThreadPoolExecutor(threads, thread_name_prefix="oneclip-picture"))
+
+
+def _end_with_parent() -> None:
+    """Where a training is killed, its processes would wait for it without end."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make(step: int) -> Made:
