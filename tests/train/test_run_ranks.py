@@ -52,11 +52,3 @@ def test_a_folder_that_is_taken_ends_all_processes(data: Path, capfd: pytest.Cap
     told = capfd.readouterr().err
     assert told.count("error: another run is writing to") == 1
     assert "error: process 1 ends because the first one did: another run" in told
-
-
-def test_a_batch_that_processes_cannot_share_is_refused(
-    data: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    ended = start_ranks(2, ["-m", "oneclip.train", *alike(data, "two", "--batch-size", "3")], timeout=120)
-    assert [process.returncode for process in ended] == [ExitCode.ERROR] * 2
-    assert "a batch of 3 cannot be shared by 2 ranks" in capfd.readouterr().err

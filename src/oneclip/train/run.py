@@ -26,7 +26,7 @@ from oneclip.train.batches import Batch
 from oneclip.train.checkpoints import latest_checkpoint
 from oneclip.train.collective import by_first, whole_weights
 from oneclip.train.config import TrainCfg
-from oneclip.train.distributed import World, join, leave
+from oneclip.train.distributed import World, join
 from oneclip.train.environment import added_to
 from oneclip.train.flat import to_flat
 from oneclip.train.folder import RunFolder
@@ -152,7 +152,6 @@ def run(
         ending = Ending(start, model.eval(), whole_weights(model, world), outcome.evaluation, folder)
         written = by_first(world, lambda: _write_end(ending, outcome, train_cfg, at_end, reporters))
         skipped = source.skipped | (held_out.skipped if held_out is not None else {})
-    leave()
     return RunResult(
         outcome,
         train_cfg.steps,
