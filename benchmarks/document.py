@@ -27,6 +27,7 @@ COMMANDS = (
     "loading.py",
     "tokenizer.py",
     "training.py",
+    "losses.py",
     "gpu.py",
 )
 HEAD = """# What was measured

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny_clip import TinyCLIP
 from torch import nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.train import TrainCfg, make_optimizer, parameter_groups
 
@@ -49,3 +51,24 @@ def test_the_optimizer_has_the_settings_asked_for(tiny: TinyCLIP) -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.8, 0.95)
     assert optimizer.defaults["eps"] == 1e-7
+
+
+def test_sgd_has_the_momentum_asked_for_and_decays_the_same_weights(tiny: TinyCLIP) -> None:
+    optimizer = make_optimizer([tiny], TrainCfg(steps=1, optimizer="sgd", lr=0.1, momentum=0.8))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (0.8, 0.0),
+        (0.8, 0.2),
+    ]
+
+
+def test_all_learn_at_one_rate_by_default(tiny: TinyCLIP) -> None:
+    assert {group["lr_scale"] for group in parameter_groups([tiny], 0.2)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"optimizer": "adam"}, {"momentum": 1.0}, {"layer_decay": 0.0}, {"layer_decay": 1.1}]
+)
+def test_settings_that_make_no_optimizer_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainCfg.from_dict({"steps": 1, **wrong})

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.losses.gather import gather_rows
+from oneclip.losses.tiled_softmax import Ranks, tiled_softmax
+from oneclip.losses.tiles import check_tile_size
 
 
 class ClipLoss(nn.Module):
@@ -25,10 +27,15 @@ class ClipLoss(nn.Module):
         rank: this process, in [0, world_size).
         world_size: number of processes of the initialised torch.distributed group; 1 needs no group.
         use_horovod: refused; it exists for the signature.
+        tile_size: compute logits in tiles of so many rows and columns, and again on the way back, and never hold all
+            of them: memory of B x tile_size instead of WB x WB. About 1024 is quick; a batch that is smaller is one
+            tile. None holds all logits at once.
 
     Raises:
-        ConfigError: on `use_horovod`, or a rank outside the world.
+        ConfigError: on `use_horovod`, a rank outside the world, or a tile_size that is none.
     """
+
+    has_tiled_form = True
 
     def __init__(
         self,
@@ -38,6 +45,8 @@ class ClipLoss(nn.Module):
         rank: int = 0,
         world_size: int = 1,
         use_horovod: bool = False,
+        *,
+        tile_size: int | None = None,
     ) -> None:
         super().__init__()
         if use_horovod:
@@ -54,6 +63,11 @@ class ClipLoss(nn.Module):
         self.rank = rank
         self.world_size = world_size
         self.use_horovod = use_horovod
+        self.tile_size = check_tile_size(tile_size)
+        if tile_size is not None and not self.has_tiled_form:
+            raise ConfigError(
+                f"{type(self).__name__} has no tiled form: it needs all logits; leave tile_size out"
+            )
         self.prev_num_logits = 0
         self.labels: dict[torch.device, Tensor] = {}
 
@@ -116,10 +130,27 @@ class ClipLoss(nn.Module):
 
         Row i of the images belongs to row i of the texts. Arguments are those of `get_logits`.
         """
+        if self.tile_size is not None:
+            loss = self._in_tiles(image_features, text_features, logit_scale, logit_bias)
+            return {"contrastive_loss": loss} if output_dict else loss
         per_image, per_text = self.get_logits(image_features, text_features, logit_scale, logit_bias)
         labels = self.get_ground_truth(image_features.device, per_image.shape[0])
         loss = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
         return {"contrastive_loss": loss} if output_dict else loss
+
+    def _in_tiles(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None,
+    ) -> Tensor:
+        assert self.tile_size is not None
+        ranks = Ranks(self.rank, self.world_size, self.local_loss, self.gather_with_grad)
+        loss = tiled_softmax(image_features, text_features, logit_scale, self.tile_size, ranks)
+        if isinstance(logit_bias, Tensor):
+            loss = loss + 0 * logit_bias.sum()  # a softmax does not see it: its gradient is there, and zero
+        return loss
 
     def _gather(self, features: Tensor) -> Tensor:
         return gather_rows(

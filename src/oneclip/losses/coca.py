@@ -19,9 +19,9 @@ class CoCaLoss(ClipLoss):
         caption_loss_weight: of the cross-entropy of each next token.
         clip_loss_weight: of the contrastive loss; 0 leaves it out, and nothing is gathered.
         pad_id: the label of padding, which is not predicted.
-        local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod: as in `ClipLoss`. Captions are
-            scored by the rank that has them: the mean over ranks is that of all captions if each rank has as many
-            tokens.
+        local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod, tile_size: as in `ClipLoss`.
+            Captions are scored by the rank that has them: the mean over ranks is that of all captions if each rank
+            has as many tokens.
     """
 
     def __init__(
@@ -35,8 +35,12 @@ class CoCaLoss(ClipLoss):
         rank: int = 0,
         world_size: int = 1,
         use_horovod: bool = False,
+        *,
+        tile_size: int | None = None,
     ) -> None:
-        super().__init__(local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod)
+        super().__init__(
+            local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod, tile_size=tile_size
+        )
         self.caption_loss_weight = caption_loss_weight
         self.clip_loss_weight = clip_loss_weight
         self.pad_id = pad_id

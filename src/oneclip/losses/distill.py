@@ -14,8 +14,10 @@ from oneclip.losses.clip import ClipLoss
 class DistillClipLoss(ClipLoss):
     """`ClipLoss`, and the cross-entropy of the student's similarities under the teacher's (Wu et al. 2023, TinyCLIP).
 
-    Arguments are those of `ClipLoss`.
+    Arguments are those of `ClipLoss`, without a `tile_size`.
     """
+
+    has_tiled_form = False
 
     def dist_loss(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         """(N, M) logits each to the mean over rows of the cross-entropy of their softmaxes, a scalar."""

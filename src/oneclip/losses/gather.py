@@ -27,7 +27,7 @@ def gather_rows(features: Tensor, *, rank: int, world_size: int, with_grad: bool
     require_process_group(world_size)
     if with_grad:
         return _GatherRows.apply(features)  # type: ignore[no-any-return, no-untyped-call]
-    parts = _all_gather(features)
+    parts = all_gather(features)
     if keep_local:
         parts[rank] = features
     return torch.cat(parts)
@@ -56,7 +56,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
-        return torch.cat(_all_gather(features))
+        return torch.cat(all_gather(features))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
@@ -82,7 +82,8 @@ class _ReduceRows(_GatherRows):
         return torch.cat(parts)
 
 
-def _all_gather(features: Tensor) -> list[Tensor]:
+def all_gather(features: Tensor) -> list[Tensor]:
+    """A tensor of the same shape on every rank to those of all, in the order of the ranks, without gradients."""
     parts = [
         torch.empty_like(features, memory_format=torch.contiguous_format)
         for _ in range(dist.get_world_size())

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from oneclip.errors import ConfigError
 from oneclip.losses.gather import gather_rows, reduce_rows, require_process_group
 from oneclip.losses.neighbours import neighbour_exchange_bidir_with_grad, neighbour_exchange_with_grad
+from oneclip.losses.tiled_sigmoid import tiled_sigmoid
+from oneclip.losses.tiles import check_tile_size
 
 WAYS = ("bidir", "shift", "reduce", "gather")
 
@@ -22,7 +24,7 @@ class SigLipLoss(nn.Module):
     """A yes or no for every picture and every caption of all ranks (Zhai et al. 2023, algorithm 1).
 
     Each rank scores its own pictures against the captions of all ranks; the mean over ranks is the loss of the whole
-    batch. No rank holds more than B x B logits at once. The ways in which captions travel give the same numbers:
+    batch. The ways in which captions travel give the same numbers:
 
     - `bidir`: from neighbour to neighbour in both directions at once; half as many steps as `shift`.
     - `shift`: from neighbour to neighbour in one direction, as in the paper.
@@ -34,9 +36,12 @@ class SigLipLoss(nn.Module):
         rank: this process, in [0, world_size).
         world_size: W, number of processes of the initialised torch.distributed group; 1 needs no group.
         dist_impl: the way, one of the above; "bidir" when None.
+        tile_size: compute logits in tiles of so many rows and columns, and again on the way back: memory of
+            WB x D for features and of a tile, instead of W times B x B for logits that wait for their gradients. About
+            1024 is quick; a batch that is smaller is one tile. None holds all logits at once.
 
     Raises:
-        ConfigError: on an unknown way, or a rank outside the world.
+        ConfigError: on an unknown way, a rank outside the world, or a tile_size that is none.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class SigLipLoss(nn.Module):
         rank: int = 0,
         world_size: int = 1,
         dist_impl: str | None = None,
+        *,
+        tile_size: int | None = None,
     ) -> None:
         super().__init__()
         dist_impl = dist_impl or "bidir"
@@ -58,6 +65,7 @@ class SigLipLoss(nn.Module):
         self.rank = rank
         self.world_size = world_size
         self.dist_impl = dist_impl
+        self.tile_size = check_tile_size(tile_size)
 
     def get_ground_truth(
         self, device: torch.device, dtype: torch.dtype, num_logits: int, negative_only: bool = False
@@ -116,6 +124,10 @@ class SigLipLoss(nn.Module):
         negative_only: bool = False,
     ) -> Tensor:
         """The share of one rank's captions in the loss."""
+        if self.tile_size is not None:
+            return tiled_sigmoid(
+                image_features, text_features, logit_scale, logit_bias, self.tile_size, negative_only
+            )
         logits = self.get_logits(image_features, text_features, logit_scale, logit_bias)
         labels = self.get_ground_truth(logits.device, logits.dtype, len(logits), negative_only)
         return -F.logsigmoid(labels * logits).sum() / len(logits)

@@ -13,6 +13,7 @@ LOSSES = ("softmax", "sigmoid")
 STRATEGIES = ("ddp", "fsdp")
 SIGMOID_WAYS = ("bidir", "shift", "reduce", "gather")
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 def setting(default: Any = MISSING, *, help: str) -> Any:
@@ -36,10 +37,15 @@ class TrainCfg(_Config):
     warmup: int = setting(0, help="Steps of linear rise.")
     schedule: str = setting("cosine", help="Of the learning rate after that: cosine or constant.")
     final_lr: float = setting(0.0, help="Where the cosine ends.")
-    weight_decay: float = setting(0.2, help="Of AdamW; norms, biases and the temperature have none.")
+    optimizer: str = setting("adamw", help="adamw (Loshchilov & Hutter 2019) or sgd.")
+    weight_decay: float = setting(0.2, help="Norms, biases and the temperature have none.")
     beta1: float = setting(0.9, help="Of AdamW.")
     beta2: float = setting(0.98, help="Of AdamW.")
     eps: float = setting(1e-6, help="Of AdamW.")
+    momentum: float = setting(0.9, help="Of SGD.")
+    layer_decay: float = setting(
+        1.0, help="Times the learning rate, for each layer from the top of a tower down (Bao et al. 2022)."
+    )
     clip_norm: float | None = setting(1.0, help="Limit to the norm of all gradients together.")
     max_logit_scale: float = setting(100.0, help="Limit to the temperature (Radford et al. 2021, 2.5).")
 
@@ -78,13 +84,15 @@ class TrainCfg(_Config):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "weight_decay", "final_lr", "caption_weight", "teacher_weight"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._require("eps", self.eps > 0, "above 0")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
         self._require("max_logit_scale", self.max_logit_scale >= 1, "at least 1")
         choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "loss": LOSSES, "strategy": STRATEGIES}
-        for name, known in ({**choices, "sigmoid_way": SIGMOID_WAYS}).items():
+        choices |= {"sigmoid_way": SIGMOID_WAYS, "optimizer": OPTIMIZERS}
+        for name, known in choices.items():
             self._require(name, getattr(self, name) in known, " or ".join(known))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""A model to its optimizer: AdamW, with weight decay only where it belongs."""
+"""A model to its optimizer: weight decay only where it belongs, lower layers at lower rates if that is asked for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.train.config import TrainCfg
+from oneclip.train.layers import layers_above
+from oneclip.train.parallel import is_shard
 
 NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
 
@@ -19,16 +21,45 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and NO_DECAY.search(name) is None
 
 
-def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, without decay and with; one that modules share counts once."""
+def parameter_groups(
+    modules: Iterable[nn.Module], weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups for an optimizer; one that modules share counts once.
+
+    Whole parameters and shards are in groups of their own, because no fused update takes both.
+
+    Args:
+        modules: whose parameters are trained.
+        weight_decay: of the parameters that have any, see `decays`.
+        layer_decay: of the learning rate, for each layer that lies above a parameter's (Bao et al. 2022, BEiT); see
+            `layers_above`. 1.0: all learn at the same rate.
+
+    Returns:
+        Groups with `params`, `weight_decay` and `lr_scale`, which the learning rate of the group is to be multiplied
+        by; those without weight decay first, then from the lowest layer up.
+
+    Raises:
+        ConfigError: if the layers of a tower are not known.
+    """
+    modules = list(modules)
     named = {p: name for module in modules for name, p in module.named_parameters() if p.requires_grad}
-    plain = [p for p, name in named.items() if not decays(name, p)]
-    decayed = [p for p, name in named.items() if decays(name, p)]
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
-    return [group for group in groups if group["params"]]
+    above = layers_above(modules) if layer_decay != 1.0 else {}
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+    for p, name in named.items():
+        decay = weight_decay if decays(name, p) else 0.0
+        groups.setdefault((decay, layer_decay ** above.get(p, 0), is_shard(p)), []).append(p)
+    return [{"params": groups[key], "weight_decay": key[0], "lr_scale": key[1]} for key in sorted(groups)]
 
 
-def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of the modules (Loshchilov & Hutter 2019), in its fused form."""
-    groups = parameter_groups(modules, cfg.weight_decay)
+def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over the trainable parameters of the modules, in its fused form.
+
+    Raises:
+        ConfigError: if `layer_decay` is set and the layers of a tower are not known.
+    """
+    groups = parameter_groups(modules, cfg.weight_decay, cfg.layer_decay)
+    for group in groups:
+        group["lr"] = cfg.lr * group["lr_scale"]
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=True)
