@@ -25,6 +25,7 @@ OURS = [
             "data.md",
             "encoder.md",
             "engine.md",
+            "evaluate.md",
             "formats.md",
             "models.md",
             "tokenizers.md",

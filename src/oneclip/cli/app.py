@@ -15,6 +15,7 @@ from oneclip.cli.classify import classify
 from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
+from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, explain
 from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
@@ -51,7 +52,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, embed, models, pull, inspect, convert, train, doctor):
+for command in (classify, embed, models, pull, inspect, convert, evaluate, train, doctor):
     app.command(cls=GroupedCommand if command is train else None)(command)
 
 
