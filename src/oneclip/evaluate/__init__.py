@@ -2,6 +2,7 @@
 
 from oneclip.evaluate.folder_of_classes import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
+from oneclip.evaluate.pocket_sample import pocket_sample
 from oneclip.evaluate.recall import ranks, recall_at_k
 from oneclip.evaluate.retrieval import Retrieval
 from oneclip.evaluate.subject import OfEncoder, OfModule, Subject
@@ -22,6 +23,7 @@ __all__ = [
     "Together",
     "class_names",
     "open_task",
+    "pocket_sample",
     "prompts",
     "ranks",
     "recall_at_k",
