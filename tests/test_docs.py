@@ -26,6 +26,7 @@ OURS = [
             "encoder.md",
             "engine.md",
             "evaluate.md",
+            "finetune.md",
             "formats.md",
             "models.md",
             "tokenizers.md",

@@ -21,7 +21,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 def test_the_commands_are_these() -> None:
     assert list(COMMANDS) == [
         *("classify", "embed", "models", "pull", "inspect", "convert"),
-        *("evaluate", "train", "doctor"),
+        *("evaluate", "finetune", "train", "doctor"),
     ]
 
 

@@ -153,10 +153,6 @@ def finetune(
             help="Any other setting of `oneclip train`: precision=bf16, seed=1, weight_decay=0.05 …",
         ),
     ] = None,
-    teacher: Annotated[
-        str | None,
-        _option("--teacher", group=TRAINING, metavar="NAME", help="A larger model to learn from, too."),
-    ] = None,
     resume: Annotated[
         str | None,
         _option("--resume", group=TRAINING, metavar="auto|FILE", help="Go on from a checkpoint of --out."),
@@ -192,7 +188,6 @@ def finetune(
         last=last,
         rank=rank,
         lora_alpha=lora_alpha,
-        teacher=teacher,
         images=images,
         image_column=image_column,
         caption_column=caption_column,
@@ -264,11 +259,16 @@ def _ask(model: str) -> str | None:
     """What to compare with, from a person; None where there is none, and the library says that it needs to know."""
     from oneclip.train.finetune import CHOICES
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not is_terminal():
         return None
     say(f"what {model} could do before must be measured somewhere, to see what it forgets: {CHOICES}")
     answer: str = typer.prompt("before", err=True)
     return answer.strip()
+
+
+def is_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _tell_point(point: Point) -> None:

@@ -35,7 +35,6 @@ class FinetuneCfg(_Config):
     last: int | None = setting(None, help="Groups of each tower that are trained, from the end.")
     rank: int = setting(8, help="Of LoRA's matrices.")
     lora_alpha: float | None = setting(None, help="LoRA's changes are multiplied by this over the rank.")
-    teacher: str | None = setting(None, help="Larger model whose similarities are learned, too.")
 
     images: str | Path | None = setting(None, help="What paths are relative to; None: the table's folder.")
     image_column: str = setting("filepath", help="Column of picture paths.")

@@ -87,7 +87,7 @@ class Lora:
         Raises:
             OutputError: if it cannot be written.
         """
-        tensors = self._peft.get_peft_model_state_dict(self.model)
+        tensors = self._peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
         settings = {
             key: sorted(value) if isinstance(value, set) else value
             for key, value in self.cfg.to_dict().items()
