@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from tiny import PIXELS, picture, tiny_cfg, write_tiny_model
 import oneclip
 from oneclip import checkpoint
 from oneclip.errors import ConfigError, DataError, MissingExtraError
+from oneclip.pairs import read_table
 from oneclip.train import Report
 from oneclip.train.finetune import FinetuneCfg, FinetuneResult, finetune
+from oneclip.train.finetune.split import split_pairs
+from oneclip.train.finetune.teacher import teacher_of
+from oneclip.train.start import Start
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
@@ -96,12 +100,18 @@ def test_held_out_pictures_are_not_trained_on(model: Path, table: Path, tmp_path
     assert not sides[0] & sides[1]
 
 
-def test_the_same_seed_holds_out_the_same_pictures(model: Path, table: Path, tmp_path: Path) -> None:
-    texts = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        tune(model, table, tmp_path / name, train={"seed": seed})
-        texts.append((tmp_path / name / "data" / "held_out.csv").read_text())
-    assert texts[0] == texts[1] != texts[2]
+def test_the_same_seed_holds_out_the_same_pictures(table: Path) -> None:
+    pairs = read_table(table)
+    held_out = [split_pairs(pairs, 0.25, seed)[1].pictures for seed in (1, 1, 2)]
+    assert held_out[0] == held_out[1] != held_out[2]
+
+
+def test_all_captions_of_a_picture_are_on_one_side(table: Path) -> None:
+    pairs = read_table(table)
+    for seed in range(10):
+        train, held_out = split_pairs(pairs, 0.25, seed)
+        assert not set(train.pictures) & set(held_out.pictures)
+        assert len(train) + len(held_out) == len(pairs) == 25
 
 
 def test_full_changes_both_towers(model: Path, table: Path, tmp_path: Path) -> None:
@@ -137,6 +147,24 @@ def test_lora_leaves_adapters_that_make_the_model_that_is_written(
     assert any("in_proj_weight" in name for name in changed(model, result))
 
 
+def test_from_a_teacher_its_similarities_are_learnt_too(
+    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def recorded(name: str, start: Start) -> Any:
+        teach = teacher_of(name, start)
+        return lambda batch: seen.append(len(batch.images)) or teach(batch)
+
+    monkeypatch.setattr("oneclip.train.finetune.run.teacher_of", recorded)
+    teacher = write_tiny_model(tmp_path / "teacher.safetensors", seed=1)
+    alone = tune(model, table, tmp_path / "alone", alpha="after")
+    taught = tune(model, table, tmp_path / "taught", alpha="after", teacher=str(teacher))
+    assert seen
+    assert set(seen) == {8}
+    assert not torch.equal(weights(alone.run.model)["visual.proj"], weights(taught.run.model)["visual.proj"])
+
+
 def test_alpha_0_writes_the_model_as_it_was(model: Path, table: Path, tmp_path: Path) -> None:
     assert not changed(model, tune(model, table, tmp_path / "out", alpha=0.0))
 
@@ -153,27 +181,28 @@ def test_another_table_or_a_folder_of_classes_may_be_held_out(
 
 
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_model(
-    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, table: Path, tmp_path: Path
 ) -> None:
     whole = tune(model, table, tmp_path / "whole", epochs=3, alpha="after")
 
-    class StopsAt:
+    class Stops:
         """Asks for an end, as Ctrl-C does, at the first report."""
+
+        asked = False
 
         def start(self, step: int, steps: int) -> None: ...
         def evaluated(self, step: int, results: Mapping[str, float]) -> None: ...
         def stop(self) -> None: ...
         def update(self, report: Report) -> None:
-            if threading.current_thread() is threading.main_thread():
-                import signal
-
+            if not self.asked:
+                self.asked = True
                 signal.raise_signal(signal.SIGINT)
 
     settings: dict[str, Any] = {"before": "none", "epochs": 3, "batch_size": 8, "points": 3, "device": "cpu"}
     cfg = FinetuneCfg(
         model=model, data=table, out=tmp_path / "parts", alpha="after", train={"log_every": 1}, **settings
     )
-    stopped = finetune(cfg, StopsAt())
+    stopped = finetune(cfg, Stops())
     assert stopped.run.outcome.interrupted
     assert stopped.path is None
     assert not (tmp_path / "parts" / "model").exists()
@@ -214,11 +243,12 @@ def test_it_learns_what_the_table_shows(model: Path, table: Path, tmp_path: Path
         ({"way": "last", "last": 0}, ConfigError, "last is 0; expected at least 1"),
         ({"way": "lit", "last": 2}, ConfigError, "last is 2 and way is 'lit'"),
         ({"alpha": "middle"}, ConfigError, "alpha is 'middle'"),
+        ({"way": "lora", "train": {"strategy": "fsdp"}}, ConfigError, "strategy='ddp'"),
         ({"alpha": 1.5}, ConfigError, r"alpha is 1\.5"),
         ({"points": 1}, ConfigError, "points is 1"),
         ({"split": 0.0}, ConfigError, r"split is 0\.0"),
         ({"split": 0.97}, DataError, "too few to hold"),
-        ({"before": None}, ConfigError, "say what .* could do before"),
+        ({"before": ""}, ConfigError, "say what .* could do before"),
         ({"before": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
         ({"caption_column": "captoin"}, DataError, "no column 'captoin'; did you mean 'caption'"),
         ({"data": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),

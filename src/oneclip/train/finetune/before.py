@@ -30,7 +30,7 @@ def before_task(cfg: FinetuneCfg) -> Task | None:
         ConfigError: if nothing says what it is, and nothing comes with the model.
         DataError: if it cannot be used.
     """
-    if cfg.before is None:
+    if not cfg.before:
         if has_a_sample(cfg.model):
             return pocket_sample()
         raise ConfigError(
@@ -43,6 +43,6 @@ def before_task(cfg: FinetuneCfg) -> Task | None:
         images=cfg.before_images,
         image_column=cfg.image_column,
         caption_column=cfg.caption_column,
-        separator=cfg.separator,
+        separator=cfg.delimiter,
         skip_missing=cfg.skip_missing,
     )

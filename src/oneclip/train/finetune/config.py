@@ -1,64 +1,121 @@
 """What a fine-tuning is told."""
 
-# ruff: noqa: RUF009 (`setting` makes fields; none of them is shared)
+# ruff: noqa: RUF009 (`_in` makes fields; none of them is shared)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oneclip.config import _Config
 from oneclip.errors import ConfigError, nearest
-from oneclip.train.config import setting
+from oneclip.train.config import TrainCfg
 
 WAYS = ("full", "lora", "lit", "last")
 BEST, AFTER = "best", "after"
+DATA, TASKS, WAY, LENGTH, RUN = (
+    "Data",
+    "What it is measured on",
+    "What is trained, and what is written",
+    "Length",
+    "The run",
+)
 
 
-@dataclass(frozen=True)
+def _in(group: str, default: Any = MISSING, *, help: str, unit: str = "", short: tuple[str, ...] = ()) -> Any:
+    """A field with what an option of the command line wants, see `oneclip.train.flat.Setting`."""
+    return field(default=default, metadata={"help": help, "group": group, "unit": unit, "short": short})
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneCfg(_Config):
     """One fine-tuning. `train` has further settings of the training, by the names of `TrainCfg`.
 
     Raises:
-        ConfigError: on a value out of its range.
+        ConfigError: on a value out of its range, or an unknown name in `train`.
     """
 
-    model: str | Path = setting(help="What to start from: whatever `oneclip.load` takes.")
-    data: str | Path = setting(help="Table of pictures and captions to train on.")
-    out: str | Path = setting(help="Folder for all that comes of it.")
-
-    way: str = setting(
-        "full", help="What is trained: all, LoRA adapters, the text tower, or the last groups."
+    model: str | Path = _in(
+        DATA, help="What to start from: any model's name, a file or a folder.", unit="MODEL"
     )
-    last: int | None = setting(None, help="Groups of each tower that are trained, from the end.")
-    rank: int = setting(8, help="Of LoRA's matrices.")
-    lora_alpha: float | None = setting(None, help="LoRA's changes are multiplied by this over the rank.")
+    data: str | Path = _in(DATA, help="Pairs to learn: a table, tars, a dataset.", unit="DATA")
+    images: str | Path | None = _in(
+        DATA, None, help="What paths are relative to. [default: the table's folder]", unit="FOLDER"
+    )
+    image_column: str = _in(DATA, "filepath", help="Column of pictures, in all tables.", unit="NAME")
+    caption_column: str = _in(DATA, "caption", help="Column of captions, in all tables.", unit="NAME")
+    separator: str | None = _in(
+        DATA, None, help="Between CSV columns; tab for tabs. [default: found out]", unit="CHAR"
+    )
+    skip_missing: bool = _in(
+        DATA, False, help="Leave out pictures that are missing; otherwise an error.", short=("--skip",)
+    )
+    max_pixels: int | None = _in(DATA, None, help="Skip larger pictures. [default: 178956970]", unit="N")
+    max_broken: float = _in(DATA, 0.01, help="Share of samples that may be broken.", unit="X")
+    threads: int = _in(DATA, 4, help="That read pictures.", unit="N")
+    workers: int = _in(DATA, 0, help="Processes that make batches, of so many threads each.", unit="N")
 
-    images: str | Path | None = setting(None, help="What paths are relative to; None: the table's folder.")
-    image_column: str = setting("filepath", help="Column of picture paths.")
-    caption_column: str = setting("caption", help="Column of captions.")
-    separator: str | None = setting(None, help="Between CSV columns; None: found out.")
-    skip_missing: bool = setting(False, help="Leave out pictures that are missing.")
-    max_pixels: int | None = setting(None, help="Skip larger pictures.")
-    threads: int = setting(4, help="That read pictures.")
+    before: str | Path = _in(
+        TASKS,
+        "",
+        help="What it could do before: pictures and captions, or a folder of classes. [default: for pocket, its "
+        "held-out sample]",
+        unit="TABLE|FOLDER|none",
+    )
+    before_images: str | Path | None = _in(
+        TASKS, None, help="What paths of that table are relative to. [default: its folder]", unit="FOLDER"
+    )
+    eval_data: str | Path | None = _in(
+        TASKS,
+        None,
+        help="Held-out data of the new task, or a folder of classes. [default: a part of DATA]",
+        unit="TABLE|FOLDER",
+    )
+    eval_images: str | Path | None = _in(
+        TASKS, None, help="What paths of that table are relative to. [default: images]", unit="FOLDER"
+    )
+    split: float = _in(TASKS, 0.1, help="Share of DATA's pictures that is held out.", unit="X")
 
-    eval_data: str | Path | None = setting(None, help="Held-out table or folder of classes; None: a split.")
-    eval_images: str | Path | None = setting(None, help="What paths of the held-out table are relative to.")
-    split: float = setting(0.1, help="Share of the pictures that is held out.")
-    before: str | Path | None = setting(None, help="Table or folder of classes from before, or none.")
-    before_images: str | Path | None = setting(None, help="What paths of that table are relative to.")
-    alpha: str | float = setting(BEST, help="Which point between before and after is written.")
-    points: int = setting(11, help="Points between before and after that are evaluated.")
+    way: str = _in(
+        WAY, "full", help="All, LoRA's adapters, the text tower, or the last groups.", unit="|".join(WAYS)
+    )
+    last: int | None = _in(
+        WAY, None, help="Train the last groups of each tower, so many; way is last.", unit="N"
+    )
+    rank: int = _in(WAY, 8, help="Of LoRA's matrices.", unit="N")
+    lora_alpha: float | None = _in(
+        WAY,
+        None,
+        help="LoRA's changes are multiplied by this over the rank. [default: twice the rank]",
+        unit="X",
+    )
+    teacher: str | None = _in(
+        WAY, None, help="Larger model whose similarities are learnt, too: any model's name.", unit="NAME"
+    )
+    alpha: str | float = _in(
+        WAY, BEST, help="Which point between before (0) and after (1) is written.", unit="best|after|X"
+    )
+    points: int = _in(WAY, 11, help="Points between before and after that are evaluated.", unit="N")
 
-    epochs: int | None = setting(None, help="Times through the data; None: 10.")
-    steps: int | None = setting(None, help="Optimizer steps, instead of epochs.")
-    batch_size: int | None = setting(None, help="Pairs a batch; None: 64, or all if there are fewer.")
-    lr: float | None = setting(None, help="Highest learning rate; None: what suits the way.")
-    warmup: int | None = setting(None, help="Steps of linear rise; None: a tenth.")
-    resume: str | Path | None = setting(None, help="auto, or a checkpoint.")
-    device: str | None = setting(None, help="None: a GPU if there is one.")
+    epochs: int | None = _in(LENGTH, None, help="Times through the data. [default: 10]", unit="N")
+    steps: int | None = _in(LENGTH, None, help="Optimizer steps, instead of epochs.", unit="N")
+    batch_size: int | None = _in(LENGTH, None, help="Pairs a batch. [default: 64, or all of DATA]", unit="N")
+    lr: float | None = _in(
+        LENGTH, None, help="Highest learning rate. [default: what suits the way]", unit="X"
+    )
+    warmup: int | None = _in(LENGTH, None, help="Steps of linear rise. [default: a tenth]", unit="N")
+    weight_decay: float = _in(LENGTH, 0.1, help="Of AdamW.", unit="X")  # that of Wortsman et al. 2022
+
+    out: str | Path = _in(RUN, help="Where all that comes of it goes.", unit="FOLDER", short=("-o",))
+    resume: str | Path | None = _in(
+        RUN, None, help="Go on from the latest checkpoint in the folder, or from one.", unit="auto|PATH"
+    )
+    device: str | None = _in(
+        RUN, None, help="cpu, cuda, cuda:1 … [default: a GPU if there is one]", unit="DEVICE"
+    )
+
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,10 +135,33 @@ class FinetuneCfg(_Config):
         self._require("points", self.points >= 2, "at least 2: before and after")
         self._require("split", 0 < self.split < 1, "a share between 0 and 1")
         self._require("lora_alpha", self.lora_alpha is None or self.lora_alpha > 0, "above 0")
-        if isinstance(self.alpha, str):
-            self._require("alpha", self.alpha in (BEST, AFTER), "best, after, or a number from 0 to 1")
-        else:
-            self._require("alpha", 0 <= self.alpha <= 1, "best, after, or a number from 0 to 1")
+        self._require("separator", len(self.delimiter or " ") == 1, "one character, or tab")
+        wanted = self.wanted
+        is_point = wanted in (BEST, AFTER) if isinstance(wanted, str) else 0 <= wanted <= 1
+        self._require("alpha", is_point, "best, after, or a number from 0 to 1")
+        if self.way == "lora" and self.train.get("strategy") == "fsdp":
+            raise ConfigError(
+                "LoRA's adapters are too small to be sharded: train them with strategy='ddp' (--strategy ddp)"
+            )
+        TrainCfg.from_dict({"steps": 1, **self.train})
+
+    @property
+    def wanted(self) -> str | float:
+        """`alpha`, as a number if it is one."""
+        try:
+            return float(self.alpha)
+        except ValueError:
+            return self.alpha
+
+    @property
+    def delimiter(self) -> str | None:
+        """`separator`, with its words turned into what they mean."""
+        return "\t" if self.separator in ("tab", "\\t") else self.separator
+
+    @property
+    def seed(self) -> int:
+        """Of the split, of adapters, and of the training."""
+        return int(self.train.get("seed", 0))
 
     @property
     def folder(self) -> Path:
@@ -92,7 +172,7 @@ class FinetuneCfg(_Config):
     def alphas(self) -> list[float]:
         """The points to evaluate, 0 and 1 among them; and the one that is to be written."""
         grid = {round(i / (self.points - 1), 6) for i in range(self.points)}
-        return sorted(grid | ({float(self.alpha)} if not isinstance(self.alpha, str) else set()))
+        return sorted(grid | ({self.wanted} if isinstance(self.wanted, float) else set()))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

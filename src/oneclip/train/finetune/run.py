@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from oneclip import checkpoint
 from oneclip.encoder import Encoder
-from oneclip.errors import MissingExtraError
+from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.evaluate import HeldOut, OfEncoder, Task, open_task
 from oneclip.image import Preprocess
-from oneclip.pairs import Pairs, read_table
+from oneclip.pairs import CSV_SUFFIXES, PARQUET_SUFFIXES, Pairs, read_table
 from oneclip.train.checkpoints import make_folder
 from oneclip.train.finetune import wise
 from oneclip.train.finetune.before import before_task
@@ -26,14 +26,16 @@ from oneclip.train.finetune.config import FinetuneCfg
 from oneclip.train.finetune.plot import draw
 from oneclip.train.finetune.section import section
 from oneclip.train.finetune.split import split_pairs, write_pairs
+from oneclip.train.finetune.teacher import teacher_of
 from oneclip.train.finetune.ways import BY_NAME, Adapted, adapt
 from oneclip.train.loop import Reporter
 from oneclip.train.precision import computing_in
 from oneclip.train.run import Ending, RunResult, run
 from oneclip.train.settings import RunCfg
 from oneclip.train.start import Start
+from oneclip.train.toml import write_settings
 
-BATCH_SIZE, WEIGHT_DECAY = 64, 0.1  # the second of Wortsman et al. 2022
+BATCH_SIZE = 64
 Advance = Callable[[wise.Point], None]
 
 
@@ -79,69 +81,86 @@ def finetune(
     data, new, pairs = _data(cfg)
     steps = _Steps(cfg, new, old, advance)
     result = run(
-        _run_cfg(cfg, data, len(pairs)),
+        _run_cfg(cfg, data, pairs),
         reporter,
         adapt=steps.adapt,
         evaluate=steps.evaluate,
         at_end=steps.at_end,
+        teach=partial(teacher_of, cfg.teacher) if cfg.teacher is not None else None,
     )
     skipped = dict(result.skipped) | new.skipped | (old.skipped if old is not None else {})
     return FinetuneResult(result, steps.path, steps.adapter, steps.notes, skipped)
 
 
-def _data(cfg: FinetuneCfg) -> tuple[Path, Task, Pairs]:
-    """The table to train on, the task that is trained for, and the pairs of the table."""
-    pairs = read_table(
-        cfg.data,
-        image_column=cfg.image_column,
-        caption_column=cfg.caption_column,
-        separator=cfg.separator,
-    )
+def _data(cfg: FinetuneCfg) -> tuple[str, Task, int | None]:
+    """What to train on, the task that is trained for, and how many pairs there are, if they were counted."""
     columns = {"image_column": cfg.image_column, "caption_column": cfg.caption_column}
-    images = Path(cfg.images) if cfg.images is not None else Path(cfg.data).parent
     if cfg.eval_data is not None:
-        place = cfg.eval_images if cfg.eval_images is not None else cfg.images
         task = open_task(
             cfg.eval_data,
-            images=place,
-            separator=cfg.separator,
+            images=cfg.eval_images if cfg.eval_images is not None else cfg.images,
+            separator=cfg.delimiter,
             skip_missing=cfg.skip_missing,
             **columns,
         )
-        return Path(cfg.data), task, pairs
-    train, held_out = split_pairs(pairs, cfg.split, int(cfg.train.get("seed", 0)))
+        return str(cfg.data), task, len(_pairs(cfg)) if is_table(cfg.data) else None
+    if not is_table(cfg.data):
+        raise ConfigError(
+            f"of {cfg.data} nothing can be held out, as of a table; name held-out data (eval_data, --eval-data)"
+        )
+    train, held_out = split_pairs(_pairs(cfg), cfg.split, cfg.seed)
     folder = cfg.folder / "data"
     make_folder(folder)
     paths = [
         write_pairs(part, folder / name, cfg.image_column, cfg.caption_column)
         for part, name in ((train, "train.csv"), (held_out, "held_out.csv"))
     ]
-    return paths[0], open_task(paths[1], images=images, skip_missing=cfg.skip_missing, **columns), train
+    task = open_task(paths[1], images=_images(cfg), skip_missing=cfg.skip_missing, **columns)
+    return str(paths[0]), task, len(train)
 
 
-def _run_cfg(cfg: FinetuneCfg, data: Path, pairs: int) -> RunCfg:
-    """The training that a fine-tuning is."""
-    images = cfg.images if cfg.images is not None else Path(cfg.data).parent
-    defaults = {"lr": BY_NAME[cfg.way].lr, "weight_decay": WEIGHT_DECAY}
-    own = {"lr": cfg.lr} if cfg.lr is not None else {}
-    return RunCfg(
-        data=str(data),
-        out=str(cfg.out),
-        pretrained=str(cfg.model),
-        images=str(images),
+def is_table(data: str | Path) -> bool:
+    """Whether data is a table of pairs, by its name."""
+    return Path(data).suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
+
+
+def _pairs(cfg: FinetuneCfg) -> Pairs:
+    return read_table(
+        cfg.data,
         image_column=cfg.image_column,
         caption_column=cfg.caption_column,
-        separator=None if data != Path(cfg.data) else cfg.separator,
+        separator=cfg.delimiter,
+    )
+
+
+def _images(cfg: FinetuneCfg) -> str:
+    return str(cfg.images) if cfg.images is not None else str(Path(cfg.data).parent)
+
+
+def _run_cfg(cfg: FinetuneCfg, data: str, pairs: int | None) -> RunCfg:
+    """The training that a fine-tuning is."""
+    lr = cfg.lr if cfg.lr is not None else BY_NAME[cfg.way].lr
+    table = is_table(cfg.data)
+    return RunCfg(
+        data=data,
+        out=str(cfg.out),
+        pretrained=str(cfg.model),
+        images=_images(cfg) if table else cfg.images,
+        image_column=cfg.image_column if table else None,
+        caption_column=cfg.caption_column if table else None,
+        separator=cfg.separator if data == str(cfg.data) else None,
         skip_missing=cfg.skip_missing,
         max_pixels=cfg.max_pixels,
+        max_broken=cfg.max_broken,
         threads=cfg.threads,
+        workers=cfg.workers,
         epochs=cfg.epochs,
         steps=cfg.steps,
-        batch_size=cfg.batch_size if cfg.batch_size is not None else min(BATCH_SIZE, pairs),
+        batch_size=cfg.batch_size if cfg.batch_size is not None else min(BATCH_SIZE, pairs or BATCH_SIZE),
         warmup=cfg.warmup,
         resume=cfg.resume,
         device=cfg.device,
-        train=defaults | dict(cfg.train) | own,
+        train={**cfg.train, "lr": lr, "weight_decay": cfg.weight_decay},
     )
 
 
@@ -192,7 +211,7 @@ class _Steps:
             if self._advance is not None:
                 self._advance(points[-1])
         old_name, old_metric = (self._old.name, self._old.headline) if self._old is not None else (None, None)
-        chosen = wise.choose(points, self._new.headline, old_metric, self._cfg.alpha)
+        chosen = wise.choose(points, self._new.headline, old_metric, self._cfg.wanted)
         self.path = wise.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
         ending.state_dict = wise.interpolate(self._before, after, chosen)
         self.adapter = self._adapted.write(ending.folder.path / "adapter", chosen)
@@ -200,6 +219,11 @@ class _Steps:
 
     def _tell(self, ending: Ending, path: wise.Path) -> None:
         folder = ending.folder
+        folder.write_text(
+            folder.path / "finetune.toml",
+            "# To run it again: oneclip finetune --config THIS_FILE --out OTHER_FOLDER\n\n"
+            + write_settings(self._cfg, leave_out=("resume",)),
+        )
         folder.write_text(folder.path / "wise_ft.json", json.dumps(path.to_dict(), indent=2) + "\n")
         png = None
         try:

@@ -73,9 +73,7 @@ def _last(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 
 
 def _lora(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    return Lora(
-        model, rank=cfg.rank, alpha=cfg.lora_alpha, seed=int(cfg.train.get("seed", 0)), name=cfg.model
-    )
+    return Lora(model, rank=cfg.rank, alpha=cfg.lora_alpha, seed=cfg.seed, name=cfg.model)
 
 
 BY_NAME: Mapping[str, Way] = {
