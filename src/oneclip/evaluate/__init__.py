@@ -2,9 +2,9 @@
 
 from oneclip.evaluate.folder_of_classes import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
-from oneclip.evaluate.pocket_sample import pocket_sample
 from oneclip.evaluate.recall import ranks, recall_at_k
 from oneclip.evaluate.retrieval import Retrieval
+from oneclip.evaluate.sample import pocket_sample
 from oneclip.evaluate.subject import OfEncoder, OfModule, Subject
 from oneclip.evaluate.tasks import HeldOut, Task, Together, open_task
 from oneclip.evaluate.zero_shot import Template, prompts, zero_shot_classifier
