@@ -25,6 +25,8 @@ OURS = [
             "data.md",
             "encoder.md",
             "engine.md",
+            "evaluate.md",
+            "finetune.md",
             "formats.md",
             "models.md",
             "tokenizers.md",
