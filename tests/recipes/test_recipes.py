@@ -12,18 +12,24 @@ from oneclip import zoo
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.train import RunCfg
+from oneclip.train.finetune.config import FinetuneCfg
 from oneclip.train.flat import from_flat
 from oneclip.train.toml import read_settings
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 NEEDED = {"data": "synthetic:100000", "out": "run"}
+OF_FINETUNING = {"model": "pocket", "before": "none"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_a_run(path: Path) -> None:
-    cfg = from_flat(RunCfg, NEEDED | read_settings(path, RunCfg))
-    assert cfg.train_cfg(10).steps >= 1
-    assert cfg.model is None or zoo.architecture(str(cfg.model))
+def test_a_recipe_is_what_its_command_takes(path: Path) -> None:
+    if "oneclip finetune" in path.read_text(encoding="utf-8"):
+        tuning = from_flat(FinetuneCfg, NEEDED | OF_FINETUNING | read_settings(path, FinetuneCfg))
+        assert tuning.way == path.stem.removeprefix("finetune-")
+    else:
+        cfg = from_flat(RunCfg, NEEDED | read_settings(path, RunCfg))
+        assert cfg.train_cfg(10).steps >= 1
+        assert cfg.model is None or zoo.architecture(str(cfg.model))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -31,20 +37,23 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     assert re.search(rf"recipes/{path.name}\b.*--out ", path.read_text(encoding="utf-8"))
 
 
-def test_the_sums_of_the_recipes_are_right() -> None:
-    numbers = {"1gpu": [2.4, 0.3, 50.2, 0.1], "8gpu": [0.1, 0.5], "many": [0.1, 17.3, 9.8, 0.4, 1.1]}
-    computed = {
-        "1gpu": [16 * 0.151, 2 * 0.151, 24.5e-3 * 2048, 16 * 2048**2 / 1e9],
-        "8gpu": [8 * 512 * 16384 / 1e9, 16 * 2048 * 16384 / 1e9],
-        "many": [
-            *(16 * 0.428 / 64, 16.9e-3 * 1024, 9.6e-3 * 1024),
-            *(8 * 768 * 65536 / 1e9, 16 * 1024 * 65536 / 1e9),
-        ],
-    }
-    for name, gigabytes in computed.items():
-        text = (RECIPES[0].parent / f"scratch-{name}.toml").read_text(encoding="utf-8")
-        assert [round(value, 1) for value in gigabytes] == numbers[name]
-        assert all(re.search(rf"# .*  {value} GB", text) for value in numbers[name])
+SUMS = {
+    "scratch-1gpu": [16 * 0.151, 2 * 0.151, 24.5e-3 * 2048, 16 * 2048**2 / 1e9],
+    "scratch-8gpu": [8 * 512 * 16384 / 1e9, 16 * 2048 * 16384 / 1e9],
+    "scratch-many": [
+        *(16 * 0.428 / 64, 16.9e-3 * 1024, 9.6e-3 * 1024),
+        *(8 * 768 * 65536 / 1e9, 16 * 1024 * 65536 / 1e9),
+    ],
+    "finetune-lora": [4 * 0.151, 16 * 0.004, 2 * 0.151, 25.7e-3 * 256],
+    "lit": [4 * 0.151, 12 * 0.0634, 2 * 0.151, 7.2e-3 * 4096, 16 * 4096**2 / 1e9],
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_the_sums_of_memory_are_right(name: str) -> None:
+    path = next(path for path in RECIPES if path.stem == name)
+    told = re.findall(r"^#   \S.* x .*? ([\d.]+) GB$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [float(value) for value in told] == [round(value, 1) for value in SUMS[name]]
 
 
 def test_the_smoke_recipe_trains_and_leaves_a_model(tmp_path: Path) -> None:
