@@ -24,6 +24,7 @@ COMMANDS = (
     "distance.py",
     "imports.py",
     "decode.py --megapixels 12",
+    "loading.py",
     "tokenizer.py",
     "training.py",
     "losses.py",

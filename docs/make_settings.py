@@ -1,4 +1,4 @@
-"""Write the table of a training's settings into docs/cli.md, from the dataclasses that define them.
+"""Write the tables of settings into docs/cli.md, from the dataclasses that define them.
 
 python docs/make_settings.py
 """
@@ -6,11 +6,15 @@ python docs/make_settings.py
 from itertools import groupby
 from pathlib import Path
 
-from oneclip.cli.train import option
-from oneclip.train.settings import Setting, settings
+from oneclip.cli.from_settings import option
+from oneclip.config import _Config
+from oneclip.train.finetune.config import FinetuneCfg
+from oneclip.train.flat import Setting, settings_of
+from oneclip.train.settings import RunCfg
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- settings: begin, written by docs/make_settings.py -->\n", "<!-- settings: end -->"
+TABLES: dict[str, type[_Config]] = {"finetune": FinetuneCfg, "settings": RunCfg}
+GIVEN_BY_PLACE = ("model", "data")  # of a fine-tuning: they have no options
 
 
 def row(setting: Setting) -> str:
@@ -22,18 +26,26 @@ def row(setting: Setting) -> str:
     return f"| {', '.join(names)} | {setting.explained.replace('|', chr(92) + '|')} |\n"
 
 
-def table() -> str:
+def table(kind: type[_Config]) -> str:
     """All settings, each group under a line of its own."""
+    left_out = GIVEN_BY_PLACE if kind is FinetuneCfg else ()
+    shown = [setting for setting in settings_of(kind) if setting.name not in left_out]
     lines = ["| option | meaning |\n|---|---|\n"]
-    for group, members in groupby(settings(), key=lambda setting: setting.group):
+    for group, members in groupby(shown, key=lambda setting: setting.group):
         lines += [f"| **{group}** | |\n", *map(row, members)]
     return "".join(lines)
 
 
 def with_table(page: str) -> str:
-    """The text of the page with the table brought up to date."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END, 1)[1]
+    """The text of the page with the tables brought up to date."""
+    for name, kind in TABLES.items():
+        begin, end = (
+            f"<!-- {name}: begin, written by docs/make_settings.py -->\n",
+            f"<!-- {name}: end -->",
+        )
+        before, rest = page.split(begin)
+        page = before + begin + table(kind) + end + rest.split(end, 1)[1]
+    return page
 
 
 if __name__ == "__main__":

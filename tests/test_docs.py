@@ -22,8 +22,11 @@ OURS = [
         for name in (
             "captioning.md",
             "cli.md",
+            "data.md",
             "encoder.md",
             "engine.md",
+            "evaluate.md",
+            "finetune.md",
             "formats.md",
             "models.md",
             "tokenizers.md",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,13 +158,22 @@ def _find(column: str, names: list[str], path: Path) -> int:
     return names.index(column)
 
 
-def present_pairs(pairs: Pairs, folder: Path, skipped: dict[str, str] | None) -> Pairs:
+def present_pairs(
+    pairs: Pairs,
+    folder: Path,
+    skipped: dict[str, str] | None,
+    is_elsewhere: Callable[[str], bool] = lambda name: False,
+) -> Pairs:
     """The pairs whose picture is a file. Others are noted in `skipped`, or raise without it.
+
+    Backslashes separate folders everywhere, if that is what finds a file. Names that `is_elsewhere` knows are not
+    looked for.
 
     Raises:
         DataError: naming the first files that are missing, and where they were looked for.
     """
-    there = {name: os.path.isfile(folder / name) for name in dict.fromkeys(pairs.pictures)}
+    names = dict.fromkeys(pairs.pictures)
+    there = {name: is_elsewhere(name) or _is_file(folder, name) for name in names}
     missing = [name for name, is_there in there.items() if not is_there]
     if not missing:
         return pairs
@@ -177,6 +186,12 @@ def present_pairs(pairs: Pairs, folder: Path, skipped: dict[str, str] | None) ->
     kept = [i for i, name in enumerate(pairs.pictures) if there[name]]
     return Pairs(
         pairs.name, [pairs.pictures[i] for i in kept], [pairs.captions[i] for i in kept], pairs.left_out
+    )
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    return os.path.isfile(folder / name) or (
+        "\\" in name and os.path.isfile(folder / name.replace("\\", "/"))
     )
 
 

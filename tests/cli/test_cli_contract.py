@@ -19,7 +19,10 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands_are_these() -> None:
-    assert list(COMMANDS) == ["classify", "embed", "models", "pull", "inspect", "convert", "train", "doctor"]
+    assert list(COMMANDS) == [
+        *("classify", "embed", "models", "pull", "inspect", "convert"),
+        *("evaluate", "finetune", "train", "doctor"),
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

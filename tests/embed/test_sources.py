@@ -13,8 +13,8 @@ import pytest
 
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
-from oneclip.embed.sources.places import expand
 from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
+from oneclip.hub.addresses import expand
 
 
 def items(*words: object, **options: object) -> list[Item | Failure]:
@@ -234,7 +234,7 @@ def test_other_schemes_go_through_fsspec(photos: Path) -> None:
 def test_a_scheme_whose_package_is_missing_or_that_is_none_says_so(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oneclip.embed.sources.places.offline", lambda: False)
+    monkeypatch.setattr("oneclip.hub.addresses.offline", lambda: False)
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(DataError, match="s3fs"):
         items("s3://bucket/*.tar")

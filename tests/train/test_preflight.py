@@ -16,6 +16,7 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import ConfigError, OutputError
 from oneclip.train import TrainCfg, Trainer
+from oneclip.train.distributed import World
 from oneclip.train.preflight import (
     check_disk,
     check_memory,
@@ -157,13 +158,13 @@ def test_a_context_that_the_model_does_not_have_is_refused(data: Path) -> None:
         check_tokenizer(start, batch)
 
 
-def test_fewer_shards_than_processes_are_refused() -> None:
-    class World:
-        size = 4
+def test_fewer_shards_than_readers_are_told() -> None:
+    class Shards:
+        places = ("a.tar", "b.tar")
 
     checked = trainer()
-    checked.source.shards = ["a.tar", "b.tar"]  # type: ignore[attr-defined]
-    assert check_shards(checked) == "shards: 2 for 1 processes"
-    checked.world = World()  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="has 2 shards for 4 processes"):
-        check_shards(checked)
+    assert check_shards(checked) == "shards: the data has none"
+    checked.source.samples = Shards()  # type: ignore[attr-defined]
+    assert check_shards(checked) == "shards: 2 for 1 readers"
+    checked.world = World(size=4)
+    assert check_shards(checked) == "shards: 2 for 4 readers; more of them would spread the reading"

@@ -23,7 +23,7 @@ from oneclip.train.report import Section, page, picture, table
 from oneclip.train.reporters import Reporters, TensorBoard
 from oneclip.train.run import Ending, run
 from oneclip.train.start import Start
-from oneclip.train.toml import read_run
+from oneclip.train.toml import read_settings
 
 
 def cfg_of(data: Path, **changes: Any) -> RunCfg:
@@ -72,7 +72,7 @@ def test_the_settings_of_a_run_repeat_it_from_anywhere(
     lines = (elsewhere / "again" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == logged(data)
     assert len(lines) == 6
-    assert read_run(elsewhere / "again" / "config.toml").train["clip_norm"] is None
+    assert read_settings(elsewhere / "again" / "config.toml", RunCfg)["clip_norm"] == "none"
 
 
 def test_a_run_that_goes_on_says_when_and_where_it_did(data: Path) -> None:

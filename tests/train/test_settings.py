@@ -15,8 +15,8 @@ from oneclip.cli.exits import ExitCode
 from oneclip.cli.train import configuration
 from oneclip.errors import ConfigError
 from oneclip.train import RunCfg, TrainCfg
-from oneclip.train.settings import DERIVED, GROUPS, settings
-from oneclip.train.toml import read_run, read_settings, write_settings
+from oneclip.train.flat import DERIVED, from_flat, settings_of
+from oneclip.train.toml import read_settings, write_settings
 
 NEEDED = {"data": "pairs.csv", "out": "run", "pretrained": "pocket"}
 
@@ -29,17 +29,17 @@ def write(folder: Path, text: str) -> Path:
 
 def test_every_field_of_both_configurations_is_a_setting() -> None:
     fields = {f.name for cfg in (RunCfg, TrainCfg) for f in dataclasses.fields(cfg)}
-    names = [setting.name for setting in settings()]
+    names = [setting.name for setting in settings_of(RunCfg)]
     assert set(names) == fields - {"train", *DERIVED}
     assert len(names) == len(set(names))
-    assert all(setting.group in GROUPS and setting.help for setting in settings())
+    assert all(setting.group and setting.help for setting in settings_of(RunCfg))
 
 
 def test_a_file_and_options_make_the_same_run(tmp_path: Path) -> None:
     path = write(tmp_path, 'data = "pairs.csv"\nout = "run"\nmodel = "RN50"\nlr = 1e-3\nbatch_size = 8\n')
     told = {"data": ["pairs.csv"], "out": "run", "model": "RN50", "lr": 1e-3, "batch_size": 8}
     assert configuration(str(path), {}).train_cfg(10) == configuration(None, told).train_cfg(10)
-    assert read_run(path).batch_size == 8
+    assert from_flat(RunCfg, read_settings(path, RunCfg)).batch_size == 8
 
 
 def test_options_go_before_the_file(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
 )
 def test_what_is_written_is_read_as_the_same_run(tmp_path: Path, values: dict[str, Any]) -> None:
     cfg = RunCfg(**(NEEDED | values))
-    again = read_run(write(tmp_path, write_settings(cfg)))
+    again = from_flat(RunCfg, read_settings(write(tmp_path, write_settings(cfg)), RunCfg))
     assert again.train_cfg(10) == cfg.train_cfg(10)
     assert dataclasses.replace(again, train={}) == dataclasses.replace(cfg, train={})
 
@@ -84,7 +84,7 @@ def test_what_is_written_is_read_as_the_same_run(tmp_path: Path, values: dict[st
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match=message):
-        RunCfg.from_flat(NEEDED | read_settings(path))
+        from_flat(RunCfg, NEEDED | read_settings(path, RunCfg))
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

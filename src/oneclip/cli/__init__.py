@@ -5,6 +5,7 @@ Only this package prints and exits; what it calls raises from `oneclip.errors` o
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,6 +16,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         from oneclip.cli.app import run
 
-        sys.exit(run(sys.argv[1:] if argv is None else argv))
+        code = run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # before or after there was a command to tell of it
-        sys.exit(130)
+        code = 130
+    if _is_one_of_several():  # threads of gloo have aborted what is taken apart while they live
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process has met others of a training."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -15,11 +15,14 @@ from oneclip.cli.classify import classify
 from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
+from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, explain
+from oneclip.cli.finetune import finetune
+from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
-from oneclip.cli.train import GroupedCommand, train
+from oneclip.cli.train import train
 
 
 class _Commands(TyperGroup):
@@ -50,8 +53,8 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, embed, models, pull, inspect, convert, train, doctor):
-    app.command(cls=GroupedCommand if command is train else None)(command)
+for command in (classify, embed, models, pull, inspect, convert, evaluate, finetune, train, doctor):
+    app.command(cls=GroupedCommand if command in (train, finetune) else None)(command)
 
 
 @app.callback()

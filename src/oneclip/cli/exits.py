@@ -58,7 +58,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
         say(message + hint, kind="error")
         return ExitCode.USAGE
     if isinstance(error, (OneCLIPError, OSError)):
-        say(str(error).replace("force=True", "--force"), kind="error")  # as it is called here
+        text = str(error).replace("force=True", "--force").replace("skip_broken", "--skip")
+        say(text, kind="error")  # with what is asked for called as it is here
     elif isinstance(error, MemoryError):
         say("the memory is full; a smaller --batch-size needs less", kind="error")
     else:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol, cast
 
 from oneclip.checkpoint.write import replacing
-from oneclip.embed.sources.places import remote
 from oneclip.errors import OneCLIPError, OutputError
+from oneclip.hub.addresses import remote
 
 _PROBE = "_oneclip_was_here"
 _BUFFER = 1 << 20  # bytes that are asked of a store at once

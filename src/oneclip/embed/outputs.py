@@ -15,8 +15,8 @@ from oneclip.embed.folders import LocalFolder, RemoteFolder
 from oneclip.embed.formats import FORMATS, format_of
 from oneclip.embed.lance_rows import check_lance
 from oneclip.embed.parts import check_folder
-from oneclip.embed.sources.places import is_address, remote
 from oneclip.errors import ConfigError, DataError, OutputError
+from oneclip.hub.addresses import is_address, remote
 
 T = TypeVar("T")
 Kind = Literal["file", "folder", "dataset"]

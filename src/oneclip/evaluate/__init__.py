@@ -1,13 +1,31 @@
-"""How good a model is: zero-shot classification."""
+"""How good a model is: zero-shot classification, and retrieval between pictures and captions."""
 
+from oneclip.evaluate.folder_of_classes import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
+from oneclip.evaluate.recall import ranks, recall_at_k
+from oneclip.evaluate.retrieval import Retrieval
+from oneclip.evaluate.sample import pocket_sample
+from oneclip.evaluate.subject import OfEncoder, OfModule, Subject
+from oneclip.evaluate.tasks import HeldOut, Task, Together, open_task
 from oneclip.evaluate.zero_shot import Template, prompts, zero_shot_classifier
 
 __all__ = [
     "SIMPLE_TEMPLATES",
     "TEMPLATES",
+    "Classification",
+    "HeldOut",
+    "OfEncoder",
+    "OfModule",
+    "Retrieval",
+    "Subject",
+    "Task",
     "Template",
+    "Together",
     "class_names",
+    "open_task",
+    "pocket_sample",
     "prompts",
+    "ranks",
+    "recall_at_k",
     "zero_shot_classifier",
 ]

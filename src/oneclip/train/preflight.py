@@ -17,6 +17,7 @@ from oneclip.text import Tokenizer
 from oneclip.train.batches import Batch
 from oneclip.train.checkpoints import checkpoints_bytes
 from oneclip.train.loop import Trainer
+from oneclip.train.meter import Meter
 from oneclip.train.start import Start
 
 ADAM_BYTES = 8  # two moments in fp32 for each trained number
@@ -35,10 +36,10 @@ def preflight(trainer: Trainer, start: Start) -> Iterator[str]:
 
     Raises:
         DataError: if the data cannot be read.
-        ConfigError: if tokenizer and model do not agree, the batch does not fit, or shards are too few.
+        ConfigError: if tokenizer and model do not agree, or the batch does not fit.
         OutputError: if the folder cannot be written, or the disk has no room for the checkpoints.
     """
-    if trainer.out is not None:
+    if trainer.out is not None and trainer.world.is_first:
         yield check_disk(trainer, trainer.out)
     batch, line = check_data(trainer)
     yield line
@@ -60,17 +61,16 @@ def check_data(trainer: Trainer) -> tuple[Batch, str]:
 
 
 def check_shards(trainer: Trainer) -> str:
-    """Whether every process can have shards of its own, where the data is in shards."""
-    shards = getattr(trainer.source, "shards", None)
-    processes = int(getattr(getattr(trainer, "world", None), "size", 1))
-    if not isinstance(shards, Sized) or not len(shards):
+    """Whether there are as many shards as processes that read, where the data is in shards.
+
+    Fewer are no error: every process reads what it needs of any shard. But they then wait for the same few files.
+    """
+    shards = getattr(getattr(trainer.source, "samples", None), "places", None)
+    readers = trainer.world.size * max(1, int(getattr(trainer.source, "workers", 1)))
+    if not isinstance(shards, Sized):
         return "shards: the data has none"
-    if len(shards) < processes:
-        raise ConfigError(
-            f"the data has {len(shards)} shards for {processes} processes; write it in at least {processes}, "
-            "or start fewer processes"
-        )
-    return f"shards: {len(shards)} for {processes} processes"
+    advice = "" if len(shards) >= readers else "; more of them would spread the reading"
+    return f"shards: {len(shards)} for {readers} readers{advice}"
 
 
 def check_tokenizer(start: Start, batch: Batch) -> str:
@@ -111,7 +111,7 @@ def check_memory(trainer: Trainer, batch: Batch) -> str:
     largest = f"{half} pairs fit" if half else "not even one pair fits"
     raise ConfigError(
         f"a batch of {pairs} pairs does not fit into the memory of {trainer.device}; {largest}. Use a smaller "
-        "batch_size (with accumulate, the step stays as large), bf16, or a smaller model"
+        "batch_size (with accumulate, the step stays as large), grad_checkpointing, bf16, or a smaller model"
     )
 
 
@@ -121,8 +121,7 @@ def fits(trainer: Trainer, batch: Batch) -> bool:
     try:
         with _untouched(trainer):
             moments = _moments(trainer) if device.type == "cuda" else None
-            on_device = trainer.prepare.on_device(batch, device, trainer.cfg.channels_last)
-            trainer.training_step(on_device)["loss"].backward()  # type: ignore[no-untyped-call]
+            trainer.backward(batch, Meter(0, 1))
             del moments
     except (torch.OutOfMemoryError, MemoryError):
         return False

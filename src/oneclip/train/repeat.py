@@ -8,8 +8,10 @@ from pathlib import Path
 
 from oneclip import zoo
 from oneclip.errors import UnknownModelError
+from oneclip.hub.addresses import is_address
 from oneclip.train.config import TrainCfg
 from oneclip.train.settings import RunCfg
+from oneclip.train.sources.open import SYNTHETIC
 from oneclip.train.toml import write_settings
 
 PER_COMMAND = ("resume", "preflight")  # settings that say how to run it this time, not what the run is
@@ -30,7 +32,7 @@ def with_full_paths(cfg: RunCfg) -> RunCfg:
     """The same run with the paths of what is on this machine written in full."""
     return replace(
         cfg,
-        data=tuple(map(_full, cfg.sources)) if len(cfg.sources) > 1 else _full(cfg.sources[0]),
+        data=tuple(map(_full_source, cfg.sources)) if len(cfg.sources) > 1 else _full_source(cfg.sources[0]),
         out=os.path.abspath(cfg.out),
         images=_full_or_none(cfg.images),
         eval_data=_full_or_none(cfg.eval_data),
@@ -42,6 +44,12 @@ def with_full_paths(cfg: RunCfg) -> RunCfg:
 
 def _full(path: str | Path) -> str:
     return os.path.abspath(path) if os.path.exists(path) else str(path)
+
+
+def _full_source(source: str) -> str:
+    """A path in full, also one with braces, stars or a weight."""
+    is_path = not is_address(source) and not source.startswith(SYNTHETIC)
+    return os.path.abspath(source) if is_path else source
 
 
 def _full_or_none(path: str | Path | None) -> str | None:

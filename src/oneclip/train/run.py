@@ -4,13 +4,17 @@
 
 - `adapt(start)`: may change `start.model` in place, or give the module to train in its stead;
 - `evaluate(start)`: gives the function that evaluates during training, in place of the held-out table's;
+- `teach(start)`: gives a function from a batch to the features of a teacher, whose similarities are learnt, too;
 - `at_end(ending)`: may put other weights into `ending.state_dict`, by the names of the model that
   `ending.start.cfg` describes, and add sections to the report; what is there then becomes `model/`.
+
+Of several processes (torchrun), every one calls the first three, and the first alone `at_end`; it alone writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, MissingExtraError, TrainingError
-from oneclip.image import Augment, Preprocess
-from oneclip.pairs import Pairs, read_table
+from oneclip.train.batches import Batch
 from oneclip.train.checkpoints import latest_checkpoint
+from oneclip.train.collective import by_first, whole_weights
 from oneclip.train.config import TrainCfg
-from oneclip.train.data import FolderTable
+from oneclip.train.distributed import World, join
 from oneclip.train.environment import added_to
-from oneclip.train.evaluate import HeldOut
+from oneclip.train.flat import to_flat
 from oneclip.train.folder import RunFolder
+from oneclip.train.inputs import Inputs
 from oneclip.train.loop import Evaluate, Outcome, Reporter, Trainer
+from oneclip.train.objectives import make_objective
 from oneclip.train.preflight import preflight
 from oneclip.train.repeat import repeatable
 from oneclip.train.report import Section
@@ -34,6 +40,7 @@ from oneclip.train.reporters import Reporters, TensorBoard, WeightsAndBiases
 from oneclip.train.settings import RunCfg
 from oneclip.train.start import Start, starting_model
 from oneclip.train.summary import write_summary
+from oneclip.train.towers import Features
 
 
 @dataclass
@@ -43,7 +50,7 @@ class Ending:
     Attributes:
         start: what it started from; `start.model` was trained in place, unless `adapt` gave another module.
         model: what was trained, in evaluation mode.
-        state_dict: the weights that will be written.
+        state_dict: the weights that will be written, whole and on the CPU.
         evaluation: the last one.
         folder: of the run.
         sections: of the report, beside those that every run has.
@@ -60,6 +67,7 @@ class Ending:
 Adapt = Callable[[Start], nn.Module | None]
 MakeEvaluate = Callable[[Start], Evaluate]
 AtEnd = Callable[[Ending], None]
+MakeTeach = Callable[[Start], Callable[[Batch], Features]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class RunResult:
     steps: int
     model: Path | None  # a folder, for `oneclip.load`; None if it was interrupted
     skipped: Mapping[str, str] = field(default_factory=dict)  # pictures that could not be used, and why
-    rows_left_out: int = 0  # of the table: without a picture or a caption
+    rows_left_out: int = 0  # rows or keys of the data that lack a picture or a caption
+    is_first: bool = True  # of the processes that trained together: the one that wrote, and that prints
 
 
 def run(
@@ -80,13 +89,14 @@ def run(
     adapt: Adapt | None = None,
     evaluate: MakeEvaluate | None = None,
     at_end: AtEnd | None = None,
+    teach: MakeTeach | None = None,
 ) -> RunResult:
     """Train as a configuration says; all that comes of it is in `cfg.out`.
 
     Args:
         cfg: the run.
         reporter: told how it goes.
-        adapt, evaluate, at_end: see the top of this file.
+        adapt, evaluate, at_end, teach: see the top of this file.
 
     Raises:
         DataError: for a table or pictures that cannot be used.
@@ -94,20 +104,21 @@ def run(
         UnknownModelError: for an architecture or weights that do not exist.
         OutputError: if `out` cannot be written, or another run writes to it.
         TrainingError: if the loss is no longer a number.
+        ClusterError: on other processes than the first, for what went wrong there.
     """
-    with RunFolder(cfg.folder) as folder:
-        resume_from = find_checkpoint(folder.path, cfg.resume)
-        data = _Data(cfg)
-        reporters = Reporters(_reporters(cfg, folder, reporter))
-        device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    world, device = join(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with _folder_of(cfg, world) as folder:
+        resume_from = by_first(world, lambda: find_checkpoint(folder.path, cfg.resume))
+        inputs = Inputs(cfg)
+        reporters = Reporters(_reporters(cfg, folder, reporter) if world.is_first else [])
         start = starting_model(_text(cfg.model), _text(cfg.pretrained), seed=cfg.seed, device=device)
-        model = (adapt(start) if adapt is not None else None) or start.model
-        source = data.source(start)
+        model = ((adapt(start) if adapt is not None else None) or start.model).to(device)
+        source = inputs.loader(start, world)
         try:
             train_cfg = cfg.train_cfg(source.batches_per_epoch // max(1, cfg.train.get("accumulate", 1)) or 1)
-            held_out = data.held_out(start, train_cfg) if evaluate is None else None
+            held_out = inputs.held_out(start, train_cfg) if evaluate is None else None
             trainer = Trainer(
-                model.to(device),
+                model,
                 source,
                 train_cfg,
                 out=folder.path,
@@ -117,27 +128,38 @@ def run(
                 identity=source.identity,
                 description=start.description,
                 device=device,
+                world=world,
+                objective=make_objective(
+                    train_cfg,
+                    model,
+                    world,
+                    pad_id=start.prepare.pad_id,
+                    teach=teach(start) if teach is not None else None,
+                ),
             )
             if resume_from is not None:
                 trainer.resume(resume_from)
             for line in preflight(trainer, start) if cfg.preflight != "off" else ():
                 reporters.note(f"checked {line}")
             if cfg.preflight == "only":
-                return RunResult(Outcome(trainer.step, False, None, {}), train_cfg.steps, None)
-            _write_beginning(folder, cfg, train_cfg, is_new=resume_from is None)
+                outcome = Outcome(trainer.step, False, None, {})
+                return RunResult(outcome, train_cfg.steps, None, is_first=world.is_first)
+            is_new = resume_from is None
+            by_first(world, lambda: _write_beginning(folder, cfg, train_cfg, is_new=is_new))
             outcome = _fit(trainer, folder)
         finally:
             source.close()
-        ending = Ending(start, model.eval(), model.state_dict(), outcome.evaluation, folder)
-        written = None
-        if not outcome.interrupted:
-            if at_end is not None:
-                at_end(ending)
-            written = folder.write_model(start, ending.state_dict)
-        for note in write_summary(folder, _state(outcome, train_cfg), ending.sections):
-            reporters.note(note)
+        ending = Ending(start, model.eval(), whole_weights(model, world), outcome.evaluation, folder)
+        written = by_first(world, lambda: _write_end(ending, outcome, train_cfg, at_end, reporters))
         skipped = source.skipped | (held_out.skipped if held_out is not None else {})
-        return RunResult(outcome, train_cfg.steps, written, skipped, len(data.pairs.left_out))
+    return RunResult(
+        outcome,
+        train_cfg.steps,
+        written,
+        skipped,
+        inputs.samples.left_out,
+        is_first=world.is_first,
+    )
 
 
 def _fit(trainer: Trainer, folder: RunFolder) -> Outcome:
@@ -145,8 +167,18 @@ def _fit(trainer: Trainer, folder: RunFolder) -> Outcome:
     try:
         return trainer.fit()
     except TrainingError as error:
-        write_summary(folder, f"Stopped: {error}")
+        if trainer.world.is_first:
+            write_summary(folder, f"Stopped: {error}")
         raise
+
+
+@contextmanager
+def _folder_of(cfg: RunCfg, world: World) -> Iterator[RunFolder]:
+    """The folder of a run, which the first of its processes holds for all."""
+    folder = RunFolder(cfg.folder)
+    with ExitStack() as held:
+        by_first(world, lambda: held.enter_context(folder) and None)
+        yield folder
 
 
 def _write_beginning(folder: RunFolder, cfg: RunCfg, train_cfg: TrainCfg, *, is_new: bool) -> None:
@@ -154,6 +186,20 @@ def _write_beginning(folder: RunFolder, cfg: RunCfg, train_cfg: TrainCfg, *, is_
     folder.write_text(folder.config, repeatable(cfg, train_cfg))
     before = folder.environment.read_text(encoding="utf-8") if folder.environment.is_file() else None
     folder.write_text(folder.environment, added_to(None if is_new else before))
+
+
+def _write_end(
+    ending: Ending, outcome: Outcome, train_cfg: TrainCfg, at_end: AtEnd | None, reporters: Reporters
+) -> Path | None:
+    """The model, if all steps are done, and what is to be told of them."""
+    written = None
+    if not outcome.interrupted:
+        if at_end is not None:
+            at_end(ending)
+        written = ending.folder.write_model(ending.start, ending.state_dict)
+    for note in write_summary(ending.folder, _state(outcome, train_cfg), ending.sections):
+        reporters.note(note)
+    return written
 
 
 def _reporters(cfg: RunCfg, folder: RunFolder, reporter: Reporter | None) -> list[Reporter]:
@@ -165,7 +211,7 @@ def _reporters(cfg: RunCfg, folder: RunFolder, reporter: Reporter | None) -> lis
         except MissingExtraError as error:
             Reporters(members).note(f"{folder.events} is not written. {error}")
     if cfg.wandb is not None:
-        members.append(WeightsAndBiases(cfg.wandb, folder.path, cfg.to_flat()))
+        members.append(WeightsAndBiases(cfg.wandb, folder.path, to_flat(cfg)))
     return members
 
 
@@ -190,56 +236,6 @@ def find_checkpoint(out: Path, resume: str | Path | None) -> Path | None:
             "or choose another folder"
         )
     return latest
-
-
-class _Data:
-    """The tables of a run, read before anything that takes long."""
-
-    def __init__(self, cfg: RunCfg) -> None:
-        if len(cfg.sources) > 1:
-            raise ConfigError(f"data names {len(cfg.sources)} tables; expected one")
-        self._cfg = cfg
-        self.pairs = self._read(cfg.sources[0])
-        self._held_out = self._read(cfg.eval_data) if cfg.eval_data is not None else None
-
-    def source(self, start: Start) -> FolderTable:
-        cfg = self._cfg
-        return FolderTable(
-            self.pairs,
-            Path(cfg.images) if cfg.images is not None else Path(cfg.sources[0]).parent,
-            cfg.batch_size,
-            Augment(start.preprocess_cfg),
-            seed=cfg.seed,
-            threads=cfg.threads,
-            max_pixels=cfg.max_pixels,
-            skip_missing=cfg.skip_missing,
-        )
-
-    def held_out(self, start: Start, train_cfg: TrainCfg) -> HeldOut | None:
-        cfg = self._cfg
-        if self._held_out is None or cfg.eval_data is None:
-            return None
-        images = cfg.eval_images if cfg.eval_images is not None else cfg.images
-        return HeldOut(
-            self._held_out,
-            Path(images) if images is not None else Path(cfg.eval_data).parent,
-            Preprocess(start.preprocess_cfg),
-            start.prepare,
-            batch_size=cfg.batch_size,
-            device=start.device,
-            precision=train_cfg.precision,
-            max_pixels=cfg.max_pixels,
-            skip_missing=cfg.skip_missing,
-        )
-
-    def _read(self, table: str | Path) -> Pairs:
-        cfg = self._cfg
-        return read_table(
-            table,
-            image_column=cfg.image_column,
-            caption_column=cfg.caption_column,
-            separator=cfg.delimiter,
-        )
 
 
 def _text(value: str | Path | None) -> str | None:

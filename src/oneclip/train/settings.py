@@ -1,27 +1,19 @@
-"""What a run is told: `RunCfg`, and one flat table of settings that files and command lines share.
-
-The settings of a run are the fields of `RunCfg` and those of `TrainCfg`; a name that both have is `RunCfg`'s.
-Nothing here needs torch.
-"""
+"""What a run is told: `RunCfg`, which with `TrainCfg` is all that `oneclip train` can be told. Needs no torch."""
 
 # ruff: noqa: RUF009 (`_in` makes fields; none of them is shared)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any
 
 from oneclip.config import _Config
-from oneclip.errors import ConfigError, nearest
+from oneclip.errors import ConfigError
 from oneclip.train.config import TrainCfg
 
-GROUPS = ("Data", "Model", "Length", "Training", "The run")
 PREFLIGHT = ("on", "off", "only")
-DERIVED = ("steps_per_epoch",)  # of TrainCfg: what the data says, so nothing to set
-NOTHING = "none"  # how files and command lines write None
 EPOCHS = 10
 
 
@@ -31,7 +23,7 @@ def _in(group: str, default: Any = MISSING, *, help: str, unit: str = "", short:
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunCfg(_Config):
     """One training. `train` has what `Trainer` takes, by the names of `TrainCfg`; the rest is here.
 
@@ -39,22 +31,35 @@ class RunCfg(_Config):
         ConfigError: on a value out of its range, or an unknown name in `train`.
     """
 
-    data: str | Path | tuple[str, ...] = _in("Data", help="Pairs of pictures and captions.", unit="TABLE")
-    out: str | Path = _in("The run", help="Where all goes.", unit="FOLDER", short=("-o",))
-
+    data: str | Path | tuple[str, ...] = _in(
+        "Data",
+        help="Pairs: a table, tars, a dataset, synthetic:COUNT; several times for several, with @WEIGHT if wanted.",
+        unit="SOURCE",
+    )
     images: str | Path | None = _in(
         "Data", None, help="What paths are relative to. [default: the table's folder]", unit="FOLDER"
     )
-    image_column: str = _in("Data", "filepath", help="Column of picture paths.", unit="NAME")
-    caption_column: str = _in("Data", "caption", help="Column of captions.", unit="NAME")
+    image_column: str | None = _in("Data", None, help="Column of pictures. [default: filepath]", unit="NAME")
+    caption_column: str | None = _in(
+        "Data",
+        None,
+        help="Column of captions, or of tars txt, json or json:FIELD. [default: caption, txt]",
+        unit="NAME",
+    )
+    split: str | None = _in("Data", None, help="Of a dataset. [default: train]", unit="NAME")
+    by_picture: bool = _in(
+        "Data", False, help="Rows with the same picture are one sample; each epoch draws one of its captions."
+    )
     separator: str | None = _in(
         "Data", None, help="Between CSV columns; tab for tabs. [default: found out]", unit="CHAR"
     )
     skip_missing: bool = _in(
-        "Data", False, help="Leave out pictures that are missing; otherwise an error.", short=("--skip",)
+        "Data", False, help="Leave out what is missing or cut short; otherwise an error.", short=("--skip",)
     )
     max_pixels: int | None = _in("Data", None, help="Skip larger pictures. [default: 178956970]", unit="N")
+    max_broken: float = _in("Data", 0.01, help="Share of samples that may be broken.", unit="X")
     threads: int = _in("Data", 4, help="That read pictures.", unit="N")
+    workers: int = _in("Data", 0, help="Processes that make batches, of so many threads each.", unit="N")
     eval_data: str | Path | None = _in("Data", None, help="Held-out pairs, to evaluate on.", unit="TABLE")
     eval_images: str | Path | None = _in(
         "Data", None, help="For the held-out pairs. [default: images, or the table's folder]", unit="FOLDER"
@@ -86,6 +91,7 @@ class RunCfg(_Config):
         short=("--eval-every",),
     )
 
+    out: str | Path = _in("The run", help="Where all goes.", unit="FOLDER", short=("-o",))
     resume: str | Path | None = _in(
         "The run",
         None,
@@ -107,12 +113,13 @@ class RunCfg(_Config):
         for name in ("epochs", "steps", "batch_size", "threads", "max_pixels"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
-        for name in ("warmup", "evaluate_every"):
+        for name in ("warmup", "evaluate_every", "workers"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "0 or more")
+        self._require("max_broken", 0 <= self.max_broken <= 1, "in [0, 1]")
         self._require("preflight", self.preflight in PREFLIGHT, ", ".join(PREFLIGHT))
         self._require("separator", len(self.delimiter or " ") == 1, "one character, or tab")
-        self._require("data", bool(self.sources) and all(self.sources), "at least one table")
+        self._require("data", bool(self.sources) and all(self.sources), "at least one source")
         if self.epochs is not None and self.steps is not None:
             raise ConfigError(
                 f"epochs is {self.epochs} and steps is {self.steps}: both say how long the training is. "
@@ -155,107 +162,6 @@ class RunCfg(_Config):
         }
         return TrainCfg.from_dict(counted | dict(self.train))
 
-    @classmethod
-    def from_flat(cls, values: Mapping[str, Any]) -> RunCfg:
-        """A run from one table of settings, as a file or a command line has them; "none" stands for None.
-
-        Raises:
-            ConfigError: on an unknown name, one that is needed and missing, or a value that does not fit.
-        """
-        known = {setting.name: setting for setting in settings()}
-        for name in values:
-            if name not in known:
-                raise ConfigError(unknown(name))
-        values = {
-            name: None if known[name].is_optional and value == NOTHING else value
-            for name, value in values.items()
-        }
-        own = {f.name for f in fields(cls)}
-        train = {name: value for name, value in values.items() if name not in own}
-        return cls.from_dict(
-            {name: value for name, value in values.items() if name in own} | {"train": train}
-        )
-
-    def to_flat(self) -> dict[str, Any]:
-        """All settings that have a value, by name; `from_flat` makes the same run of them."""
-        train = TrainCfg.from_dict({"steps": 1, **self.train})
-        own = {f.name for f in fields(self)}
-        values = {s.name: getattr(self if s.name in own else train, s.name) for s in settings()}
-        return {
-            name: NOTHING if value is None else value
-            for name, value in values.items()
-            if value is not None or name in self.train
-        }
-
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-
-
-class Setting(NamedTuple):
-    """One setting of a run.
-
-    Attributes:
-        name: as files have it; options of the command line have `-` for `_`.
-        kind: bool, int, float or str; what None may stand for besides is said by `is_optional`.
-        default: `dataclasses.MISSING` if it must be given.
-        help: a sentence.
-        group: what it belongs to, one of `GROUPS`.
-        unit: what its value is called in help.
-        short: other names of its option.
-        is_optional: whether None is a value.
-        is_list: whether there may be several.
-    """
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    group: str
-    unit: str
-    short: tuple[str, ...]
-    is_optional: bool
-    is_list: bool
-
-    @property
-    def explained(self) -> str:
-        """The help, with the default where it does not say it itself."""
-        says_nothing = self.default in (MISSING, None) or self.kind is bool
-        return (
-            self.help if says_nothing or "[default" in self.help else f"{self.help} [default: {self.default}]"
-        )
-
-
-def settings() -> list[Setting]:
-    """All settings of a run, in the order of their groups."""
-    own = [_setting(RunCfg, f) for f in fields(RunCfg) if f.name != "train"]
-    names = {*DERIVED, *(setting.name for setting in own)}
-    theirs = [_setting(TrainCfg, f) for f in fields(TrainCfg) if f.name not in names]
-    return sorted(own + theirs, key=lambda setting: GROUPS.index(setting.group))
-
-
-def unknown(name: str) -> str:
-    """What to say of a name that is no setting."""
-    names = [setting.name for setting in settings()]
-    near = nearest(name, names)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`oneclip train --help` lists them"
-    return f"there is no setting {name!r}; {hint}"
-
-
-def _setting(cfg: Any, f: Any) -> Setting:
-    hint = get_type_hints(cfg)[f.name]
-    parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    kinds = [part for part in parts if part in (bool, int, float, str)]
-    kind: type = kinds[0]
-    metadata = f.metadata
-    return Setting(
-        f.name,
-        kind,
-        f.default,
-        metadata["help"],
-        metadata.get("group", "Training"),
-        metadata.get("unit") or {int: "N", float: "X", str: "NAME"}.get(kind, ""),
-        metadata.get("short", ()),
-        type(None) in parts,
-        any(get_origin(part) is tuple for part in parts),
-    )

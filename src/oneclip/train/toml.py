@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from oneclip.config import _Config
 from oneclip.errors import ConfigError
-from oneclip.train.settings import RunCfg, settings, unknown
+from oneclip.train.flat import settings_of, to_flat, unknown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,8 +19,12 @@ else:
     import tomli as tomllib
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings in a file, by name; for `RunCfg.from_flat`, perhaps with others put over them.
+def read_settings(path: str | Path, kind: type[_Config]) -> dict[str, Any]:
+    """The settings in a file, by name; for `from_flat`, perhaps with others put over them.
+
+    Args:
+        path: of the file.
+        kind: whose settings they are.
 
     Raises:
         ConfigError: if the file is missing or no TOML, has an unknown name, or a table where a value belongs.
@@ -31,48 +35,34 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of UTF-8 or of TOML
         raise ConfigError(f"{path} is no TOML: {error}") from error
-    known = {setting.name for setting in settings()}
+    known = {setting.name for setting in settings_of(kind)}
     for name, value in values.items():
         if isinstance(value, dict):
             raise ConfigError(f"{path} has a table [{name}]; settings stand in it one a line, without tables")
         if name not in known:
-            raise ConfigError(f"{path}: {unknown(name)}")
+            raise ConfigError(f"{path}: {unknown(kind, name)}")
     return values
 
 
-def read_run(path: str | Path, **over: Any) -> RunCfg:
-    """A run from a file, with settings put over it.
-
-    Raises:
-        ConfigError: as `read_settings` and `RunCfg.from_flat` do.
-    """
-    return RunCfg.from_flat(read_settings(path) | over)
-
-
 def write_settings(
-    cfg: RunCfg, *, derived: Mapping[str, Any] | None = None, leave_out: tuple[str, ...] = ()
+    cfg: _Config, *, derived: Mapping[str, Any] | None = None, leave_out: tuple[str, ...] = ()
 ) -> str:
-    """The text of a file that `read_run` makes the same run of.
+    """The text of a file of all settings of a configuration.
 
     Args:
-        cfg: the run.
+        cfg: the configuration.
         derived: settings that were not given, and what they came to: they become comments.
         leave_out: names that the file shall not have.
     """
-    values, derived = cfg.to_flat(), derived or {}
+    values, derived = to_flat(cfg), derived or {}
     lines = []
-    for group, members in groupby(settings(), key=lambda setting: setting.group):
+    for group, members in groupby(settings_of(type(cfg)), key=lambda setting: setting.group):
         lines.append(f"\n# {group}")
-        for setting in members:
-            name = setting.name
-            if name in leave_out:
-                continue
+        for name in (member.name for member in members if member.name not in leave_out):
             if name in values:
                 lines.append(f"{name} = {_literal(values[name])}")
             elif name in derived:
                 lines.append(f"# {name} = {_literal(derived[name])}")
-            elif setting.default is MISSING:
-                raise ConfigError(f"a run needs {name!r}, which is missing")
     return "\n".join(lines).lstrip() + "\n"
 
 

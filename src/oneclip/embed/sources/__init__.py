@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oneclip.embed.sources.files import SUFFIXES, Files, find_in_path, find_in_remote_folder
+from oneclip.embed.sources.files import Files, find_in_path, find_in_remote_folder
 from oneclip.embed.sources.lines import CaptionLines, PathLines
-from oneclip.embed.sources.places import expand, is_address, is_remote_folder
-from oneclip.embed.sources.shards import TAR_SUFFIXES, Shard
+from oneclip.embed.sources.shards import Shard
 from oneclip.embed.sources.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
 from oneclip.errors import DataError
+from oneclip.hub.addresses import expand, is_address, is_remote_folder
+from oneclip.hub.suffixes import PICTURE_SUFFIXES, TAR_SUFFIXES
 
 if TYPE_CHECKING:
     from oneclip.embed.items import Source
@@ -48,7 +49,7 @@ def find_sources(
             )
         if not is_address(place):
             return Files(place, *find_in_path(place))
-        if not lowered.endswith(tuple(SUFFIXES)) and is_remote_folder(place):
+        if not lowered.endswith(tuple(PICTURE_SUFFIXES)) and is_remote_folder(place):
             return Files(place, *find_in_remote_folder(place))
         return Files(place, [place])
 

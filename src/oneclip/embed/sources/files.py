@@ -7,15 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.sources.places import below, is_address, read_bytes
-
-# Names that pictures in a folder have. A file that is named itself may have any.
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
-        *(".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
-    )
-)
+from oneclip.hub.addresses import below, is_address, read_bytes
+from oneclip.hub.suffixes import PICTURE_SUFFIXES
 
 
 class Files:
@@ -70,7 +63,7 @@ def find_in_path(path: str) -> tuple[list[str], list[Failure]]:
 
 def find_in_remote_folder(address: str) -> tuple[list[str], list[Failure]]:
     """The same of a folder behind an address."""
-    pictures = [place for place in below(address) if os.path.splitext(place)[1].lower() in SUFFIXES]
+    pictures = [place for place in below(address) if os.path.splitext(place)[1].lower() in PICTURE_SUFFIXES]
     if pictures:
         return pictures, []
     return [], [Failure(address, f"{address}: a folder without pictures (.jpg, .png, .webp, …)")]
@@ -81,6 +74,6 @@ def _walk(path: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, 
     for folder, subfolders, names in os.walk(path, onerror=onerror):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         pictures = sorted(
-            n for n in names if not n.startswith(".") and os.path.splitext(n)[1].lower() in SUFFIXES
+            n for n in names if not n.startswith(".") and os.path.splitext(n)[1].lower() in PICTURE_SUFFIXES
         )
         yield folder, pictures

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from oneclip.embed.items import Found, Item
 from oneclip.embed.sources.files import file_item
-from oneclip.embed.sources.places import is_address, open_binary
 from oneclip.errors import DataError
+from oneclip.hub.addresses import is_address, open_binary
 
 
 class PathLines:

@@ -8,18 +8,14 @@ wanted costs nothing; a compressed or remote one is read from beginning to end.
 from __future__ import annotations
 
 import tarfile
-import zlib
 from collections.abc import Iterator
 from functools import partial
-from lzma import LZMAError
 from pathlib import PurePosixPath
 
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.sources.files import SUFFIXES
-from oneclip.embed.sources.places import is_address, open_binary
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError, UnicodeError)
+from oneclip.hub.addresses import is_address, open_binary
+from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.tars import DAMAGE, members, open_tar
 
 
 class Shard:
@@ -34,7 +30,7 @@ class Shard:
 
     def __init__(self, place: str, *, texts: bool) -> None:
         self.name = place
-        self._suffixes = frozenset((".txt",)) if texts else SUFFIXES
+        self._suffixes = frozenset((".txt",)) if texts else PICTURE_SUFFIXES
         self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
 
     def count(self) -> int | None:
@@ -51,7 +47,7 @@ class Shard:
                 yield Failure(self.name, f"{self.name}: a tar file without {self._what}")
         except FileNotFoundError:
             yield Failure(self.name, f"{self.name}: no such file")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             yield Failure(
                 self.name, f"{self.name} is truncated or damaged after {found} items of it: {error}"
             )
@@ -60,12 +56,10 @@ class Shard:
         is_indexed = not is_address(self.name) and self.name.endswith(".tar")
         with (
             open_binary(self.name, seekable=False) as stream,
-            tarfile.open(fileobj=stream, mode="r:" if is_indexed else "r|*") as archive,
+            open_tar(stream, is_indexed=is_indexed) as archive,
         ):
-            for member in archive:
+            for member in members(archive):
                 path = PurePosixPath(member.name)
-                if not is_indexed:
-                    vars(archive)["members"] = []  # else it remembers them all
                 if member.isreg() and path.suffix.lower() in self._suffixes and not path.name.startswith("."):
                     yield Item(f"{self.name}/{member.name}", self._reader(archive, member, is_indexed))
 

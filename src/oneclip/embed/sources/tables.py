@@ -11,8 +11,8 @@ from typing import Any
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.embed.sources.lines import beside
-from oneclip.embed.sources.places import open_binary
 from oneclip.errors import DataError, MissingExtraError, nearest
+from oneclip.hub.addresses import open_binary
 
 CSV_SUFFIXES = (".csv", ".tsv")
 PARQUET_SUFFIXES = (".parquet", ".pq")

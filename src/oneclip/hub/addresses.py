@@ -10,7 +10,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -25,6 +25,11 @@ _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 def is_address(place: str) -> bool:
     """Whether this is `scheme://…` rather than a path."""
     return bool(_SCHEME.match(place))
+
+
+def is_of_the_web(place: str) -> bool:
+    """Whether this is an address that a web server answers for."""
+    return place.lower().startswith(("http://", "https://"))
 
 
 def read_bytes(place: str) -> bytes:
@@ -50,10 +55,10 @@ def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
     """A stream of a file, to be closed by the caller; to be `seekable`, what comes by http(s) is fetched first."""
     if not is_address(place):
         return open(place, "rb")
-    if place.lower().startswith(("http://", "https://")):
-        return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, _request(place))
+    if is_of_the_web(place):
+        return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, request(place))
     filesystem, path = remote(place)
-    with _answering(place):
+    with answering(place):
         return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
@@ -74,7 +79,7 @@ def expand(pattern: str) -> list[str]:
             continue
         if is_address(name):
             filesystem, path = remote(name)
-            with _answering(name):
+            with answering(name):
                 found = [filesystem.unstrip_protocol(hit) for hit in filesystem.glob(path)]
         else:
             found = glob.glob(name, recursive=True)
@@ -86,17 +91,17 @@ def expand(pattern: str) -> list[str]:
 
 def is_remote_folder(place: str) -> bool:
     """Whether an address is that of a folder, so that there is something below it; those of the web never are."""
-    if not is_address(place) or place.lower().startswith(("http://", "https://")):
+    if not is_address(place) or is_of_the_web(place):
         return False
     filesystem, path = remote(place)
-    with _answering(place):
+    with answering(place):
         return bool(filesystem.isdir(path))
 
 
 def below(place: str) -> list[str]:
     """The addresses of all files in a remote folder and the folders in it, sorted, without those that are hidden."""
     filesystem, path = remote(place)
-    with _answering(place):
+    with answering(place):
         found = filesystem.find(path)
     root = path.strip("/")
     paths = sorted(hit.strip("/").removeprefix(root).strip("/") for hit in found)
@@ -120,12 +125,12 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _fetch(address: str) -> bytes:
-    if not address.lower().startswith(("http://", "https://")):
+    if not is_of_the_web(address):
         filesystem, path = remote(address)
-        with _answering(address):
+        with answering(address):
             return cast(bytes, filesystem.cat_file(path))
     try:
-        with _request(address) as answer:
+        with request(address) as answer:
             content = cast(bytes, answer.read(LARGEST + 1))
     except (OSError, http.client.HTTPException) as error:  # in the middle of it
         if isinstance(error, DownloadError):
@@ -136,12 +141,18 @@ def _fetch(address: str) -> bytes:
     return content
 
 
-def _request(address: str) -> Any:
-    """The answer of a web server, of which nothing but the head is read yet."""
+def request(address: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Any:
+    """The answer of a web server, of which nothing but the head is read yet.
+
+    Raises:
+        DownloadError: if it does not answer, or refuses.
+    """
     _check_online(address)
-    request = urllib.request.Request(address, headers={"User-Agent": "oneclip"})
+    question = urllib.request.Request(
+        address, headers={"User-Agent": "oneclip", **(headers or {})}, method=method
+    )
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
+        return urllib.request.urlopen(question, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -168,7 +179,7 @@ def remote(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _answering(place: str) -> Iterator[None]:
+def answering(place: str) -> Iterator[None]:
     """What is asked of fsspec; the many ways in which its packages fail made one."""
     try:
         yield

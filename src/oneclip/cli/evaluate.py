@@ -1,0 +1,170 @@
+"""`oneclip evaluate`: how good a model is at telling classes apart, or at finding pictures by captions and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneclip.cli import options
+from oneclip.cli.exits import ExitCode
+from oneclip.cli.pictures import tell_skipped
+from oneclip.embed.items import Failure
+from oneclip.errors import DataError
+
+if TYPE_CHECKING:
+    from oneclip.evaluate import Task
+
+TEMPLATES = ("simple", "imagenet")
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name that `oneclip models` lists, a file or a folder."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="TABLE|FOLDER",
+            help="CSV or Parquet file with a picture and a caption a row, or a folder with a folder of pictures for "
+            "each class.",
+        ),
+    ],
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images", metavar="FOLDER", help="What paths are relative to. [default: the table's folder]"
+        ),
+    ] = None,
+    templates: Annotated[
+        str,
+        typer.Option(
+            "--templates",
+            metavar="simple|imagenet|FILE|TEXT",
+            help="Prompts for classes: 7 or 80 of ImageNet's, a file with one a line, or one, with {} for the name.",
+        ),
+    ] = "simple",
+    image_column: Annotated[
+        str, typer.Option("--image-column", metavar="NAME", help="Column of picture paths.")
+    ] = "filepath",
+    caption_column: Annotated[
+        str, typer.Option("--caption-column", metavar="NAME", help="Column of captions.")
+    ] = "caption",
+    separator: Annotated[
+        str | None,
+        typer.Option("--separator", metavar="CHAR", help="Between CSV columns. [default: found out]"),
+    ] = None,
+    device: options.Device = None,
+    precision: options.PrecisionOption = options.Precision.fp32,
+    batch_size: options.BatchSize = 32,
+    max_pixels: options.MaxPixels = None,
+    skip: Annotated[
+        bool,
+        typer.Option("--skip", help="Leave out pictures that are missing; otherwise they are an error."),
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how good a model is.
+
+    A folder of classes (FOLDER/CLASS/picture) is classified without examples: an underscore in a class's name is
+    a space. A table is searched both ways; a picture with several captions, or a caption with several pictures, is
+    found if any of them is. Pictures that cannot be read are left out, named and counted, and the exit code is 3.
+
+    \b
+    Examples:
+      oneclip evaluate pocket --data held_out.csv --images pictures/
+      oneclip evaluate ViT-B/32 --data imagenet/val/ --templates imagenet --json
+    """
+    from oneclip.cli.progress import bar
+    from oneclip.evaluate import OfEncoder, open_task
+
+    task = open_task(
+        data,
+        images=images,
+        image_column=image_column,
+        caption_column=caption_column,
+        separator=_separator(separator),
+        templates=read_templates(templates),
+        skip_missing=skip,
+    )
+    encoder = options.load_encoder(model, device, precision, max_pixels)
+    with bar("pictures", len(task)) as advance:
+        results = task(OfEncoder(encoder, batch_size=batch_size, advance=advance))
+    skipped = [Failure(name, why) for name, why in task.skipped.items()]
+    if as_json:
+        print(json.dumps(_answer(encoder.name, task, results, skipped), indent=2))
+    else:
+        _print(task, results)
+    tell_skipped(skipped)
+    if skipped:
+        raise typer.Exit(ExitCode.SKIPPED)
+
+
+def read_templates(name: str) -> Sequence[str]:
+    """Prompts by a word, a file, or one prompt itself.
+
+    Raises:
+        typer.BadParameter: for a word that is none, or prompts without a place for the name.
+    """
+    from oneclip.evaluate import SIMPLE_TEMPLATES
+    from oneclip.evaluate import TEMPLATES as IMAGENET
+
+    if name in TEMPLATES:
+        return SIMPLE_TEMPLATES if name == "simple" else IMAGENET
+    if "{}" in name:
+        return [name]
+    if not Path(name).is_file():
+        raise typer.BadParameter(
+            f"--templates {name!r} is neither {' nor '.join(TEMPLATES)}, nor a file, nor a prompt with {{}} in it"
+        )
+    try:
+        lines = [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the prompts in {name} cannot be read: {error}") from error
+    prompts = [line for line in lines if line]
+    without = [line for line in prompts if "{}" not in line]
+    if not prompts or without:
+        found = repr(without[0]) if without else "no line"
+        raise DataError(f"{name} has {found}; expected a prompt a line, each with {{}} where the name goes")
+    return prompts
+
+
+def _separator(given: str | None) -> str | None:
+    if given is None:
+        return None
+    separator = "\t" if given in ("\\t", "tab") else given
+    if len(separator) != 1:
+        raise typer.BadParameter(f"--separator is one character, or tab; found {given!r}")
+    return separator
+
+
+def _answer(model: str, task: Task, results: dict[str, float], skipped: list[Failure]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "model": model,
+        "data": task.name,
+        "pictures": len(task) - _unread(task),
+        "results": results,
+    }
+    per_class = getattr(task, "per_class", None)
+    if per_class is not None:
+        answer["per_class"] = per_class
+    return answer | {"skipped": [{"path": one.name, "reason": one.reason} for one in skipped]}
+
+
+def _unread(task: Task) -> int:
+    """Pictures of the task that were there and could not be read."""
+    return len(task.skipped) - len(getattr(task, "missing", {}))
+
+
+def _print(task: Task, results: dict[str, float]) -> None:
+    from oneclip.cli.tables import Column, print_table
+
+    rows = [[key.replace("_", " "), f"{value:.4f}"] for key, value in results.items()]
+    print_table(
+        [Column(f"{task.name}, {len(task) - _unread(task)} pictures", "cyan"), Column("", right=True)], rows
+    )

@@ -1,0 +1,114 @@
+"""`oneclip finetune`: a model and a table to the model fine-tuned on it, and what it gained and forgot."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.from_settings import configured, over_file, takes
+from oneclip.train.finetune.config import FinetuneCfg
+
+if TYPE_CHECKING:
+    from oneclip.train.finetune import FinetuneResult, Point
+
+
+def finetune(config: str | None = None, **values: Any) -> None:
+    """Fine-tune a model, and say what it gained and what it forgot.
+
+    After the training, the models between before and after (WiSE-FT, Wortsman et al. 2022) are evaluated on held-out
+    pictures of the new task and on a task from before; the best compromise is written. In --out it leaves model/, which
+    other commands take as --model, wise_ft.json, wise_ft.png, report.html, and for LoRA adapter/ in peft's form.
+
+    \b
+    Examples:
+      oneclip finetune pocket pairs.csv -o tuned/
+      oneclip finetune ViT-B/32 pairs.csv -o tuned/ --way lora --before imagenet/val/
+      oneclip classify cat.jpg -l cat -l dog --model tuned/model
+    """
+    cfg = configuration(config, values)
+    from oneclip.train.finetune import finetune as run_finetune
+    from oneclip.train.progress import ProgressBar
+
+    try:
+        result = run_finetune(cfg, ProgressBar(), advance=_tell_point)
+    except KeyboardInterrupt:  # the second one, or one before there was anything to save
+        say(
+            f"interrupted at once; the last checkpoint in {cfg.out}, if there is one, is whole. "
+            "Go on with the same command and --resume auto"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    _tell(result)
+
+
+def configuration(path: str | None, values: Mapping[str, Any]) -> FinetuneCfg:
+    """A fine-tuning from a file of settings, if there is one, and options that go before it.
+
+    Raises:
+        typer.BadParameter: if something that must be said is not, or an option does not fit.
+        ConfigError: if a setting of the file does not fit.
+    """
+    told = over_file(path, values, FinetuneCfg, instead={"steps": ("epochs",), "epochs": ("steps",)})
+    for name in ("model", "data"):
+        if name not in told:
+            raise typer.BadParameter(f"{name.upper()} is missing: oneclip finetune MODEL DATA -o FOLDER")
+    if told.get("last") is not None and "way" not in told:
+        told["way"] = "last"
+    cfg = configured(told, FinetuneCfg, has_file=path is not None)
+    if not cfg.before and (answer := _ask(str(cfg.model))):
+        return configured(told | {"before": answer}, FinetuneCfg)
+    return cfg
+
+
+takes(finetune, FinetuneCfg, arguments=("model", "data"))
+
+
+def is_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(model: str) -> str:
+    """What to compare with, from a person; nothing where it is known, or nobody is there to be asked."""
+    from oneclip.train.finetune.before import CHOICES, has_a_sample
+
+    if has_a_sample(model) or not is_terminal():
+        return ""
+    say(f"what {model} could do before must be measured somewhere, to see what it forgets: {CHOICES}")
+    answer: str = typer.prompt("before", err=True)
+    return answer.strip()
+
+
+def _tell_point(point: Point) -> None:
+    say(f"alpha {point.alpha:g} evaluated")
+
+
+def _tell(result: FinetuneResult) -> None:
+    """The end of a fine-tuning, for a person; exits with a code that says how it went."""
+    from oneclip.train.finetune import gained_and_forgotten
+
+    run = result.run
+    if not run.is_first:  # another process tells
+        raise typer.Exit(ExitCode.INTERRUPTED if run.outcome.interrupted else ExitCode.OK)
+    if run.rows_left_out:
+        say(f"{run.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
+    for name, reason in sorted(result.skipped.items()):
+        say(f"{name} was left out: {reason}", kind="note")
+    for note in result.notes:
+        say(note, kind="note")
+    if run.outcome.interrupted or result.path is None:
+        say(
+            f"interrupted after step {run.outcome.step} of {run.steps}; all of it is in {run.outcome.checkpoint}. "
+            "Go on with the same command and --resume auto"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    print(f"wrote {run.model} (alpha {result.path.chosen:g})")
+    if result.adapter is not None:
+        print(f"wrote {result.adapter}")
+    for line in gained_and_forgotten(result.path):
+        print(line)
+    if result.skipped:
+        raise typer.Exit(ExitCode.SKIPPED)

@@ -1,0 +1,140 @@
+"""A dataclass of settings to the options of a command, and a file of settings with options before it.
+
+takes(command, RunCfg)                          # --batch-size, --lr, … for the function `command`
+cfg = configured(over_file(path, given, RunCfg), RunCfg)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+from oneclip.config import _Config
+from oneclip.errors import ConfigError
+from oneclip.train.flat import NOTHING, Setting, from_flat, settings_of
+
+Cfg = TypeVar("Cfg", bound=_Config)
+CONFIG = typer.Option("--config", metavar="FILE.toml", help="Settings from a file.", show_default=False)
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help has its options under headings: those of `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = getattr(parameter, "rich_help_panel", None) or "Arguments and help"
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def option(name: str) -> str:
+    """The option of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def takes(
+    command: Callable[..., None], kind: type[_Config], *, arguments: Sequence[str] = (), **more: Any
+) -> None:
+    """Give a function the options of all settings of a configuration, and `--config`.
+
+    The function is called with a keyword for each, None if it was not given, so that a file may say it.
+
+    Args:
+        command: a function of keywords; typer reads its options from what is written on it here.
+        kind: the configuration.
+        arguments: settings that have no option, but are given by their place, in this order.
+        more: further parameters of the command, by name: their annotations, as typer has them.
+    """
+    known = {setting.name: setting for setting in settings_of(kind)}
+    annotations = {name: _annotation(known.pop(name), by_place=True) for name in arguments}
+    annotations |= more | {"config": Annotated[str | None, CONFIG]}
+    annotations |= {name: _annotation(setting) for name, setting in known.items()}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in annotations.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = annotations
+
+
+def over_file(
+    path: str | None,
+    values: Mapping[str, Any],
+    kind: type[_Config],
+    *,
+    instead: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Settings of a file, if there is one, with those that options gave in their place.
+
+    Args:
+        path: of the file.
+        values: of options, None for what was not given.
+        kind: the configuration.
+        instead: for a setting that options give, those of the file that are then void.
+
+    Raises:
+        ConfigError: if the file cannot be used.
+    """
+    from oneclip.train.toml import read_settings
+
+    given = {name: value for name, value in values.items() if value is not None and value != []}
+    told = read_settings(path, kind) if path is not None else {}
+    void = {other for name in given for other in (instead or {}).get(name, ())}
+    return {name: value for name, value in told.items() if name not in void} | given
+
+
+def configured(told: Mapping[str, Any], kind: type[Cfg], *, has_file: bool = False) -> Cfg:
+    """A configuration from settings.
+
+    Args:
+        told: by name.
+        kind: of configuration.
+        has_file: whether some are from a file.
+
+    Raises:
+        typer.BadParameter: if something that must be said is not, or an option does not fit.
+        ConfigError: if what does not fit may be of the file.
+    """
+    for setting in settings_of(kind):
+        if setting.default is MISSING and setting.name not in told:
+            raise typer.BadParameter(f"{option(setting.name)} {setting.unit} is missing")
+    try:
+        return from_flat(kind, told)
+    except ConfigError as error:
+        if has_file:
+            raise
+        raise typer.BadParameter(str(error)) from error
+
+
+def _annotation(setting: Setting, *, by_place: bool = False) -> Any:
+    """The parameter of a setting, as typer wants it: what is not given is None."""
+    name, is_switch = option(setting.name), setting.kind is bool
+    described: dict[str, Any] = {
+        "metavar": None if is_switch else setting.unit,
+        "help": setting.explained,
+        "show_default": False,
+        "parser": _or_none(setting.kind) if setting.is_optional and not setting.is_list else None,
+    }
+    if by_place:
+        declared = typer.Argument(**described)
+    else:
+        names = f"{name}/--no-{name[2:]}" if is_switch and setting.default else name
+        declared = typer.Option(names, *setting.short, rich_help_panel=setting.group, **described)
+    kind: Any = list[str] if setting.is_list else setting.kind
+    return Annotated[kind | None, declared]
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    """What reads a value of a setting that may be none."""
+    return lambda text: text if text == NOTHING else kind(text)

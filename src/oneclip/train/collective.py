@@ -1,0 +1,53 @@
+"""What the first of several processes does for all, and what only all of them have: errors, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+
+from oneclip.errors import ClusterError, OneCLIPError
+from oneclip.train.distributed import World
+
+Made = TypeVar("Made")
+
+
+def by_first(world: World, do: Callable[[], Made]) -> Made:
+    """Do something on the first rank alone, and have what came of it on every rank.
+
+    Args:
+        world: every rank of it has to call this.
+        do: what comes of it can be pickled.
+
+    Raises:
+        OneCLIPError: on the first rank, as `do` does.
+        ClusterError: on the others, if `do` raised on the first: none of them waits for what will not come.
+    """
+    made: Made | None = None
+    problem: OneCLIPError | None = None
+    if world.is_first:
+        try:
+            made = do()
+        except OneCLIPError as error:
+            problem = error
+    made, text = world.first_says((made, str(problem) if problem is not None else None))
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise ClusterError(f"process {world.rank} ends because the first one did: {text}")
+    return cast(Made, made)
+
+
+def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
+    """The weights of a model on the CPU, put together from all ranks, each of which has to call this.
+
+    Returns:
+        them on the first rank; on others perhaps nothing.
+    """
+    if world.is_alone:
+        return model.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=whole))

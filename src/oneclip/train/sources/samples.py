@@ -1,0 +1,84 @@
+"""A sample's number to its picture and captions: what every kind of training data is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from oneclip.errors import DataError, DownloadError, ImageError
+from oneclip.hub.addresses import read_bytes
+from oneclip.image import ImageSource
+
+BROKEN = (ImageError, DataError, DownloadError)
+"""What the reading of one sample may raise: that sample is broken, others are not."""
+
+
+def fetched(address: str) -> bytes:
+    """The bytes of a picture behind an address.
+
+    Raises:
+        ImageError: if there is none.
+        DownloadError: if the address does not give it.
+    """
+    try:
+        return read_bytes(address)
+    except FileNotFoundError as error:
+        raise ImageError(f"{address}: no such file") from error
+
+
+class Sample(NamedTuple):
+    """A picture, not decoded yet, and what is said of it."""
+
+    picture: ImageSource
+    captions: Sequence[str]  # one is drawn each time
+
+
+class Samples(ABC):
+    """Pictures with captions, read by number in any order, from any thread.
+
+    Whoever makes a kind of it gives `__len__`, `read` and `identity`; objects of it can be pickled.
+
+    Attributes:
+        run: how many samples that follow one another should be read at once; 1 where each may as well be read
+            alone. The order of a training keeps so many together.
+        skipped: names of what was left out beforehand, and why.
+        left_out: how many rows or keys lack a picture or a caption.
+    """
+
+    run: int = 1
+    left_out: int = 0
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are; at least one."""
+
+    @abstractmethod
+    def read(self, number: int) -> Sample:
+        """Sample `number`, from 0.
+
+        Raises:
+            ImageError, DataError, DownloadError: if this one cannot be had.
+        """
+
+    def read_run(self, numbers: Sequence[int]) -> list[Sample | Exception]:
+        """Several samples, each of them or why it cannot be had."""
+        return [self._try(number) for number in numbers]
+
+    def name(self, number: int) -> str:
+        """What a sample is called in messages, also if it cannot be read."""
+        return f"sample {number}"
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, str | int | float]:
+        """Plain values that change when the samples, or their order, do."""
+
+    def _try(self, number: int) -> Sample | Exception:
+        try:
+            return self.read(number)
+        except BROKEN as error:
+            return error

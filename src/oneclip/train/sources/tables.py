@@ -1,0 +1,56 @@
+"""A table of pairs and a folder of pictures to samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from oneclip.hub.addresses import is_address
+from oneclip.pairs import Pairs, present_pairs
+from oneclip.train.sources.samples import Sample, Samples, fetched
+
+
+class TableSamples(Samples):
+    """The rows of a table.
+
+    Args:
+        pairs: the rows; a picture is a path, or an address that it is fetched from each time.
+        folder: what relative paths are relative to.
+        skip_missing: leave files that are not there out (they are then in `skipped`), instead of raising.
+        by_picture: make the rows of one picture one sample with several captions, of which each epoch draws one.
+
+    Raises:
+        DataError: if files are missing.
+    """
+
+    def __init__(
+        self, pairs: Pairs, folder: str | Path, *, skip_missing: bool = False, by_picture: bool = False
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.pairs = present_pairs(
+            pairs, self.folder, self.skipped if skip_missing else None, is_elsewhere=is_address
+        )
+        self.left_out = len(pairs.left_out)
+        self.by_picture = by_picture
+        rows: dict[str, list[int]] = {}
+        if by_picture:
+            for row, picture in enumerate(self.pairs.pictures):
+                rows.setdefault(picture, []).append(row)
+        self._rows = list(rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows) if self.by_picture else len(self.pairs)
+
+    def read(self, number: int) -> Sample:
+        rows = self._rows[number] if self.by_picture else [number]
+        name = self.pairs.pictures[rows[0]]
+        picture = fetched(name) if is_address(name) else self.folder / name
+        return Sample(picture, [self.pairs.captions[row] for row in rows])
+
+    def name(self, number: int) -> str:
+        return self.pairs.pictures[self._rows[number][0] if self.by_picture else number]
+
+    @property
+    def identity(self) -> Mapping[str, str | int | float]:
+        return {"data": self.pairs.checksum, "samples": len(self)}

@@ -1,0 +1,186 @@
+"""A tar file to where its members are: made once, kept as NAME.tar.index beside it or in the cache.
+
+The members of one sample share a name up to the first dot of the file's name, and differ in what follows, their kind:
+`a/000123.jpg` and `a/000123.txt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from oneclip.errors import DataError
+from oneclip.hub.addresses import is_address, open_binary
+from oneclip.hub.place import cache_folder
+from oneclip.hub.ranges import stamp
+from oneclip.hub.tars import DAMAGE, members, open_tar
+
+FORMAT = 1
+SUFFIX = ".index"
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """Members of a tar, sorted by sample; samples stand in the order in which they begin.
+
+    Attributes:
+        keys: names of samples, joined by zero bytes.
+        kinds: that occur, such as "jpg".
+        samples: (n,) int32 the sample that each member is of.
+        kind: (n,) uint16 which of `kinds` it is.
+        starts, sizes: (n,) int64 its place in the tar, in bytes.
+        damage: why the tar ends before its end; "" if it does not.
+        digest: text that changes with names, places and sizes of members.
+    """
+
+    keys: bytes
+    kinds: tuple[str, ...]
+    samples: NDArray[np.int32]
+    kind: NDArray[np.uint16]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    damage: str
+    digest: str
+
+
+def tar_index(place: str) -> TarIndex:
+    """The index of a tar: the one that is kept if the tar has still the same size and time (or ETag), or a new one.
+
+    Raises:
+        DataError: if there is no such file, or it is no tar file.
+        DownloadError: if an address does not give it.
+    """
+    size, change = stamp(place)
+    about = {"format": FORMAT, "size": size, "change": change}
+    for path in _homes(place):
+        found = _kept(path, about)
+        if found is not None:
+            return found
+    with _alone(place):
+        for path in _homes(place):  # another process may have been at it
+            found = _kept(path, about)
+            if found is not None:
+                return found
+        index = _made(place, size)
+        for path in _homes(place):
+            if _keep(path, index, about):
+                break
+    return index
+
+
+def _homes(place: str) -> Iterator[Path]:
+    """Where an index may be kept, the best place first."""
+    if not is_address(place):
+        yield Path(place + SUFFIX)
+    yield _in_cache(place, SUFFIX)
+
+
+def _in_cache(place: str, suffix: str) -> Path:
+    whole = place if is_address(place) else os.path.abspath(place)
+    name = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return cache_folder() / "tars" / f"{name}{suffix}"
+
+
+@contextlib.contextmanager
+def _alone(place: str) -> Iterator[None]:
+    """While it lasts, other processes of this machine wait to make the same index; not where there can be no locks."""
+    lock = FileLock(_in_cache(place, ".lock"))
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _made(place: str, size: int) -> TarIndex:
+    """Read the headers of a tar; one that is damaged gives what comes before."""
+    numbers: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    rows: list[tuple[int, int, int, int]] = []
+    damage = ""
+    is_indexed = not is_address(place)
+    try:
+        with open_binary(place, seekable=False) as stream, open_tar(stream, is_indexed=is_indexed) as archive:
+            for member in members(archive):
+                key, kind = _split(member.name)
+                if not member.isreg() or member.issparse() or not kind:
+                    continue
+                if member.offset_data + member.size > size:
+                    damage = (
+                        f"it has {size} bytes, and {member.name} ends at {member.offset_data + member.size}"
+                    )
+                    break
+                number = numbers.setdefault(key, len(numbers))
+                row = (number, kinds.setdefault(kind, len(kinds)), member.offset_data, member.size)
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise DataError(f"{place}: no such file") from error
+    except DAMAGE as error:
+        damage = str(error) or type(error).__name__
+    table = np.array(sorted(rows, key=lambda row: row[0]), dtype=np.int64).reshape(-1, 4)
+    keys = "\0".join(numbers).encode("utf-8", "surrogateescape")
+    digest = hashlib.sha256(keys + "\0".join(kinds).encode("utf-8", "surrogateescape") + table.tobytes())
+    samples, kind_numbers = table[:, 0].astype(np.int32), table[:, 1].astype(np.uint16)
+    starts, sizes = table[:, 2].copy(), table[:, 3].copy()
+    return TarIndex(keys, tuple(kinds), samples, kind_numbers, starts, sizes, damage, digest.hexdigest()[:16])
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The key and the kind of a member; no kind for what is hidden or has no suffix."""
+    folder, slash, file = name.rpartition("/")
+    key, _, kind = file.partition(".")
+    return folder + slash + key, kind.lower() if key else ""
+
+
+def _kept(path: Path, about: dict[str, Any]) -> TarIndex | None:
+    """The index in a file, if it is of the same tar; None also for a damaged file, which is made anew."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(bytes(file["about"]))
+            if any(facts.pop(key, None) != value for key, value in about.items()):
+                return None
+            arrays = {name: file[name] for name in ("samples", "kind", "starts", "sizes")}
+            return TarIndex(bytes(file["keys"]), tuple(facts.pop("kinds")), **arrays, **facts)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _keep(path: Path, index: TarIndex, about: dict[str, Any]) -> bool:
+    """Write an index under its name when it is whole; False where that is not allowed."""
+    facts = {**about, "kinds": index.kinds, "damage": index.damage, "digest": index.digest}
+    content = io.BytesIO()
+    np.savez(
+        content,
+        about=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        keys=np.frombuffer(index.keys, np.uint8),
+        samples=index.samples,
+        kind=index.kind,
+        starts=index.starts,
+        sizes=index.sizes,
+    )
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content.getvalue())
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,120 @@
+"""`oneclip finetune`, as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commandline import Run
+from tiny import picture
+
+SHORT = ("--epochs", "1", "--points", "3", "--batch-size", "8", "--device", "cpu")
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twenty pictures and their captions, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(20):
+        picture(i).save(f"{i}.png")
+    rows = "".join(f"{i}.png,squares of kind {i}\n" for i in range(20))
+    Path("pairs.csv").write_text(f"filepath,caption\n{rows}")
+    return Path("pairs.csv")
+
+
+def test_it_says_in_the_end_what_was_gained_and_forgotten(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--before", table, *SHORT)
+    assert result.code == 0, result.err
+    *_, gained, forgotten = result.out.splitlines()
+    assert gained.startswith("gained: held_out.csv, mean recall@1 ")
+    assert forgotten.startswith("forgotten: pairs.csv, mean recall@1 ")
+    assert run("evaluate", "out/model", "--data", table).code == 0
+
+
+def test_a_number_of_last_groups_says_the_way(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--before", "none", "--last", "1", *SHORT)
+    assert result.code == 0, result.err
+
+
+def test_settings_of_the_training_may_be_set(run: Run, model: Path, table: Path) -> None:
+    arguments = ("--log-every", "1", "--weight-decay", "0.5", "--clip-norm", "none")
+    result = run("finetune", model, table, "-o", "out", "--before", "none", *SHORT, *arguments)
+    assert result.code == 0, result.err
+    text = Path("out/config.toml").read_text()
+    assert "log_every = 1\n" in text
+    assert "weight_decay = 0.5\n" in text
+
+
+def test_the_point_that_is_asked_for_is_written(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--before", "none", "--alpha", "0.25", *SHORT)
+    assert "(alpha 0.25)" in result.out
+    assert [p["alpha"] for p in json.loads(Path("out/wise_ft.json").read_text())["points"]] == [
+        0,
+        0.25,
+        0.5,
+        1,
+    ]
+
+
+def test_an_unreadable_picture_is_named(run: Run, model: Path, table: Path) -> None:
+    Path("3.png").write_bytes(b"no picture")
+    result = run(
+        "finetune",
+        model,
+        table,
+        "-o",
+        "out",
+        "--before",
+        "none",
+        "--seed",
+        "1",
+        "--max-broken",
+        "0.2",
+        *SHORT,
+    )
+    assert result.code == 3
+    assert "3.png" in result.err
+    assert Path("out/model").is_dir()
+
+
+def test_without_a_terminal_what_to_compare_with_must_be_said(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", *SHORT)
+    assert result.code == 1
+    assert "--before" in result.err
+    assert "a table of pictures and captions, a folder of classes, or none" in result.err
+    assert not Path("out").exists()
+
+
+def test_on_a_terminal_it_is_asked_for(
+    run: Run, model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("oneclip.cli.finetune.is_terminal", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda *words, **options: asked.append(words) or "none")
+    result = run("finetune", model, table, "-o", "out", *SHORT)
+    assert result.code == 0, result.err
+    assert len(asked) == 1
+    assert "forgotten: not measured" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "found"),
+    [
+        (["--way", "lorra"], 2, "lorra"),
+        (["--last", "0"], 2, "last is 0; expected at least 1"),
+        (["--way", "lit", "--last", "2"], 2, "last is 2 and way is 'lit'"),
+        (["--alpha", "middle"], 2, "alpha is 'middle'"),
+        (["--warmpu", "3"], 2, "warmup"),
+        (["--seed", "x"], 2, "seed"),
+        (["--caption-column", "text"], 1, "has no column 'text'"),
+        (["--eval-data", "nowhere"], 1, "nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(
+    run: Run, model: Path, table: Path, arguments: list[str], code: int, found: str
+) -> None:
+    result = run("finetune", model, table, "-o", "out", "--before", "none", *SHORT, *arguments)
+    assert result.code == code
+    assert len(result.err.strip().splitlines()) == 1
+    assert found in result.err

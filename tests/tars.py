@@ -1,0 +1,45 @@
+"""Tars and pictures that tests make."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
+    """A PNG of random pixels by a number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def members(count: int, first: int = 0, size: int | None = None) -> dict[str, bytes]:
+    """Pictures `0000.png` and captions `0000.txt` ("caption 0"); with `size`, so many bytes instead of pictures."""
+    files: dict[str, bytes] = {}
+    for number in range(first, first + count):
+        files[f"{number:04}.png"] = png(number) if size is None else b"p" * size
+        files[f"{number:04}.txt"] = f"caption {number}\n".encode()
+    return files
+
+
+def tar(files: Mapping[str, bytes]) -> bytes:
+    """A tar of these files."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write a tar of these files."""
+    path.write_bytes(tar(files))
+    return path

@@ -1,0 +1,203 @@
+"""Tars to samples: what belongs together, what is missing, what is damaged, and how little is read."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from tars import members, png, tar, write_tar
+
+from oneclip.config import PreprocessCfg
+from oneclip.errors import DataError, DownloadError
+from oneclip.image import Augment
+from oneclip.train.sources import Loader, ShardSamples
+
+
+def captions(samples: ShardSamples) -> list[str]:
+    return [caption for number in range(len(samples)) for caption in samples.read(number).captions]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three tars, `s-00.tar` to `s-02.tar`, of four samples each."""
+    for n in range(3):
+        write_tar(tmp_path / f"s-{n:02}.tar", members(4, 4 * n))
+    return tmp_path
+
+
+@pytest.mark.parametrize("pattern", ["s-{00..02}.tar", "s-*.tar", "s-{00,01,02}.tar"])
+def test_patterns_mean_tars_in_their_order(shards: Path, pattern: str) -> None:
+    samples = ShardSamples(str(shards / pattern))
+    assert captions(samples) == [f"caption {n}" for n in range(12)]
+    assert samples.read(5).picture == png(5)
+    assert samples.name(5) == f"{shards}/s-01.tar/0005"
+
+
+def test_a_list_keeps_its_order(shards: Path) -> None:
+    samples = ShardSamples([str(shards / "s-02.tar"), str(shards / "s-00.tar")])
+    assert captions(samples)[0] == "caption 8"
+
+
+def test_members_in_any_order_find_each_other(tmp_path: Path) -> None:
+    files = members(3)
+    write_tar(tmp_path / "a.tar", dict(sorted(files.items(), key=lambda item: item[0][-3:])))
+    assert captions(ShardSamples(str(tmp_path / "a.tar"))) == [f"caption {n}" for n in range(3)]
+
+
+def test_keys_without_a_picture_or_a_caption_are_counted(tmp_path: Path) -> None:
+    files = {**members(3), "lonely.png": png(0), "mute.txt": b"nothing to see", "both.json": b"{}"}
+    samples = ShardSamples(str(write_tar(tmp_path / "a.tar", files)))
+    assert (len(samples), samples.left_out) == (3, 3)
+
+
+def test_captions_in_json_under_a_name_may_be_several(tmp_path: Path) -> None:
+    files = {
+        "0.jpg": png(0),
+        "0.json": '{"alt": "แมวดำ", "caption": "no"}'.encode(),
+        "1.jpg": png(1),
+        "1.json": b'{"alt": ["one", "two"]}',
+        "2.jpg": png(2),
+        "2.json": b'{"caption": "elsewhere"}',
+    }
+    samples = ShardSamples(str(write_tar(tmp_path / "a.tar", files)), captions="json", field="alt")
+    assert [samples.read(n).captions for n in range(3)] == [["แมวดำ"], ["one", "two"], []]
+
+
+def test_captions_of_any_script_are_read_whole(tmp_path: Path) -> None:
+    caption = "แมวดำนอนบนเก้าอี้ — ein Bär 🐻"
+    path = write_tar(tmp_path / "a.tar", {"แมว.png": png(0), "แมว.txt": caption.encode()})
+    samples = ShardSamples(str(path))
+    assert captions(samples) == [caption]
+    assert samples.name(0).endswith("/แมว")
+
+
+def test_a_caption_that_is_no_utf8_is_broken_alone(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**members(2), "0000.txt": b"\xff\xfe"})
+    first, second = ShardSamples(str(path)).read_run([0, 1])
+    assert isinstance(first, DataError)
+    assert "0000 cannot be read" in str(first)
+    assert not isinstance(second, Exception)
+
+
+def test_a_tar_cut_short_is_an_error_with_the_way_out(shards: Path) -> None:
+    path = shards / "s-01.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"s-01\.tar is cut short or damaged after \d samples.*skip_broken"):
+        ShardSamples(str(shards / "s-*.tar"))
+
+
+def test_the_readable_part_of_a_tar_cut_short_is_used_on_request(shards: Path) -> None:
+    path = shards / "s-01.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    samples = ShardSamples(str(shards / "s-*.tar"), skip_broken=True)
+    assert captions(samples) == [f"caption {n}" for n in (0, 1, 2, 3, 4, 5, 8, 9, 10, 11)]
+    assert list(samples.skipped) == [str(path)]
+
+
+def test_what_is_no_tar_is_left_out_on_request(shards: Path) -> None:
+    (shards / "s-03.tar").write_bytes(b"<html>not found</html>")
+    samples = ShardSamples(str(shards / "s-*.tar"), skip_broken=True)
+    assert len(samples) == 12
+    assert list(samples.skipped) == [str(shards / "s-03.tar")]
+
+
+def test_tars_without_any_sample_say_what_they_have(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"0.jpg": png(0), "0.json": b"{}"})
+    with pytest.raises(DataError, match=r"both a picture and a caption \(\.txt\); it has \.jpg, \.json"):
+        ShardSamples(str(path))
+
+
+def test_compressed_and_missing_tars_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match="is compressed"):
+        ShardSamples(str(tmp_path / "a.tar.gz"))
+    with pytest.raises(DataError, match="no such file"):
+        ShardSamples(str(tmp_path / "a-{0..3}.tar"))
+    with pytest.raises(DataError, match="nothing here fits"):
+        ShardSamples(str(tmp_path / "a-*.tar"))
+
+
+def test_a_tar_that_changes_under_a_training_is_told(shards: Path) -> None:
+    samples = pickle.loads(pickle.dumps(ShardSamples(str(shards / "s-*.tar"))))
+    write_tar(shards / "s-00.tar", members(3))
+    with pytest.raises(DataError, match="has changed since the training began"):
+        samples.read(0)
+
+
+def test_the_identity_follows_the_content_and_not_the_time(shards: Path) -> None:
+    first = ShardSamples(str(shards / "s-*.tar")).identity
+    write_tar(shards / "s-00.tar", members(4))
+    assert ShardSamples(str(shards / "s-*.tar")).identity == first
+    write_tar(shards / "s-00.tar", {**members(4), "0000.txt": b"another, longer caption"})
+    assert ShardSamples(str(shards / "s-*.tar")).identity != first
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """Two tars behind memory:// addresses."""
+    filesystem = fsspec.filesystem("memory")
+    for n in range(2):
+        filesystem.pipe(f"/shards/r-{n}.tar", tar(members(40, 40 * n)))
+    yield "memory://shards/r-{0..1}.tar"
+    filesystem.rm("/shards", recursive=True)
+
+
+def test_tars_behind_addresses_are_read_by_ranges(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = ShardSamples(remote)
+    filesystem = type(fsspec.filesystem("memory"))
+    asked: list[tuple[int, int]] = []
+    cat_file = filesystem.cat_file
+
+    def noted(self: object, path: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return cat_file(self, path, start=start, end=end)
+
+    monkeypatch.setattr(filesystem, "cat_file", noted)
+    found = samples.read_run(list(range(32, 48)))
+    assert [sample.captions for sample in found] == [[f"caption {n}"] for n in range(32, 48)]  # type: ignore[union-attr]
+    assert len(asked) == 2  # one from each tar
+    assert sum(end - start for start, end in asked) < 16 * 3000
+    assert samples.run == 16
+
+
+def test_the_index_of_a_remote_tar_is_kept_in_the_cache_and_renewed(remote: str, cache: Path) -> None:
+    first = ShardSamples(remote)
+    assert len(list((cache / "tars").glob("*.index"))) == 2
+    fsspec.filesystem("memory").pipe("/shards/r-0.tar", tar(members(30)))
+    second = ShardSamples(remote)
+    assert (len(first), len(second)) == (80, 70)
+    assert second.identity != first.identity
+
+
+def test_a_remote_tar_cut_short_is_told(remote: str) -> None:
+    fsspec.filesystem("memory").pipe("/shards/cut.tar", tar(members(40))[:9000])
+    with pytest.raises(DataError, match=r"cut\.tar is cut short"):
+        ShardSamples("memory://shards/cut.tar")
+    assert 0 < len(ShardSamples("memory://shards/cut.tar", skip_broken=True)) < 40
+
+
+def test_progress_is_told_by_tars(shards: Path) -> None:
+    done: list[int] = []
+    ShardSamples(str(shards / "s-*.tar"), progress=done.append)
+    assert done == [1, 1, 1]
+
+
+def test_a_tar_that_cannot_be_reached_is_no_broken_sample(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneclip.hub.ranges._PAUSES", (0.0, 0.0))
+    source = Loader(ShardSamples(remote), 8, Augment(PreprocessCfg(size=8)), threads=1)
+    attempts: list[int] = []
+
+    def failing(*arguments: object, **options: object) -> None:
+        attempts.append(1)
+        raise TimeoutError("the store is busy")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_ranges", failing)
+    with pytest.raises(DownloadError, match=r"r-\d\.tar: the store is busy"):
+        source.batch(0)
+    assert len(attempts) == 3
+    assert source.broken == 0

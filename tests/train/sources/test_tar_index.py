@@ -1,0 +1,144 @@
+"""Indexes of tars: made once, kept, and made anew when the tar is another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tars import members, write_tar
+
+from oneclip.errors import DataError
+from oneclip.train.sources import tar_index as module
+from oneclip.train.sources.tar_index import TarIndex, tar_index
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tars that were read for their index."""
+    places: list[str] = []
+    make = module._made
+
+    def noted(place: str, size: int) -> TarIndex:
+        places.append(place)
+        return make(place, size)
+
+    monkeypatch.setattr(module, "_made", noted)
+    return places
+
+
+def test_an_index_tells_where_each_member_is(tmp_path: Path) -> None:
+    path = write_tar(
+        tmp_path / "a.tar", {"x/1.txt": b"one", "x/1.seg.png": b"picture", "2.JPG": b"two" * 1000}
+    )
+    index = tar_index(str(path))
+    content = path.read_bytes()
+    found = {
+        (index.keys.split(b"\0")[sample].decode(), index.kinds[kind]): content[start : start + size]
+        for sample, kind, start, size in zip(
+            index.samples, index.kind, index.starts, index.sizes, strict=True
+        )
+    }
+    assert found == {("x/1", "txt"): b"one", ("x/1", "seg.png"): b"picture", ("2", "jpg"): b"two" * 1000}
+
+
+def test_it_is_made_once_and_kept_beside_the_tar(tmp_path: Path, made: list[str]) -> None:
+    path = write_tar(tmp_path / "a.tar", members(3))
+    first, second = tar_index(str(path)), tar_index(str(path))
+    assert made == [str(path)]
+    assert (tmp_path / "a.tar.index").is_file()
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.index"]
+    assert (first.digest, first.keys, first.kinds) == (second.digest, second.keys, second.kinds)
+    assert first.starts.tolist() == second.starts.tolist()
+
+
+def test_it_is_made_anew_for_a_tar_that_changed(tmp_path: Path, made: list[str]) -> None:
+    path = write_tar(tmp_path / "a.tar", members(3))
+    first = tar_index(str(path))
+    write_tar(path, members(4))
+    second = tar_index(str(path))
+    assert len(made) == 2
+    assert second.digest != first.digest
+    os.utime(path, ns=(0, 0))
+    tar_index(str(path))
+    assert len(made) == 3
+
+
+def test_it_is_kept_in_the_cache_where_the_folder_is_not_writable(
+    tmp_path: Path, cache: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "a.tar", members(3))
+    replace = os.replace
+
+    def refusing(source: Path, target: Path) -> None:
+        if target.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)  # root may write anywhere
+    tar_index(str(path))
+    tar_index(str(path))
+    assert len(made) == 1
+    assert list((cache / "tars").glob("*.index"))
+    assert os.listdir(tmp_path) == ["a.tar"]
+
+
+def test_a_damaged_index_is_made_anew(tmp_path: Path, made: list[str]) -> None:
+    path = write_tar(tmp_path / "a.tar", members(3))
+    tar_index(str(path))
+    index = tmp_path / "a.tar.index"
+    content = index.read_bytes()
+    for spoilt in (b"", b"no index", content[:100], content[:-40], content[:300] + b"?" * 40 + content[340:]):
+        index.write_bytes(spoilt)
+        assert tar_index(str(path)).keys == b"0000\x000001\x000002"
+    assert len(made) == 6
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
+def test_a_tar_cut_anywhere_is_told(tmp_path: Path, at: float) -> None:
+    path = write_tar(tmp_path / "a.tar", members(20, size=900))
+    path.write_bytes(path.read_bytes()[: int(at * 20 * 2560) + 1])
+    index = tar_index(str(path))
+    assert index.damage
+    assert 0 < len(index.samples) < 40
+
+
+def test_a_tar_cut_between_two_members_is_told(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {f"{n}.txt": b"x" * 512 for n in range(4)})
+    path.write_bytes(path.read_bytes()[: 2 * 1024])
+    assert "empty header" in tar_index(str(path)).damage
+
+
+def test_no_file_and_no_tar(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        tar_index(str(tmp_path / "none.tar"))
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
+    assert "invalid header at byte 0" in tar_index(str(tmp_path / "a.tar")).damage
+
+
+def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", members(5))
+    program = (
+        "import sys, time\n"
+        "from oneclip.train.sources import tar_index as module\n"
+        "make = module._made\n"
+        "def slow(place, size):\n"
+        "    print('made', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    return make(place, size)\n"
+        "module._made = slow\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "print(module.tar_index(sys.argv[1]).digest)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    processes = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2  # type: ignore[union-attr]
+    for process in processes:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    lines = [line for process in processes for line in process.communicate()[0].split()]
+    assert sorted(lines).count("made") == 1
+    assert len(set(lines)) == 2

@@ -1,0 +1,100 @@
+"""Processes that make batches ahead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tars import members, write_tar
+
+from oneclip.config import PreprocessCfg
+from oneclip.errors import ConfigError, DataError
+from oneclip.image import Augment
+from oneclip.train.sources import Loader, Samples, ShardSamples
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Samples:
+    files = members(12)
+    files["0003.png"] = b"no picture"
+    return ShardSamples(str(write_tar(tmp_path / "a.tar", files)))
+
+
+def test_batches_of_processes_are_those_of_threads(samples: Samples) -> None:
+    source = Loader(samples, 4, Augment(PreprocessCfg(size=8)), workers=2, threads=1)
+    alone = Loader(samples, 4, Augment(PreprocessCfg(size=8)), threads=1)
+    for step in (0, 1, 2, 3, 40, 41, 7):
+        theirs, ours = source.batch(step), alone.batch(step)
+        assert theirs.texts == ours.texts
+        assert torch.equal(theirs.images, ours.images)
+    assert source.skipped == alone.skipped != {}
+    source.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_process_that_is_killed_is_an_error(samples: Samples) -> None:
+    source = Loader(samples, 4, Augment(PreprocessCfg(size=8)), workers=1, threads=1)
+    source.batch(0)
+    for process in source._makers._pool._processes.values():  # type: ignore[union-attr]
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(DataError, match="a process that makes batches died"):
+        [source.batch(step) for step in range(1, 10)]
+    source.close()
+
+
+PROGRAM = """
+import os, sys, time
+from oneclip.image import Augment
+from oneclip.train.sources import Loader, SyntheticSamples
+
+if __name__ == "__main__":
+    source = Loader(SyntheticSamples(100), 4, Augment(), workers=1, threads=1)
+    source.batch(0)
+    print(*source._makers._pool._processes, flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(len(source.batch(1).images), flush=True)
+        source.close()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_processes_outlive_ctrl_c_but_not_the_training(tmp_path: Path, kill: signal.Signals) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM)
+    training = subprocess.Popen([sys.executable, script], stdout=-1, text=True, start_new_session=True)
+    assert training.stdout is not None
+    worker = int(training.stdout.readline())
+    if kill == signal.SIGINT:
+        os.killpg(training.pid, kill)  # as a terminal does
+        assert training.stdout.readline() == "4\n"
+    else:
+        training.kill()
+    training.wait(60)
+    training.stdout.close()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and is_running(worker):
+        time.sleep(0.05)
+    assert not is_running(worker)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_transform_that_cannot_be_sent_is_refused(samples: Samples) -> None:
+    source = Loader(samples, 4, lambda image, seed: torch.zeros(3, 8, 8), workers=1, threads=1)
+    with pytest.raises(ConfigError, match="use workers=0"):
+        source.batch(0)
+    source.close()

@@ -1,0 +1,297 @@
+"""A fine-tuning from a model and a table to what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import PIXELS, picture, tiny_cfg, write_tiny_model
+
+import oneclip
+from oneclip import checkpoint
+from oneclip.errors import ConfigError, DataError, MissingExtraError
+from oneclip.pairs import read_table
+from oneclip.train import Report
+from oneclip.train.finetune import FinetuneCfg, FinetuneResult, finetune
+from oneclip.train.finetune.split import split_pairs
+from oneclip.train.finetune.teacher import teacher_of
+from oneclip.train.start import Start
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four pictures of four colours and what they show; the first one with two captions."""
+    folder = tmp_path_factory.mktemp("table")
+    noise = np.random.default_rng(0)
+    rows = []
+    for i in range(24):
+        colour = list(COLOURS)[i % 4]
+        pixels = np.clip(np.array(COLOURS[colour]) + noise.integers(-25, 25, (PIXELS, PIXELS, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append((f"{i}.png", f"a {colour} square"))
+    rows.append(("0.png", "something red"))
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("filepath", "caption"), *rows])
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of another kind."""
+    folder = tmp_path_factory.mktemp("before")
+    for i in range(6):
+        picture(i).save(folder / f"{i}.png")
+    rows = "".join(f"{i}.png,squares of kind {i}\n" for i in range(6))
+    (folder / "old.csv").write_text(f"filepath,caption\n{rows}")
+    return folder / "old.csv"
+
+
+def tune(model: Path, table: Path, out: Path, **settings: Any) -> FinetuneResult:
+    defaults = {"before": "none", "epochs": 1, "batch_size": 8, "points": 3, "device": "cpu"}
+    return finetune(FinetuneCfg(model=model, data=table, out=out, **(defaults | settings)))
+
+
+def weights(path: Path | str) -> Mapping[str, torch.Tensor]:
+    return checkpoint.load(path, device="cpu").model.state_dict()
+
+
+def changed(model: Path, result: FinetuneResult) -> set[str]:
+    old, new = weights(model), weights(result.run.model)
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+def test_it_leaves_a_model_figures_and_a_plot(model: Path, table: Path, before: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    result = tune(model, table, out, before=before, lr=1e-3, epochs=2)
+    assert oneclip.load(out / "model").encode_texts("a red square").shape == (1, 16)
+    found = json.loads((out / "wise_ft.json").read_text())
+    assert [point["alpha"] for point in found["points"]] == [0.0, 0.5, 1.0]
+    assert (found["new_name"], found["old_name"]) == ("held_out.csv", "old.csv")
+    assert found["chosen"] == result.path.chosen
+    assert Image.open(out / "wise_ft.png").width > 500
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "gained: held_out.csv" in page
+    assert "data:image/png;base64," in page
+
+
+def test_held_out_pictures_are_not_trained_on(model: Path, table: Path, tmp_path: Path) -> None:
+    tune(model, table, tmp_path / "out", split=0.25)
+    sides = []
+    for name in ("train.csv", "held_out.csv"):
+        with (tmp_path / "out" / "data" / name).open(newline="") as file:
+            sides.append({row["filepath"] for row in csv.DictReader(file)})
+    assert [len(side) for side in sides] == [18, 6]
+    assert not sides[0] & sides[1]
+
+
+def test_the_same_seed_holds_out_the_same_pictures(table: Path) -> None:
+    pairs = read_table(table)
+    held_out = [split_pairs(pairs, 0.25, seed)[1].pictures for seed in (1, 1, 2)]
+    assert held_out[0] == held_out[1] != held_out[2]
+
+
+def test_all_captions_of_a_picture_are_on_one_side(table: Path) -> None:
+    pairs = read_table(table)
+    for seed in range(10):
+        train, held_out = split_pairs(pairs, 0.25, seed)
+        assert not set(train.pictures) & set(held_out.pictures)
+        assert len(train) + len(held_out) == len(pairs) == 25
+
+
+def test_full_changes_both_towers(model: Path, table: Path, tmp_path: Path) -> None:
+    names = changed(model, tune(model, table, tmp_path / "out", alpha="after"))
+    assert "visual.conv1.weight" in names
+    assert "transformer.resblocks.0.mlp.c_fc.weight" in names
+
+
+def test_lit_leaves_the_image_tower_as_it_was(model: Path, table: Path, tmp_path: Path) -> None:
+    names = changed(model, tune(model, table, tmp_path / "out", way="lit", alpha="after"))
+    assert names
+    assert not any(name.startswith("visual.") for name in names)
+
+
+def test_last_changes_the_last_groups_of_each_tower(model: Path, table: Path, tmp_path: Path) -> None:
+    names = changed(model, tune(model, table, tmp_path / "out", way="last", last=1, alpha="after"))
+    assert names == {"visual.proj", "text_projection", "logit_scale"}
+
+
+def test_lora_leaves_adapters_that_make_the_model_that_is_written(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    result = tune(model, table, tmp_path / "out", way="lora", rank=2, alpha=0.5)
+    assert result.path.chosen == 0.5
+    clip, merged = oneclip.load(model, device="cpu"), oneclip.load(result.run.model, device="cpu")
+    adapted = peft.PeftModel.from_pretrained(clip.model, str(result.adapter)).base_model.model
+    ids = clip.tokenizer(["a red square"])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            adapted.encode_text(ids), merged.model.encode_text(ids), rtol=1e-4, atol=1e-5
+        )
+    assert any("in_proj_weight" in name for name in changed(model, result))
+
+
+def test_from_a_teacher_its_similarities_are_learnt_too(
+    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def recorded(name: str, start: Start) -> Any:
+        teach = teacher_of(name, start)
+        return lambda batch: seen.append(len(batch.images)) or teach(batch)
+
+    monkeypatch.setattr("oneclip.train.finetune.run.teacher_of", recorded)
+    teacher = write_tiny_model(tmp_path / "teacher.safetensors", seed=1)
+    alone = tune(model, table, tmp_path / "alone", alpha="after")
+    taught = tune(model, table, tmp_path / "taught", alpha="after", teacher=str(teacher))
+    assert seen
+    assert set(seen) == {8}
+    assert not torch.equal(weights(alone.run.model)["visual.proj"], weights(taught.run.model)["visual.proj"])
+
+
+def test_alpha_0_writes_the_model_as_it_was(model: Path, table: Path, tmp_path: Path) -> None:
+    assert not changed(model, tune(model, table, tmp_path / "out", alpha=0.0))
+
+
+def test_another_table_or_a_folder_of_classes_may_be_held_out(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    for i, colour in enumerate(("red", "green")):
+        (tmp_path / "classes" / colour).mkdir(parents=True)
+        (tmp_path / "classes" / colour / "1.png").write_bytes((table.parent / f"{i}.png").read_bytes())
+    result = tune(model, table, tmp_path / "out", eval_data=tmp_path / "classes")
+    assert (result.path.new_name, result.path.new_metric) == ("classes", "top1")
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_an_interrupted_fine_tuning_goes_on_to_the_same_model(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    whole = tune(model, table, tmp_path / "whole", epochs=3, alpha="after")
+
+    class Stops:
+        """Asks for an end, as Ctrl-C does, at the first report."""
+
+        asked = False
+
+        def start(self, step: int, steps: int) -> None: ...
+        def evaluated(self, step: int, results: Mapping[str, float]) -> None: ...
+        def stop(self) -> None: ...
+        def update(self, report: Report) -> None:
+            if not self.asked:
+                self.asked = True
+                signal.raise_signal(signal.SIGINT)
+
+    settings: dict[str, Any] = {"before": "none", "epochs": 3, "batch_size": 8, "points": 3, "device": "cpu"}
+    cfg = FinetuneCfg(
+        model=model, data=table, out=tmp_path / "parts", alpha="after", train={"log_every": 1}, **settings
+    )
+    stopped = finetune(cfg, Stops())
+    assert stopped.run.outcome.interrupted
+    assert stopped.path is None
+    assert not (tmp_path / "parts" / "model").exists()
+    resumed = tune(
+        model, table, tmp_path / "parts", epochs=3, alpha="after", train={"log_every": 1}, resume="auto"
+    )
+    expected, found = weights(whole.run.model), weights(resumed.run.model)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_without_matplotlib_a_note_takes_the_place_of_the_plot(
+    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: object) -> bytes:
+        raise MissingExtraError("Drawing plots", "train")
+
+    monkeypatch.setattr("oneclip.train.finetune.run.draw", missing)
+    result = tune(model, table, tmp_path / "out")
+    assert "oneclip[train]" in result.notes[0]
+    assert not (tmp_path / "out" / "wise_ft.png").exists()
+    assert (tmp_path / "out" / "wise_ft.json").exists()
+
+
+def test_it_learns_what_the_table_shows(model: Path, table: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes"
+    for i, colour in enumerate(COLOURS):
+        (classes / colour).mkdir(parents=True)
+        (classes / colour / "1.png").write_bytes((table.parent / f"{i}.png").read_bytes())
+    result = tune(model, table, tmp_path / "out", eval_data=classes, epochs=15, lr=3e-3)
+    assert result.path.new(result.path.at(result.path.chosen)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"way": "lorra"}, ConfigError, "did you mean lora"),
+        ({"way": "last"}, ConfigError, "says how many groups"),
+        ({"way": "last", "last": 0}, ConfigError, "last is 0; expected at least 1"),
+        ({"way": "lit", "last": 2}, ConfigError, "last is 2 and way is 'lit'"),
+        ({"alpha": "middle"}, ConfigError, "alpha is 'middle'"),
+        ({"way": "lora", "train": {"strategy": "fsdp"}}, ConfigError, "strategy='ddp'"),
+        ({"alpha": 1.5}, ConfigError, r"alpha is 1\.5"),
+        ({"points": 1}, ConfigError, "points is 1"),
+        ({"split": 0.0}, ConfigError, r"split is 0\.0"),
+        ({"split": 0.97}, DataError, "too few to hold"),
+        ({"before": ""}, ConfigError, "say what .* could do before"),
+        ({"before": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
+        ({"caption_column": "captoin"}, DataError, "no column 'captoin'; did you mean 'caption'"),
+        ({"data": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
+        ({"train": {"warmpu": 3}}, ConfigError, "warmup"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(
+    model: Path, table: Path, tmp_path: Path, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    data = Path(settings.pop("data", table))
+    with pytest.raises(error, match=message):
+        tune(model, data, tmp_path / "out", **settings)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_table_too_small_to_split_is_an_error(model: Path, before: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"old\.csv has 6 pictures, too few"):
+        tune(model, before, tmp_path / "out")
+
+
+def test_a_table_from_before_without_its_pictures_is_an_error(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old.csv").write_text("filepath,caption\ngone.png,a picture\n")
+    with pytest.raises(DataError, match=r"1 of 1 pictures of .*old\.csv are not in"):
+        tune(model, table, tmp_path / "out", before=tmp_path / "old.csv")
+
+
+def test_a_model_without_groups_cannot_have_some_of_them_locked() -> None:
+    from tiny_clip import TinyCLIP
+
+    from oneclip.train.finetune.ways import adapt
+
+    for settings in ({"way": "lit"}, {"way": "last", "last": 1}):
+        with pytest.raises(ConfigError, match="TinyCLIP has no groups of layers to lock"):
+            adapt(TinyCLIP(), FinetuneCfg(model="tiny", data="pairs.csv", out="out", **settings))
+
+
+def test_a_way_that_leaves_nothing_to_train_is_refused() -> None:
+    from oneclip.model import build_model
+    from oneclip.train.finetune.ways import adapt
+
+    model = build_model(tiny_cfg())
+    model.lock_text_tower()
+    with pytest.raises(ConfigError, match="leaves nothing of tiny to train"):
+        adapt(model, FinetuneCfg(model="tiny", data="pairs.csv", out="out", way="lit"))

@@ -1,0 +1,75 @@
+"""A larger model as a teacher: what it sees of the student's batches, and which models can be one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_cfg, write_tiny_model
+
+import oneclip
+from oneclip import checkpoint
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, PreprocessCfg
+from oneclip.errors import ConfigError, UnknownModelError
+from oneclip.image import Preprocess
+from oneclip.model import build_model
+from oneclip.train import Batch
+from oneclip.train.finetune.teacher import teacher_of
+from oneclip.train.start import starting_model
+
+SMALL = PreprocessCfg(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A model of larger pictures, and of other numbers for black and white, than the student's."""
+    vision = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=64)
+    path = tmp_path / "teacher.safetensors"
+    torch.manual_seed(1)
+    cfg = tiny_cfg(vision_cfg=vision, embed_dim=24)
+    checkpoint.write_quantised(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=64))
+    return path
+
+
+def test_it_sees_the_student_s_pictures_as_its_own_would_be(tmp_path: Path, teacher: Path) -> None:
+    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+    student.preprocess_cfg = SMALL
+    pictures = [Image.new("RGB", (80, 80), colour) for colour in ("red", "teal", "white")]
+    images = torch.stack([Preprocess(SMALL)(picture) for picture in pictures])
+    captions = ["a red square", "a teal square", "white"]
+    features = teacher_of(str(teacher), student)(Batch(images, student.tokenizer(captions)))
+    clip = oneclip.load(teacher, device="cpu")
+    torch.testing.assert_close(
+        features.image, torch.from_numpy(clip.encode_images(pictures)), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(
+        features.text, torch.from_numpy(clip.encode_texts(captions)), rtol=1e-3, atol=1e-4
+    )
+    assert features.image.shape == (3, 24)
+    assert not features.image.requires_grad
+
+
+def test_one_that_reads_other_tokens_is_refused(tmp_path: Path, teacher: Path) -> None:
+    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+    longer = replace(tiny_cfg().text_cfg, context_length=100)
+    student.cfg = replace(student.cfg, text_cfg=longer)
+    with pytest.raises(ConfigError, match="reads captions by other tokens than the model"):
+        teacher_of(str(teacher), student)
+
+
+def test_one_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+    with pytest.raises(UnknownModelError, match="ViT-B-23"):
+        teacher_of("ViT-B-23", student)
+
+
+def test_a_student_reads_fewer_tokens_than_its_teacher(tmp_path: Path, teacher: Path) -> None:
+    text = CLIPTextCfg(width=16, heads=2, layers=2, context_length=16)
+    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors", text_cfg=text)))
+    ids = student.tokenizer(["a short caption"])
+    features = teacher_of(str(teacher), student)(Batch(torch.zeros(1, 3, 32, 32), ids))
+    expected = oneclip.load(teacher, device="cpu").encode_texts("a short caption")
+    torch.testing.assert_close(features.text, torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
