@@ -4,8 +4,8 @@
 
 Forward and backward of the softmax and of the sigmoid loss in fp32 on the CPU, each form in a process of its own, in
 turn. Memory is the greatest resident set of the process: "in all" counts Python, torch, the features and their
-gradients; "above" is that less what the process held when the features were there: gradients of features count. The
-batch of `--large` is for the tiled form alone.
+gradients; "above" is that less what the process held before its first loss: features do not count, their gradients do.
+The batch of `--large` is for the tiled form alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     loss: float
     gradients: tuple[torch.Tensor, ...]  # of a few rows of each features, of the scale, of the bias
-    before: int  # resident bytes
+    before: int  # resident bytes, when there was nothing but the features
     peak: int
 
 
@@ -49,16 +49,15 @@ def of_form(loss: str, is_tiled: bool, is_large: bool, folder: Path) -> dict[str
             rows.copy_(torch.nn.functional.normalize(rows.normal_(generator=generator), dim=-1))
     kind = {"softmax": ClipLoss, "sigmoid": SigLipLoss}[loss]
     form = kind(tile_size=options["tile"] if is_tiled else None)
-    return {"forward and backward": partial(_once, form, features)}
+    return {"forward and backward": partial(_once, form, features, _status("VmRSS"))}
 
 
-def _once(loss: Any, features: list[torch.Tensor]) -> Seen:
+def _once(loss: Any, features: list[torch.Tensor], before: int) -> Seen:
     leaves = [*features, torch.tensor(14.0), torch.tensor(-10.0)]
     for leaf in leaves:
         leaf.grad = None
         leaf.requires_grad_()
     _forget_peak()
-    before = _status("VmRSS")
     value = loss(*leaves)
     value.backward()
     few = (leaf.grad[:: 1 + len(leaf.grad) // 64].clone() for leaf in leaves[:2])

@@ -28,6 +28,7 @@ OURS = [
             "evaluate.md",
             "finetune.md",
             "formats.md",
+            "losses.md",
             "models.md",
             "tokenizers.md",
         )

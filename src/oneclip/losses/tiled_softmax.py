@@ -157,12 +157,9 @@ class _TiledSoftmax(torch.autograd.Function):
                     tile.logits, *(weight[at] for weight, at in zip(weights, where, strict=True))
                 )
                 offset = pairs.first + tile.rows.start - tile.columns.start
-                if ranks.is_one_sided:
-                    for share in shares:
-                        share.diagonal(offset).sub_(of_row)
-                else:
-                    shares[0].diagonal(offset).sub_(2 * of_row)
-                return shares  # type: ignore[no-any-return]
+                for share in shares:
+                    share.diagonal(offset).sub_(of_row * 2 / len(shares))
+                return shares[0], shares[-1]
 
             of_images, of_texts, of_scale = pairs.gradients(
                 of_tile, ctx.needs_input_grad[:3], ranks.is_one_sided
@@ -192,11 +189,10 @@ def _one_side(
 
 def _both_sides(
     logits: Tensor, row_maxima: Tensor, of_rows: Tensor, column_maxima: Tensor, of_columns: Tensor
-) -> TileGradients:
+) -> tuple[Tensor]:
     """Their sum, for pictures and captions alike."""
     by_row, by_column = _one_side(logits, row_maxima, of_rows, column_maxima, of_columns)
-    both = by_row.add_(by_column)
-    return both, both
+    return (by_row.add_(by_column),)
 
 
 class _MeanOverRanks(torch.autograd.Function):
