@@ -149,7 +149,9 @@ def run(
             outcome = _fit(trainer, folder)
         finally:
             source.close()
-        ending = Ending(start, model.eval(), whole_weights(model, world), outcome.evaluation, folder)
+        with trainer.averaged():
+            weights = whole_weights(model, world)
+        ending = Ending(start, model.eval(), weights, outcome.evaluation, folder)
         written = by_first(world, lambda: _write_end(ending, outcome, train_cfg, at_end, reporters))
         skipped = source.skipped | (held_out.skipped if held_out is not None else {})
     return RunResult(
