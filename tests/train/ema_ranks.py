@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from oneclip.checkpoint.sharded import Table
 from oneclip.train.distributed import World
 from oneclip.train.ema import Ema
 from oneclip.train.shards import ShardWriter, read_shards
@@ -44,7 +45,7 @@ def written_and_read(path: Path, sharded: nn.Module, ema: Ema, world: World) -> 
     writer.write(path, {"state_dict": weights, "ema": ema.state_dict()}, {"step": 3})
     writer.finish()
     again = Ema(sharded, 0.9)
-    read_shards(path, {"state_dict": weights, "ema": again.state_dict()})
+    read_shards(Table(path), {"state_dict": weights, "ema": again.state_dict()})
     return whole(again.state_dict())
 
 

@@ -18,7 +18,7 @@ import torch
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import OneCLIPError
-from oneclip.train import Report, Trainer, World
+from oneclip.train import Report, Trainer, World, latest_checkpoint
 from tests.train import forked
 from tests.train.together import TEXT, VISION, Case, make_trainer, tiny_model
 
@@ -39,7 +39,7 @@ def trainer(world: World, out: Path, strategy: str = "ddp", **settings: Any) -> 
 
 def go_on(out: Path, strategy: str, until: int, world: World) -> None:
     made = trainer(world, out, strategy)
-    if out.is_dir():
+    if latest_checkpoint(out) is not None:
         made.resume(out)
     made.fit(until)
 

@@ -61,7 +61,12 @@ class State:
         """Weights, parameters of the loss, and the state of the optimizer."""
         both, optimizer = get_state_dict(self._trained, self._optimizer)
         of = {name: _under(both, f"{name}.") for name in ("model", "loss_fn")}
-        return {"state_dict": of["model"], "loss_state_dict": of["loss_fn"], "optimizer": optimizer}
+        # its groups are left out: they are of the configuration, and of how the weights are shared
+        return {
+            "state_dict": of["model"],
+            "loss_state_dict": of["loss_fn"],
+            "optimizer": {"state": optimizer["state"]},
+        }
 
     def write(self, path: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
         """Write a checkpoint, several processes in the background.
@@ -159,7 +164,7 @@ class State:
                 self._trained,
                 self._optimizer,
                 model_state_dict=weights,
-                optim_state_dict=state["optimizer"],
+                optim_state_dict=self._in_groups(state["optimizer"]),
                 options=StateDictOptions(full_state_dict=is_full),
             )
         except (KeyError, RuntimeError, ValueError) as error:
@@ -170,12 +175,20 @@ class State:
     def _set_optimizer(self, path: Path, state: Mapping[str, Any]) -> None:
         try:
             set_optimizer_state_dict(
-                self._trained, self._optimizer, dict(state), options=StateDictOptions(full_state_dict=True)
+                self._trained,
+                self._optimizer,
+                self._in_groups(state),
+                options=StateDictOptions(full_state_dict=True),
             )
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"{path} was written while other parameters were trainable ({error})"
             ) from error
+
+    def _in_groups(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What was read of an optimizer, in the groups that this one has."""
+        _, own = get_state_dict(self._trained, self._optimizer)
+        return {"state": state["state"], "param_groups": own["param_groups"]}
 
 
 def require_same_trained(path: Path, there: Iterable[str], here: Iterable[str]) -> None:
