@@ -1,6 +1,6 @@
 """How much memory and time do the losses take in tiles, beside all logits at once?
 
-    python benchmarks/losses.py [--batch 16384] [--width 512] [--tile 2048] [--rounds 5] [--large 32768]
+    python benchmarks/losses.py [--batch 16384] [--width 512] [--tile 2048] [--rounds 3] [--large 32768]
 
 Forward and backward of the softmax and of the sigmoid loss in fp32 on the CPU, each form in a process of its own, in
 turn. Memory is the greatest resident set of the process: "in all" counts Python, torch, the features and their
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16384)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--tile", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=int, default=32768)
     options = parser.parse_args()
     with TemporaryDirectory() as folder:

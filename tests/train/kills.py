@@ -19,7 +19,7 @@ from oneclip.train.checkpoints import checkpoint_step
 from tests.train import forked
 from tests.train.together import Case, Share, make_trainer
 
-EVERY, STEPS, STEP_SECONDS = 2, 40, 0.02
+EVERY, STEPS, STEP_SECONDS = 2, 200, 0.02
 
 
 class Slow(Share):
