@@ -51,6 +51,7 @@ def test_a_run_leaves_all_of_it_in_its_folder(data: Path) -> None:
     assert names == files | {"model", "plots", "tensorboard"}
     plots = {path.stem for path in (out / "plots").iterdir()}
     assert {"loss", "learning_rate", "throughput", "logit_scale", "evaluation"} <= plots
+    assert logged(data, "memory")[-1] > 10**7
     environment = json.loads((out / "environment.json").read_text())["starts"]
     assert environment[0]["versions"]["torch"] == torch.__version__
     html = (out / "report.html").read_text()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,25 +70,9 @@ def convert(
       oneclip convert run/epoch_9 model.safetensors --to safetensors
     """
     from oneclip import checkpoint
-
-    checkpoint.check_target(target, form.value, force=force)
-    with _in_one_file(source, target, part) as (file, part_of_it):
-        _convert(file, target, form, quick_gelu, part_of_it, force, as_json)
-
-
-def _convert(
-    source: str,
-    target: Path,
-    form: Form,
-    quick_gelu: bool | None,
-    part: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """The work of `convert`, on a name that can be loaded."""
-    from oneclip import checkpoint
     from oneclip.checkpoint import verify
 
+    checkpoint.check_target(target, form.value, force=force)
     with after_two_seconds(f"reading and running {source} …"):
         loaded, stored = _read(source, quick_gelu, part)
         model = checkpoint.Exportable.of(loaded, stored)
@@ -116,25 +97,6 @@ def _convert(
     worst = max(value for each in found.values() for value in each.values())
     if found[OURS] != dict.fromkeys(found[OURS], 0.0) or worst > MUCH:
         raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
-
-
-@contextmanager
-def _in_one_file(source: str, target: Path, part: str | None) -> Iterator[tuple[str, str | None]]:
-    """A checkpoint that several processes trained, put together in a file; any other name as it is.
-
-    Yields:
-        the name, and the part of it that is wanted.
-    """
-    if not (Path(source) / "training.json").is_file():
-        yield source, part
-        return
-    if part not in (None, "model", "ema"):
-        raise typer.BadParameter(f"--part of {source} is model or ema; found {part!r}")
-    from oneclip.train.shards import consolidate
-
-    beside = target.absolute().parent
-    with TemporaryDirectory(dir=beside if beside.is_dir() else None) as folder:
-        yield str(consolidate(source, Path(folder) / "weights.safetensors", weights=part or "model")), None
 
 
 def _read(

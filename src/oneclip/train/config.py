@@ -15,10 +15,13 @@ SIGMOID_WAYS = ("bidir", "shift", "reduce", "gather")
 SCHEDULES = ("cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
 
+# what settings are about, for people
+OPTIMIZER, LOSS, SPEED, RUN = "Optimizer", "Loss", "Memory and speed", "The run"
 
-def setting(default: Any = MISSING, *, help: str) -> Any:
-    """A field of a configuration with a line of help, from which options of the command line are made."""
-    return field(default=default, metadata={"help": help})
+
+def setting(default: Any = MISSING, *, help: str, group: str = "Training") -> Any:
+    """A field of a configuration with a line of help, from which options of the command line are made, by groups."""
+    return field(default=default, metadata={"help": help, "group": group})
 
 
 @dataclass
@@ -31,59 +34,83 @@ class TrainCfg(_Config):
 
     steps: int = setting(help="Optimizer steps of the whole training.")
     steps_per_epoch: int = setting(0, help="Names checkpoints by epochs; 0: the data has none.")
-    seed: int = setting(0, help="Of weights, order and augmentation.")
+    seed: int = setting(0, help="Of weights, order and augmentation.", group=RUN)
 
-    lr: float = setting(5e-4, help="Highest learning rate; take less, as 1e-5, for pretrained weights.")
+    lr: float = setting(
+        5e-4, help="Highest learning rate; take less, as 1e-5, for pretrained weights.", group=OPTIMIZER
+    )
     warmup: int = setting(0, help="Steps of linear rise.")
-    schedule: str = setting("cosine", help="Of the learning rate after that: cosine or constant.")
-    final_lr: float = setting(0.0, help="Where the cosine ends.")
-    optimizer: str = setting("adamw", help="adamw (Loshchilov & Hutter 2019) or sgd.")
-    weight_decay: float = setting(0.2, help="Norms, biases and the temperature have none.")
-    beta1: float = setting(0.9, help="Of AdamW.")
-    beta2: float = setting(0.98, help="Of AdamW.")
-    eps: float = setting(1e-6, help="Of AdamW.")
-    momentum: float = setting(0.9, help="Of SGD.")
+    schedule: str = setting(
+        "cosine", help="Of the learning rate after that: cosine or constant.", group=OPTIMIZER
+    )
+    final_lr: float = setting(0.0, help="Where the cosine ends.", group=OPTIMIZER)
+    optimizer: str = setting("adamw", help="adamw (Loshchilov & Hutter 2019) or sgd.", group=OPTIMIZER)
+    weight_decay: float = setting(0.2, help="Norms, biases and the temperature have none.", group=OPTIMIZER)
+    beta1: float = setting(0.9, help="Of AdamW.", group=OPTIMIZER)
+    beta2: float = setting(0.98, help="Of AdamW.", group=OPTIMIZER)
+    eps: float = setting(1e-6, help="Of AdamW.", group=OPTIMIZER)
+    momentum: float = setting(0.9, help="Of SGD.", group=OPTIMIZER)
     layer_decay: float = setting(
-        1.0, help="Times the learning rate, for each layer from the top of a tower down (Bao et al. 2022)."
+        1.0,
+        help="Times the learning rate, for each layer from the top of a tower down (Bao et al. 2022).",
+        group=OPTIMIZER,
     )
-    clip_norm: float | None = setting(1.0, help="Limit to the norm of all gradients together.")
-    max_logit_scale: float = setting(100.0, help="Limit to the temperature (Radford et al. 2021, 2.5).")
+    clip_norm: float | None = setting(
+        1.0, help="Limit to the norm of all gradients together.", group=OPTIMIZER
+    )
+    max_logit_scale: float = setting(
+        100.0, help="Limit to the temperature (Radford et al. 2021, 2.5).", group=OPTIMIZER
+    )
 
-    loss: str = setting("softmax", help="softmax (Radford et al. 2021) or sigmoid (Zhai et al. 2023).")
-    local_loss: bool = setting(True, help="Softmax: each rank scores its own rows only.")
-    tile_size: int | None = setting(None, help="Rows and columns of logits held at once, as 1024; else all.")
-    sigmoid_way: str = setting(
-        "bidir", help="How captions travel between ranks: bidir, shift, reduce, gather."
+    loss: str = setting(
+        "softmax", help="softmax (Radford et al. 2021) or sigmoid (Zhai et al. 2023).", group=LOSS
     )
-    caption_weight: float = setting(2.0, help="Of the loss of captions, for a CoCa (Yu et al. 2022).")
-    teacher_weight: float = setting(1.0, help="Of the distance from a teacher.")
+    local_loss: bool = setting(True, help="Softmax: each rank scores its own rows only.", group=LOSS)
+    tile_size: int | None = setting(
+        None, help="Rows and columns of logits held at once, as 1024; else all.", group=LOSS
+    )
+    sigmoid_way: str = setting(
+        "bidir", help="How captions travel between ranks: bidir, shift, reduce, gather.", group=LOSS
+    )
+    caption_weight: float = setting(
+        2.0, help="Of the loss of captions, for a CoCa (Yu et al. 2022).", group=LOSS
+    )
+    teacher_weight: float = setting(1.0, help="Of the distance from a teacher.", group=LOSS)
 
     precision: str = setting(
-        "fp32", help="Of forward passes: fp32, or bf16 or fp16 (autocast); weights are fp32."
+        "fp32", help="Of forward passes: fp32, or bf16 or fp16 (autocast); weights are fp32.", group=SPEED
     )
-    accumulate: int = setting(1, help="Batches a step; their gradients are averaged.")
+    accumulate: int = setting(1, help="Batches a step; their gradients are averaged.", group=SPEED)
     micro_batch: int = setting(
-        0, help="Pairs in the towers at once, for batches of any size; 0: all of a batch."
+        0, help="Pairs in the towers at once, for batches of any size; 0: all of a batch.", group=SPEED
     )
-    ema: float = setting(0.0, help="Decay of a moving average of the weights, as 0.999; 0: none.")
-    text_groups: int = setting(4, help="Captions are encoded in so many groups of like length, at most.")
+    ema: float = setting(
+        0.0, help="Decay of a moving average of the weights, as 0.999; 0: none.", group=OPTIMIZER
+    )
+    text_groups: int = setting(
+        4, help="Captions are encoded in so many groups of like length, at most.", group=SPEED
+    )
     strategy: str = setting(
-        "ddp", help="Of several processes: ddp (all weights on each) or fsdp (in shards)."
+        "ddp", help="Of several processes: ddp (all weights on each) or fsdp (in shards).", group=SPEED
     )
-    grad_checkpointing: bool = setting(False, help="Recompute blocks in the backward pass, to save memory.")
-    compile: bool = setting(False, help="Compile both towers (torch.compile).")
-    channels_last: bool = setting(False, help="Memory format that convolutions may be faster in.")
+    grad_checkpointing: bool = setting(
+        False, help="Recompute blocks in the backward pass, to save memory.", group=SPEED
+    )
+    compile: bool = setting(False, help="Compile both towers (torch.compile).", group=SPEED)
+    channels_last: bool = setting(
+        False, help="Memory format that convolutions may be faster in.", group=SPEED
+    )
 
-    prefetch: int = setting(2, help="Batches made ahead.")
-    prefetch_workers: int = setting(1, help="Threads that make batches, one each.")
+    prefetch: int = setting(2, help="Batches made ahead.", group=SPEED)
+    prefetch_workers: int = setting(1, help="Threads that make batches, one each.", group=SPEED)
 
-    log_every: int = setting(10, help="Steps between reports.")
+    log_every: int = setting(10, help="Steps between reports.", group=RUN)
     evaluate_every: int = setting(0, help="Steps between evaluations.")
-    checkpoint_every: int = setting(0, help="Steps between checkpoints, besides those of epochs.")
+    checkpoint_every: int = setting(0, help="Steps between checkpoints, besides those of epochs.", group=RUN)
     stall_seconds: float = setting(
-        1800.0, help="Without a step after which a run is ended and says why; 0: never."
+        1800.0, help="Without a step after which a run is ended and says why; 0: never.", group=RUN
     )
-    keep: int = setting(3, help="Checkpoints to keep; 0: all.")
+    keep: int = setting(3, help="Checkpoints to keep; 0: all.", group=RUN)
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "text_groups", "log_every", "prefetch", "prefetch_workers"):

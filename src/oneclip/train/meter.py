@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from oneclip import machine
 from oneclip.train.distributed import World
 from oneclip.train.metrics import Report
 
@@ -80,6 +81,7 @@ class Meter:
             pairs_per_second=pairs / seconds,
             waiting=self._waited / seconds,
             seconds_left=self._all_seconds / (step - self._first) * (self._steps - step),
+            memory=memory_held(),
         )
         self._clear()
         return report
@@ -90,3 +92,10 @@ class Meter:
         self._batches = self._pairs = 0
         self._waited = 0.0
         self._start = time.perf_counter()
+
+
+def memory_held() -> int:
+    """Bytes: the most that this process's tensors took of its GPU, or without one what the process takes now."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated()
+    return machine.resident()
