@@ -61,7 +61,7 @@ def test_a_missing_picture_is_an_error_unless_skipped(run: Run, model: Path, tab
     [
         (["--data", "nowhere"], 1, "nowhere does not exist; expected a table"),
         (["--data", "captions.csv", "--caption-column", "captoin"], 1, "has no column 'captoin'"),
-        (["--data", "captions.csv", "--templates", "nothing"], 2, "'nothing' is neither"),
+        (["--data", "captions.csv", "--templates", "nothing"], 1, "'nothing', which is neither"),
         (["--data", "captions.csv", "--templates", "prompts.txt"], 1, "prompts.txt has 'no place'; expected"),
         (["--data", "captions.csv", "--separator", "ab"], 2, "one character"),
         (["--data", "pictures"], 1, "has 0 folders"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +11,9 @@ from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
 from oneclip.cli.pictures import tell_skipped
 from oneclip.embed.items import Failure
-from oneclip.errors import DataError
 
 if TYPE_CHECKING:
     from oneclip.evaluate import Task
-
-TEMPLATES = ("simple", "imagenet")
 
 
 def evaluate(
@@ -81,7 +76,7 @@ def evaluate(
       oneclip evaluate ViT-B/32 --data imagenet/val/ --templates imagenet --json
     """
     from oneclip.cli.progress import bar
-    from oneclip.evaluate import OfEncoder, open_task
+    from oneclip.evaluate import OfEncoder, open_task, read_templates
 
     task = open_task(
         data,
@@ -103,35 +98,6 @@ def evaluate(
     tell_skipped(skipped)
     if skipped:
         raise typer.Exit(ExitCode.SKIPPED)
-
-
-def read_templates(name: str) -> Sequence[str]:
-    """Prompts by a word, a file, or one prompt itself.
-
-    Raises:
-        typer.BadParameter: for a word that is none, or prompts without a place for the name.
-    """
-    from oneclip.evaluate import SIMPLE_TEMPLATES
-    from oneclip.evaluate import TEMPLATES as IMAGENET
-
-    if name in TEMPLATES:
-        return SIMPLE_TEMPLATES if name == "simple" else IMAGENET
-    if "{}" in name:
-        return [name]
-    if not Path(name).is_file():
-        raise typer.BadParameter(
-            f"--templates {name!r} is neither {' nor '.join(TEMPLATES)}, nor a file, nor a prompt with {{}} in it"
-        )
-    try:
-        lines = [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the prompts in {name} cannot be read: {error}") from error
-    prompts = [line for line in lines if line]
-    without = [line for line in prompts if "{}" not in line]
-    if not prompts or without:
-        found = repr(without[0]) if without else "no line"
-        raise DataError(f"{name} has {found}; expected a prompt a line, each with {{}} where the name goes")
-    return prompts
 
 
 def _separator(given: str | None) -> str | None:

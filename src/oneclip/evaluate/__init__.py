@@ -7,6 +7,7 @@ from oneclip.evaluate.retrieval import Retrieval
 from oneclip.evaluate.sample import pocket_sample
 from oneclip.evaluate.subject import OfEncoder, OfModule, Subject
 from oneclip.evaluate.tasks import HeldOut, Task, Together, open_task
+from oneclip.evaluate.templates import read_templates
 from oneclip.evaluate.zero_shot import Template, prompts, zero_shot_classifier
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "pocket_sample",
     "prompts",
     "ranks",
+    "read_templates",
     "recall_at_k",
     "zero_shot_classifier",
 ]

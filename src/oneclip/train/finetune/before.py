@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oneclip import zoo
 from oneclip.errors import ConfigError, UnknownModelError
-from oneclip.evaluate import Task, open_task, pocket_sample
+from oneclip.evaluate import Task, open_task, pocket_sample, read_templates
 from oneclip.train.finetune.config import FinetuneCfg
 
 NONE = "none"
@@ -44,5 +44,6 @@ def before_task(cfg: FinetuneCfg) -> Task | None:
         image_column=cfg.image_column,
         caption_column=cfg.caption_column,
         separator=cfg.delimiter,
+        templates=read_templates(cfg.templates),
         skip_missing=cfg.skip_missing,
     )

@@ -76,6 +76,12 @@ class FinetuneCfg(_Config):
     eval_images: str | Path | None = _in(
         TASKS, None, help="What paths of that table are relative to. [default: images]", unit="FOLDER"
     )
+    templates: str = _in(
+        TASKS,
+        "simple",
+        help="Prompts for classes: 7 or 80 of ImageNet's, a file with one a line, or one, with {} for the name.",
+        unit="simple|imagenet|FILE|TEXT",
+    )
     split: float = _in(TASKS, 0.1, help="Share of DATA's pictures that is held out.", unit="X")
 
     way: str = _in(

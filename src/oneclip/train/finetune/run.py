@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oneclip import checkpoint
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
-from oneclip.evaluate import HeldOut, OfEncoder, Task, open_task
+from oneclip.evaluate import HeldOut, OfEncoder, Task, open_task, read_templates
 from oneclip.image import Preprocess
 from oneclip.pairs import CSV_SUFFIXES, PARQUET_SUFFIXES, Pairs, read_table
 from oneclip.train.checkpoints import make_folder
@@ -100,6 +100,7 @@ def _data(cfg: FinetuneCfg) -> tuple[str, Task, int | None]:
             cfg.eval_data,
             images=cfg.eval_images if cfg.eval_images is not None else cfg.images,
             separator=cfg.delimiter,
+            templates=read_templates(cfg.templates),
             skip_missing=cfg.skip_missing,
             **columns,
         )

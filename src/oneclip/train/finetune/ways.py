@@ -78,7 +78,7 @@ def _lora(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 
 BY_NAME: Mapping[str, Way] = {
     "full": Way(3e-5, _full),  # that of Wortsman et al. 2022, appendix
-    "lora": Way(1e-3, _lora),
+    "lora": Way(3e-4, _lora),
     "lit": Way(1e-4, _lit),
     "last": Way(1e-4, _last),
 }
