@@ -180,6 +180,20 @@ def test_another_table_or_a_folder_of_classes_may_be_held_out(
     assert not (tmp_path / "out" / "data").exists()
 
 
+def test_what_is_no_table_is_learnt_from_too(model: Path, table: Path, tmp_path: Path) -> None:
+    result = tune(model, Path("synthetic:16"), tmp_path / "out", eval_data=table, alpha="after")
+    assert changed(model, result)
+
+
+def test_settings_of_a_training_are_settings_here(model: Path, table: Path, tmp_path: Path) -> None:
+    plain = tune(model, table, tmp_path / "plain", alpha="after")
+    decayed = tune(model, table, tmp_path / "decayed", alpha="after", train={"layer_decay": 0.5})
+    name = "visual.conv1.weight"
+    before = weights(model)[name]
+    moved = [(weights(result.run.model)[name] - before).norm() for result in (plain, decayed)]
+    assert 0 < moved[1] < moved[0]
+
+
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_model(
     model: Path, table: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +265,7 @@ def test_it_learns_what_the_table_shows(model: Path, table: Path, tmp_path: Path
         ({"before": ""}, ConfigError, "say what .* could do before"),
         ({"before": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
         ({"caption_column": "captoin"}, DataError, "no column 'captoin'; did you mean 'caption'"),
+        ({"data": "shards/{000..009}.tar"}, ConfigError, "nothing can be held out"),
         ({"data": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
         ({"train": {"warmpu": 3}}, ConfigError, "warmup"),
     ],
