@@ -194,6 +194,20 @@ def test_settings_of_a_training_are_settings_here(model: Path, table: Path, tmp_
     assert 0 < moved[1] < moved[0]
 
 
+def test_of_averaged_weights_the_average_is_what_comes_after(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    results = [
+        tune(model, table, tmp_path / f"{way}{ema}", alpha="after", way=way, train={"ema": ema})
+        for ema, way in ((0.0, "full"), (0.9, "full"), (0.0, "lora"), (0.9, "lora"))
+    ]
+    name = "transformer.resblocks.0.attn.in_proj_weight"
+    before = weights(model)[name]
+    moved = [(weights(result.run.model)[name] - before).norm() for result in results]
+    assert 0 < moved[1] < moved[0]
+    assert 0 < moved[3] < moved[2]
+
+
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_model(
     model: Path, table: Path, tmp_path: Path
 ) -> None:
