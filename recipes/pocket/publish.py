@@ -15,7 +15,8 @@ from oneclip.checkpoint import load, load_into, read, write_quantised
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer
-from recipes.pocket.evaluate import SPLITS, evaluate_splits
+from recipes.pocket.evaluate import evaluate_splits
+from recipes.pocket.evaluation_sets import ALL_SETS
 from recipes.pocket.train import MODEL
 
 WEIGHTS = Path(oneclip.__file__).with_name("zoo") / "pocket.safetensors"
@@ -35,11 +36,11 @@ def publish(run: Path, data: Path) -> dict[str, dict[str, float]]:
     trained = run / "pocket-fp32.safetensors"
     load_into(model, read(trained).state_dict, source=str(trained))
     tokenizer = CLIPTokenizer()
-    results = {"fp32": evaluate_splits(model.eval(), tokenizer, data, SPLITS)}
+    results = {"fp32": evaluate_splits(model.eval(), tokenizer, data, ALL_SETS)}
     write_quantised(WEIGHTS, model.state_dict(), cfg, PREPROCESS)
     if WEIGHTS.stat().st_size > LIMIT:
         raise SystemExit(f"{WEIGHTS} has {WEIGHTS.stat().st_size:,} bytes; the limit is {LIMIT:,}")
-    results["shipped"] = evaluate_splits(load("pocket", device="cpu").model, tokenizer, data, SPLITS)
+    results["shipped"] = evaluate_splits(load("pocket", device="cpu").model, tokenizer, data, ALL_SETS)
     return results
 
 
