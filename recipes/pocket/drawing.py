@@ -157,13 +157,12 @@ def _tints(count: int, tint: float, generator: torch.Generator) -> Tensor:
 def _recoloured(rgb: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """(N, 3, S, S) in [0, 255]: saturation, hue and contrast of a share of the pictures changed."""
     count = len(rgb)
-    saturation = _uniform(count, 0.3, 1.4, generator)[:, None, None]
+    saturation = _uniform(count, 0.5, 1.4, generator)[:, None, None]
     grey = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    turn = 0.12 * torch.randn(count, 3, 3, generator=generator)
     mix = (
-        saturation * torch.eye(3)
-        + (1 - saturation) * grey
-        + 0.12 * torch.randn(count, 3, 3, generator=generator)
-    )
+        saturation * torch.eye(3) + (1 - saturation) * grey + turn - turn.mean(2, keepdim=True)
+    )  # grey stays grey
     contrast = _uniform(count, 0.7, 1.3, generator)[:, None, None]
     middle = _uniform(count, 90, 170, generator)[:, None, None]
     mixed = (mix @ rgb.flatten(2) - middle) * contrast + middle
