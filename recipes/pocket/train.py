@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,7 @@ from oneclip.checkpoint import load, save
 from oneclip.config import ModelCfg
 from oneclip.model import CLIP, build_model
 from oneclip.text import CLIPTokenizer
-from oneclip.train import Batch, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
-from oneclip.train.checkpoints import read_checkpoint
-from oneclip.train.loop import Features
-from recipes.pocket.average import WeightAverage
+from oneclip.train import Batch, Features, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
 from recipes.pocket.batches import PocketBatches
 from recipes.pocket.evaluate import evaluate_splits
 from recipes.pocket.evaluation_sets import KEYWORDS, SUBGROUPS
@@ -55,14 +51,13 @@ class PairTrainer(Trainer):
     """Trains both towers on pairs, while words stay where their teacher put them.
 
     Args:
-        phase: weights of the losses, and how the weights are averaged.
+        phase: the weights of its losses.
         others: of `Trainer`.
     """
 
     def __init__(self, phase: Phase, *others: Any, **named: Any) -> None:
         super().__init__(*others, **named)
         self.phase = phase
-        self.average = WeightAverage(self.model, phase.average) if phase.average else None
         self.pool = ThreadPoolExecutor(2) if self.device.type == "cpu" else None
 
     def encode(self, batch: Batch) -> Features:
@@ -103,24 +98,6 @@ class PairTrainer(Trainer):
             loss = loss + self.phase.description * described
             parts["described"] = described
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
-
-    def optimizer_step(self, batches: Any, meter: Any) -> None:
-        super().optimizer_step(batches, meter)
-        if self.average is not None:
-            self.average.update(self.model, self.step)
-
-    def _evaluate(self) -> None:
-        with self.average.in_place_of(self.model) if self.average else nullcontext():
-            super()._evaluate()
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | ({"average": self.average.state} if self.average else {})
-
-    def resume(self, checkpoint: str | Path) -> None:
-        super().resume(checkpoint)
-        if self.average is not None:
-            path = latest_checkpoint(Path(checkpoint)) if Path(checkpoint).is_dir() else Path(checkpoint)
-            self.average.state = read_checkpoint(path)["average"]
 
 
 def encode_by_length(model: nn.Module, ids: Tensor, parts: int = 4) -> Tensor:
@@ -211,6 +188,7 @@ def run_phase(
         warmup=phase.warmup,
         weight_decay=0.1,
         precision="bf16",
+        ema=phase.average,
         channels_last=phase.image_size > 0,
         prefetch=3,
         log_every=20,
@@ -250,8 +228,9 @@ def run_phase(
         raise SystemExit(
             f"stopped at step {outcome.step} of phase {phase.name}; the same command goes on from there"
         )
-    if isinstance(trainer, PairTrainer) and trainer.average is not None:
-        model.load_state_dict(trainer.average.state)
+    with trainer.averaged():
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
 
 
 def main() -> None:

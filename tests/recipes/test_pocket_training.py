@@ -12,7 +12,6 @@ from torch import nn
 
 pytest.importorskip("pyarrow")
 
-from recipes.pocket.average import WeightAverage
 from recipes.pocket.captions import Describer, group_key
 from recipes.pocket.evaluation_sets import keyword_query
 from recipes.pocket.objective import DistilledLoss, descriptions_loss
@@ -100,20 +99,6 @@ def test_the_fitted_projection_is_the_least_squares_one() -> None:
     vectors = features @ torch.randn(8, 384, generator=torch.Generator().manual_seed(2)) + 0.5
     loss_fn.fit(features, vectors)
     assert loss_fn.distil(features, vectors).item() < 1e-5
-
-
-def test_the_average_follows_the_weights_and_is_lent_to_the_model_for_a_while() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 0.0)
-    average = WeightAverage(model, decay=0.9, every=1)
-    nn.init.constant_(model.weight, 1.0)
-    for step in range(1, 200):
-        average.update(model, step)
-    assert average.state["weight"].item() == pytest.approx(1.0, abs=1e-3)
-    nn.init.constant_(model.weight, 5.0)
-    with average.in_place_of(model):
-        assert model.weight.item() == pytest.approx(1.0, abs=1e-3)
-    assert model.weight.item() == 5.0
 
 
 def test_towers_side_by_side_have_the_gradients_of_one_after_the_other() -> None:
