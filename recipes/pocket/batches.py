@@ -5,9 +5,10 @@ Shapes: B batch, S picture side.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,11 +16,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recipes.pocket.captions import CaptionMixer, may_mirror, style_of
+from recipes.pocket.captions import (
+    EMOJI_SETS,
+    CaptionMixer,
+    Describer,
+    Description,
+    group_key,
+    may_mirror,
+    style_of,
+)
 from recipes.pocket.drawing import Augmentation, draw_batch
 
 SPARE = 1.3
 """Names drawn for each place in a batch: some clash with the aliases of others and are passed over."""
+
+
+class Descriptions(NamedTuple):
+    """Captions without names, for the pictures of a batch that have words for them."""
+
+    texts: list[str]  # M of them
+    owners: Tensor  # (M,) int64, the picture of each
+    also_fits: Tensor  # (M, B) bool, other pictures that each is true of
 
 
 class PocketBatches:
@@ -32,6 +49,7 @@ class PocketBatches:
         seed: with the step, all that a batch depends on.
         tokenizer: turns a list of captions into ids; without one, batches hold the captions themselves.
         colour_weight: how often colour pictures are drawn, relative to one-colour pictures.
+        emoji_weight: how often emoji are drawn, relative to other pictures.
         in_memory: read the pictures into memory (1.5 GB) instead of mapping the files.
     """
 
@@ -44,24 +62,27 @@ class PocketBatches:
         tokenizer: Callable[[list[str]], Tensor] | None = None,
         *,
         colour_weight: float = 2.0,
+        emoji_weight: float = 1.0,
         mixer: CaptionMixer | None = None,
+        describer: Describer | None = None,
         augmentation: Augmentation | None = None,
         in_memory: bool = False,
     ) -> None:
         data_dir = Path(data_dir)
         self.batch_size, self.image_size, self.seed, self.tokenizer = batch_size, image_size, seed, tokenizer
         self.mixer = mixer or CaptionMixer()
+        self.describer = describer or Describer()
         self.augmentation = augmentation or Augmentation()
         mode: Literal["r"] | None = None if in_memory else "r"
         self.mono: NDArray[np.uint8] = np.load(data_dir / "mono.npy", mmap_mode=mode)
         self.colour: NDArray[np.uint8] = np.load(data_dir / "colour.npy", mmap_mode=mode)
-        self._read_table(data_dir / "table.parquet", colour_weight)
+        self._read_table(data_dir / "table.parquet", colour_weight, emoji_weight)
         if len(self.name_rate) < SPARE * batch_size:
             raise ValueError(
                 f"a batch of {batch_size} needs {SPARE * batch_size:.0f} names; {len(self.name_rate)} found"
             )
 
-    def _read_table(self, path: Path, colour_weight: float) -> None:
+    def _read_table(self, path: Path, colour_weight: float, emoji_weight: float) -> None:
         table = pq.read_table(path, filters=[("split", "=", "train")])
         column: dict[str, list[Any]] = table.to_pydict()
         order = np.argsort(np.array(column["name"]), kind="stable")  # pictures of one name lie together
@@ -72,15 +93,16 @@ class PocketBatches:
         self.aliases = [column["aliases"][i] for i in pick]
         self.keywords = [column["keywords"][i] for i in pick]
         self.category = [column["category"][i] for i in pick]
+        self.subgroup = [column["subgroup"][i] for i in pick]
         self.style = [style_of(column["id"][i], column["kind"][i]) for i in pick]
         self.row = np.array(column["row"], dtype=np.int64)[order]
         self.is_colour = np.array([column["kind"][i] == "colour" for i in pick])
         self.mirrors = np.repeat(
             [may_mirror(self.names[start]) for start in starts], np.diff(np.r_[starts, len(pick)])
         )
-        weight = np.array(column["weight"], dtype=np.float64)[order] * np.where(
-            self.is_colour, colour_weight, 1.0
-        )
+        is_emoji = np.array([column["set"][i] in EMOJI_SETS for i in pick])
+        weight = np.array(column["weight"], dtype=np.float64)[order]
+        weight *= np.where(self.is_colour, colour_weight, 1.0) * np.where(is_emoji, emoji_weight, 1.0)
         self.cumulative = np.r_[0.0, np.cumsum(weight)]
         self.starts, self.ends = starts, np.r_[starts[1:], len(pick)]
         total = self.cumulative[self.ends] - self.cumulative[self.starts]
@@ -98,11 +120,16 @@ class PocketBatches:
         Returns:
             (B, 3, S, S) uint8 pictures, and the captions: ids if there is a tokenizer, else a list of str.
         """
+        images, texts, _ = self.described_batch(step)
+        return images, texts if self.tokenizer is None else self.tokenizer(texts)
+
+    def described_batch(self, step: int) -> tuple[Tensor, list[str], Descriptions]:
+        """The batch of one step with a second caption for the pictures that have words for it."""
         rng = np.random.default_rng([self.seed, step])
         picks = self.choose(rng)
         texts = self.write_captions(picks, rng)
         images = self.draw(picks, rng)
-        return images, texts if self.tokenizer is None else self.tokenizer(texts)
+        return images, texts, self.describe(picks, rng)
 
     def choose(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """(B,) pictures, no two of which share a name or an alias."""
@@ -143,6 +170,26 @@ class PocketBatches:
             taken.add(text)
             texts.append(text)
         return texts
+
+    def describe(self, picks: NDArray[np.int64], rng: np.random.Generator) -> Descriptions:
+        """Captions without names; a text that two pictures were given stays with the first."""
+        draws = rng.random((len(picks), 7))
+        found: dict[str, tuple[int, Description]] = {}
+        for place, (index, draw) in enumerate(zip(picks.tolist(), draws, strict=True)):
+            description = self.describer.describe(self.keywords[index], self.subgroup[index], draw)
+            if description is not None:
+                found.setdefault(description.text, (place, description))
+        having: dict[str, set[int]] = defaultdict(set)  # a word to the places that have it
+        for place, index in enumerate(picks.tolist()):
+            own = (self.names[index], *self.aliases[index], *self.keywords[index])
+            for word in (*own, group_key(self.subgroup[index])):
+                having[word].add(place)
+        also_fits = torch.zeros(len(found), len(picks), dtype=torch.bool)
+        for row, (place, description) in enumerate(found.values()):
+            others = set.intersection(*(having[word] for word in description.words)) - {place}
+            also_fits[row, list(others)] = True
+        owners = torch.tensor([place for place, _ in found.values()], dtype=torch.int64)
+        return Descriptions(list(found), owners, also_fits)
 
     def draw(self, picks: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """(B, 3, S, S) uint8 pictures, coloured, moved and turned at random."""

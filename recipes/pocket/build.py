@@ -144,7 +144,7 @@ def write_dataset(drawn: Drawn, split: Split, out: Path) -> Counter[str]:
                 {
                     "id": p.id, "kind": kind, "row": row, "set": p.set, "licence": p.licence, "name": p.name,
                     "aliases": p.aliases, "keywords": p.keywords, "category": p.category, "weight": p.weight,
-                    "split": splits[index], "concept": split.concepts.get(p.id, ""),
+                    "split": splits[index], "concept": split.concepts.get(p.id, ""), "subgroup": p.subgroup,
                 }
             )  # fmt: skip
     schema = pa.schema(
@@ -157,6 +157,7 @@ def write_dataset(drawn: Drawn, split: Split, out: Path) -> Counter[str]:
             ("weight", pa.float32()),
             ("split", pa.string()),
             ("concept", pa.string()),
+            ("subgroup", pa.string()),
         ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), out / "table.part", compression="zstd")

@@ -1,4 +1,4 @@
-"""The words of a picture to one caption, mostly its name."""
+"""The words of a picture to its captions: one that is mostly its name, and one that describes it without the name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from recipes.pocket.subgroups import PHRASES
 
 TEMPLATES = (
     "{}", "a {}", "the {}", "{} icon", "icon of {}", "an icon of a {}", "a picture of a {}",
@@ -96,3 +99,55 @@ class CaptionMixer:
         if 0 <= at < self.category and PLAIN_CATEGORY.match(category):
             return f"{subject}, {category}"
         return subject
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A caption that does not name its picture, and may fit others.
+
+    Attributes:
+        text: the caption.
+        words: all that a picture must have among its words for the caption to fit it.
+    """
+
+    text: str
+    words: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Describer:
+    """How the captions without names are made.
+
+    Attributes:
+        subgroup: share of Unicode's subgroup in the words that people say, where a picture has one.
+        counts: shares of captions with one, two, three and four keywords.
+        commas: share of keywords with commas between.
+    """
+
+    subgroup: float = 0.2
+    counts: tuple[float, float, float, float] = (0.15, 0.25, 0.4, 0.2)
+    commas: float = 0.75
+
+    def describe(self, keywords: list[str], subgroup: str, draws: NDArray[np.float64]) -> Description | None:
+        """One description, or None of a picture without words for it.
+
+        Args:
+            draws: (7,) uniform numbers in [0, 1) that decide.
+        """
+        phrases = PHRASES.get(subgroup, ())
+        if phrases and (draws[0] < self.subgroup or not keywords):
+            template = TEMPLATES[int(draws[1] * len(TEMPLATES))] if draws[2] < 0.4 else "{}"
+            text = template.format(phrases[int(draws[3] * len(phrases))])
+            return Description(text, frozenset([group_key(subgroup)]))
+        if not keywords:
+            return None
+        count = int(np.searchsorted(np.cumsum(self.counts), draws[1], side="right")) + 1
+        left, chosen = list(keywords), []
+        for draw in draws[3 : 3 + min(count, 4, len(left))]:
+            chosen.append(left.pop(int(draw * len(left))))
+        return Description((", " if draws[2] < self.commas else " ").join(chosen), frozenset(chosen))
+
+
+def group_key(subgroup: str) -> str:
+    """How a subgroup stands among the words of a picture."""
+    return f"#{subgroup}"

@@ -25,6 +25,7 @@ class Augmentation:
         mirror: share of the mirrored, among pictures that may be.
         dark_on_white: share of one-colour pictures drawn dark on white or nearly white.
         tint: greatest change of a colour channel of colour pictures.
+        recolour: share of colour pictures whose colours are mixed anew, as another style would have them.
     """
 
     shift: float = 0.08
@@ -33,6 +34,7 @@ class Augmentation:
     mirror: float = 0.25
     dark_on_white: float = 0.55
     tint: float = 0.12
+    recolour: float = 0.0
 
 
 def draw_batch(
@@ -65,6 +67,8 @@ def draw_batch(
     images[~is_colour] = torch.addcmul(paper, alpha, ink - paper).round_().to(torch.uint8)
     rgba = colour.permute(0, 3, 1, 2).float()
     rgb = (rgba[:, :3] * _tints(len(colour), augmentation.tint, generator)).clamp_(max=255)
+    if augmentation.recolour:
+        rgb = _recoloured(rgb, augmentation.recolour, generator)
     rgba = torch.cat(
         [rgb * (rgba[:, 3:] / 255), rgba[:, 3:]], 1
     )  # premultiplied, so that edges keep their colour
@@ -148,3 +152,19 @@ def _tints(count: int, tint: float, generator: torch.Generator) -> Tensor:
     factors = 1 + (torch.rand(count, 3, generator=generator) * 2 - 1) * tint
     kept = torch.rand(count, 1, generator=generator) < 0.5
     return torch.where(kept, torch.ones(1), factors)[:, :, None, None]
+
+
+def _recoloured(rgb: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """(N, 3, S, S) in [0, 255]: saturation, hue and contrast of a share of the pictures changed."""
+    count = len(rgb)
+    saturation = _uniform(count, 0.5, 1.4, generator)[:, None, None]
+    grey = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    turn = 0.12 * torch.randn(count, 3, 3, generator=generator)
+    mix = (
+        saturation * torch.eye(3) + (1 - saturation) * grey + turn - turn.mean(2, keepdim=True)
+    )  # grey stays grey
+    contrast = _uniform(count, 0.7, 1.3, generator)[:, None, None]
+    middle = _uniform(count, 90, 170, generator)[:, None, None]
+    mixed = (mix @ rgb.flatten(2) - middle) * contrast + middle
+    kept = torch.rand(count, 1, 1, 1, generator=generator) >= share
+    return torch.where(kept, rgb, mixed.view_as(rgb).clamp_(0, 255))

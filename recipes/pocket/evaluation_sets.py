@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recipes.pocket.drawing import draw_plain
+from recipes.pocket.names import words_of
+from recipes.pocket.subgroups import EVALUATED, PHRASES
 
 SPLITS = ("twemoji", "openmoji", "ph", "healthicons", "openclipart", "unseen")
+KEYWORDS, SUBGROUPS = "keywords", "subgroups"
+"""Two more sets, both of twemoji: found by three keywords without the name, and told apart by Unicode's subgroup."""
+ALL_SETS = (*SPLITS, KEYWORDS, SUBGROUPS)
+KEYWORDS_A_QUERY = 3
 SAMPLE_FILE = Path(__file__).with_name("heldout_sample.npz")
 SAMPLE = {"twemoji": 200, "ph": 200, "healthicons": 100}
 """Pictures of each split in the committed sample; OpenMoji is share-alike and never in it."""
@@ -34,48 +43,76 @@ class EvaluationSet:
 
     Attributes:
         images: (N, 3, 64, 64) uint8: one-colour pictures black on white, colour pictures over white.
-        captions: M captions. M = N and each belongs to the picture of its place, but for "unseen", where they
-            are the words that pictures are told apart by.
-        labels: (N,) int64, the caption of each picture.
+        captions: M captions: what pictures are found by, or told apart by.
+        labels: int64; where pictures are found, (M,) the picture of each caption; where they are told apart,
+            (N,) the caption of each picture.
         ids: "set:name" of each picture.
+        classifies: whether pictures are told apart.
     """
 
     images: Tensor
     captions: tuple[str, ...]
     labels: Tensor
     ids: tuple[str, ...]
+    classifies: bool = False
 
 
-def evaluation_set(data: Path | str, split: str) -> EvaluationSet:
-    """Read one held-out split of a built dataset.
+def evaluation_set(data: Path | str, name: str) -> EvaluationSet:
+    """Read one held-out split of a built dataset, or a set made of one.
 
     Args:
         data: what `recipes.pocket.build` wrote.
-        split: one of `SPLITS`.
+        name: one of `ALL_SETS`.
 
     Raises:
         ValueError: if the dataset holds no such split.
     """
     import pyarrow.parquet as pq
 
-    data = Path(data)
-    columns = ["id", "kind", "row", "name", "concept"]
+    data, split = Path(data), "twemoji" if name in (KEYWORDS, SUBGROUPS) else name
+    columns = ["id", "kind", "row", "name", "concept", "keywords", "subgroup"]
     table = pq.read_table(
         data / "table.parquet", columns=columns, filters=[("split", "=", split)]
-    ).to_pydict()
-    if not table["id"]:
+    ).to_pylist()
+    if not table:
         raise ValueError(f"{data / 'table.parquet'} has no split {split!r}; known are {', '.join(SPLITS)}")
-    images = torch.empty(len(table["id"]), 3, 64, 64, dtype=torch.uint8)
+    if name == SUBGROUPS:
+        table = [row for row in table if row["subgroup"] in EVALUATED]
+    images, ids = _images(data, table), tuple(row["id"] for row in table)
+    if name == KEYWORDS:
+        queries = [keyword_query(row["name"], row["keywords"]) for row in table]
+        found = [place for place, query in enumerate(queries) if query]
+        return EvaluationSet(images, tuple(queries[place] for place in found), torch.tensor(found), ids)
+    if name == SUBGROUPS:
+        places = torch.tensor([EVALUATED.index(row["subgroup"]) for row in table])
+        return EvaluationSet(images, tuple(PHRASES[key][0] for key in EVALUATED), places, ids, True)
+    if name == "unseen":
+        words = tuple(sorted({row["concept"] for row in table}))
+        labels = torch.tensor([words.index(row["concept"]) for row in table])
+        return EvaluationSet(images, words, labels, ids, True)
+    return EvaluationSet(images, tuple(row["name"] for row in table), torch.arange(len(images)), ids)
+
+
+def keyword_query(name: str, keywords: Sequence[str]) -> str:
+    """Three of a picture's keywords, chosen by their hashes; "" if it has fewer.
+
+    Keywords that share a word with the name are left out.
+    """
+    known = set(words_of(name))
+    others = [word for word in keywords if known.isdisjoint(words_of(word))]
+    chosen = sorted(others, key=lambda word: hashlib.sha256(f"{name}:{word}".encode()).digest())
+    return ", ".join(chosen[:KEYWORDS_A_QUERY]) if len(chosen) >= KEYWORDS_A_QUERY else ""
+
+
+def _images(data: Path, table: Sequence[Mapping[str, Any]]) -> Tensor:
+    """(N, 3, 64, 64) uint8 of the rows of the table."""
+    images = torch.empty(len(table), 3, 64, 64, dtype=torch.uint8)
     for kind in ("mono", "colour"):
-        places = [place for place, found in enumerate(table["kind"]) if found == kind]
+        places = [place for place, row in enumerate(table) if row["kind"] == kind]
         if places:
             stored = np.load(data / f"{kind}.npy", mmap_mode="r")
-            images[places] = draw_plain(torch.from_numpy(stored[[table["row"][place] for place in places]]))
-    if split != "unseen":
-        return EvaluationSet(images, tuple(table["name"]), torch.arange(len(images)), tuple(table["id"]))
-    words = tuple(sorted(set(table["concept"])))
-    labels = torch.tensor([words.index(word) for word in table["concept"]])
-    return EvaluationSet(images, words, labels, tuple(table["id"]))
+            images[places] = draw_plain(torch.from_numpy(stored[[table[place]["row"] for place in places]]))
+    return images
 
 
 def write_sample(data: Path, path: Path = SAMPLE_FILE) -> None:

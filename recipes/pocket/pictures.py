@@ -42,6 +42,7 @@ class Picture:
         name, aliases, keywords, category: the words for it.
         weight: how often it is drawn, relative to 1.
         turn: (flip horizontally, flip vertically, quarter turns clockwise), applied to the drawing.
+        subgroup: Unicode's, of the emoji that the name means; "" if it means none.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Picture:
     category: str
     weight: float = 1.0
     turn: tuple[bool, bool, int] = (False, False, 0)
+    subgroup: str = ""
 
 
 def list_pictures(folders: dict[str, Path], keywords: Keywords, common_words: set[str]) -> Iterator[Picture]:
@@ -175,7 +177,7 @@ def _icon_pictures(
             f"{prefix}:{identifier}", icon_set.kind, to_svg(icon, data), prefix, icon_set.licence, name,
             _distinct([alias for alias in aliases if not _is_brand(alias, brands)], {name}),
             _distinct([*own, *shared[:8], *tags], {name})[:24], category,
-            COMBINATORIAL_WEIGHT.get(prefix, 1.0), turn,
+            COMBINATORIAL_WEIGHT.get(prefix, 1.0), turn, emoji.subgroup if emoji else "",
         )  # fmt: skip
 
 
@@ -221,6 +223,7 @@ def _emoji_pictures(icon_set: IconSet, data: dict[str, Any], keywords: Keywords)
         yield Picture(
             f"{prefix}:{identifier}", icon_set.kind, to_svg(icon, data), prefix, icon_set.licence, name,
             [] if squashed else [alias], list(tags), categories.get(identifier, ""), 1.0, turn,
+            emoji.subgroup if emoji else "",
         )  # fmt: skip
 
 
@@ -238,4 +241,5 @@ def _emoji_files(fluent: Path, keywords: Keywords) -> Iterator[Picture]:
                 [],
                 list(emoji.keywords),
                 "",
+                subgroup=emoji.subgroup,
             )

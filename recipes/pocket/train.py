@@ -1,126 +1,41 @@
 """Train pocket: `python -m recipes.pocket.train --data DATA --out RUN`, DATA as `recipes.pocket.build` made it.
 
-Three phases, each a `Trainer` of its own that resumes where it was stopped:
+Phases, each a `Trainer` of its own that resumes where it was stopped:
 
     words     the text tower alone learns from a sentence encoder, over captions and WordNet's nouns
     small     pictures of 32 pixels and their captions, contrastively; the words keep their teacher
     large     the same at 64 pixels
+    described the same with a second caption for each picture that does not name it: keywords, or Unicode's subgroup
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oneclip.checkpoint import save
+from oneclip.checkpoint import load, save
 from oneclip.config import ModelCfg
-from oneclip.losses import ClipLoss
 from oneclip.model import CLIP, build_model
 from oneclip.text import CLIPTokenizer
-from oneclip.train import Batch, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
-from oneclip.train.loop import Features
+from oneclip.train import Batch, Features, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
 from recipes.pocket.batches import PocketBatches
 from recipes.pocket.evaluate import evaluate_splits
+from recipes.pocket.evaluation_sets import KEYWORDS, SUBGROUPS
+from recipes.pocket.feeding import CONTEXT, PairBatches, Teacher, WordBatches
+from recipes.pocket.objective import DistilledLoss, descriptions_loss
+from recipes.pocket.phases import PHASES, Phase
+from recipes.pocket.side_by_side import side_by_side
 
 MODEL = Path(__file__).with_name("model.json")
-TEACHER_WIDTH = 384  # of all-MiniLM-L6-v2
 SEED = 2026
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of the training."""
-
-    name: str
-    steps: int
-    batch_size: int
-    image_size: int  # 0: no pictures
-    lr: float
-    final_lr: float
-    warmup: int
-    colour_weight: float = 2.0  # how often colour pictures are drawn, relative to one-colour ones
-
-
-PHASES = (
-    Phase("words", steps=450, batch_size=768, image_size=0, lr=2e-3, final_lr=2e-4, warmup=50),
-    Phase("small", steps=2400, batch_size=512, image_size=32, lr=1.5e-3, final_lr=5e-4, warmup=150),
-    Phase(
-        "large",
-        steps=1100,
-        batch_size=512,
-        image_size=64,
-        lr=7e-4,
-        final_lr=0.0,
-        warmup=50,
-        colour_weight=4.0,
-    ),
-)
-
-
-class Teacher:
-    """Words and phrases with the vectors that the sentence encoder gives them, in random batches.
-
-    Args:
-        path: what `recipes.pocket.teacher` wrote.
-        tokenizer: captions to ids.
-        seed: of the order; a batch is a function of (seed, step).
-    """
-
-    def __init__(self, path: Path, tokenizer: CLIPTokenizer, seed: int) -> None:
-        stored = np.load(path, allow_pickle=False)
-        self.vectors = torch.from_numpy(stored["vectors"]).float()  # (N, 384)
-        ids = tokenizer([str(text) for text in stored["texts"]], context_length=24)
-        self.ids = ids.to(torch.int32)  # (N, 24), cut: a phrase of more tokens keeps its beginning
-        self.seed = seed
-
-    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Ids (size, 24) and vectors (size, 384)."""
-        rows = np.random.default_rng((self.seed, 7, step)).integers(len(self.ids), size=size)
-        return self.ids[rows].long(), self.vectors[rows]
-
-
-class WordBatches:
-    """Batches without pictures: `images` are the teacher's vectors."""
-
-    def __init__(self, teacher: Teacher, batch_size: int) -> None:
-        self.teacher, self.batch_size = teacher, batch_size
-
-    def batch(self, step: int) -> Batch:
-        ids, vectors = self.teacher.batch(step, self.batch_size)
-        return Batch(vectors, ids)
-
-
-class PairBatches:
-    """Pictures with captions, and a share of the teacher's words beside them."""
-
-    def __init__(self, pairs: PocketBatches, teacher: Teacher, words: int) -> None:
-        self.pairs, self.teacher, self.words = pairs, teacher, words
-
-    def batch(self, step: int) -> Batch:
-        images, texts = self.pairs.batch(step)
-        ids, vectors = self.teacher.batch(1_000_000 + step, self.words)
-        return Batch(images, texts, {"word_ids": ids, "word_vectors": vectors})
-
-
-class DistilledLoss(nn.Module):
-    """ClipLoss, and a projection that the teacher's vectors are compared in."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.clip = ClipLoss()
-        self.to_teacher = nn.Linear(embed_dim, TEACHER_WIDTH)
-
-    def distil(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """Mean cosine distance of (N, D) features, projected, from (N, 384) vectors."""
-        return (1 - F.cosine_similarity(self.to_teacher(features.float()), vectors, dim=-1)).mean()
 
 
 class WordTrainer(Trainer):
@@ -133,24 +48,56 @@ class WordTrainer(Trainer):
 
 
 class PairTrainer(Trainer):
-    """Trains both towers on pairs, while words stay where their teacher put them."""
+    """Trains both towers on pairs, while words stay where their teacher put them.
+
+    Args:
+        phase: the weights of its losses.
+        others: of `Trainer`.
+    """
+
+    def __init__(self, phase: Phase, *others: Any, **named: Any) -> None:
+        super().__init__(*others, **named)
+        self.phase = phase
+        self.pool = ThreadPoolExecutor(2) if self.device.type == "cpu" else None
 
     def encode(self, batch: Batch) -> Features:
-        pairs, words = batch.texts, batch.extra["word_ids"]
-        width = max(pairs.shape[1], words.shape[1])
-        ids = torch.cat([F.pad(part, (0, width - part.shape[1])) for part in (pairs, words)])
-        with self.autocast():
-            image = self.model.encode_image(batch.images)
-            text = encode_by_length(self.model, ids)
-        self.words = text[len(pairs) :]
-        return Features(
-            F.normalize(image.float(), dim=-1), text[: len(pairs)], self.model.logit_scale.exp(), None
-        )
+        parts = [batch.texts, batch.extra["word_ids"]]
+        if self.phase.description:
+            parts.append(batch.extra["description_ids"])
+        width = max(part.shape[1] for part in parts)
+        ids = torch.cat([F.pad(part, (0, width - part.shape[1])) for part in parts])
+        image, text = self.encode_both(batch.images, ids)
+        pairs, self.words, *rest = text.split([len(part) for part in parts])
+        self.descriptions = rest[0] if rest else None
+        return Features(image, pairs, self.model.logit_scale.exp(), None)
+
+    def encode_both(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit features of pictures and of captions, in fp32; on a CPU each tower in a thread of its own."""
+
+        def image_tower() -> Tensor:
+            with self.autocast():
+                return F.normalize(self.model.encode_image(images).float(), dim=-1)
+
+        def text_tower() -> Tensor:
+            with self.autocast():
+                return encode_by_length(self.model, ids)
+
+        if self.pool is None:
+            return image_tower(), text_tower()
+        with self.autocast():  # the choice of an attention kernel is global: made once for both threads
+            return side_by_side((image_tower, text_tower), self.pool)
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         contrast = self.loss_fn.clip(features.image, features.text, features.logit_scale)
         words = self.loss_fn.distil(self.words, batch.extra["word_vectors"])
-        return {"loss": contrast + 2 * words, "contrast": contrast.detach(), "words": words.detach()}
+        parts = {"contrast": contrast, "words": words}
+        loss = contrast + 2 * words
+        if self.descriptions is not None:
+            fits = batch.extra["owners"], batch.extra["also_fits"]
+            described = descriptions_loss(features.image, self.descriptions, features.logit_scale, *fits)
+            loss = loss + self.phase.description * described
+            parts["described"] = described
+        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
 
 def encode_by_length(model: nn.Module, ids: Tensor, parts: int = 4) -> Tensor:
@@ -181,14 +128,37 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
     new.load_state_dict(state)
 
 
-def train(data: Path, out: Path, scale: float = 1.0, device: str = "cpu") -> CLIP:
-    """Run all phases that are not done yet, and give the trained model."""
+@torch.no_grad()
+def start_from(weights: str, teacher: Teacher, loss_fn: DistilledLoss) -> CLIP:
+    """A model with given weights; the projection to the teacher is fitted to it."""
+    model = build(0)
+    model.load_state_dict(load(weights, device="cpu").model.state_dict())
+    ids, vectors = teacher.batch(0, 4096)
+    loss_fn.fit(encode_by_length(model.eval(), ids), vectors)
+    return model.train()
+
+
+def train(
+    data: Path,
+    out: Path,
+    scale: float = 1.0,
+    device: str = "cpu",
+    weights: str | None = None,
+    phases: Sequence[Phase] = PHASES,
+) -> CLIP:
+    """Run all phases that are not done yet, and give the trained model.
+
+    Args:
+        weights: what the first of `phases` starts from; None: random weights.
+        others: as on the command line.
+    """
     tokenizer = CLIPTokenizer()
     teacher = Teacher(data / "teacher.npz", tokenizer, SEED)
     torch.manual_seed(SEED)
-    model: CLIP = build(32).to(device)
-    loss_fn = DistilledLoss(model.visual.output_dim).to(device)
-    for phase in PHASES:
+    loss_fn = DistilledLoss(build(32).visual.output_dim)
+    model = start_from(weights, teacher, loss_fn) if weights else build(32)
+    model, loss_fn = model.to(device), loss_fn.to(device)
+    for phase in phases:
         if phase.image_size and phase.image_size != model.visual.image_size:
             larger = build(phase.image_size).to(device)
             carry_over(model, larger)
@@ -209,32 +179,46 @@ def run_phase(
     device: str,
 ) -> None:
     """Train one phase to its end, from its latest checkpoint if it has one."""
+    seed = SEED + [known.name for known in PHASES].index(phase.name)
     cfg = TrainCfg(
         steps=max(2, round(phase.steps * scale)),
-        seed=SEED,
+        seed=seed,
         lr=phase.lr,
         final_lr=phase.final_lr,
         warmup=phase.warmup,
         weight_decay=0.1,
         precision="bf16",
+        ema=phase.average,
         channels_last=phase.image_size > 0,
         prefetch=3,
         log_every=20,
-        evaluate_every=400,
-        checkpoint_every=200,
-        keep=1,
+        evaluate_every=100,
+        checkpoint_every=50,
+        keep=2,
     )
 
     def recall(model: nn.Module) -> Mapping[str, float]:
-        return evaluate_splits(model, tokenizer, data, ("twemoji",), phase.image_size)
+        watched = ("twemoji", KEYWORDS, SUBGROUPS)
+        return evaluate_splits(model, tokenizer, data, watched, phase.image_size)
 
     common = {"loss_fn": loss_fn, "out": out, "reporter": ProgressBar(), "device": device}
     if phase.image_size:
-        rates = {"colour_weight": phase.colour_weight, "in_memory": True}
-        pairs = PocketBatches(data, phase.batch_size, phase.image_size, SEED, **rates)
-        prepare = Prepare(lambda texts: tokenizer(texts, context_length=32))
-        source = PairBatches(pairs, teacher, words=phase.batch_size // 4)
-        trainer: Trainer = PairTrainer(model, source, cfg, prepare=prepare, evaluate=recall, **common)
+        pairs = PocketBatches(
+            data,
+            phase.batch_size,
+            phase.image_size,
+            seed,
+            colour_weight=phase.colour_weight,
+            emoji_weight=phase.emoji_weight,
+            mixer=phase.mixer,
+            describer=phase.describer,
+            augmentation=phase.augmentation,
+            in_memory=True,
+        )
+        prepare = Prepare(lambda texts: tokenizer(texts, context_length=CONTEXT))
+        described = phase.description > 0
+        source = PairBatches(pairs, teacher, phase.batch_size // 4, tokenizer, described)
+        trainer: Trainer = PairTrainer(phase, model, source, cfg, prepare=prepare, evaluate=recall, **common)
     else:
         trainer = WordTrainer(model, WordBatches(teacher, phase.batch_size), cfg, **common)
     if latest_checkpoint(out):
@@ -244,6 +228,9 @@ def run_phase(
         raise SystemExit(
             f"stopped at step {outcome.step} of phase {phase.name}; the same command goes on from there"
         )
+    with trainer.averaged():
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
 
 
 def main() -> None:
@@ -256,8 +243,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the result")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the steps, for a trial")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--weights", help="start from these instead of nothing: a name or file for oneclip.load"
+    )
+    names = [phase.name for phase in PHASES]
+    parser.add_argument(
+        "--first", choices=names, default=names[0], help="phase to start with, with --weights"
+    )
     args = parser.parse_args()
-    model = train(args.data, args.out, args.scale, args.device)
+    if (args.first != names[0]) != (args.weights is not None):
+        parser.error(
+            "--weights and --first belong together: phases are left out where their weights are given"
+        )
+    phases = PHASES[names.index(args.first) :]
+    model = train(args.data, args.out, args.scale, args.device, args.weights, phases)
     cfg = json.loads(MODEL.read_text())
     save(args.out / "pocket-fp32.safetensors", model.cpu().state_dict(), {"model_cfg": json.dumps(cfg)})
 

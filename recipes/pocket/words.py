@@ -16,11 +16,12 @@ FLAGS_GROUP = 9
 
 @dataclass(frozen=True)
 class Emoji:
-    """A Unicode emoji without skin tone: its CLDR short name, tags and group."""
+    """A Unicode emoji without skin tone: its CLDR short name, tags, group and subgroup ("animal-bird")."""
 
     name: str
     keywords: tuple[str, ...]
     group: int
+    subgroup: str = ""
 
 
 @dataclass
@@ -67,6 +68,7 @@ def _read_emoji(emojibase: Path, emojilib: Path, found: Keywords) -> None:
     for name in ("emojibase", "github", "iamcal", "joypixels", "emojibase-legacy", "cldr"):
         for key, value in json.loads((emojibase / "en" / "shortcodes" / f"{name}.json").read_text()).items():
             shortcodes[code_points(key)].extend([value] if isinstance(value, str) else value)
+    subgroups = json.loads((emojibase / "meta" / "groups.json").read_text())["subgroups"]
     for entry in json.loads((emojibase / "en" / "data.json").read_text()):
         if "group" not in entry:  # regional indicators
             continue
@@ -74,7 +76,9 @@ def _read_emoji(emojibase: Path, emojilib: Path, found: Keywords) -> None:
         words = [*entry.get("tags", []), *by_glyph.get(entry["emoji"].replace("\ufe0f", ""), [])[1:]]
         phrases = dict.fromkeys(clean_phrase(str(word), 32) for word in words)
         keywords = tuple(word for word in phrases if re.search(r"[a-z]{2}", word) and word != entry["label"])
-        found.emoji[key] = Emoji(entry["label"].lower(), keywords, entry["group"])
+        found.emoji[key] = Emoji(
+            entry["label"].lower(), keywords, entry["group"], subgroups[str(entry["subgroup"])]
+        )
         found.emoji_by_squashed[squash(entry["label"])] = key
     for key, codes in shortcodes.items():
         for code in codes:

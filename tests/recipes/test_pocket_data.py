@@ -14,7 +14,7 @@ from recipes.pocket.captions import may_mirror  # noqa: E402
 from recipes.pocket.catalogue import reason_to_leave_out  # noqa: E402
 from recipes.pocket.clipart import clean_title  # noqa: E402
 from recipes.pocket.drawing import draw_plain  # noqa: E402
-from recipes.pocket.evaluation_sets import SAMPLE, evaluation_set, read_sample  # noqa: E402
+from recipes.pocket.evaluation_sets import SAMPLE, SUBGROUPS, evaluation_set, read_sample  # noqa: E402
 from recipes.pocket.names import NameCleaner  # noqa: E402
 from recipes.pocket.near_copies import best_match, descriptors  # noqa: E402
 from recipes.pocket.pictures import Picture  # noqa: E402
@@ -163,6 +163,7 @@ def data(tmp_path: Path) -> Path:
             "id": f"set:{kind}{row}", "kind": kind, "row": row, "set": "set", "licence": "MIT",
             "name": f"name {row % 120}", "aliases": [f"name {row + 1}"] if row % 7 == 0 else [],
             "keywords": ["common", f"word {row}"], "category": "things", "weight": 1.0, "concept": "",
+            "subgroup": "animal-bird" if row % 5 == 0 else "",
             "split": "twemoji" if kind == "colour" and row < 5 else "train",
         }
         for kind, count in (("mono", 200), ("colour", 50))
@@ -195,6 +196,16 @@ def test_no_caption_of_a_batch_fits_two_of_its_pictures(data: Path) -> None:
         assert len(set(batches.batch(step)[1])) == 64
 
 
+def test_a_description_is_marked_as_fitting_all_pictures_that_have_its_words(data: Path) -> None:
+    batches = PocketBatches(data, 64, 32, seed=0)
+    images, texts, descriptions = batches.described_batch(0)
+    assert len(images) == len(texts) == 64
+    assert len(set(descriptions.texts)) == len(descriptions.texts) == len(descriptions.owners) > 16
+    row = descriptions.texts.index("common")  # every picture's keyword
+    assert descriptions.also_fits[row].sum() == 63
+    assert not descriptions.also_fits[row, descriptions.owners[row]]
+
+
 def test_held_out_pictures_are_not_drawn(data: Path) -> None:
     assert len(PocketBatches(data, 8, 32)) == 245
 
@@ -213,6 +224,8 @@ def test_held_out_pictures_are_drawn_as_they_are(data: Path) -> None:
     found = evaluation_set(data, "twemoji")
     assert found.images.shape == (5, 3, 64, 64)
     assert found.captions == tuple(f"name {n}" for n in range(5))
+    told_apart = evaluation_set(data, SUBGROUPS)
+    assert (told_apart.classifies, len(told_apart.images), len(told_apart.captions)) == (True, 1, 26)
     with pytest.raises(ValueError, match="no split 'ph'"):
         evaluation_set(data, "ph")
 
