@@ -18,6 +18,7 @@ CUSTOM = set(cases_model.CUSTOM)
 pytestmark = pytest.mark.filterwarnings("ignore:The use of `x.T`")  # features of all tokens, in logits
 
 TOLERANCE = 1e-4  # relative, in fp32
+OURS_TOO = ["tile_size=None"]  # keyword-only, so that no published argument can end up there
 
 
 @cache
@@ -100,7 +101,7 @@ def test_locks_leave_the_published_parameters_trainable(name: str, published_ope
 def test_arguments_have_the_published_names_and_defaults(published_open_clip: Any) -> None:
     found, theirs = cases_model.signatures(open_clip), published_open_clip["signatures"]
     for name, expected in theirs.items():
-        assert found[name] == expected, name
+        assert [argument for argument in found[name] if argument not in OURS_TOO] == expected, name
 
 
 def test_models_begin_as_the_published_ones_do(published_open_clip: Any) -> None:
