@@ -45,11 +45,15 @@ class Together:
             shard(towers, world)
         elif not world.is_alone:
             device = next(towers.parameters()).device
-            self.module = nn.parallel.DistributedDataParallel(
+            replicate = nn.parallel.DistributedDataParallel
+            newer = "forward_sync_buffers"  # what torch 2.13 calls it
+            known = inspect.signature(replicate).parameters
+            options: dict[str, Any] = {newer if newer in known else "broadcast_buffers": False}
+            self.module = replicate(
                 towers,
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                broadcast_buffers=False,
+                **options,
             )
 
     @contextlib.contextmanager
