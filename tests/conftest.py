@@ -9,9 +9,14 @@ import pytest
 # tests are small, and run beside each other; torch reads it when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from greatest import Summary
 from torchvision_stub import declare_operators
 
 declare_operators()  # timm and transformers import torchvision
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Summary())
 
 
 @pytest.fixture

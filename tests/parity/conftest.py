@@ -18,20 +18,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the cases are imported by the same names on both sides
 
 import install  # noqa: E402
-from parity_compare import greatest  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.parity)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if greatest:
-        terminalreporter.section("greatest relative errors against the published packages")
-        for group, error in sorted(greatest.items()):
-            terminalreporter.write_line(f"{group:40} {error:.1e}")
 
 
 class Reference:

@@ -33,18 +33,19 @@ class Case:
 
     model: str = "clip"  # "sigmoid", "coca" or "distilled"
     settings: dict[str, Any] = field(default_factory=dict)
+    is_basic: bool = False  # tried with the most processes, too
 
 
 CASES = {
-    "softmax, local": Case(),
-    "softmax, all": Case(settings={"local_loss": False}),
+    "softmax, local": Case(is_basic=True),
+    "softmax, all": Case(settings={"local_loss": False}, is_basic=True),
     **{
-        f"sigmoid, {way}": Case("sigmoid", {"loss": "sigmoid", "sigmoid_way": way})
+        f"sigmoid, {way}": Case("sigmoid", {"loss": "sigmoid", "sigmoid_way": way}, is_basic=True)
         for way in ("bidir", "shift", "reduce", "gather")
     },
-    "CoCa": Case("coca"),
-    "distillation": Case("distilled"),
-    "softmax, sharded": Case(settings={"strategy": "fsdp"}),
+    "CoCa": Case("coca", is_basic=True),
+    "distillation": Case("distilled", is_basic=True),
+    "softmax, sharded": Case(settings={"strategy": "fsdp"}, is_basic=True),
     "sigmoid, sharded": Case("sigmoid", {"loss": "sigmoid", "strategy": "fsdp"}),
     "CoCa, sharded": Case("coca", {"strategy": "fsdp"}),
     "softmax, in tiles": Case(settings={"tile_size": 3}),
