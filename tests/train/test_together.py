@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,10 @@ from tests.train.together import CASES, observe
 
 WORLDS = {2: list(CASES), 4: [name for name, case in CASES.items() if case.is_basic]}  # a case takes 4 long
 EACH = pytest.mark.parametrize(
-    ("together", "case"),
-    [pytest.param(size, case, id=f"{size}, {case}") for size, cases in WORLDS.items() for case in cases],
-    indirect=["together"],
-    scope="module",
+    ("size", "case"), [(size, case) for size, cases in WORLDS.items() for case in cases]
 )
 Seen = dict[str, dict[str, Any]]
+Together = Callable[[int], Seen]
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,20 @@ def alone() -> Seen:
 
 
 @pytest.fixture(scope="module")
-def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, alone: Seen) -> Seen:
-    folder = tmp_path_factory.mktemp("together")
-    run_ranks(
-        request.param, [Path(__file__).with_name("together.py"), folder, *WORLDS[request.param]], timeout=600
-    )
-    seen: Seen = torch.load(folder / "seen.pt", weights_only=True)
-    for case, found in seen.items():
-        for what, error in errors(found, alone[case]).items():
-            note(TOGETHER, f"{request.param} processes, {case}: {what}", error)
-    return seen
+def together(tmp_path_factory: pytest.TempPathFactory, alone: Seen) -> Callable[[int], Seen]:
+    """What so many processes saw, who are started when they are first asked for."""
+
+    @cache
+    def of(size: int) -> Seen:
+        folder = tmp_path_factory.mktemp("together")
+        run_ranks(size, [Path(__file__).with_name("together.py"), folder, *WORLDS[size]], timeout=600)
+        seen: Seen = torch.load(folder / "seen.pt", weights_only=True)
+        for case, found in seen.items():
+            for what, error in errors(found, alone[case]).items():
+                note(TOGETHER, f"{size} processes, {case}: {what}", error)
+        return seen
+
+    return of
 
 
 def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
@@ -59,26 +63,30 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 @EACH
-def test_the_loss_of_a_batch_is_the_same(alone: Seen, together: Seen, case: str) -> None:
-    assert together[case]["losses"] == pytest.approx(alone[case]["losses"], rel=1e-5)
+def test_the_loss_of_a_batch_is_the_same(alone: Seen, together: Together, size: int, case: str) -> None:
+    assert together(size)[case]["losses"] == pytest.approx(alone[case]["losses"], rel=1e-5)
 
 
 @EACH
-def test_each_gradient_is_the_same(alone: Seen, together: Seen, case: str) -> None:
-    ours, theirs = together[case]["gradients"], alone[case]["gradients"]
+def test_each_gradient_is_the_same(alone: Seen, together: Together, size: int, case: str) -> None:
+    ours, theirs = together(size)[case]["gradients"], alone[case]["gradients"]
     assert ours.keys() == theirs.keys()
     assert max(distance(ours[name], theirs[name]) for name in theirs) < 1e-5
 
 
 @EACH
-def test_weights_are_the_same_after_ten_steps_of_sgd(alone: Seen, together: Seen, case: str) -> None:
-    ours, theirs = together[case]["weights"], alone[case]["weights"]
+def test_weights_are_the_same_after_ten_steps_of_sgd(
+    alone: Seen, together: Together, size: int, case: str
+) -> None:
+    ours, theirs = together(size)[case]["weights"], alone[case]["weights"]
     assert (
         max(distance(ours[name], theirs[name]) for name in theirs if theirs[name].is_floating_point()) < 1e-5
     )
 
 
 @EACH
-def test_losses_are_the_same_over_twenty_steps_of_adamw(alone: Seen, together: Seen, case: str) -> None:
+def test_losses_are_the_same_over_twenty_steps_of_adamw(
+    alone: Seen, together: Together, size: int, case: str
+) -> None:
     assert len(alone[case]["adamw"]) == 20
-    assert together[case]["adamw"] == pytest.approx(alone[case]["adamw"], rel=1e-5)
+    assert together(size)[case]["adamw"] == pytest.approx(alone[case]["adamw"], rel=1e-5)
