@@ -199,6 +199,18 @@ def test_a_ledger_keeps_the_order_of_the_sources_and_drops_what_has_no_vector_an
     assert (ledger.outcome.kept, ledger.outcome.failed) == (1, 1)
 
 
+def test_what_a_source_names_twice_stands_where_it_is_named_first_whichever_comes_first(photos: Path) -> None:
+    facts = Facts("m", "w", "s", "fp32", "exact", "pictures")
+    twice, other = (Answer(n, n, "1" * 64, np.ones(DIM, np.float32), is_new=True) for n in "ab")
+    with Store("vectors.npz", facts) as store, store.error_table() as errors:
+        ledger = Ledger(store, Outcome())
+        with ledger.counting(errors):
+            for group in (Group(1, 0, [twice]), Group(0, 1, [other]), Group(0, 0, [twice])):
+                ledger.take(group)
+        assert store.finish(ledger.names()) == 2
+    assert np.load("vectors.npz")["names"].tolist() == ["a", "b"]
+
+
 def test_a_model_that_gives_nothing_finite_ends_the_run(photos: Path) -> None:
     spoilt = [Answer(n, n, "1" * 64, reason="not finite", is_tried=True) for n in "ab"]
     ledger = Ledger(Store("v.npz", Facts("m", "w", "s", "fp32", "exact", "pictures")), Outcome())

@@ -24,8 +24,7 @@ class Ledger:
     def __init__(self, store: Store, outcome: Outcome) -> None:
         self._store, self.outcome = store, outcome
         self._errors: ErrorTable
-        self._seen: set[str] = set()
-        self._names: list[tuple[int, int, str]] = []
+        self._places: dict[str, tuple[int, int, str]] = {}  # of items by identity: unit, index, name
 
     @contextmanager
     def counting(self, errors: ErrorTable) -> Iterator[None]:
@@ -39,7 +38,7 @@ class Ledger:
 
     def names(self) -> list[str]:
         """Of all items, in the order of the sources."""
-        return [name for _, _, name in sorted(self._names)]
+        return [name for _, _, name in sorted(self._places.values())]
 
     def take(self, group: Group) -> None:
         """Store and count answers that have not come before.
@@ -55,10 +54,11 @@ class Ledger:
         for index, answer in enumerate(group.answers, group.first):
             if answer.identity is None:
                 self._errors.add(Failure(answer.name, str(answer.reason)))
-            elif answer.identity not in self._seen:
-                self._seen.add(answer.identity)
-                self._names.append((group.unit, index, answer.name))
+            elif (known := self._places.get(answer.identity)) is None:
+                self._places[answer.identity] = (group.unit, index, answer.name)
                 self._take(answer)
+            elif (group.unit, index) < known[:2]:  # what a source names twice stands where it is named first
+                self._places[answer.identity] = (group.unit, index, known[2])
 
     def _take(self, answer: Answer) -> None:
         fault = None if answer.vector is None else self._store.fault(answer.name)
