@@ -56,8 +56,8 @@ from oneclip.train.sources import Loader, SyntheticSamples
 if __name__ == "__main__":
     source = Loader(SyntheticSamples(100), 4, Augment(), workers=1, threads=1)
     source.batch(0)
-    print(*source._makers._pool._processes, flush=True)
     try:
+        print(*source._makers._pool._processes, flush=True)  # Ctrl-C may follow at once
         time.sleep(60)
     except KeyboardInterrupt:
         print(len(source.batch(1).images), flush=True)
