@@ -12,22 +12,22 @@ import sys
 from types import ModuleType
 
 import pytest
-import torch
+from torch import library
 
 _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[torch.library.Library] = []  # what it declares lives as long as the library object
+_declared: list[library.Library] = []  # what it declares lives as long as the library object
 
 
 def declare_operators() -> None:
     """Declare the operators that torchvision's import looks for, once."""
     if not _declared:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        fragment = library.Library("torchvision", "FRAGMENT")
         for operator in _OPERATORS:
-            library.define(operator)
-        _declared.append(library)
+            fragment.define(operator)
+        _declared.append(fragment)
 
 
 def import_torchvision(module: str = "torchvision.transforms") -> ModuleType:

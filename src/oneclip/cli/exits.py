@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
+
+import typer
 
 from oneclip.errors import OneCLIPError
 
@@ -31,6 +36,19 @@ def say(text: str, *, kind: str = "") -> None:
     if kind and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         prefix = f"\x1b[{'1;31' if kind == 'error' else '36'}m{kind}:\x1b[0m "
     print(prefix + printable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interruptible(out: str | Path) -> Iterator[None]:
+    """A training in which Ctrl-C came a second time, or before there was anything to save: say what there is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            f"interrupted at once; the last checkpoint in {out}, if there is one, is whole. "
+            "Go on with the same command and --resume auto"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
 from oneclip.train.finetune.config import FinetuneCfg
 
@@ -33,14 +33,8 @@ def finetune(config: str | None = None, **values: Any) -> None:
     from oneclip.train.finetune import finetune as run_finetune
     from oneclip.train.progress import ProgressBar
 
-    try:
+    with interruptible(cfg.out):
         result = run_finetune(cfg, ProgressBar(), advance=_tell_point)
-    except KeyboardInterrupt:  # the second one, or one before there was anything to save
-        say(
-            f"interrupted at once; the last checkpoint in {cfg.out}, if there is one, is whole. "
-            "Go on with the same command and --resume auto"
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
     _tell(result)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
 from oneclip.train.settings import RunCfg
 
@@ -36,14 +36,8 @@ def train(file: str | None = None, config: str | None = None, **values: Any) -> 
     from oneclip.train.progress import ProgressBar
     from oneclip.train.run import run
 
-    try:
+    with interruptible(cfg.out):
         result = run(cfg, ProgressBar())
-    except KeyboardInterrupt:  # the second one, or one before there was anything to save
-        say(
-            f"interrupted at once; the last checkpoint in {cfg.out}, if there is one, is whole. "
-            "Go on with the same command and --resume auto"
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
     _tell(result)
 
 
