@@ -75,9 +75,9 @@ class PackedLinear:
 class Int8Linear:
     """oneDNN's in int8: a scale for each output channel's weights, one for all inputs, found anew at each call.
 
-    Weights are symmetric, -127 to 127. Inputs are 0 to 255 with a zero point between their least and their greatest;
-    the sum is exact in 32 bits, and comes out in `dtype`, or in fp32 behind an activation: a linear layer follows then,
-    which quantises from that.
+    Weights are symmetric, -127 to 127 or half of that, see `greatest_level`. Inputs are 0 to 255 with a zero point
+    between their least and their greatest; the sum is exact in 32 bits, and comes out in `dtype`, or in fp32 behind an
+    activation: a linear layer follows then, which quantises from that.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Int8Linear:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         weight = weight.float()
-        self.scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        greatest = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        self.scale = greatest / greatest_level()
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded.contiguous(), None)
         self.zero = torch.zeros(len(weight), dtype=torch.int32)
@@ -122,6 +123,22 @@ def quantise(x: Tensor) -> tuple[Tensor, float, int]:
     # its bytes as they are: `int_repr` would copy them
     bytes_ = torch.empty(0, dtype=torch.uint8)
     return bytes_.set_(levels.untyped_storage(), 0, levels.shape, levels.stride()), scale, zero
+
+
+@cache
+def greatest_level() -> int:
+    """The greatest int8 weight whose products are summed exactly on this processor: 127, or 63.
+
+    x86 processors without VNNI add products of pairs in 16 bits (`vpmaddubsw`), which saturate: 2 * 255 * 127 does not
+    fit, 2 * 255 * 63 does. Found out by a product, since torch reports only one of the two forms of VNNI.
+    """
+    weight = torch.full((64, 64), 127, dtype=torch.int8)
+    zero = torch.zeros(64, dtype=torch.int32)
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    levels, scale = torch.full((64, 64), 255, dtype=torch.uint8), torch.ones(64)
+    arguments: tuple[Any, ...] = (packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")
+    product = torch.ops.onednn.qlinear_pointwise(levels, 1.0, 0, *arguments)
+    return 127 if bool((product == 64 * 255 * 127).all()) else 63
 
 
 @cache
