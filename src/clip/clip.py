@@ -65,7 +65,13 @@ def load(
     path = _find(name, download_root)
     found = checkpoint.read(path)
     _check_activation(found, path)
-    model = checkpoint.build_blank(checkpoint.infer_openai_config(found.state_dict), from_config)
+    cfg = checkpoint.infer_openai_config(found.state_dict)
+    # OpenAI's code draws weights before it loads others, but not for an archive that it runs as it is
+    model = (
+        checkpoint.build_blank(cfg, from_config)
+        if jit and found.format == "torchscript"
+        else from_config(cfg)
+    )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cpu":
         convert_weights(model)

@@ -10,11 +10,25 @@ import torch
 from torch import Tensor
 
 from oneclip import config
-from oneclip.config import CLIPTextCfg
-from oneclip.model import CoCa, MultimodalTransformer
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg
+from oneclip.model import CoCa, LayerNorm, LayerNormFp32, MultimodalTransformer, QuickGELU
+from oneclip.model.build import build_decoder
 from oneclip.model.generation.settings import KINDS
+from open_clip.model import _build_text_tower as _build_text_tower  # programs import these from here, too
+from open_clip.model import _build_vision_tower as _build_vision_tower
 
-__all__ = ["GENERATION_TYPES", "CoCa", "MultimodalCfg", "prepare_inputs_for_generation"]
+__all__ = [
+    "GENERATION_TYPES",
+    "CLIPTextCfg",
+    "CLIPVisionCfg",
+    "CoCa",
+    "LayerNorm",
+    "LayerNormFp32",
+    "MultimodalCfg",
+    "MultimodalTransformer",
+    "QuickGELU",
+    "prepare_inputs_for_generation",
+]
 
 GENERATION_TYPES = {kind: kind for kind in KINDS}
 _has_transformers = True  # captions are written without it
@@ -66,7 +80,7 @@ def _build_text_decoder_tower(
     cfg: Any = multimodal_cfg
     if isinstance(cfg, Mapping):
         cfg = MultimodalCfg(**cfg)
-    return MultimodalTransformer(cfg, embed_dim, quick_gelu)
+    return build_decoder(cfg, embed_dim, quick_gelu, cast_dtype)
 
 
 def _token_to_tensor(token_id: int | Sequence[int] | Tensor, device: str | torch.device = "cpu") -> Tensor:

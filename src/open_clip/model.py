@@ -12,7 +12,20 @@ from torch import Tensor, nn
 
 from oneclip import checkpoint
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg
-from oneclip.model import CLIP, CustomTextCLIP, build_text_tower, build_visual_tower
+from oneclip.model import (
+    CLIP,
+    Attention,
+    CustomTextCLIP,
+    LayerNorm,
+    LayerNormFp32,
+    ModifiedResNet,
+    QuickGELU,
+    TextTransformer,
+    VisionTransformer,
+    build_text_tower,
+    build_visual_tower,
+)
+from open_clip.hf_model import HFTextEncoder
 from open_clip.positions import resize_pos_embed, resize_text_pos_embed
 from open_clip.precision import (
     convert_weights_to_fp16,
@@ -20,12 +33,24 @@ from open_clip.precision import (
     get_cast_dtype,
     get_input_dtype,
 )
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import lock_text_tower, text_global_pool
+from open_clip.utils import to_2tuple
 
 __all__ = [
     "CLIP",
+    "Attention",
     "CLIPTextCfg",
     "CLIPVisionCfg",
     "CustomTextCLIP",
+    "HFTextEncoder",
+    "LayerNorm",
+    "LayerNormFp32",
+    "ModifiedResNet",
+    "QuickGELU",
+    "TextTransformer",
+    "TimmModel",
+    "VisionTransformer",
     "build_model_from_openai_state_dict",
     "convert_to_custom_text_state_dict",
     "convert_weights_to_fp16",
@@ -34,9 +59,12 @@ __all__ = [
     "get_input_dtype",
     "get_model_preprocess_cfg",
     "get_model_tokenize_cfg",
+    "lock_text_tower",
     "resize_pos_embed",
     "resize_text_pos_embed",
     "set_model_preprocess_cfg",
+    "text_global_pool",
+    "to_2tuple",
     "trace_model",
 ]
 
@@ -152,7 +180,7 @@ def _build_vision_tower(
     cast_dtype: torch.dtype | None = None,
 ) -> nn.Module:
     cfg = CLIPVisionCfg.from_dict(vision_cfg) if isinstance(vision_cfg, Mapping) else vision_cfg
-    return build_visual_tower(embed_dim, cfg, quick_gelu)
+    return build_visual_tower(embed_dim, cfg, quick_gelu, cast_dtype)
 
 
 def _build_text_tower(
@@ -162,4 +190,4 @@ def _build_text_tower(
     cast_dtype: torch.dtype | None = None,
 ) -> nn.Module:
     cfg = CLIPTextCfg.from_dict(text_cfg) if isinstance(text_cfg, Mapping) else text_cfg
-    return build_text_tower(embed_dim, cfg, quick_gelu)
+    return build_text_tower(embed_dim, cfg, quick_gelu, cast_dtype)

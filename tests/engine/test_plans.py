@@ -91,6 +91,10 @@ def model_of(vision: dict[str, Any] | None = None, text: dict[str, Any] | None =
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name.endswith(
+                "in_proj_weight"
+            ):  # custom blocks begin with greater weights, near one-hot attention
+                torch.nn.init.xavier_uniform_(parameter)
             if parameter.ndim < 2:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             elif "embedding" not in name and "scale" not in name:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from unseen_hooks import unseen
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
@@ -60,11 +61,10 @@ def captions(*lengths: int, width: int = 16) -> Tensor:
 
 @contextmanager
 def calls(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
-    """The shapes of what goes into a module."""
+    """The shapes of what goes into a module, as if the hook that counts were not there."""
     shapes: list[tuple[int, ...]] = []
-    handle = module.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
-    yield shapes
-    handle.remove()
+    with unseen(module, lambda _, given: shapes.append(tuple(given[0].shape))):
+        yield shapes
 
 
 # ------------------------------------------------------------------------------------------------- the model
@@ -143,7 +143,7 @@ def test_a_tower_that_gives_no_tokens_is_named(vision: dict, text: dict, tower: 
 
 
 def test_tokens_of_another_width_are_named(model: CoCa) -> None:
-    with pytest.raises(ShapeError, match=r"tokens of pictures \(B, L, 32\); found \(2, 5, 16\)"):
+    with pytest.raises(ShapeError, match=r"tokens of images \(B, L, 32\); found \(2, 5, 16\)"):
         model.text_decoder(torch.zeros(2, 5, 16), torch.zeros(2, 3, 32))
 
 
@@ -197,7 +197,7 @@ def test_the_cache_gives_the_numbers_that_reading_everything_gives(name: str) ->
     ids[0, 3] = ids[4, 7] = text.get("pad_id", 0)
     ids[:, 0] = START
     with torch.no_grad():
-        _, image_embs = model._encode_pictures(pictures(), normalize=False)
+        _, image_embs = model._encode_image(pictures(), normalize=False)
         cached, whole = CachedReader(model, image_embs), WholeReader(model, image_embs)
         for length in (1, 2, 5, 6, 9, 16):
             found, expected = cached.logits(ids[:, :length]), whole.logits(ids[:, :length])
@@ -210,7 +210,7 @@ def test_the_cache_gives_the_numbers_that_reading_everything_gives(name: str) ->
 def test_the_cache_is_forgotten_when_the_window_moves(model: CoCa) -> None:
     ids = captions(16, 15)
     with torch.no_grad():
-        _, image_embs = model._encode_pictures(pictures(), normalize=False)
+        _, image_embs = model._encode_image(pictures(), normalize=False)
         cached, whole = CachedReader(model, image_embs), WholeReader(model, image_embs)
         for end in (3, 4, 5, 6, 7):
             window = ids[:, max(0, end - 4) : end]

@@ -167,8 +167,8 @@ def test_checkpointing_changes_memory_and_nothing_else(vision: dict) -> None:
 
 def test_patch_dropout_only_acts_in_training() -> None:
     model = make(vision={**VIT, "patch_dropout": 0.5})
-    assert model.train().visual.embed(pictures()).shape[1] == 1 + 2
-    assert model.eval().visual.embed(pictures()).shape[1] == 1 + 4
+    assert model.train().visual._embeds(pictures()).shape[1] == 1 + 2
+    assert model.eval().visual._embeds(pictures()).shape[1] == 1 + 4
 
 
 def test_half_precision_norms_with_fp32_weights_compute_in_fp32() -> None:

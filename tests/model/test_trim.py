@@ -8,10 +8,11 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor, nn
+from unseen_hooks import unseen
 
 from oneclip import zoo
 from oneclip.config import CLIPTextCfg
-from oneclip.model import CLIP, CustomTextCLIP, TextTransformer
+from oneclip.model import CLIP, CustomTextCLIP, TextTransformer, build_text_tower
 
 VIT = {"image_size": 16, "patch_size": 8, "layers": 1, "width": 32, "head_width": 32}
 SMALL = CLIPTextCfg(context_length=24, vocab_size=100, width=32, heads=2, layers=2)
@@ -53,11 +54,10 @@ def random_ids(cfg: CLIPTextCfg) -> Tensor:
 
 @contextmanager
 def computed(tower: nn.Module) -> Iterator[list[int]]:
-    """The lengths of the sequences that go through the transformer."""
+    """The lengths of the sequences that go through the transformer, as if the hook that counts were not there."""
     lengths: list[int] = []
-    handle = tower.transformer.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
-    yield lengths
-    handle.remove()
+    with unseen(tower.transformer, lambda _, given: lengths.append(given[0].shape[1])):
+        yield lengths
 
 
 @cache
@@ -65,7 +65,7 @@ def outcome(cfg_as_text: str) -> tuple[bool, float]:
     """Whether short captions were cut, and the greatest difference that cutting made to any captions."""
     cfg = CONFIGURATIONS[cfg_as_text]
     torch.manual_seed(0)
-    tower = TextTransformer(replace(cfg, output_tokens=False), 16).eval()
+    tower = build_text_tower(16, replace(cfg, output_tokens=False)).eval()
     for parameter in tower.parameters():
         nn.init.normal_(parameter, std=0.2)
     difference, lengths = 0.0, []
@@ -133,7 +133,8 @@ def test_a_class_token_sees_the_same_of_a_caption_however_long_its_row_is(
 ) -> None:
     torch.manual_seed(0)
     cfg = replace(SMALL, embed_cls=True, pad_id=pad_id, no_causal_mask=no_causal_mask)
-    tower = TextTransformer(cfg, 16, correct_cls_mask=correct_cls_mask).eval()
+    tower = build_text_tower(16, cfg).eval()
+    tower.correct_cls_mask = correct_cls_mask
     for parameter in tower.parameters():
         nn.init.normal_(parameter, std=0.2)
     text = short_captions(cfg, (3, 5, 12))
@@ -156,7 +157,7 @@ def test_the_flat_model_computes_no_more() -> None:
 
 
 def test_with_a_padding_mask_all_positions_are_computed() -> None:
-    tower = TextTransformer(replace(SMALL, no_causal_mask=True), 16, use_pad_mask=True).eval()
+    tower = TextTransformer(24, 100, 32, 2, 2, no_causal_mask=True, use_pad_mask=True).eval()
     with computed(tower) as lengths:
         tower(short_captions(SMALL))
     assert lengths == [24]

@@ -68,6 +68,7 @@ def cases(t: Any) -> dict[str, tuple[Callable[[], nn.Module], Run]]:
             lambda: t.Attention(WIDTH, HEADS),
             lambda m: m(tokens(), mask().isinf()),
         ),
+        "Attention, without bias": (lambda: t.Attention(WIDTH, HEADS, qkv_bias=False), plain),
         "Attention, a mask for each head": (
             lambda: t.Attention(WIDTH, HEADS),
             lambda m: m(tokens(), mask().repeat(3 * HEADS, 1, 1)),
@@ -81,6 +82,14 @@ def cases(t: Any) -> dict[str, tuple[Callable[[], nn.Module], Run]]:
         "block, over another input": (
             lambda: t.ResidualAttentionBlock(WIDTH, HEADS, is_cross_attention=True),
             lambda m: m(tokens(), k_x=(other := tokens(1, 5)), v_x=other),
+        ),
+        "block, keys and values of two inputs": (
+            lambda: t.ResidualAttentionBlock(WIDTH, HEADS, is_cross_attention=True),
+            lambda m: m(tokens(), k_x=tokens(1, 5), v_x=tokens(2, 5)),
+        ),
+        "block, attention alone": (
+            lambda: t.ResidualAttentionBlock(WIDTH, HEADS),
+            lambda m: m.attention(tokens(), tokens(1, 5), tokens(2, 5)),
         ),
         "block, given another input that it passes over": (
             lambda: t.ResidualAttentionBlock(WIDTH, HEADS),

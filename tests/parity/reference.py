@@ -38,6 +38,8 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_loss
     import cases_mobileclip
     import cases_model
+    import cases_modules
+    import cases_patches
     import cases_preprocess
     import cases_resize
     import cases_siglip
@@ -56,6 +58,8 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "transformer": cases_transformer.observe(package),
         "zero_shot": cases_zero_shot.observe(package),
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
+        "modules": cases_modules.of_open_clip(package),
+        "patches": cases_patches.of_open_clip(package),
         "signatures": cases_model.signatures(package),
         "beginnings": cases_model.beginnings(package),
         "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
@@ -84,6 +88,8 @@ def of_captioning(package: Any) -> dict[str, Any]:
 
 def of_clip(package: Any) -> dict[str, Any]:
     import cases_clip
+    import cases_modules
+    import cases_patches
     import cases_preprocess
 
     return {
@@ -91,6 +97,8 @@ def of_clip(package: Any) -> dict[str, Any]:
             name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.SMALL.items()
         },
         "full": {name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.FULL.items()},
+        "modules": cases_modules.of_clip(package),
+        "patches": cases_patches.of_clip(package),
         "signatures": cases_clip.signatures(package),
         "preprocess": cases_preprocess.of_openai(package),
         "tokens": tokens(package.clip._tokenizer, lambda texts: package.tokenize(texts, truncate=True)),

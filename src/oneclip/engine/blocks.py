@@ -12,10 +12,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from oneclip.engine.kernels import Linear, Pack
-from oneclip.engine.known import must_be
-from oneclip.model import Attention, LayerNorm, QuickGELU, ResidualAttentionBlock
+from oneclip.engine.known import Unplanned, must_be
+from oneclip.model import (
+    Attention,
+    CustomResidualAttentionBlock,
+    LayerNorm,
+    QuickGELU,
+    ResidualAttentionBlock,
+)
 from oneclip.model.siglip import Block as SigLIPBlock
 from oneclip.model.siglip import Mlp, SelfAttention
 
@@ -44,39 +51,51 @@ class BlockParts:
     after_mlp: Callable[[Tensor], Tensor]
 
     @classmethod
-    def of(cls, block: nn.Module) -> BlockParts:
-        """The parts of a `ResidualAttentionBlock`, or of SigLIP's block.
+    def of(cls, block: nn.Module, batch_first: bool = True) -> BlockParts:
+        """The parts of a block of any tower.
+
+        Args:
+            block: of a transformer.
+            batch_first: whether that transformer gives its blocks (B, L, C), else (L, B, C).
 
         Raises:
             Unplanned: for a block or a part of it that is of another class.
         """
+        must_be(block, ResidualAttentionBlock, CustomResidualAttentionBlock, SigLIPBlock)
         if isinstance(block, SigLIPBlock):
-            must_be(block, SigLIPBlock)
             return cls._of_siglip(block)
-        must_be(block, ResidualAttentionBlock)
-        return cls._of_clip(cast(ResidualAttentionBlock, block))
+        return cls._of_clip(block, batch_first)
 
     @classmethod
-    def _of_clip(cls, block: ResidualAttentionBlock) -> BlockParts:
-        must_be(block.attn, Attention)
-        must_be(block.attn.out_proj, nn.Linear)
-        must_be(block.mlp, nn.Sequential)
-        attn, mlp = block.attn, cast(Any, block.mlp)
+    def _of_clip(cls, block: Any, batch_first: bool) -> BlockParts:
+        attn, mlp = block.attn, block.mlp
+        must_be(attn, nn.MultiheadAttention if isinstance(block, ResidualAttentionBlock) else Attention)
+        must_be(attn.out_proj, nn.Linear, NonDynamicallyQuantizableLinear)
+        must_be(mlp, nn.Sequential)
         must_be(mlp.c_fc, nn.Linear)
         must_be(mlp.c_proj, nn.Linear)
+        if isinstance(attn, nn.MultiheadAttention) and (
+            attn.batch_first is not batch_first
+            or attn.in_proj_weight is None
+            or attn.bias_k is not None
+            or attn.add_zero_attn
+        ):
+            raise Unplanned("its attention was replaced by one of another layout")
+        same = nn.Identity()
+        after = [getattr(block, name, same) for name in ("ln_attn", "ls_1", "ls_2")]
         return cls(
             heads=attn.num_heads,
             norm_1=block.ln_1,
             qkv=(attn.in_proj_weight, attn.in_proj_bias),
-            mix=attn.gather,
+            mix=mix if isinstance(attn, nn.MultiheadAttention) else attn.attend,
             out=(attn.out_proj.weight, attn.out_proj.bias),
-            after_attention=lambda y: block.ls_1(block.ln_attn(y)),
+            after_attention=lambda y: after[1](after[0](y)),
             norm_2=block.ln_2,
             fc=(mlp.c_fc.weight, mlp.c_fc.bias),
             activation=mlp.gelu,
-            inner_norm=mlp.ln,
+            inner_norm=getattr(mlp, "ln", same),
             proj=(mlp.c_proj.weight, mlp.c_proj.bias),
-            after_mlp=block.ls_2,
+            after_mlp=after[2],
         )
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from oneclip.model.untouched import METHODS, is_own
+
 OURS = ("oneclip", "clip", "open_clip")  # whose subclasses compute the same, in whatever layout
 
 
@@ -19,8 +21,8 @@ def must_be(module: nn.Module, *kinds: type[nn.Module]) -> None:
     kind = type(module)
     if kind not in kinds and not (isinstance(module, kinds) and kind.__module__.split(".")[0] in OURS):
         raise Unplanned(f"{kind.__module__}.{kind.__name__} where {kinds[0].__name__} was expected")
-    if not getattr(module, "batch_first", True):
-        raise Unplanned(f"{kind.__name__} takes its batch second")
+    if not all(is_own(getattr(kind, name, None)) for name in METHODS):
+        raise Unplanned(f"a method of {kind.__name__} was replaced")
     for name, value in vars(module).items():
         ours = str(getattr(value, "__module__", "")).startswith("oneclip.engine")  # `accelerate`'s way in
         if callable(getattr(kind, name, None)) and not ours:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks_of_all
 
 from oneclip.engine.buckets import Buckets, Captions, Pictures
 from oneclip.engine.cuda_graphs import CudaGraphs
@@ -24,10 +23,12 @@ from oneclip.engine.textual import TextPlan
 from oneclip.engine.visual import SigLIPPlan, VisionPlan
 from oneclip.engine.watch import Watch, is_ordinary
 from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
+from oneclip.model.layers import (
+    lowest_precision as lowest_precision,
+)  # of a model, for those who make its plans
 from oneclip.model.scripting import is_tracing
 from oneclip.model.text import TextTower
-
-LOW_PRECISIONS = (torch.float16, torch.bfloat16)
+from oneclip.model.untouched import is_untouched
 
 
 class Made(NamedTuple):
@@ -138,7 +139,12 @@ def text_plan(model: DualEncoder, precision: str) -> Plan:
             return _recorded(plan, Captions(tower.context_length, plan.pad), device), kernels.description
         return _copy(tower, kernels)
 
-    return Plan(model, lambda: _text_parts(model), make)
+    def parts() -> list[nn.Module]:
+        tower: Any = model._text_tower()
+        is_flat = tower is model
+        return list(tower._text_parts()) if is_flat else [tower]
+
+    return Plan(model, parts, make)
 
 
 def _kernels(precision: str, device: torch.device) -> Kernels:
@@ -151,15 +157,6 @@ def _kernels(precision: str, device: torch.device) -> Kernels:
 def _recorded(compute: Compute, buckets: Buckets, device: torch.device) -> Compute:
     """On a GPU, small batches are replayed from recordings."""
     return Recorded(compute, buckets, CudaGraphs(device)) if device.type == "cuda" else compute
-
-
-def _text_parts(model: DualEncoder) -> list[nn.Module]:
-    """The text tower; of a flat `CLIP`, what it has of its own."""
-    tower = cast(Any, model._text_tower())
-    if tower is not model:
-        return [tower]
-    parts = (tower.token_embedding, tower.transformer, tower.ln_final, tower.text_projection)
-    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def _copy(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
@@ -208,18 +205,10 @@ def _synchronize(device: torch.device | None) -> None:
 
 def undisturbed(device_type: str) -> bool:
     """Whether nothing is going on that a plan knows nothing of: gradients, autocast, a graph being recorded, hooks."""
-    return not (
+    return is_untouched() and not (
         torch.is_grad_enabled()
         or torch.is_autocast_enabled(device_type)
         or (device_type == "cuda" and torch.cuda.is_current_stream_capturing())
         or torch.compiler.is_compiling()
         or is_tracing()
-        or hooks_of_all._global_forward_hooks
-        or hooks_of_all._global_forward_pre_hooks
     )
-
-
-def lowest_precision(module: nn.Module) -> torch.dtype:
-    """The lowest precision among a module's weights, which is that of its features: fp16, bf16 or fp32."""
-    dtypes = {parameter.dtype for parameter in module.parameters()}
-    return next((low for low in LOW_PRECISIONS if low in dtypes), torch.float32)

@@ -37,9 +37,11 @@ class TextPlan:
         must_be(tower.transformer, Transformer)
         must_be(tower.token_embedding, nn.Embedding)
         self.tower = tower
-        pools_one = tower.text_pool_type != "none" or tower.cls_emb is not None
+        self.pool_type, self.eos_id = tower.pooling()
+        pools_one = self.pool_type != "none" or tower.cls_emb is not None
         self.pools_one = pools_one and not getattr(tower, "output_tokens", False)
-        *first, last = [BlockParts.of(block) for block in tower.transformer.resblocks]
+        stack = tower.transformer
+        *first, last = [BlockParts.of(block, stack.batch_first) for block in stack.resblocks]
         self.blocks = [PackedBlock(parts, pack) for parts in first]
         self.last = PackedBlock(last, pack, pooled_only=self.pools_one)
         self.norm = Norm(tower.ln_final)
@@ -55,9 +57,7 @@ class TextPlan:
         """
         tower = self.tower
         causal = tower.attn_mask is not None and not tower.use_pad_mask and tower.cls_emb is None
-        found_by_id = tower.text_pool_type == "argmax" or (
-            tower.text_pool_type == "eos" and tower.text_eos_id != 0
-        )
+        found_by_id = self.pool_type == "argmax" or (self.pool_type == "eos" and self.eos_id != 0)
         return 0 if causal and self.pools_one and found_by_id else None
 
     def __call__(self, text: Tensor) -> Tensor:
@@ -66,14 +66,20 @@ class TextPlan:
         return in_slices(self._compute, text, text.shape[1], self.last.hidden)
 
     def _compute(self, text: Tensor) -> Tensor:
-        x, mask = self.tower._embed_text(text)
-        x = x.float()
+        x, mask = self._embed(text)
         for block in self.blocks:
             x = block(x, mask)
         if self.pools_one:
             return self._project(self.last.at(x, self._positions(text, x.shape[1]), mask))
         x = self.last(x, mask).to(self.tower.transformer.get_cast_dtype())
         return self.tower._pool_text(x, text)[0].float()
+
+    def _embed(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids (B, L) to tokens (B, L, C) in fp32, and a mask (L, L), or (B, 1, L, L) where padding is masked, too."""
+        x, mask = self.tower._embeds(text)
+        if mask is not None and mask.ndim == 3:
+            mask = mask.reshape(len(x), -1, *mask.shape[1:])[:, :1]  # every head has the same
+        return x.float(), mask
 
     def _project(self, pooled: Tensor) -> Tensor:
         """(B, C) -> (B, D)."""
@@ -82,8 +88,7 @@ class TextPlan:
 
     def _begin(self, ids: Tensor) -> list[KeysValues]:
         """Ids (G, P) that captions begin with to keys and values in every block."""
-        x, mask = self.tower._embed_text(ids)
-        x = x.float()
+        x, mask = self._embed(ids)
         return [*(block.step(x, mask) for block in self.blocks), self.last.keys_values(x)]
 
     def _go_on(self, job: Job) -> Tensor:
@@ -98,19 +103,19 @@ class TextPlan:
 
     def _positions(self, text: Tensor, length: int) -> Tensor:
         """(B,) positions of the tokens that are pooled, among `length`."""
-        kind = self.tower.text_pool_type
+        kind = self.pool_type
         if self.tower.cls_emb is not None or kind == "last":
             return torch.full((len(text),), length - 1, device=text.device)
         if kind == "first":
             return torch.zeros(len(text), dtype=torch.long, device=text.device)
-        return pooled_positions(text, kind, self.tower.text_eos_id)
+        return pooled_positions(text, kind, self.eos_id)
 
 
 def _projection(tower: TextTower) -> tuple[Tensor | None, Tensor | None]:
     """(D, C) and (D,) in fp32, where there are such."""
     if tower.text_projection is None:
         return None, None
-    if tower.projects_by_layer:
+    if isinstance(tower.text_projection, nn.Module):
         must_be(tower.text_projection, nn.Linear)
         layer = cast(nn.Linear, tower.text_projection)
         return layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()

@@ -40,7 +40,8 @@ class VisionPlan:
         self.positions = tower.positional_embedding.detach().float()
         self.norm_pre = None if isinstance(tower.ln_pre, nn.Identity) else Norm(tower.ln_pre)
         pools_class_token = tower.attn_pool is None and tower.pool_type == "tok" and not tower.output_tokens
-        *first, last = [BlockParts.of(block) for block in tower.transformer.resblocks]
+        stack = tower.transformer
+        *first, last = [BlockParts.of(block, stack.batch_first) for block in stack.resblocks]
         self.blocks = [PackedBlock(parts, pack) for parts in first]
         self.last = PackedBlock(last, pack, pooled_only=pools_class_token)
         self.pools_class_token = pools_class_token
@@ -67,7 +68,7 @@ class VisionPlan:
             first = torch.zeros(len(x), dtype=torch.long, device=x.device)
             pooled = self.norm_post(self.last.at(x, first))
         else:
-            pooled, _ = self.tower.pool(self.last(x).to(self.tower.conv1.weight.dtype))
+            pooled, _ = self.tower._pool(self.last(x).to(self.tower.conv1.weight.dtype))
         return pooled.float() if self.projection is None else pooled.float() @ self.projection
 
 

@@ -1,9 +1,9 @@
 """Modules to an answer, at each call, whether they are still what a plan was made of.
 
-Looked at are, for every module: its class, its attributes, its children, its hooks; for every tensor: that it is the
-same one, at the same place in memory, its version (which every in-place operation raises) and a sample of its numbers
-(which shows what was written behind its version's back, by way of `.data`, `set_` or a shared memory). Numbers on a GPU
-are not sampled: the processor would wait for it at each call.
+Looked at are, for every module: its class and that class's forward, its attributes, its children, its hooks; for every
+tensor: that it is the same one, at the same place in memory, its version (which every in-place operation raises) and a
+sample of its numbers (which shows what was written behind its version's back, by way of `.data`, `set_` or a shared
+memory). Numbers on a GPU are not sampled: the processor would wait for it at each call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Watch:
 
     def __init__(self, modules: Iterable[nn.Module], alone: Iterable[nn.Module] = ()) -> None:
         every = list({id(m): m for m in [*alone, *(m for root in modules for m in root.modules())]}.values())
-        self.modules = [(m, type(m), _things(m)) for m in every]
+        self.modules = [(m, type(m), [type(m).forward, *_things(m)]) for m in every]
         self.owners = [(owner, list(owner.values())) for m in every for owner in _owners(m)]
         tensors = {id(t): t for _, found in self.owners for t in found if t is not None}
         self.tensors = [(t, _facts(t)) for t in tensors.values()]
@@ -41,7 +41,9 @@ class Watch:
         """Whether nothing has changed since."""
         return (
             all(
-                type(m) is kind and len(now := _things(m)) == len(then) and all(map(is_, now, then))
+                type(m) is kind
+                and len(now := [kind.forward, *_things(m)]) == len(then)
+                and all(map(is_, now, then))
                 for m, kind, then in self.modules
             )
             and all(

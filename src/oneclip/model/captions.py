@@ -20,8 +20,10 @@ def are_at_hand(text: Tensor) -> bool:
     return type(text) is Tensor and text.device.type == "cpu" and text.numel() > 0
 
 
-def check_vocabulary(text: Tensor, vocab_size: int) -> None:
-    """Raise TokenRangeError unless all ids (B, L) are in the vocabulary."""
+def check_vocabulary(text: Tensor, vocab_size: int | None) -> None:
+    """Raise TokenRangeError unless all ids (B, L) are in the vocabulary; None stands for any."""
+    if vocab_size is None:
+        return
     low, high = (int(bound) for bound in text.aminmax())
     if low < 0 or high >= vocab_size:
         raise TokenRangeError(

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, MultimodalCfg
 from oneclip.errors import ConfigError, ShapeError
-from oneclip.model.captions import may_trim
+from oneclip.model.build import build_decoder, build_text_tower, build_visual_tower
 from oneclip.model.clip import CustomTextCLIP
-from oneclip.model.decoder import MultimodalTransformer
-from oneclip.model.dual import as_cfg
+from oneclip.model.dual import DualEncoder, as_cfg
 from oneclip.model.generation import Search, generate
 from oneclip.model.scripting import unscripted
 
@@ -35,7 +34,7 @@ class CoCa(CustomTextCLIP):
         init_logit_scale: logarithm of the temperature at the start of training.
         init_logit_bias: added to the logits; None for none.
         nonscalar_logit_scale: give temperature and bias the shape (1,), as some sharding wrappers need.
-        cast_dtype: accepted for older programs; norms here always compute in the precision of their own weights.
+        cast_dtype: of the linear weights later on; norms compute in fp32 if it is a 16-bit one.
         pad_id: what `generate` fills up captions with.
 
     Raises:
@@ -55,26 +54,22 @@ class CoCa(CustomTextCLIP):
         cast_dtype: torch.dtype | None = None,
         pad_id: int = 0,
     ) -> None:
+        DualEncoder.__init__(self)
         decoder = as_cfg(MultimodalCfg, multimodal_cfg)
         text, vision = as_cfg(CLIPTextCfg, text_cfg), as_cfg(CLIPVisionCfg, vision_cfg)
-        super().__init__(
-            embed_dim,
-            vision,
-            text,
-            quick_gelu,
-            init_logit_scale,
-            init_logit_bias,
-            nonscalar_logit_scale,
-            output_dict=True,
-        )
+        self.output_dict = True
+        self.text = build_text_tower(embed_dim, text, quick_gelu, cast_dtype)
+        self.visual = build_visual_tower(embed_dim, vision, quick_gelu, cast_dtype)
         for name, tower in (("visual", self.visual), ("text", self.text)):
             if not getattr(tower, "output_tokens", False):
                 raise ConfigError(
                     f"CoCa's decoder reads the tokens of the {name} tower, which gives none: {HINT}"
                 )
         # as many logits as the configuration says, though a Hugging Face tower may know more tokens
-        self.text_decoder = MultimodalTransformer(decoder, text.vocab_size, quick_gelu)
+        self.text_decoder = build_decoder(decoder, text.vocab_size, quick_gelu, cast_dtype)
         self.context_length = decoder.context_length
+        self.vocab_size = self.text.vocab_size
+        self._init_scale(init_logit_scale, init_logit_bias, nonscalar_logit_scale)
         self.pad_id = pad_id
 
     @torch.jit.export
@@ -88,7 +83,7 @@ class CoCa(CustomTextCLIP):
         Returns:
             (B, D).
         """
-        features, _ = self._encode_pictures(images, normalize)
+        features, _ = self._encode_image(images, normalize)
         return features
 
     @torch.jit.export
@@ -102,17 +97,17 @@ class CoCa(CustomTextCLIP):
         Returns:
             (B, D).
         """
-        if not torch.jit.is_scripting() and may_trim():
-            text = self.trim(text)
-        features, _ = self._encode_captions(text, normalize)
+        if not torch.jit.is_scripting():
+            text = self.trim_unseen(text)
+        features, _ = self._encode_text(text, normalize)
         return features
 
-    def _encode_pictures(self, images: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+    def _encode_image(self, images: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) to features (B, D) and tokens (B, S, C)."""
         features, tokens = _pair(self.visual(images))
         return F.normalize(features, dim=-1) if normalize else features, tokens
 
-    def _encode_captions(self, text: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+    def _encode_text(self, text: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         """(B, L) to features (B, D) and tokens (B, L, C)."""
         features, tokens = _pair(self.text(text))
         return F.normalize(features, dim=-1) if normalize else features, tokens
@@ -150,10 +145,10 @@ class CoCa(CustomTextCLIP):
         if image_latent is None or image_embs is None:
             if image is None:
                 raise ShapeError("CoCa's forward needs pictures, or both their features and their tokens")
-            image_latent, image_embs = self._encode_pictures(image, normalize=True)
+            image_latent, image_embs = self._encode_image(image, normalize=True)
         if text is None:
             return {"image_features": image_latent, "image_embs": image_embs}
-        text_latent, tokens = self._encode_captions(text, normalize=True)
+        text_latent, tokens = self._encode_text(text, normalize=True)
         if output_labels:
             tokens = tokens[:, :-1]
         output = {

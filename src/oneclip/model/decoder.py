@@ -1,6 +1,6 @@
-"""Captioning decoder: tokens of a caption and of its picture to logits of each next token.
+"""Captioning decoder: tokens of a caption and of its image to logits of each next token.
 
-Shapes: B batch, L tokens of the caption, S tokens of the picture, C width, V vocabulary.
+Shapes: B batch, L tokens of the caption, S tokens of the image, C width, V vocabulary.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,57 +9,66 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from oneclip.config import MultimodalCfg
 from oneclip.errors import ConfigError, ShapeError
+from oneclip.model.attention import Norm
+from oneclip.model.layers import LayerNorm
 from oneclip.model.scripting import unscripted
-from oneclip.model.transformer import BlockCfg, ResidualAttentionBlock, Transformer
-
-
-class CrossAttentionBlock(ResidualAttentionBlock):
-    """Pre-norm attention from the tokens of a caption to those of a picture, and MLP, each on a residual branch."""
-
-    def __init__(self, cfg: BlockCfg) -> None:
-        super().__init__(cfg)
-        self.ln_1_kv = cfg.norm_layer(cfg.width)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, L, C) and (B, S, C) -> (B, L, C)."""
-        x = x + self.ls_1(self.attn(self.ln_1(x), self.ln_1_kv(context)))
-        x = self.feed_forward(x)
-        return x
+from oneclip.model.transformer import Activation, ResidualAttentionBlock, Transformer, init_blocks
 
 
 class MultimodalTransformer(Transformer):
-    """CoCa's decoder: causal blocks over the caption, each followed by one that looks at the picture (Yu et al. 2022).
-
-    All weights begin as those of the text tower; the published package leaves its projection unset.
+    """CoCa's decoder: causal blocks over the caption, each followed by one that looks at the image (Yu et al. 2022).
 
     Args:
-        cfg: width, depth and context of the decoder. Its `vocab_size` is not used: V is the text tower's.
-        vocab_size: V.
-        quick_gelu: the activation of OpenAI's weights.
+        width: C.
+        layers: how many pairs of blocks.
+        heads: of each.
+        context_length: L at most.
+        mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
+        output_dim: V.
+        batch_first: False gives the blocks (L, B, C); the decoder itself always takes and returns (B, L, C).
     """
 
     if TYPE_CHECKING:
         cross_attn: Any  # blocks, by their index
         attn_mask: Tensor
 
-    def __init__(self, cfg: MultimodalCfg, vocab_size: int, quick_gelu: bool = False) -> None:
-        blocks = BlockCfg(cfg.width, cfg.heads, cfg.mlp_ratio, cfg.ls_init_value, quick_gelu=quick_gelu)
-        super().__init__(blocks, cfg.layers)
-        self.context_length = cfg.context_length
-        self.cross_attn = nn.ModuleList([CrossAttentionBlock(blocks) for _ in range(cfg.layers)])
-        mask = torch.full((cfg.context_length, cfg.context_length), float("-inf")).triu_(1)
-        self.register_buffer("attn_mask", mask, persistent=False)
-        self.ln_final = blocks.norm_layer(cfg.width)
-        self.text_projection = nn.Parameter(torch.empty(cfg.width, vocab_size))
-        self.init_parameters()
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        context_length: int = 77,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        output_dim: int = 512,
+        batch_first: bool = True,
+    ) -> None:
+        shared = (mlp_ratio, ls_init_value, act_layer, norm_layer)
+        super().__init__(width, layers, heads, *shared, batch_first)
+        self.context_length = context_length
+        self.cross_attn = nn.ModuleList(
+            [
+                ResidualAttentionBlock(
+                    width, heads, *shared, is_cross_attention=True, batch_first=batch_first
+                )
+                for _ in range(layers)
+            ]
+        )
+        self.register_buffer("attn_mask", self.build_attention_mask(), persistent=False)
+        self.ln_final = norm_layer(width)
+        self.text_projection = nn.Parameter(torch.empty(width, output_dim))
+        # the published package leaves it as memory happens to be; drawing it must not change what is drawn next
+        with torch.random.fork_rng(devices=[self.text_projection.device] * self.text_projection.is_cuda):
+            nn.init.normal_(self.text_projection, std=width**-0.5)
 
     def forward(self, image_embs: Tensor, text_embs: Tensor) -> Tensor:  # type: ignore[override]
         """Predict the token that follows each token.
 
         Args:
-            image_embs: (B, S, C) tokens of the pictures.
+            image_embs: (B, S, C) tokens of the images.
             text_embs: (B, L, C) tokens of the captions.
 
         Returns:
@@ -71,28 +80,43 @@ class MultimodalTransformer(Transformer):
         return self.predict(self.read(image_embs, text_embs))
 
     def read(self, image_embs: Tensor, text_embs: Tensor) -> Tensor:
-        """All blocks: (B, S, C) and (B, L, C) -> (B, L, C)."""
+        """Run all blocks: (B, S, C) and (B, L, C) -> (B, L, C)."""
         if not torch.jit.is_scripting():
             self._check(image_embs, text_embs)
         length = text_embs.shape[1]
         mask = self.attn_mask[:length, :length]
         x = text_embs
+        if not self.batch_first:
+            image_embs, x = image_embs.transpose(0, 1), x.transpose(0, 1)
         for block, cross in zip(self.resblocks, self.cross_attn):  # noqa: B905  # TorchScript knows no `strict`
             if not torch.jit.is_scripting() and self.grad_checkpointing:
-                x = checkpoint(block, x, mask, use_reentrant=False)
-                x = checkpoint(cross, x, image_embs, use_reentrant=False)
+                x = checkpoint(block, x, None, None, mask, use_reentrant=False)
+                x = checkpoint(cross, x, image_embs, image_embs, None, use_reentrant=False)
             else:
-                x = cross(block(x, attn_mask=mask), image_embs)
-        return x
+                x = cross(block(x, attn_mask=mask), k_x=image_embs, v_x=image_embs)
+        return x if self.batch_first else x.transpose(0, 1)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Tokens that `read` gave, (..., C), to logits (..., V)."""
-        x = self.ln_final(x) @ self.text_projection
+        """Tokens that `read` returned, (..., C), to logits (..., V)."""
+        x = self.ln_final(x)
+        if self.text_projection is not None:
+            x = x @ self.text_projection
         return x
 
     @unscripted
-    def forward_intermediates(self, *arguments: Any, **options: Any) -> Any:
-        """Not offered: a decoder's tokens are those of a caption and a picture at once.
+    def build_attention_mask(self) -> Tensor:
+        """The causal mask: (context, context), zero where a token may look and minus infinity elsewhere."""
+        return torch.full((self.context_length, self.context_length), float("-inf")).triu_(1)
+
+    @unscripted
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        indices: int | list[int] | None = None,
+        stop_early: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Not offered: a decoder's tokens are those of a caption and an image at once.
 
         Raises:
             ConfigError: always.
@@ -108,19 +132,20 @@ class MultimodalTransformer(Transformer):
 
     @unscripted
     def init_parameters(self) -> None:
-        super().init_parameters()
-        for block in self.cross_attn:
-            self.init_block(block)
-        nn.init.normal_(self.text_projection, std=self.width**-0.5)
+        """Draw the weights anew, as the text tower's begin; building the decoder does not call it, as published."""
+        for blocks in (self.resblocks, self.cross_attn):
+            init_blocks(blocks, self.width, self.layers)
+        if self.text_projection is not None:
+            nn.init.normal_(self.text_projection, std=self.width**-0.5)
 
     @unscripted
     def _check(self, image_embs: Tensor, text_embs: Tensor) -> None:
-        for name, tokens in (("pictures", image_embs), ("captions", text_embs)):
+        for name, tokens in (("images", image_embs), ("captions", text_embs)):
             if tokens.ndim != 3 or tokens.shape[2] != self.width:
                 raise ShapeError(
                     f"the decoder takes tokens of {name} (B, L, {self.width}); found {tuple(tokens.shape)}"
                 )
-        if text_embs.shape[1] > self.context_length:
+        if text_embs.shape[1] > len(self.attn_mask):
             raise ShapeError(
-                f"the decoder takes captions of up to {self.context_length} tokens; found {text_embs.shape[1]}"
+                f"the decoder takes captions of up to {len(self.attn_mask)} tokens; found {text_embs.shape[1]}"
             )

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError
-from oneclip.model.build import build_visual_tower
 from oneclip.model.scripting import unscripted
 from oneclip.model.text import TextTower
 
@@ -34,28 +32,16 @@ class DualEncoder(nn.Module):
         logit_bias: nn.Parameter | None
         output_dict: bool
 
-    def _init_dual(
-        self,
-        embed_dim: int,
-        vision_cfg: CLIPVisionCfg | Mapping[str, Any],
-        quick_gelu: bool,
-        init_logit_scale: float,
-        init_logit_bias: float | None,
-        nonscalar_logit_scale: bool,
-        output_dict: bool,
+    def _init_scale(
+        self, init_logit_scale: float, init_logit_bias: float | None, nonscalar_logit_scale: bool
     ) -> None:
-        self.output_dict = output_dict
-        self.visual = self._make_visual(embed_dim, as_cfg(CLIPVisionCfg, vision_cfg), quick_gelu)
+        """Register the temperature, and the bias if there is one."""
         shape = [1] if nonscalar_logit_scale else []
         self.logit_scale = nn.Parameter(torch.full(shape, float(init_logit_scale)))
         bias = (
             nn.Parameter(torch.full(shape, float(init_logit_bias))) if init_logit_bias is not None else None
         )
         self.register_parameter("logit_bias", bias)
-
-    @unscripted
-    def _make_visual(self, embed_dim: int, cfg: CLIPVisionCfg, quick_gelu: bool) -> nn.Module:
-        return build_visual_tower(embed_dim, cfg, quick_gelu)
 
     @torch.jit.export
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:

@@ -17,6 +17,7 @@ from oneclip import hub
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import CheckpointError, ConfigError, DownloadError, OfflineError, ShapeError, nearest
 from oneclip.hub.place import SWITCHED_OFF
+from oneclip.model import untouched
 from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.hf_config import config_from, kind_of, longest_caption, pad_id_of, text_config
 from oneclip.model.hf_poolers import POOLERS, ClsPooler
@@ -95,8 +96,8 @@ class HFTextTower(nn.Module):
             TokenRangeError: if an id is outside the vocabulary.
         """
         if may_trim():
-            trimmed = self.trim(text)
-            text = text if self.output_tokens else trimmed
+            trimmed = self.trim(text)  # which checks the ids, too
+            text = trimmed if not self.output_tokens and untouched.is_untouched(self) else text
         mask = (text != self.pad_id).long()
         output = self.transformer(input_ids=text, attention_mask=mask)
         pooled: Tensor = self.proj(self.pooler(output, mask))

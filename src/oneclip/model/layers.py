@@ -24,6 +24,17 @@ class LayerNorm(nn.LayerNorm):
         return x.to(input.dtype)
 
 
+class LayerNormFp32(LayerNorm):
+    """Layer norm computed in fp32, whatever the precision of input and weights; returned in that of the input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last dimension of `input`, (..., C) -> (..., C)."""
+        weight = self.weight.float() if self.weight is not None else None
+        bias = self.bias.float() if self.bias is not None else None
+        x = F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
+        return x.to(input.dtype)
+
+
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), the approximation that OpenAI's models were trained with (Hendrycks & Gimpel 2016)."""
 
@@ -33,15 +44,22 @@ class QuickGELU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a residual branch (Touvron et al. 2021, CaiT)."""
+    """A learned factor per channel on a residual branch (Touvron et al. 2021, CaiT).
 
-    def __init__(self, dim: int, init_value: float = 1e-5) -> None:
+    Args:
+        dim: C.
+        init_values: every factor at the start of training.
+        inplace: write the result into the input.
+    """
+
+    def __init__(self, dim: int, init_values: float = 1e-5, inplace: bool = False) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(init_value * torch.ones(dim))
+        self.inplace = inplace
+        self.gamma = nn.Parameter(init_values * torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return x * self.gamma
+        return x.mul_(self.gamma) if self.inplace else x * self.gamma
 
 
 class PatchDropout(nn.Module):
@@ -67,9 +85,9 @@ class PatchDropout(nn.Module):
         first = 1 if self.exclude_first_token else 0
         class_token, patches = x[:, :first], x[:, first:]
         kept = max(1, int(patches.shape[1] * (1 - self.prob)))
-        # (B, kept)
-        chosen = torch.rand(patches.shape[0], patches.shape[1], device=x.device).topk(kept, dim=-1).indices
-        rows = torch.arange(patches.shape[0], device=x.device)[:, None]
+        # drawn on the CPU and from a normal distribution, as published: a seed then keeps the same patches
+        chosen = torch.randn(patches.shape[0], patches.shape[1]).topk(kept, dim=-1).indices  # (B, kept)
+        rows = torch.arange(patches.shape[0])[:, None]
         return torch.cat([class_token, patches[rows, chosen]], dim=1)
 
 
@@ -120,6 +138,12 @@ def freeze_batch_norm(module: nn.Module, keep: Collection[nn.Module] = ()) -> No
 def make_activation(quick_gelu: bool, act_kwargs: dict[str, str] | None) -> nn.Module:
     """QuickGELU or GELU with the keyword arguments of `nn.GELU` (`{"approximate": "tanh"}`)."""
     return QuickGELU() if quick_gelu else nn.GELU(**(act_kwargs or {}))
+
+
+def lowest_precision(module: nn.Module) -> torch.dtype:
+    """The lowest precision among a module's floating-point parameters, which is that of its features."""
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    return next((low for low in (torch.float16, torch.bfloat16) if low in dtypes), torch.float32)
 
 
 def check_share(what: str, prob: float) -> float:

@@ -3,7 +3,7 @@
 Shapes: B batch, (H, W) pixels, N patches, C width.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, ShapeError
 
@@ -13,11 +13,26 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def check_pictures(x: Tensor, image_size: tuple[int, int]) -> None:
-    """Raise ShapeError unless `x` is (B, 3, H, W) of the tower's size."""
-    if x.ndim != 4 or x.shape[1] != 3 or tuple(x.shape[2:]) != image_size:
-        height, width = image_size
-        raise ShapeError(f"the visual tower takes pictures (B, 3, {height}, {width}); found {tuple(x.shape)}")
+def check_pictures(x: Tensor, image_size: tuple[int, int] | None, channels: int | None = 3) -> None:
+    """Raise ShapeError unless `x` is (B, channels, H, W) of a size; None stands for any."""
+    height, width = image_size or ("H", "W")
+    fits = x.ndim == 4 and channels in (None, x.shape[1]) and image_size in (None, tuple(x.shape[2:]))
+    if not fits:
+        shape = f"(B, {channels or 'C'}, {height}, {width})"
+        raise ShapeError(f"the visual tower takes images {shape}; found {tuple(x.shape)}")
+
+
+def channels_of(layer: nn.Module) -> int | None:
+    """How many channels the first layer of a tower reads; None if it is no convolution, which may read any."""
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
+
+
+def check_patches(found: int, expected: int) -> None:
+    """Raise ShapeError unless images have as many patches as there are positions for."""
+    if found != expected:
+        raise ShapeError(
+            f"these images have {found} patches, and the visual tower has positions for {expected}"
+        )
 
 
 def check_output_format(found: str, known: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from oneclip.errors import ConfigError
 from oneclip.model.layers import freeze_batch_norm
 from oneclip.model.locking import unlock_last
-from oneclip.model.pictures import check_output_format, check_pictures
+from oneclip.model.pictures import channels_of, check_output_format, check_patches, check_pictures
 from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import take_indices
 
@@ -30,13 +30,16 @@ class Bottleneck(nn.Module):
         out = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.act2 = nn.ReLU(inplace=True)
         self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(planes, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module = nn.Identity()
+        self.act3 = nn.ReLU(inplace=True)
+        self.stride = stride
+        self.downsample: nn.Module | None = None
         if stride > 1 or inplanes != out:
             self.downsample = nn.Sequential(
                 OrderedDict[str, nn.Module](
@@ -50,11 +53,14 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out: Tensor = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.avgpool(out)))
-        x = self.relu(out + self.downsample(x))
-        return x
+        if self.downsample is not None:
+            x = self.downsample(x)
+        out += x  # in place, as published: who kept the output of bn3 sees the sum
+        out = self.act3(out)
+        return out
 
 
 class AttentionPool2d(nn.Module):
@@ -84,10 +90,15 @@ class AttentionPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D). Only the mean asks; the cells' own queries would be thrown away."""
+        if not torch.jit.is_scripting():
+            check_patches(x.shape[2] * x.shape[3], self.positional_embedding.shape[0] - 1)
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # (B, HW + 1, C)
         x = x + self.positional_embedding.to(x.dtype)
-        q, k, v = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
+        # by their weights, as published: the layers themselves are never called
+        q = F.linear(x[:, :1], self.q_proj.weight, self.q_proj.bias)
+        k = F.linear(x, self.k_proj.weight, self.k_proj.bias)
+        v = F.linear(x, self.v_proj.weight, self.v_proj.bias)
         heads = (x.shape[0], -1, self.num_heads, x.shape[2] // self.num_heads)
         q, k, v = (
             q.reshape(heads).transpose(1, 2),
@@ -95,8 +106,7 @@ class AttentionPool2d(nn.Module):
             v.reshape(heads).transpose(1, 2),
         )
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, 1, E)
-        out: Tensor = self.c_proj(x.transpose(1, 2).flatten(1))
-        return out
+        return F.linear(x.transpose(1, 2).flatten(1), self.c_proj.weight, self.c_proj.bias)
 
 
 class ModifiedResNet(nn.Module):
@@ -109,6 +119,8 @@ class ModifiedResNet(nn.Module):
         image_size: side of the pictures, in pixels; (height, width) must be equal.
         width: channels after the stem.
     """
+
+    block = Bottleneck  # the class of the residual blocks
 
     def __init__(
         self,
@@ -126,24 +138,35 @@ class ModifiedResNet(nn.Module):
         height, side = (image_size, image_size) if isinstance(image_size, int) else image_size
         if height != side:
             raise ConfigError(f"a ResNet tower takes square pictures; image_size is {image_size}")
-        self.side = side
+        self.side, self._cells = side, (side // 32) ** 2
 
         self.conv1 = nn.Conv2d(3, width // 2, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width // 2, width // 2, kernel_size=3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width // 2)
+        self.act2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(width // 2, width, kernel_size=3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.act3 = nn.ReLU(inplace=True)
         self.avgpool = nn.AvgPool2d(2)
 
-        self.layer1 = _stage(width, width, layers[0])
-        self.layer2 = _stage(width * 4, width * 2, layers[1], stride=2)
-        self.layer3 = _stage(width * 8, width * 4, layers[2], stride=2)
-        self.layer4 = _stage(width * 16, width * 8, layers[3], stride=2)
+        self._inplanes = width  # channels that the next stage reads
+        self.layer1 = self._make_layer(width, layers[0])
+        self.layer2 = self._make_layer(width * 2, layers[1], stride=2)
+        self.layer3 = self._make_layer(width * 4, layers[2], stride=2)
+        self.layer4 = self._make_layer(width * 8, layers[3], stride=2)
         self.attnpool = AttentionPool2d(side // 32, width * 32, heads, output_dim)
         self.grad_checkpointing = False
         self.init_parameters()
+
+    @unscripted
+    def _make_layer(self, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
+        """A stage: `blocks` blocks, of which the first has the stride, with 4 `planes` channels at the end."""
+        inner = planes * self.block.expansion
+        first = self.block(self._inplanes, planes, stride)
+        self._inplanes = inner
+        return nn.Sequential(first, *[self.block(inner, planes) for _ in range(1, blocks)])
 
     def init_parameters(self) -> None:
         """Begin each residual branch at zero, and the attention pool at unit variance."""
@@ -161,9 +184,9 @@ class ModifiedResNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / 4, W / 4)."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.relu(self.bn3(self.conv3(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act2(self.bn2(self.conv2(x)))
+        x = self.act3(self.bn3(self.conv3(x)))
         x = self.avgpool(x)
         return x
 
@@ -176,7 +199,7 @@ class ModifiedResNet(nn.Module):
         if torch.jit.is_scripting():
             x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         else:
-            check_pictures(x, (self.side, self.side))
+            self._check_images(x)
             for stage in self._stages():
                 x = self._run(stage, x)
         x = self.attnpool(x)
@@ -208,7 +231,7 @@ class ModifiedResNet(nn.Module):
             `image_intermediates`, and `image_features` (B, D) unless left out.
         """
         check_output_format(output_fmt, ("NCHW", "NLC"))
-        check_pictures(x, (self.side, self.side))
+        self._check_images(x)
         stages = self._stages()
         chosen = take_indices(len(stages), indices)
         last = max(chosen) if stop_early and intermediates_only else len(stages) - 1
@@ -244,6 +267,13 @@ class ModifiedResNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each stage in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
+
+    @unscripted
+    def _check_images(self, x: Tensor) -> None:
+        """Raise ShapeError unless images fit; a replaced first layer or attention pool decides what does."""
+        pool = self.attnpool
+        as_built = isinstance(pool, AttentionPool2d) and len(pool.positional_embedding) == self._cells + 1
+        check_pictures(x, (self.side, self.side) if as_built else None, channels_of(self.conv1))
 
     @unscripted
     def _stages(self) -> list[Callable[[Tensor], Tensor]]:
@@ -284,10 +314,3 @@ def _statistics_kept(tower: nn.Module) -> Iterator[None]:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
-
-
-def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
-    first = Bottleneck(inplanes, planes, stride)
-    return nn.Sequential(
-        first, *[Bottleneck(planes * Bottleneck.expansion, planes) for _ in range(1, blocks)]
-    )

@@ -1,27 +1,30 @@
-"""Text tower: token ids to one feature vector a caption.
+"""Text tower: token ids to one feature vector a text.
 
 Shapes: B batch, L tokens, C width, H heads, D joint embedding.
 """
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, ShapeError
+from oneclip.model import untouched
+from oneclip.model.attention import Norm
 from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
+from oneclip.model.layers import LayerNorm
 from oneclip.model.locking import Part, unlock_last
 from oneclip.model.pictures import check_output_format
 from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
 from oneclip.model.scripting import unscripted
-from oneclip.model.transformer import BlockCfg, Transformer
+from oneclip.model.transformer import Activation, Transformer, init_blocks
 
 
 class TextTower(nn.Module):
-    """What the stand-alone text tower and the flat `CLIP` share: the parameters and the forward of a text tower.
+    """What the stand-alone text tower and the flat `CLIP` share: the forward of a text tower over its parts.
 
-    A subclass calls `_init_text` in its constructor; the parameters are then its own, under their published names.
+    A subclass registers the parts under their published names.
     """
 
     __constants__ = ("projects_by_layer",)  # so that TorchScript compiles only the branch that holds
@@ -34,78 +37,29 @@ class TextTower(nn.Module):
         text_projection: Any  # a matrix (C, D), a linear layer, or None
         cls_emb: nn.Parameter | None
         attn_mask: Tensor | None
+        context_length: int
+        heads: int
+        pad_id: int
+        use_pad_mask: bool
+        correct_cls_mask: bool
+        projects_by_layer: bool
 
-    def _init_text(
-        self,
-        cfg: CLIPTextCfg,
-        embed_dim: int | None,
-        quick_gelu: bool,
-        use_pad_mask: bool = False,
-        correct_cls_mask: bool = False,
-    ) -> None:
-        if cfg.pool_type not in POOL_TYPES:
-            raise ConfigError(
-                f"pool_type of the text tower is {cfg.pool_type!r}; expected one of {', '.join(POOL_TYPES)}"
-            )
-        if cfg.proj_type not in ("linear", "none"):
-            raise ConfigError(
-                f"proj_type of the text tower is {cfg.proj_type!r}; expected 'linear' or 'none'"
-            )
-        blocks = BlockCfg.of_tower(cfg, cfg.heads, quick_gelu)
-        self.context_length = cfg.context_length
-        self.vocab_size = cfg.vocab_size
-        self.text_pool_type = cfg.pool_type
-        self.text_eos_id = cfg.eos_id
-        self.pad_id = cfg.pad_id
-        self.use_pad_mask = use_pad_mask and cfg.no_causal_mask
-        self.correct_cls_mask = correct_cls_mask
-
-        positions = cfg.context_length + int(cfg.embed_cls)
-        self.token_embedding = nn.Embedding(cfg.vocab_size, cfg.width)
-        self.register_parameter("cls_emb", nn.Parameter(torch.empty(cfg.width)) if cfg.embed_cls else None)
-        self.positional_embedding = nn.Parameter(torch.empty(positions, cfg.width))
-        self.transformer = self._make_text_transformer(blocks, cfg.layers)
-        self.ln_final = blocks.norm_layer(cfg.width)
-        causal = None if cfg.no_causal_mask else torch.full((positions, positions), float("-inf")).triu_(1)
-        self.register_buffer("attn_mask", causal, persistent=False)
-        self.projects_by_layer = cfg.proj_bias and cfg.proj_type == "linear" and bool(embed_dim)
-        if cfg.proj_type == "none" or not embed_dim:
-            self.register_parameter("text_projection", None)
-        elif cfg.proj_bias:
-            self.text_projection = nn.Linear(cfg.width, embed_dim)
-        else:
-            self.text_projection = nn.Parameter(torch.empty(cfg.width, embed_dim))
-        self._init_text_parameters()
-
-    @unscripted
-    def _make_text_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
-        return Transformer(blocks, layers)
-
-    @unscripted
-    def _init_text_parameters(self) -> None:
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.positional_embedding, std=0.01)
-        if self.cls_emb is not None:
-            nn.init.normal_(self.cls_emb, std=0.01)
-        self.transformer.init_parameters()
-        std = self.transformer.width**-0.5
-        if isinstance(self.text_projection, nn.Linear):
-            nn.init.normal_(self.text_projection.weight, std=std)
-            nn.init.zeros_(self.text_projection.bias)
-        elif self.text_projection is not None:
-            nn.init.normal_(self.text_projection, std=std)
+    @abstractmethod
+    def pooling(self) -> tuple[str, int]:
+        """Which token is pooled, see `pool_text`, and the end-of-text id that "eos" looks for."""
 
     def _encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Captions (B, L) to features (B, D), not normalised, and their tokens (B, L, C)."""
-        x, mask = self._embed_text(text)
+        """Texts (B, L) to features (B, D), not normalised, and their tokens (B, L, C)."""
+        x, mask = self._embeds(text)
         x = self._run_text_blocks(x, mask)
         return self._pool_text(x, text)
 
-    def _embed_text(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Captions (B, L) to tokens (B, L, C), and what is added to the attention logits, if anything.
+    def _embeds(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Texts (B, L) to tokens (B, L, C), and what is added to the attention logits, if anything.
 
-        A class token comes behind them, on the last positional row however short the captions are: (B, L + 1, C). It
-        sees the first padding of each caption, see `_padding_mask`, so captions shorter than the context get one more.
+        A class token comes behind them, on the last positional row however short the texts are: (B, L + 1, C). It
+        sees the first padding of each text, see `_build_additive_mask`, so texts shorter than the context get one
+        more.
         """
         if not torch.jit.is_scripting():
             self._check_text(text)
@@ -123,27 +77,35 @@ class TextTower(nn.Module):
         if self.attn_mask is not None:
             mask = self.attn_mask[: x.shape[1], : x.shape[1]]
         if self.use_pad_mask or self.cls_emb is not None:
-            padding = self._padding_mask(text, dtype)
-            mask = padding if mask is None else mask.to(dtype) + padding
+            padding = self._build_additive_mask(text, x.shape[1], dtype)
+            mask = padding if mask is None else mask.unsqueeze(0) + padding
         return x, mask
 
-    def _run_text_blocks(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
-        x = self.transformer(x, attn_mask=mask)
-        return x
-
-    def _padding_mask(self, text: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, 1, 1, L or L + 1): minus infinity where a key is padding, zero elsewhere.
+    def _build_additive_mask(self, text: Tensor, seq_len: int, dtype: torch.dtype) -> Tensor:
+        """Minus infinity where a key is padding, zero elsewhere.
 
         Published CoCa weights were trained with the class token's place at the front of this mask, one off from where
         the token stands: each key is masked if the one before it is padding. `correct_cls_mask` puts it at the end.
+
+        Args:
+            text: (B, L) token ids, without the class token.
+            seq_len: L, or L + 1 with a class token.
+            dtype: of the mask.
+
+        Returns:
+            (B H, seq_len, seq_len).
         """
         real = text != self.pad_id
         if self.cls_emb is not None:
             always = torch.ones_like(real[:, :1])
             real = torch.cat([real, always] if self.correct_cls_mask else [always, real], dim=1)
         mask = torch.zeros(real.shape, dtype=dtype, device=text.device).masked_fill(~real, float("-inf"))
-        return mask[:, None, None, :]
+        return mask[:, None, :].expand(-1, seq_len, -1).repeat_interleave(self.heads, 0)
+
+    def _run_text_blocks(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        x = self.transformer(x, attn_mask=mask)
+        return x
 
     def _pool_text(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) to features (B, D), and the tokens that go with them."""
@@ -151,12 +113,22 @@ class TextTower(nn.Module):
             pooled, tokens = self.ln_final(x[:, -1]), x[:, : text.shape[1]]
         else:
             tokens = self.ln_final(x)
-            pooled = pool_text(tokens, text, self.text_pool_type, self.text_eos_id)
-        if self.projects_by_layer:
+            pool_type, eos_id = self.pooling()
+            pooled = pool_text(tokens, text, pool_type, eos_id)
+        return self._project(pooled), tokens
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        """(B, C) -> (B, D)."""
+        if torch.jit.is_scripting():
+            if self.projects_by_layer:
+                pooled = self.text_projection(pooled)
+            elif self.text_projection is not None:
+                pooled = pooled @ self.text_projection
+        elif isinstance(self.text_projection, nn.Module):
             pooled = self.text_projection(pooled)
         elif self.text_projection is not None:
             pooled = pooled @ self.text_projection
-        return pooled, tokens
+        return pooled
 
     @unscripted
     def _text_intermediates(
@@ -170,7 +142,7 @@ class TextTower(nn.Module):
         output_extra_tokens: bool,
     ) -> dict[str, Tensor | list[Tensor]]:
         check_output_format(output_fmt, ("NLC",))
-        x, mask = self._embed_text(text)
+        x, mask = self._embeds(text)
         x, kept = self.transformer.forward_intermediates(x, mask, indices, stop_early and intermediates_only)
         if normalize_intermediates:
             kept = [self.ln_final(y) for y in kept]
@@ -189,8 +161,8 @@ class TextTower(nn.Module):
         """Cut off the token ids that cannot change the features: those behind the last position that is pooled.
 
         Exact, because in a causal tower no position sees what follows it; and a class token sees no padding but the
-        first, which `_embed_text` puts back. Where neither holds, or the ids are not in the CPU's memory (finding the
-        length would stall the device), they are given back whole.
+        first, which `_embeds` puts back. Where neither holds, or the ids are not in the CPU's memory (finding the
+        length would stall the device), they are returned whole.
 
         Args:
             text: (B, L) token ids.
@@ -199,23 +171,35 @@ class TextTower(nn.Module):
             (B, L') with L' <= L.
 
         Raises:
-            ShapeError: if L exceeds `context_length`, or is less in a tower that reads the padding, too.
+            ShapeError: if L exceeds the table of positions, or is less in a tower that reads the padding, too.
             TokenRangeError: if an id is outside the vocabulary.
         """
         self._check_text(text)
         causal = self.attn_mask is not None and not self.use_pad_mask
         known = are_at_hand(text)
         if known:
-            check_vocabulary(text, self.vocab_size)
+            check_vocabulary(text, vocabulary_of(self.token_embedding))
         if known and self.cls_emb is not None:
             return without_padding(text, self.pad_id)
         if not causal or not known:
             return text
-        if self.text_pool_type == "first":
+        pool_type, eos_id = self.pooling()
+        if pool_type == "first":
             return text[:, :1]
-        if self.text_pool_type not in ("argmax", "eos"):
+        if pool_type not in ("argmax", "eos"):
             return text
-        return text[:, : 1 + int(pooled_positions(text, self.text_pool_type, self.text_eos_id).max())]
+        return text[:, : 1 + int(pooled_positions(text, pool_type, eos_id).max())]
+
+    @unscripted
+    def trim_unseen(self, text: Tensor) -> Tensor:
+        """`trim`, where no hook, patch or replaced part could see the difference; else the ids as they are."""
+        return self.trim(text) if may_trim() and untouched.is_untouched(*self._text_parts()) else text
+
+    @unscripted
+    def _text_parts(self) -> list[nn.Module]:
+        """The modules that the text tower is made of, each with all that is below it."""
+        parts = (self.token_embedding, self.transformer, self.ln_final, self.text_projection)
+        return [part for part in parts if isinstance(part, nn.Module)]
 
     @unscripted
     def _lock_text(self, unlocked_layers: int, freeze_layer_norm: bool) -> None:
@@ -235,46 +219,154 @@ class TextTower(nn.Module):
 
     @unscripted
     def _check_text(self, text: Tensor) -> None:
-        most = self.context_length
+        most = self.positional_embedding.shape[0] - int(self.cls_emb is not None)
         least = most if self._reads_padding() else 1
         if text.ndim != 2 or not least <= text.shape[1] <= most:
             lengths = f"L from 1 up to {most}" if least == 1 else f"L = {most} (it reads the padding, too)"
             raise ShapeError(f"the text tower takes token ids (B, L), {lengths}; found {tuple(text.shape)}")
+        if self.attn_mask is not None and text.shape[1] > len(self.attn_mask):
+            raise ShapeError(
+                f"the text tower has {most} positions, and a causal mask for {len(self.attn_mask)}: replace attn_mask, "
+                "too, by one of the new length (build_causal_mask makes it)"
+            )
 
     @unscripted
     def _reads_padding(self) -> bool:
-        """Whether a shorter row of the same caption has other features, which would look as good (SigLIP's)."""
+        """Whether a shorter row of the same text has other features, which would look as good (SigLIP's)."""
         sees_all = self.attn_mask is None and not self.use_pad_mask
-        return self.cls_emb is None and (sees_all or self.text_pool_type == "last")
+        return self.cls_emb is None and (sees_all or self.pooling()[0] == "last")
 
 
 class TextTransformer(TextTower):
     """Transformer over token ids, pooled at the end-of-text token (Radford et al. 2021, section 2.4).
 
     Args:
-        cfg: widths, depth and pooling of the tower.
-        embed_dim: D; None leaves out the projection.
-        quick_gelu: the activation of OpenAI's weights.
+        context_length: L at most.
+        vocab_size: how many token ids there are.
+        width: C.
+        heads, layers, mlp_ratio, ls_init_value: of the transformer.
+        output_dim: D; None leaves out the projection.
+        embed_cls: add a learned class token behind the last position, and pool it (CoCa).
+        no_causal_mask: let every token see those behind it.
         use_pad_mask: in a tower that is not causal, attend to no padding.
-        correct_cls_mask: see `_padding_mask`.
+        correct_cls_mask: see `_build_additive_mask`.
+        pad_id: the token id of padding.
+        eos_id: the end-of-text id that `pool_type="eos"` looks for.
+        pool_type: see `pool_text`.
+        proj_type: "linear", or "none" for no projection.
+        proj_bias: whether the projection adds a bias.
+        act_layer, norm_layer: make the activations and the norms.
+        output_tokens: return the tokens, too.
+        block_type: as in `Transformer`, and so are the switches that follow it.
+
+    Raises:
+        ConfigError: for an unknown `pool_type` or `proj_type`.
     """
 
     def __init__(
         self,
-        cfg: CLIPTextCfg,
-        embed_dim: int | None,
-        quick_gelu: bool = False,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        width: int = 512,
+        heads: int = 8,
+        layers: int = 12,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        output_dim: int | None = 512,
+        embed_cls: bool = False,
+        no_causal_mask: bool = False,
         use_pad_mask: bool = False,
         correct_cls_mask: bool = False,
+        pad_id: int = 0,
+        eos_id: int = 2,
+        pool_type: str = "argmax",
+        proj_type: str = "linear",
+        proj_bias: bool = False,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        output_tokens: bool = False,
+        block_type: str | None = None,
+        qk_norm: bool = False,
+        scaled_cosine_attn: bool = False,
+        scale_heads: bool = False,
+        scale_attn_inner: bool = False,
+        scale_attn: bool = False,
+        scale_fc: bool = False,
     ) -> None:
         super().__init__()
-        self._init_text(cfg, embed_dim, quick_gelu, use_pad_mask, correct_cls_mask)
-        self.width, self.heads, self.output_dim = cfg.width, cfg.heads, embed_dim
-        self.pool_type, self.eos_id = cfg.pool_type, cfg.eos_id
-        self.output_tokens = cfg.output_tokens
+        if pool_type not in POOL_TYPES:
+            raise ConfigError(
+                f"pool_type of the text tower is {pool_type!r}; expected one of {', '.join(POOL_TYPES)}"
+            )
+        if proj_type not in ("linear", "none"):
+            raise ConfigError(f"proj_type of the text tower is {proj_type!r}; expected 'linear' or 'none'")
+        self.output_tokens = output_tokens
+        self.context_length = context_length
+        self.num_pos = context_length + int(embed_cls)
+        self.vocab_size, self.width, self.heads, self.output_dim = vocab_size, width, heads, output_dim
+        self.pad_id, self.eos_id, self.pool_type = pad_id, eos_id, pool_type
+        self.use_pad_mask = use_pad_mask and no_causal_mask
+        self.correct_cls_mask = correct_cls_mask
+
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.register_parameter("cls_emb", nn.Parameter(torch.empty(width)) if embed_cls else None)
+        self.positional_embedding = nn.Parameter(torch.empty(self.num_pos, width))
+        self.transformer = Transformer(
+            width,
+            layers,
+            heads,
+            mlp_ratio,
+            ls_init_value=ls_init_value,
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            block_type=block_type,
+            qk_norm=qk_norm,
+            scaled_cosine_attn=scaled_cosine_attn,
+            scale_heads=scale_heads,
+            scale_attn_inner=scale_attn_inner,
+            scale_attn=scale_attn,
+            scale_fc=scale_fc,
+        )
+        self.ln_final = norm_layer(width)
+        self.register_buffer(
+            "attn_mask", None if no_causal_mask else self.build_causal_mask(), persistent=False
+        )
+        projects = proj_type != "none" and bool(output_dim)
+        self.projects_by_layer = projects and proj_bias
+        if not projects:
+            self.register_parameter("text_projection", None)
+        elif proj_bias:
+            self.text_projection = nn.Linear(width, output_dim)  # type: ignore[arg-type]
+        else:
+            self.text_projection = nn.Parameter(torch.empty(width, output_dim))  # type: ignore[arg-type]
+        self.init_parameters()
+
+    @unscripted
+    def init_parameters(self) -> None:
+        """Draw the weights anew, as training begins with them (Radford et al. 2021, section 2.5)."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        if self.cls_emb is not None:
+            nn.init.normal_(self.cls_emb, std=0.01)
+        width = self.transformer.width
+        init_blocks(self.transformer.resblocks, width, self.transformer.layers)
+        if isinstance(self.text_projection, nn.Linear):
+            nn.init.normal_(self.text_projection.weight, std=width**-0.5)
+            nn.init.zeros_(self.text_projection.bias)
+        elif self.text_projection is not None:
+            nn.init.normal_(self.text_projection, std=width**-0.5)
+
+    @unscripted
+    def build_causal_mask(self) -> Tensor:
+        """The mask that is added to the attention logits, see `causal_mask`."""
+        return causal_mask(self.num_pos)
+
+    def pooling(self) -> tuple[str, int]:
+        """Which token is pooled, see `pool_text`, and the end-of-text id that "eos" looks for."""
+        return self.pool_type, self.eos_id
 
     def forward(self, text: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Encode captions.
+        """Encode texts.
 
         Args:
             text: (B, L) int64 token ids, padded after the end-of-text token.
@@ -283,10 +375,10 @@ class TextTransformer(TextTower):
             (B, D) features, not normalised; with `output_tokens` also the tokens (B, L, C).
 
         Raises:
-            ShapeError: if L exceeds `context_length`, or is less in a tower that reads the padding, too.
+            ShapeError: if L exceeds the table of positions, or is less in a tower that reads the padding, too.
         """
-        if not torch.jit.is_scripting() and not self.output_tokens and may_trim():
-            text = self.trim(text)
+        if not torch.jit.is_scripting() and not self.output_tokens:
+            text = self.trim_unseen(text)
         pooled, tokens = self._encode(text)
         if self.output_tokens:
             return pooled, tokens
@@ -303,7 +395,7 @@ class TextTransformer(TextTower):
         output_fmt: str = "NLC",
         output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Encode captions and keep the tokens of chosen blocks.
+        """Encode texts and keep the tokens of chosen blocks.
 
         Args:
             text: (B, L) token ids; all L positions are computed.
@@ -328,6 +420,18 @@ class TextTransformer(TextTower):
         )
 
     @unscripted
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the intermediates of chosen blocks do not need; see `VisionTransformer`'s method."""
+        chosen = self.transformer.prune_intermediate_layers(indices)
+        if prune_norm:
+            self.ln_final = nn.Identity()
+        if prune_head:
+            self.text_projection = None
+        return chosen
+
+    @unscripted
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the tower but for its last groups: embeddings, each block, projection.
 
@@ -346,3 +450,13 @@ class TextTransformer(TextTower):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
         return {"positional_embedding"} | ({"cls_emb"} if self.cls_emb is not None else set())
+
+
+def causal_mask(length: int) -> Tensor:
+    """(L, L): zero where a token may look, minus infinity where it may not."""
+    return torch.full((length, length), float("-inf")).triu_(1)
+
+
+def vocabulary_of(embedding: nn.Module) -> int | None:
+    """How many token ids an embedding has rows for; None for a layer that does not say."""
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None

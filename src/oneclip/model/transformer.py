@@ -1,147 +1,238 @@
-"""The one transformer that serves both towers: tokens in, tokens out.
+"""Transformer that serves both towers: tokens in, tokens out.
 
-Shapes: B batch, L tokens, C width.
+Blocks, their parts and their arguments are those of `open_clip.transformer`, so that programs which hook, replace or
+patch a part find what they expect.
+
+Shapes: B batch, L tokens, S tokens of another input, C width, H heads.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
-from oneclip.model.attention import Attention
-from oneclip.model.layers import LayerNorm, LayerScale, make_activation
+from oneclip.model.attention import Attention, Norm, check_heads
+from oneclip.model.layers import LayerNorm, LayerScale, lowest_precision
 from oneclip.model.scripting import unscripted
 
-Norm = Callable[[int], nn.Module]
+Activation = Callable[[], nn.Module]
 
-
-@dataclass
-class BlockCfg:
-    """What every block of a transformer has in common; see `Attention` for the switches."""
-
-    width: int
-    heads: int
-    mlp_ratio: float = 4.0
-    ls_init_value: float | None = None
-    qk_norm: bool = False
-    scaled_cosine_attn: bool = False
-    scale_heads: bool = False
-    scale_attn_inner: bool = False
-    scale_attn: bool = False  # norm after attention (Shleifer et al. 2021, NormFormer)
-    scale_fc: bool = False  # norm inside the MLP (likewise)
-    quick_gelu: bool = False
-    act_kwargs: dict[str, str] | None = None
-    norm_layer: Norm = LayerNorm
-
-    @classmethod
-    def of_tower(cls, cfg: CLIPVisionCfg | CLIPTextCfg, heads: int, quick_gelu: bool) -> "BlockCfg":
-        """The blocks that a tower's configuration asks for.
-
-        Raises:
-            ConfigError: on an unknown block type, or arguments that QuickGELU does not take.
-        """
-        if cfg.block_type not in (None, "default", "custom"):
-            raise ConfigError(f"block_type is {cfg.block_type!r}; expected 'default' or 'custom'")
-        if quick_gelu and cfg.act_kwargs:
-            raise ConfigError(f"QuickGELU takes no arguments, but act_kwargs is {cfg.act_kwargs}")
-        switches = {name: getattr(cfg, name) for name in _SWITCHES} if cfg.block_type != "default" else {}
-        return cls(
-            width=cfg.width,
-            heads=heads,
-            mlp_ratio=cfg.mlp_ratio,
-            ls_init_value=cfg.ls_init_value,
-            quick_gelu=quick_gelu,
-            act_kwargs=cfg.act_kwargs,
-            norm_layer=partial(LayerNorm, **(cfg.norm_kwargs or {})),
-            **switches,
-        )
-
-
-_SWITCHES = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+CUSTOM = "CustomResidualAttentionBlock"
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm attention and MLP, each on a residual branch."""
+    """Pre-norm attention and MLP, each on a residual branch.
 
-    def __init__(self, cfg: BlockCfg) -> None:
+    Args:
+        d_model: C.
+        n_head: H.
+        mlp_ratio: width of the MLP, as a multiple of C.
+        ls_init_value: start of the layer scales; None for none.
+        act_layer: makes the activation.
+        norm_layer: makes a norm from a width.
+        is_cross_attention: attend to another input, which gets a norm of its own.
+        batch_first: tokens are (B, L, C), else (L, B, C).
+    """
+
+    if TYPE_CHECKING:
+        mlp: Any
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        is_cross_attention: bool = False,
+        batch_first: bool = True,
+    ) -> None:
         super().__init__()
-        width, hidden = cfg.width, int(cfg.width * cfg.mlp_ratio)
-        self.ln_1 = cfg.norm_layer(width)
-        self.attn = Attention(
-            width,
-            cfg.heads,
-            qk_norm=cfg.qk_norm,
-            scaled_cosine=cfg.scaled_cosine_attn,
-            scale_heads=cfg.scale_heads,
-            inner_norm=cfg.scale_attn_inner,
-            norm_layer=cfg.norm_layer,
-        )
-        self.ln_attn = cfg.norm_layer(width) if cfg.scale_attn else nn.Identity()
-        self.ls_1 = LayerScale(width, cfg.ls_init_value) if cfg.ls_init_value is not None else nn.Identity()
-        self.ln_2 = cfg.norm_layer(width)
+        check_heads(d_model, n_head)
+        self.ln_1 = norm_layer(d_model)
+        self.attn = nn.MultiheadAttention(d_model, n_head, batch_first=batch_first)
+        self.ls_1 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
+        if is_cross_attention:
+            self.ln_1_kv = norm_layer(d_model)
+        self.ln_2 = norm_layer(d_model)
+        hidden = int(d_model * mlp_ratio)
         self.mlp = nn.Sequential(
             OrderedDict[str, nn.Module](
-                c_fc=nn.Linear(width, hidden),
-                gelu=make_activation(cfg.quick_gelu, cfg.act_kwargs),
-                ln=cfg.norm_layer(hidden) if cfg.scale_fc else nn.Identity(),
-                c_proj=nn.Linear(hidden, width),
+                c_fc=nn.Linear(d_model, hidden), gelu=act_layer(), c_proj=nn.Linear(hidden, d_model)
             )
         )
-        self.ls_2 = LayerScale(width, cfg.ls_init_value) if cfg.ls_init_value is not None else nn.Identity()
+        self.ls_2 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """(B, L, C) -> (B, L, C); `attn_mask` as in `Attention`."""
-        x = self.feed_forward(self.attend(x, attn_mask))
-        return x
+    def get_weight_dtype(self) -> torch.dtype:
+        """The dtype of the linear weights, which tokens are cast to."""
+        if torch.jit.is_scripting():
+            dtype: torch.dtype = self.mlp.c_fc.weight.dtype
+            return dtype
+        else:
+            return linear_dtype(self)
 
-    def attend(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """The branch in which tokens see each other, (B, L, C) -> (B, L, C)."""
-        x = x + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), attn_mask=attn_mask)))
-        return x
+    def attention(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from normalised tokens to themselves, or to `k_x` and `v_x`; arguments as in `forward`."""
+        k_x = k_x if k_x is not None else q_x
+        v_x = v_x if v_x is not None else q_x
+        attn_mask = attn_mask.to(q_x.dtype) if attn_mask is not None else None
+        out: Tensor = self.attn(q_x, k_x, v_x, need_weights=False, attn_mask=attn_mask)[0]
+        return out
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """The branch in which each token is by itself, (B, L, C) -> (B, L, C)."""
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Run the block.
+
+        Args:
+            q_x: (B, L, C) tokens.
+            k_x: (B, S, C) what a block of cross attention makes its keys of; other blocks do not read it.
+            v_x: (B, S, C) likewise, of its values.
+            attn_mask: (L, S) or (B H, L, S), added to the attention logits.
+
+        Returns:
+            (B, L, C).
+        """
+        if hasattr(self, "ln_1_kv"):
+            k_x = self.ln_1_kv(k_x) if k_x is not None else None
+            v_x = self.ln_1_kv(v_x) if v_x is not None else None
+        else:
+            k_x = None
+            v_x = None
+        attended = self.attention(self.ln_1(q_x), k_x=k_x, v_x=v_x, attn_mask=attn_mask)
+        x: Tensor = q_x + self.ls_1(attended)
         x = x + self.ls_2(self.mlp(self.ln_2(x)))
         return x
 
 
-class Transformer(nn.Module):
-    """A stack of residual attention blocks.
+class CustomResidualAttentionBlock(nn.Module):
+    """Pre-norm attention and MLP with the options of `Attention`, and norms behind attention and inside the MLP.
 
     Args:
-        cfg: the shape of every block.
-        layers: how many.
+        d_model, n_head, mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
+        qk_norm, scale_cosine_attn, scale_heads, scale_attn_inner: see `Attention`.
+        scale_attn: normalise after attention (Shleifer et al. 2021, NormFormer).
+        scale_fc: normalise inside the MLP (likewise).
+        batch_first: must be True.
     """
+
+    if TYPE_CHECKING:
+        mlp: Any
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        qk_norm: bool = False,
+        scale_cosine_attn: bool = False,
+        scale_heads: bool = False,
+        scale_attn_inner: bool = False,
+        scale_attn: bool = False,
+        scale_fc: bool = False,
+        batch_first: bool = True,
+    ) -> None:
+        super().__init__()
+        if not batch_first:
+            raise ConfigError("a custom block takes the batch first: batch_first must be True")
+        self.ln_1 = norm_layer(d_model)
+        self.attn = Attention(
+            d_model,
+            n_head,
+            qk_norm=qk_norm,
+            scaled_cosine=scale_cosine_attn,
+            scale_heads=scale_heads,
+            inner_norm=scale_attn_inner,
+            norm_layer=norm_layer,
+        )
+        self.ln_attn = norm_layer(d_model) if scale_attn else nn.Identity()
+        self.ls_1 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
+        self.ln_2 = norm_layer(d_model)
+        hidden = int(d_model * mlp_ratio)
+        self.mlp = nn.Sequential(
+            OrderedDict[str, nn.Module](
+                c_fc=nn.Linear(d_model, hidden),
+                gelu=act_layer(),
+                ln=norm_layer(hidden) if scale_fc else nn.Identity(),
+                c_proj=nn.Linear(hidden, d_model),
+            )
+        )
+        self.ls_2 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
+
+    def get_weight_dtype(self) -> torch.dtype:
+        """The dtype of the linear weights, which tokens are cast to."""
+        if torch.jit.is_scripting():
+            dtype: torch.dtype = self.mlp.c_fc.weight.dtype
+            return dtype
+        else:
+            return linear_dtype(self)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """(B, L, C) -> (B, L, C); `attn_mask` as in `Attention`."""
+        x = x + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), attn_mask=attn_mask)))
+        x = x + self.ls_2(self.mlp(self.ln_2(x)))
+        return x
+
+
+class _Stack(nn.Module):
+    """Blocks one after another; what `Transformer` and `CustomTransformer` share."""
 
     if TYPE_CHECKING:
         resblocks: Any  # blocks, by their index
 
-    def __init__(self, cfg: BlockCfg, layers: int) -> None:
+    def __init__(self, width: int, blocks: Sequence[nn.Module], batch_first: bool) -> None:
         super().__init__()
-        self.width = cfg.width
-        self.layers = layers
+        self.width = width
+        self.layers = len(blocks)
+        self.batch_first = batch_first
         self.grad_checkpointing = False
-        self.resblocks = nn.ModuleList([ResidualAttentionBlock(cfg) for _ in range(layers)])
+        self.resblocks = nn.ModuleList(blocks)
 
     def get_cast_dtype(self) -> torch.dtype:
-        """The dtype of the linear weights, which token activations are cast to."""
-        dtype: torch.dtype = self.resblocks[0].mlp.c_fc.weight.dtype
-        return dtype
+        """The dtype of the linear weights, which tokens are cast to."""
+        if torch.jit.is_scripting():
+            dtype: torch.dtype = self.resblocks[0].get_weight_dtype()
+            return dtype
+        else:
+            return linear_dtype(self.resblocks[0])
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """(B, L, C) -> (B, L, C); `attn_mask` is added to the attention logits, broadcastable to (B, H, L, L)."""
+        """Run all blocks.
+
+        Args:
+            x: (B, L, C); where `batch_first` is False, the blocks get it as (L, B, C).
+            attn_mask: (L, L) or (B H, L, L), added to the attention logits.
+
+        Returns:
+            (B, L, C).
+        """
+        if not self.batch_first:
+            x = x.transpose(0, 1).contiguous()
         for block in self.resblocks:
             if not torch.jit.is_scripting() and self.grad_checkpointing:
-                x = checkpoint(block, x, attn_mask, use_reentrant=False)
+                x = _checkpointed(block, x, attn_mask)
             else:
                 x = block(x, attn_mask=attn_mask)
+        if not self.batch_first:
+            x = x.transpose(0, 1)
         return x
 
     @unscripted
@@ -152,7 +243,7 @@ class Transformer(nn.Module):
         indices: int | list[int] | None = None,
         stop_early: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the stack and keep what chosen blocks gave.
+        """Run the blocks and keep the output of chosen ones.
 
         Args:
             x: (B, L, C).
@@ -165,29 +256,137 @@ class Transformer(nn.Module):
         """
         chosen = take_indices(len(self.resblocks), indices)
         last = max(chosen) if stop_early else len(self.resblocks) - 1
+        if not self.batch_first:
+            x = x.transpose(0, 1).contiguous()
         kept = []
         for index, block in enumerate(self.resblocks[: last + 1]):
-            if self.grad_checkpointing:
-                x = checkpoint(block, x, attn_mask, use_reentrant=False)
-            else:
-                x = block(x, attn_mask=attn_mask)
+            x = self.run_block(block, x, attn_mask)
             if index in chosen:
-                kept.append(x)
-        return x, kept
+                kept.append(x if self.batch_first else x.transpose(0, 1))
+        return (x if self.batch_first else x.transpose(0, 1)), kept
 
-    def init_parameters(self) -> None:
-        """Normal weights scaled by width and depth, as the text tower of Radford et al. 2021 begins training."""
-        for block in self.resblocks:
-            self.init_block(block)
+    @unscripted
+    def run_block(self, block: nn.Module, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """One block, whose activations may be computed again in the backward pass; tokens are in its layout."""
+        if self.grad_checkpointing:
+            return _checkpointed(block, x, attn_mask)
+        out: Tensor = block(x, attn_mask=attn_mask)
+        return out
 
-    def init_block(self, block: nn.Module) -> None:
-        """One block of `init_parameters`."""
-        assert isinstance(block, ResidualAttentionBlock)
-        proj_std = self.width**-0.5 * (2 * self.layers) ** -0.5
-        nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
+    @unscripted
+    def prune_intermediate_layers(self, indices: int | list[int] = 1) -> list[int]:
+        """Remove the blocks behind the last one chosen, see `take_indices`; return the chosen indices."""
+        chosen = take_indices(len(self.resblocks), indices)
+        self.resblocks = self.resblocks[: max(chosen) + 1]
+        return chosen
+
+
+class Transformer(_Stack):
+    """A stack of residual attention blocks.
+
+    Args:
+        width: C.
+        layers: how many blocks.
+        heads: H.
+        mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
+        batch_first: False gives the blocks (L, B, C); the stack itself always takes and returns (B, L, C).
+        block_type: "default", "custom", or None for the custom block if one of the options below is set.
+        qk_norm, scaled_cosine_attn, scale_heads, scale_attn_inner, scale_attn, scale_fc: options of the custom block.
+
+    Raises:
+        ConfigError: for an unknown `block_type`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        batch_first: bool = True,
+        block_type: str | None = None,
+        qk_norm: bool = False,
+        scaled_cosine_attn: bool = False,
+        scale_heads: bool = False,
+        scale_attn_inner: bool = False,
+        scale_attn: bool = False,
+        scale_fc: bool = False,
+    ) -> None:
+        options = (qk_norm, scaled_cosine_attn, scale_heads, scale_attn_inner, scale_attn, scale_fc)
+        if block_type not in (None, "default", "custom"):
+            raise ConfigError(f"block_type is {block_type!r}; expected 'default' or 'custom'")
+        shared = (width, heads, mlp_ratio, ls_init_value, act_layer, norm_layer)
+        custom = block_type == "custom" or (block_type is None and any(options))
+        blocks = [
+            CustomResidualAttentionBlock(*shared, *options, batch_first=batch_first)
+            if custom
+            else ResidualAttentionBlock(*shared, batch_first=batch_first)
+            for _ in range(layers)
+        ]
+        super().__init__(width, blocks, batch_first)
+
+
+class CustomTransformer(_Stack):
+    """A stack of custom blocks without options.
+
+    Args:
+        block_types: the class of the blocks by name, one for all or one for each; there is one class.
+
+    The other arguments are those of `Transformer`.
+
+    Raises:
+        ConfigError: for another class of blocks.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        ls_init_value: float | None = None,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        batch_first: bool = True,
+        block_types: str | list[str] = CUSTOM,
+    ) -> None:
+        types = [block_types] * layers if isinstance(block_types, str) else list(block_types)
+        if types != [CUSTOM] * layers:
+            raise ConfigError(f"block_types is {block_types!r}; expected {CUSTOM!r}")
+        shared = (width, heads, mlp_ratio, ls_init_value, act_layer, norm_layer)
+        blocks = [CustomResidualAttentionBlock(*shared, batch_first=batch_first) for _ in range(layers)]
+        super().__init__(width, blocks, batch_first)
+
+
+def init_blocks(blocks: Sequence[Any], width: int, layers: int) -> None:
+    """Draw the weights of blocks anew, normal and scaled by width and depth (Radford et al. 2021, section 2.5).
+
+    Args:
+        blocks: of width C.
+        width: C.
+        layers: how many blocks the stack has.
+    """
+    proj_std = width**-0.5 * (2 * layers) ** -0.5
+    for block in blocks:
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=proj_std)
-        nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * self.width) ** -0.5)
-        nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=proj_std)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=proj_std)
+
+
+def linear_dtype(block: nn.Module) -> torch.dtype:
+    """The dtype of a block's linear weights; the lowest of its parameters if an adapter stands in place of `c_fc`."""
+    layer = getattr(getattr(block, "mlp", None), "c_fc", None)
+    before_int8 = getattr(layer, "int8_original_dtype", None)  # left by convert_int8_model_to_inference_mode
+    if isinstance(before_int8, torch.dtype):
+        return before_int8
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor) and weight.is_floating_point():
+        return weight.dtype
+    return lowest_precision(block)
 
 
 def take_indices(count: int, indices: int | list[int] | None) -> list[int]:
@@ -208,3 +407,12 @@ def take_indices(count: int, indices: int | list[int] | None) -> list[int]:
     if not indices:
         raise ConfigError("an empty list of layers was asked for; give None for all of them")
     return [index % count for index in indices]
+
+
+def _checkpointed(block: nn.Module, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """Run a block whose activations are computed again in the backward pass."""
+    # positional, as published: a hook on the block sees the same inputs
+    custom = isinstance(block, CustomResidualAttentionBlock)
+    inputs = (x, attn_mask) if custom else (x, None, None, attn_mask)
+    out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+    return out

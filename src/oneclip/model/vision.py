@@ -1,4 +1,4 @@
-"""Vision transformer tower: pictures to feature vectors (Dosovitskiy et al. 2021; Radford et al. 2021, section 2.4).
+"""Vision transformer tower: images to feature vectors (Dosovitskiy et al. 2021; Radford et al. 2021, section 2.4).
 
 Shapes: B batch, (H, W) pixels, N patches, L = 1 + N tokens, C width, D joint embedding.
 """
@@ -6,90 +6,143 @@ Shapes: B batch, (H, W) pixels, N patches, L = 1 + N tokens, C width, D joint em
 import torch
 from torch import Tensor, nn
 
-from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError
-from oneclip.model.attention import AttentionalPooler
-from oneclip.model.layers import PatchDropout
+from oneclip.model.attention import AttentionalPooler, Norm
+from oneclip.model.layers import LayerNorm, PatchDropout
 from oneclip.model.locking import Part, unlock_last
-from oneclip.model.pictures import as_maps, check_output_format, check_pictures, pair
+from oneclip.model.pictures import (
+    as_maps,
+    channels_of,
+    check_output_format,
+    check_patches,
+    check_pictures,
+    pair,
+)
 from oneclip.model.scripting import unscripted
-from oneclip.model.transformer import BlockCfg, Transformer
+from oneclip.model.transformer import Activation, Transformer
 
 
 class VisionTransformer(nn.Module):
     """Patches and a class token through a transformer, pooled and projected.
 
     Args:
-        cfg: widths, depth and pooling of the tower.
-        embed_dim: D.
-        quick_gelu: the activation of OpenAI's weights.
+        image_size: side of the images, or (height, width), in pixels.
+        patch_size: likewise, of the patches.
+        width: C.
+        layers, heads, mlp_ratio, ls_init_value: of the transformer.
+        attentional_pool: pool by attention: True, or "parallel" or "cascade" for CoCa's two poolers.
+        attn_pooler_queries: how many vectors the pooler returns.
+        attn_pooler_heads: its heads.
+        output_dim: D.
+        patch_dropout: share of the patches left out in training.
+        no_ln_pre: leave out the norm before the transformer.
+        pos_embed_type: "learnable" or "sin_cos_2d".
+        pool_type: "tok", "avg" or "none".
+        final_ln_after_pool: normalise what was pooled instead of all tokens.
+        act_layer, norm_layer: make the activations and the norms.
+        output_tokens: return the tokens, too.
+        block_type: as in `Transformer`, and so are the switches that follow it.
 
     Raises:
-        ConfigError: if the configuration contradicts itself.
+        ConfigError: if the arguments contradict each other.
     """
 
-    def __init__(self, cfg: CLIPVisionCfg, embed_dim: int, quick_gelu: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: float,
+        ls_init_value: float | None = None,
+        attentional_pool: bool | str = False,
+        attn_pooler_queries: int = 256,
+        attn_pooler_heads: int = 8,
+        output_dim: int = 512,
+        patch_dropout: float = 0.0,
+        no_ln_pre: bool = False,
+        pos_embed_type: str = "learnable",
+        pool_type: str = "tok",
+        final_ln_after_pool: bool = False,
+        act_layer: Activation = nn.GELU,
+        norm_layer: Norm = LayerNorm,
+        output_tokens: bool = False,
+        block_type: str | None = None,
+        qk_norm: bool = False,
+        scaled_cosine_attn: bool = False,
+        scale_heads: bool = False,
+        scale_attn_inner: bool = False,
+        scale_attn: bool = False,
+        scale_fc: bool = False,
+    ) -> None:
         super().__init__()
-        if not isinstance(cfg.layers, int):
-            raise ConfigError(f"a vision transformer's layers is one number; found {cfg.layers}")
-        if cfg.pool_type not in ("tok", "avg", "none"):
+        if pool_type not in ("tok", "avg", "none"):
             raise ConfigError(
-                f"pool_type of the visual tower is {cfg.pool_type!r}; expected 'tok', 'avg' or 'none'"
+                f"pool_type of the visual tower is {pool_type!r}; expected 'tok', 'avg' or 'none'"
             )
-        if cfg.attentional_pool not in (False, True, "parallel", "cascade"):
+        if attentional_pool not in (False, True, "parallel", "cascade"):
             raise ConfigError(
-                f"attentional_pool is {cfg.attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'"
+                f"attentional_pool is {attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'"
             )
-        if cfg.patch_size is None:
-            raise ConfigError("patch_size is None, which only a ResNet may have")
-        blocks = BlockCfg.of_tower(cfg, heads=cfg.width // cfg.head_width, quick_gelu=quick_gelu)
-        width = cfg.width
-        self.image_size = pair(cfg.image_size)
-        self.patch_size = pair(cfg.patch_size)
+        self.output_tokens = output_tokens
+        self.image_size = pair(image_size)
+        self.patch_size = pair(patch_size)
         self.grid_size = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
-        self.output_dim = embed_dim
-        self.output_tokens = cfg.output_tokens
-        self.final_ln_after_pool = cfg.final_ln_after_pool
-        self.pool_type = cfg.pool_type if not isinstance(cfg.attentional_pool, str) else "none"
-        self.attn_pool_type = cfg.attentional_pool if isinstance(cfg.attentional_pool, str) else ""
+        self.final_ln_after_pool = final_ln_after_pool
+        self.output_dim = output_dim
+        self.pool_type = pool_type if not isinstance(attentional_pool, str) else "none"
+        self.attn_pool_type = attentional_pool if isinstance(attentional_pool, str) else ""
 
         self.conv1 = nn.Conv2d(3, width, kernel_size=self.patch_size, stride=self.patch_size, bias=False)
-        self.learns_positions = cfg.pos_embed_type == "learnable"
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.learns_positions = pos_embed_type == "learnable"
         if self.learns_positions:
-            positions = self.grid_size[0] * self.grid_size[1] + 1
-            self.positional_embedding = nn.Parameter(scale * torch.randn(positions, width))
-        elif cfg.pos_embed_type == "sin_cos_2d":
+            positions = torch.randn(self.grid_size[0] * self.grid_size[1] + 1, width)
+            self.positional_embedding = nn.Parameter(scale * positions)
+        elif pos_embed_type == "sin_cos_2d":
             table = sin_cos_2d(width, self.grid_size)
             self.positional_embedding = nn.Parameter(table, requires_grad=False)
         else:
-            raise ConfigError(
-                f"pos_embed_type is {cfg.pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'"
-            )
-        self.patch_dropout = PatchDropout(cfg.patch_dropout) if cfg.patch_dropout > 0 else nn.Identity()
-        self.ln_pre = nn.Identity() if cfg.no_ln_pre else blocks.norm_layer(width)
-        self.transformer = self._make_transformer(blocks, cfg.layers)
-
+            raise ConfigError(f"pos_embed_type is {pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'")
+        self.patch_dropout = PatchDropout(patch_dropout) if patch_dropout > 0 else nn.Identity()
+        self.ln_pre = nn.Identity() if no_ln_pre else norm_layer(width)
+        self.transformer = Transformer(
+            width,
+            layers,
+            heads,
+            mlp_ratio,
+            ls_init_value=ls_init_value,
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            block_type=block_type,
+            qk_norm=qk_norm,
+            scaled_cosine_attn=scaled_cosine_attn,
+            scale_heads=scale_heads,
+            scale_attn_inner=scale_attn_inner,
+            scale_attn=scale_attn,
+            scale_fc=scale_fc,
+        )
         self.attn_pool: nn.Module | None = None
         self.attn_pool_contrastive: nn.Module | None = None
-        if cfg.attentional_pool:
-            heads, queries = cfg.attn_pooler_heads, cfg.attn_pooler_queries
-            self.attn_pool = AttentionalPooler(embed_dim, width, heads, queries)
+        if attentional_pool:
+            self.attn_pool = AttentionalPooler(output_dim, width, attn_pooler_heads, attn_pooler_queries)
             if self.attn_pool_type:
-                # in cascade it pools what the first pooler gave, which has another width
-                source = embed_dim if self.attn_pool_type == "cascade" else width
-                self.attn_pool_contrastive = AttentionalPooler(embed_dim, source, heads, 1)
-        pooled_width = embed_dim if cfg.attentional_pool and not self.attn_pool_type else width
-        self.ln_post = blocks.norm_layer(pooled_width)
-        self.proj = nn.Parameter(scale * torch.randn(embed_dim if cfg.attentional_pool else width, embed_dim))
+                # in cascade it pools what the first pooler returned, which has another width
+                source = output_dim if self.attn_pool_type == "cascade" else width
+                self.attn_pool_contrastive = AttentionalPooler(output_dim, source, attn_pooler_heads, 1)
+        self.ln_post = norm_layer(output_dim if attentional_pool and not self.attn_pool_type else width)
+        pooled = output_dim if attentional_pool else width
+        self.proj = nn.Parameter(scale * torch.randn(pooled, output_dim))
+        self.init_parameters()
 
     @unscripted
-    def _make_transformer(self, blocks: BlockCfg, layers: int) -> Transformer:
-        return Transformer(blocks, layers)
+    def init_parameters(self) -> None:
+        """Do nothing: weights begin as torch draws them, as in the published models. Subclasses may draw others."""
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             x: (B, 3, H, W), preprocessed.
@@ -98,23 +151,29 @@ class VisionTransformer(nn.Module):
             (B, D) features, not normalised; with `output_tokens` also the tokens (B, N, C or D).
 
         Raises:
-            ShapeError: if the pictures are not of the tower's size.
+            ShapeError: if the images do not fit the tower.
         """
-        pooled, tokens = self.pool(self.run_blocks(self.embed(x)))
+        pooled, tokens = self._pool(self.run_blocks(self._embeds(x)))
         if self.proj is not None:
             pooled = pooled @ self.proj
         if self.output_tokens:
             return pooled, tokens
         return pooled
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) to tokens (B, L, C)."""
+    def _embeds(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to tokens (B, L, C)."""
+        x = self.ln_pre(self.patch_dropout(self._embed_patches(x)))
+        return x
+
+    def _embed_patches(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to a class token and patches, with their positions: (B, L, C)."""
         if not torch.jit.is_scripting():
-            check_pictures(x, self.image_size)
+            self._check_images(x)
         x = self.conv1(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        if not torch.jit.is_scripting():
+            check_patches(x.shape[1], self.positional_embedding.shape[0] - 1)
         class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)  # (B, L, C)
-        x = self.ln_pre(self.patch_dropout(x))
+        x = torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)
         return x
 
     def run_blocks(self, x: Tensor) -> Tensor:
@@ -122,7 +181,13 @@ class VisionTransformer(nn.Module):
         x = self.transformer(x)
         return x
 
-    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    @unscripted
+    def _check_images(self, x: Tensor) -> None:
+        """Raise ShapeError unless images fit; a replaced convolution or table of positions decides what does."""
+        as_built = len(self.positional_embedding) == 1 + self.grid_size[0] * self.grid_size[1]
+        check_pictures(x, self.image_size if as_built else None, channels_of(self.conv1))
+
+    def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) to what is projected (B, C or D), and the tokens that go with it."""
         if self.attn_pool is not None:
             if self.attn_pool_contrastive is not None:
@@ -130,13 +195,13 @@ class VisionTransformer(nn.Module):
                 tokens = self.attn_pool(x)
                 source = x if self.attn_pool_type == "parallel" else tokens
                 return self.attn_pool_contrastive(source), tokens
-            return self.select(self.ln_post(self.attn_pool(x)))
+            return self._global_pool(self.ln_post(self.attn_pool(x)))
         if self.final_ln_after_pool:
-            pooled, tokens = self.select(x)
+            pooled, tokens = self._global_pool(x)
             return self.ln_post(pooled), tokens
-        return self.select(self.ln_post(x))
+        return self._global_pool(self.ln_post(x))
 
-    def select(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _global_pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled token and the others, by `pool_type`."""
         if self.pool_type == "avg":
             return x[:, 1:].mean(dim=1), x[:, 1:]
@@ -155,7 +220,7 @@ class VisionTransformer(nn.Module):
         output_fmt: str = "NCHW",
         output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Encode pictures and keep the tokens of chosen blocks.
+        """Encode images and keep the tokens of chosen blocks.
 
         Args:
             x: (B, 3, H, W), preprocessed.
@@ -174,9 +239,9 @@ class VisionTransformer(nn.Module):
             ConfigError: on an unknown format, or patch dropout while training, which leaves no map.
         """
         check_output_format(output_fmt, ("NCHW", "NLC"))
-        tokens = self.embed(x)
-        rows, columns = self.grid_size
-        if output_fmt == "NCHW" and tokens.shape[1] != 1 + rows * columns:
+        grid = (x.shape[2] // self.patch_size[0], x.shape[3] // self.patch_size[1])
+        tokens = self._embeds(x)
+        if output_fmt == "NCHW" and tokens.shape[1] != 1 + grid[0] * grid[1]:
             raise ConfigError(
                 "patch dropout leaves no whole map of patches: call eval() first, or ask for 'NLC'"
             )
@@ -184,21 +249,42 @@ class VisionTransformer(nn.Module):
             tokens, indices=indices, stop_early=stop_early and intermediates_only
         )
         if normalize_intermediates:
-            if self.ln_post.get_parameter("weight").shape[0] != tokens.shape[2]:
+            if isinstance(self.ln_post, nn.LayerNorm) and self.ln_post.normalized_shape[0] != tokens.shape[2]:
                 raise ConfigError(
                     "the final norm of this tower follows its attentional pool, it fits no block's tokens"
                 )
             kept = [self.ln_post(y) for y in kept]
         patches = [y[:, 1:] for y in kept]
         if output_fmt == "NCHW":
-            patches = [as_maps(y, self.grid_size) for y in patches]
+            patches = [as_maps(y, grid) for y in patches]
         output: dict[str, Tensor | list[Tensor]] = {"image_intermediates": patches}
         if output_extra_tokens:
             output["image_intermediates_prefix"] = [y[:, :1] for y in kept]
         if not intermediates_only:
-            pooled, _ = self.pool(last)
+            pooled, _ = self._pool(last)
             output["image_features"] = pooled @ self.proj if self.proj is not None else pooled
         return output
+
+    @unscripted
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the intermediates of chosen blocks do not need.
+
+        Args:
+            indices: which blocks, see `take_indices`; those behind the last one are removed.
+            prune_norm: also replace the final norm by an identity.
+            prune_head: also remove the projection.
+
+        Returns:
+            The chosen indices, from the start.
+        """
+        chosen = self.transformer.prune_intermediate_layers(indices)
+        if prune_norm:
+            self.ln_post = nn.Identity()
+        if prune_head:
+            self.register_parameter("proj", None)
+        return chosen
 
     @unscripted
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:

@@ -59,7 +59,7 @@ def beam_search(reader: Reader, ids: Tensor, search: Search, window: int) -> Ten
     """
     pictures, beams = ids.shape[0], search.num_beams // search.num_beam_groups
     ids = ids.repeat_interleave(beams, dim=0)  # (BK, T)
-    totals = torch.full((pictures, beams), NEVER, device=ids.device)
+    totals = torch.full((pictures, beams), NEVER, dtype=torch.float32, device=ids.device)
     totals[:, 0] = 0  # all beams begin alike: one of them counts
     finished = [Finished(beams) for _ in range(pictures)]
     done = [False] * pictures
@@ -119,7 +119,7 @@ def _go_on(
                 break
         done[picture] = finished[picture].suffice(best[picture][0], length)
     next_rows, next_tokens = (torch.tensor(values, device=device).flatten() for values in (rows, tokens))
-    return next_rows, next_tokens, torch.tensor(totals, device=device)
+    return next_rows, next_tokens, torch.tensor(totals, dtype=torch.float32, device=device)
 
 
 def _together(captions: list[Tensor], search: Search) -> Tensor:

@@ -29,7 +29,7 @@ def generate(model: "CoCa", image: Tensor, text: Tensor | None, search: Search) 
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        _, image_embs = model._encode_pictures(image, normalize=False)
+        _, image_embs = model._encode_image(image, normalize=False)
         find = beam_search if search.generation_type == "beam_search" else sample
         ids = find(reader_for(model, image_embs), prompt, search, window)
     finally:
