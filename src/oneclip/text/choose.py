@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, TokenizerNotFoundError
 from oneclip.text.files import find_files, is_folder, look_for_files
 from oneclip.text.huggingface import HFTokenizer
 from oneclip.text.protocol import Tokenizer
@@ -87,7 +87,7 @@ def tokenizer_files(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = Non
     if cfg.hf_tokenizer_name != BESIDE:
         return find_files(cfg.hf_tokenizer_name, cache_dir)
     if home is None or not _is_home(home):
-        raise ConfigError(
+        raise TokenizerNotFoundError(
             "the tokenizer of this model lies in a folder that the model was published in, and did not come along: "
             "load the model from that folder, or name the folder as hf_tokenizer_name"
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oneclip import hub
-from oneclip.errors import ConfigError, DownloadError, OfflineError
+from oneclip.errors import ConfigError, DownloadError, OfflineError, TokenizerNotFoundError
 from oneclip.hub.place import PULL_HINT, SWITCHED_OFF
 from oneclip.text.settings import CONFIG, JSON, MERGES, MODELS, SETTINGS_FILES, VOCAB_JSON, VOCAB_TXT
 
@@ -45,7 +45,7 @@ def find_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
         return found
     wanted, older = (", ".join(map(" with ".join, some)) for some in (VOCABULARIES, VOCABULARIES[1:]))
     if is_folder(source):
-        raise ConfigError(
+        raise TokenizerNotFoundError(
             f"{os.fspath(source)} holds no tokenizer: bring its {JSON} and {CONFIG} there, or, of older ones, "
             f"{older}"
         )
