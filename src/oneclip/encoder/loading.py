@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -10,10 +11,12 @@ import torch
 
 from oneclip import checkpoint
 from oneclip.encoder.encoder import Encoder
+from oneclip.encoder.parts import check_int8
 from oneclip.engine import PLANNED, automatic_precision, usable_device
-from oneclip.errors import ConfigError
+from oneclip.errors import DownloadError, TokenizerNotFoundError
 from oneclip.image import Preprocess
 from oneclip.model import CLIP, CustomTextCLIP
+from oneclip.text import Tokenizer, get_tokenizer
 
 
 def load(
@@ -54,10 +57,7 @@ def load(
     place = usable_device(device)
     if precision == "auto":
         precision = automatic_precision(place)
-    if precision == "int8" and place.type != "cpu":
-        raise ConfigError(
-            f"int8 is computed on a CPU, not on {place}: ask for bf16 or fp16 there, or device='cpu'"
-        )
+    check_int8(precision, place)
     read = partial(
         checkpoint.load,
         name,
@@ -76,10 +76,18 @@ def load(
         loaded = None
     if loaded is None:  # out here, where the error no longer holds what did not fit
         loaded, packed = read(precision=precision), False  # a plan takes such weights as they are
+    tokenizer: Tokenizer | Callable[[], Tokenizer]
+    try:
+        tokenizer = loaded.tokenizer()
+    except (
+        TokenizerNotFoundError,
+        DownloadError,
+    ):  # images need none: the first text looks again, and says so
+        tokenizer = partial(get_tokenizer, loaded.cfg.text_cfg, loaded.home, loaded.cache_dir)
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),
-        loaded.tokenizer(),
+        tokenizer,
         loaded.cfg,
         name=loaded.name,
         max_pixels=max_pixels,
