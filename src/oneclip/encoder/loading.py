@@ -17,6 +17,7 @@ from oneclip.errors import DownloadError, TokenizerNotFoundError
 from oneclip.image import Preprocess
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.text import Tokenizer, get_tokenizer
+from oneclip.text.files import is_folder, look_for_files
 
 
 def load(
@@ -76,20 +77,27 @@ def load(
         loaded = None
     if loaded is None:  # out here, where the error no longer holds what did not fit
         loaded, packed = read(precision=precision), False  # a plan takes such weights as they are
-    tokenizer: Tokenizer | Callable[[], Tokenizer]
-    try:
-        tokenizer = loaded.tokenizer()
-    except (
-        TokenizerNotFoundError,
-        DownloadError,
-    ):  # images need none: the first text looks again, and says so
-        tokenizer = partial(get_tokenizer, loaded.cfg.text_cfg, loaded.home, loaded.cache_dir)
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),
-        tokenizer,
+        _tokenizer(loaded),
         loaded.cfg,
         name=loaded.name,
         max_pixels=max_pixels,
         precision=precision if packed else None,
     )
+
+
+def _tokenizer(loaded: checkpoint.Loaded) -> Tokenizer | Callable[[], Tokenizer]:
+    """The tokenizer of a model, or what finds it when the first text comes, where its files are missing.
+
+    Images need none; and loading a folder asks no server for what the folder lacks.
+    """
+    text, home = loaded.cfg.text_cfg, loaded.home
+    find = partial(get_tokenizer, text, home, loaded.cache_dir)
+    if text.hf_tokenizer_name and home is not None and is_folder(home) and not look_for_files(home):
+        return find
+    try:
+        return find()
+    except (TokenizerNotFoundError, DownloadError):
+        return find
