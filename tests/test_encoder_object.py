@@ -332,6 +332,8 @@ def test_similarity_is_the_cosine(clip: Encoder, paths: list[str]) -> None:
     assert clip.similarity([], TEXTS).shape == (0, 3)
     with pytest.raises(errors.ShapeError, match=r"image_features is floats of shape \(N, 16\)"):
         clip.similarity(torch.zeros(1, 3, PIXELS, PIXELS), TEXTS)
+    with pytest.raises(errors.ShapeError, match=r"text_features is floats of shape \(N, 16\)"):
+        clip.similarity(paths, np.zeros((2, 5), np.float32))
 
 
 def test_a_gray_image_is_an_image(clip: Encoder) -> None:

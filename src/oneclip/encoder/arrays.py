@@ -40,11 +40,16 @@ def like(given: Array, result: Tensor) -> Array:
     return cast(Array, found)
 
 
-def are_features(values: object, width: int) -> bool:
-    """Whether these are features (N, D) of a known width, and neither an image nor texts."""
+def are_image_features(values: object, width: int) -> bool:
+    """Whether these are features rather than images: a tensor, or an array (N, D) of floats, D known."""
     if isinstance(values, np.ndarray):
         return values.ndim == 2 and values.dtype.kind == "f" and values.shape[1] == width
     return isinstance(values, Tensor)
+
+
+def are_text_features(values: object) -> bool:
+    """Whether these are features rather than texts: a tensor, or an array of numbers."""
+    return isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biufc")
 
 
 @torch.no_grad()

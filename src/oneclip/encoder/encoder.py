@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.encoder.arrays import Array, are_features, as_tensor, cosines, like
+from oneclip.encoder.arrays import Array, are_image_features, are_text_features, as_tensor, cosines, like
 from oneclip.encoder.captioning import Captioner, readable
 from oneclip.encoder.feed import Begun, Feed, delayed
 from oneclip.encoder.parts import (
@@ -542,13 +542,17 @@ class Encoder:
             ImageError, TextError: for images and texts that cannot be encoded.
         """
         width = self.embed_dim
-        found: Any = images if are_features(images, width) else self.encode_images(images)
-        labels: Any = texts if are_features(texts, width) else self.encode_texts(texts)
+        found: Any = images if are_image_features(images, width) else self.encode_images(images)
+        labels: Any = texts if are_text_features(texts) else self.encode_texts(texts)
         result: Features | Tensor = like(found, cosines(found, labels, width))
         return result
 
     def probabilities(self, image_features: Array, text_features: Features | Tensor) -> Array:
         """Features of images (N, D) and of labels (M, D) to probabilities (N, M).
+
+        A model trained with the softmax loss, as nearly all are, says which label it is: a row adds up to 1,
+        also when no label fits. One with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023):
+        it says of each label by itself whether it fits.
 
         Args:
             image_features: a torch tensor or a NumPy array.
@@ -559,10 +563,6 @@ class Encoder:
 
         Raises:
             ShapeError: for features of another shape.
-
-        A model trained with the softmax loss, as nearly all are, says which label it is: a row adds up to 1,
-        also when no label fits. One with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023):
-        it says of each label by itself whether it fits.
         """
         similar, bias = cosines(image_features, text_features, self.embed_dim), self.logit_bias
         logits = (self.logit_scale * similar + (bias or 0.0)).cpu().numpy()

@@ -75,7 +75,7 @@ class Towers:
     @property
     def context_length(self) -> int:
         """The most tokens of a text that the text tower takes."""
-        return int(self.model._text_tower().context_length)
+        return int(getattr(self.model._text_tower(), "context_length", self.model.context_length))
 
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) floats to (B, D).
