@@ -391,12 +391,29 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> Non
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, oneclip; oneclip.errors.OneCLIPError; sys.exit('torch' in sys.modules)"
+    code = """
+import sys, oneclip
+oneclip.errors.OneCLIPError, dir(oneclip), oneclip.list_models(), oneclip.zoo.families(), oneclip.train.RunCfg
+sys.exit("torch" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_parts_of_the_package_are_there_after_one_import() -> None:
+    code = """
+import oneclip
+oneclip.zoo.resolve, oneclip.evaluate.Retrieval, oneclip.image.open_image, oneclip.train.Trainer
+oneclip.checkpoint.read, oneclip.text.get_tokenizer, oneclip.model.CLIP, oneclip.losses.ClipLoss
+oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, oneclip.embed, oneclip.encoder.load
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_front_door_has_these_names() -> None:
-    assert sorted(oneclip.__all__) == ["Encoder", "__version__", "accelerate", "errors", "load"]
+    names = ["Encoder", "__version__", "accelerate", "errors", "list_models", "load"]
+    assert sorted(oneclip.__all__) == names
+    assert {"zoo", "evaluate", "image", "train", "checkpoint"} <= set(dir(oneclip))
     assert set(oneclip.__all__) <= set(dir(oneclip))
     assert oneclip.Encoder is Encoder
     with pytest.raises(AttributeError, match="nothing_such"):

@@ -10,29 +10,45 @@ Importing this package loads no torch: what needs it is imported when it is firs
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from oneclip import errors
 from oneclip._version import __version__
 
 if TYPE_CHECKING:
+    from oneclip import checkpoint as checkpoint
+    from oneclip import config as config
+    from oneclip import embed as embed
+    from oneclip import engine as engine
+    from oneclip import evaluate as evaluate
+    from oneclip import hub as hub
+    from oneclip import image as image
+    from oneclip import losses as losses
+    from oneclip import model as model
+    from oneclip import text as text
+    from oneclip import train as train
+    from oneclip import zoo as zoo
     from oneclip.encoder import Encoder, load
     from oneclip.engine import accelerate
+    from oneclip.zoo import list_models
 
-__all__ = ["Encoder", "__version__", "accelerate", "errors", "load"]
+_HOME = {"Encoder": "encoder", "accelerate": "engine", "list_models": "zoo", "load": "encoder"}
+_MODULES = (
+    *("checkpoint", "config", "embed", "encoder", "engine", "evaluate"),
+    *("hub", "image", "losses", "model", "text", "train", "zoo"),
+)
+
+__all__ = ["Encoder", "__version__", "accelerate", "errors", "list_models", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Encoder", "load"):
-        from oneclip import encoder
-
-        return getattr(encoder, name)
-    if name == "accelerate":
-        from oneclip import engine
-
-        return engine.accelerate
+    if name in _HOME:
+        return getattr(import_module(f"oneclip.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"oneclip.{name}")
     raise AttributeError(f"module 'oneclip' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -2,14 +2,18 @@
 
 OneCLIPError
 ├── ConfigError (ValueError)              a configuration that contradicts itself, or has an unknown key
+│   └── TokenizerNotFoundError (FileNotFoundError)  a model without the files of its tokenizer
 ├── UnknownModelError (KeyError, RuntimeError)  a name that is no architecture, tag, file or folder
+│   └── ModelNotFoundError (FileNotFoundError)  a path with no file or folder
 ├── AmbiguousModelError (ValueError)      weights whose activation, preprocessing or tokenizer cannot be known
 ├── CheckpointError (RuntimeError)        a file that is damaged, unsafe, or not a checkpoint
+│   ├── CheckpointNotFoundError (FileNotFoundError)  a path with no checkpoint
 │   └── CheckpointMismatchError           keys or shapes that do not fit the model
 ├── DownloadError (OSError)               a file that could not be fetched
 │   ├── ChecksumError (RuntimeError)      a file whose bytes are not the published ones
 │   └── OfflineError                      a file that is not here, while the network is switched off
 ├── ImageError (ValueError)               a picture that cannot be read or used
+│   ├── ImageNotFoundError (FileNotFoundError)  a path with no file
 │   └── ImageTooLargeError                more pixels than the limit
 ├── TextError (ValueError)                a caption that cannot be used
 │   ├── TextTypeError (TypeError)         a caption that is not a string
@@ -29,16 +33,39 @@ exits.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class OneCLIPError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose. Pickles, whatever its constructor takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[OneCLIPError], args: tuple[Any, ...], attributes: dict[str, Any]) -> OneCLIPError:
+    """Make an unpickled error, without the constructor that wrote its message."""
+    error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class _NotFound(FileNotFoundError):
+    """What our errors about missing files share: the number that programs compare with `errno.ENOENT`."""
+
+    errno = errno.ENOENT
 
 
 class ConfigError(OneCLIPError, ValueError):
     """A configuration that contradicts itself, misses a value or has an unknown key."""
+
+
+class TokenizerNotFoundError(ConfigError, _NotFound):
+    """A model without the files of its tokenizer; it encodes images all the same."""
 
 
 class UnknownModelError(OneCLIPError, KeyError, RuntimeError):
@@ -54,12 +81,20 @@ class UnknownModelError(OneCLIPError, KeyError, RuntimeError):
         return str(self.args[0])
 
 
+class ModelNotFoundError(UnknownModelError, _NotFound):
+    """A path of a model with no file or folder."""
+
+
 class AmbiguousModelError(OneCLIPError, ValueError):
     """Weights that load, but whose activation, preprocessing or tokenizer cannot be known."""
 
 
 class CheckpointError(OneCLIPError, RuntimeError):
     """A file that is damaged, unsafe to open, or not a checkpoint."""
+
+
+class CheckpointNotFoundError(CheckpointError, _NotFound):
+    """A path of a checkpoint, or of a part of one, with no file."""
 
 
 class CheckpointMismatchError(CheckpointError):
@@ -107,6 +142,10 @@ class OfflineError(DownloadError):
 
 class ImageError(OneCLIPError, ValueError):
     """A picture that cannot be read or used."""
+
+
+class ImageNotFoundError(ImageError, _NotFound):
+    """A path of an image with no file."""
 
 
 class ImageTooLargeError(ImageError):

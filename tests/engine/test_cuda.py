@@ -347,3 +347,33 @@ def test_an_encoder_of_low_weights_packs_them_as_they_are(weights: Path) -> None
     assert low.precision == "fp16"
     assert "fp16" in low.towers.describe()[0]
     assert low.encode_images([picture(1)]).shape == (1, low.embed_dim)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_encoder_moves_to_a_cpu_and_back_in_its_precision(weights: Path, precision: str) -> None:
+    encoder = oneclip.load(weights, device="cuda", precision=precision)
+    images = [picture(seed) for seed in range(3)]
+    expected = encoder.encode_images(images)
+    for device in ("cpu", "cuda"):
+        assert encoder.to(device) is encoder
+        assert (encoder.device.type, encoder.precision) == (device, precision)
+        assert (encoder.encode_images(images) * expected).sum(axis=1).min() > 0.999
+
+
+def test_int8_does_not_move_to_a_gpu(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cpu", precision="int8")
+    with pytest.raises(oneclip.errors.ConfigError, match="int8 is computed on a CPU"):
+        encoder.to("cuda")
+    assert encoder.device.type == "cpu"
+
+
+def test_probabilities_are_where_the_features_are(weights: Path) -> None:
+    encoder = oneclip.load(weights, device="cuda")
+    pixels = torch.stack([encoder.preprocess(picture(seed)) for seed in range(3)])
+    features, labels = encoder.encode_pixels(pixels), encoder.encode_texts(["a cat", "a dog"])
+    found = encoder.probabilities(features, labels)
+    assert found.device == features.device
+    np.testing.assert_allclose(
+        found.cpu().numpy(), encoder.probabilities(features.cpu().numpy(), labels), atol=1e-6
+    )
+    assert encoder.encode_pixels(pixels.numpy()).dtype == np.float32

@@ -22,6 +22,14 @@ def test_all_weights_are_listed_once_and_openais_first() -> None:
     assert len(twice) == 196 - 169
 
 
+def test_models_are_listed_by_name() -> None:
+    listed = zoo.list_models()
+    assert listed == ["pocket", *names()]
+    assert zoo.list_models("B/32 openai") == ["ViT-B/32"]
+    assert zoo.list_models("POCK") == ["pocket"]
+    assert zoo.list_models("no such words") == []
+
+
 @pytest.mark.parametrize("untrained", [False, True])
 def test_every_name_that_is_listed_means_something(untrained: bool) -> None:
     for found in zoo.search(untrained=untrained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from oneclip.config import ModelCfg
 from oneclip.errors import OneCLIPError
 from oneclip.model import build_model
+
+_DEFAULT_DTYPE = threading.RLock()
 
 
 def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
@@ -44,6 +47,21 @@ def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_mo
             return build(cfg)
     _give_place(model)
     return model
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Inside, tensors are made in fp32 whatever `torch.set_default_dtype` says: tables that are computed, too.
+
+    That setting is one of the process, so that one thread is in here at a time.
+    """
+    with _DEFAULT_DTYPE:
+        own = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(own)
 
 
 def outline(build: Callable[[], nn.Module]) -> nn.Module:

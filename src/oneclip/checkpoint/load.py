@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import build_blank
+from oneclip.checkpoint.blank import build_blank, float32_by_default
 from oneclip.checkpoint.describe import Described, describe
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.resize import position_names, resize_positions
@@ -131,7 +131,8 @@ def _built(found: Described, build: Callable[[ModelCfg], nn.Module] = build_blan
     """A model without values, if its configuration makes sense beside its weights."""
     try:
         check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
-        model: nn.Module = build(found.cfg)
+        with float32_by_default():
+            model: nn.Module = build(found.cfg)
     except OneCLIPError:
         raise
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -22,7 +22,7 @@ from oneclip.checkpoint.quantise import dequantised, is_quantised
 from oneclip.checkpoint.shards import is_index, shard_paths
 from oneclip.checkpoint.stored import read_stored
 from oneclip.checkpoint.tensors import TensorRef
-from oneclip.errors import CheckpointError
+from oneclip.errors import CheckpointError, CheckpointNotFoundError
 from oneclip.hub import read_json
 
 Format: TypeAlias = Literal["state-dict", "training", "safetensors", "quantised", "torchscript", "npz"]
@@ -132,6 +132,8 @@ def _first_bytes(path: Path) -> bytes:
             raise CheckpointError(f"{path} cannot be read: it is no file")
         with path.open("rb") as file:
             start = file.read(64)
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path} cannot be read: {why}") from error

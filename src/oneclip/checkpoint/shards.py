@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from oneclip.errors import CheckpointError
+from oneclip.errors import CheckpointError, CheckpointNotFoundError
 from oneclip.hub import read_json
 
 SUFFIX = ".index.json"
@@ -50,13 +50,13 @@ def shard_paths(index: Path, fetch: Callable[[str], Path] | None = None) -> dict
         fetch: brings a shard here by its name; without it they lie beside the index.
 
     Raises:
-        CheckpointError: if one is missing.
+        CheckpointNotFoundError: if one is missing.
     """
     paths: dict[Path, list[str]] = {}
     for name, tensors in read_index(index).items():
         path = fetch(name) if fetch else index.parent / name
         if not path.is_file():
-            raise CheckpointError(
+            raise CheckpointNotFoundError(
                 f"{index} names {name}, which is not there; fetch it, or the whole folder again"
             )
         paths[path] = tensors

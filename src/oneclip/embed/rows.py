@@ -60,7 +60,7 @@ class Facts:
         """Those of an encoder; takes a moment, for the whole of the weights is hashed."""
         settings = {
             "model": encoder.cfg.to_dict(),
-            "preprocess": encoder.preprocess.cfg.to_dict(),
+            "preprocess": encoder.preprocess_cfg.to_dict(),
         }
         return cls(
             model=encoder.name,

@@ -1,40 +1,50 @@
-"""Pictures and captions to unit vectors and probabilities.
+"""Images and texts to unit vectors, similarities and probabilities.
 
 The encoder owns what every program around a CLIP model writes again:
-reading pictures ahead of the model, batches, device and precision, captions sorted by length.
+reading images ahead of the model, batches, device and precision, texts sorted by length.
 
 Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneclip.config import ModelCfg
+from oneclip.config import ModelCfg, PreprocessCfg
+from oneclip.encoder.arrays import Array, are_image_features, are_text_features, as_tensor, cosines, like
 from oneclip.encoder.captioning import Captioner, readable
 from oneclip.encoder.feed import Begun, Feed, delayed
-from oneclip.engine import Towers
+from oneclip.encoder.parts import (
+    cfg_of,
+    check_int8,
+    check_model,
+    check_preprocess,
+    check_tokenizer,
+    is_tokenizer,
+)
+from oneclip.engine import DTYPES, PLANNED, Towers, mean_features, temperature, usable_device
 from oneclip.errors import ConfigError, TextError
 from oneclip.image import Preprocess
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
+from oneclip.model.pictures import pair
 from oneclip.progress import Progress, reporting
 from oneclip.text import Tokenizer
 from oneclip.text.buckets import by_length
-from oneclip.text.labels import check_distinct, label_captions, probabilities, rank
+from oneclip.text.labels import Templates, check_distinct, label_prompts, probabilities, rank
 
 Pictures: TypeAlias = Picture | Iterable[Picture]
 Features: TypeAlias = NDArray[np.float32]
 Ranking: TypeAlias = list[tuple[str, float]]
-Labels: TypeAlias = str | Sequence[str]
+Labels: TypeAlias = str | Iterable[str]
 Raise: TypeAlias = Literal["raise"]
 Skip: TypeAlias = Literal["skip"]
 Decode: TypeAlias = Literal["exact", "fast"]
@@ -57,13 +67,17 @@ class Encoded(NamedTuple):
 class Encoder:
     """A model with its preprocessing and its tokenizer.
 
+    The three can be assigned, and what encodes follows them. An encoder can be copied and pickled; its plans stay
+    behind, and are made anew by the copy.
+
     Args:
         model: on its device and in its precision; it is put in evaluation mode.
-        preprocess: one picture to one (3, H, W) tensor.
-        tokenizer: captions to (N, L) ids.
+        preprocess: one image to one (3, H, W) tensor.
+        tokenizer: texts to (N, L) ids; or, where its files may be missing, a function that finds it, called when the
+            first text comes.
         cfg: the configuration the model was built of.
         name: what to call it in messages and stored results.
-        max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         precision: of what is computed, see `Towers`; None for that of the weights.
     """
 
@@ -71,16 +85,28 @@ class Encoder:
         self,
         model: CLIP | CustomTextCLIP,
         preprocess: Preprocess,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | Callable[[], Tokenizer],
         cfg: ModelCfg,
         *,
         name: str,
         max_pixels: int | None = None,
         precision: str | None = None,
     ) -> None:
-        self.model, self.preprocess, self.tokenizer = model, preprocess, tokenizer
         self.cfg, self.name, self.max_pixels = cfg, name, max_pixels
-        self.towers = Towers(model, cfg, self.image_size, name, precision)
+        self._preprocess, self._precision = preprocess, precision
+        self._tokenizer: Tokenizer | None = tokenizer if is_tokenizer(tokenizer) else None
+        self._find_tokenizer = cast("Callable[[], Tokenizer]", tokenizer)
+        self._plan(model)
+
+    def _plan(self, model: CLIP | CustomTextCLIP) -> None:
+        self.towers = Towers(model, self._size_for(model), self.name, self._precision)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**{k: v for k, v in vars(self).items() if k != "towers"}, "model": self.model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({k: v for k, v in state.items() if k != "model"})
+        self._plan(state["model"])
 
     def __repr__(self) -> str:
         pixels = "x".join(map(str, self.image_size))
@@ -88,9 +114,84 @@ class Encoder:
         return f"<Encoder {self.name}: {facts}>"
 
     @property
+    def model(self) -> CLIP | CustomTextCLIP:
+        """The `torch.nn.Module`, in evaluation mode.
+
+        One that is assigned is put in evaluation mode, too. It computes where it is, in the precision that was asked
+        for, or in that of its weights where none was.
+
+        Raises:
+            ConfigError: when assigned, if it is no model of ours, or of another width.
+        """
+        return self.towers.model
+
+    @model.setter
+    def model(self, model: CLIP | CustomTextCLIP) -> None:
+        check_model(model, self.embed_dim, self.name)
+        self._plan(model)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """One image to one (3, H, W) tensor; one that is assigned may be any function of a PIL image."""
+        return self._preprocess
+
+    @preprocess.setter
+    def preprocess(self, preprocess: Preprocess) -> None:
+        check_preprocess(preprocess)
+        self._preprocess = preprocess
+        self.towers.image_size = self.image_size
+
+    @property
+    def preprocess_cfg(self) -> PreprocessCfg:
+        """What `preprocess` was made from.
+
+        Raises:
+            ConfigError: if it does not say.
+        """
+        return cfg_of(self.preprocess)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts to (N, L) ids; found when first needed, where it was not when the model was loaded.
+
+        Raises:
+            TokenizerNotFoundError, DownloadError: if its files are missing; they say which.
+            ConfigError: when assigned, if it is no tokenizer.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._find_tokenizer()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        check_tokenizer(tokenizer)
+        self._tokenizer = tokenizer
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.towers.device
+
+    def to(self, device: str | torch.device) -> Encoder:
+        """Move the model; the precision stays, and plans are made anew.
+
+        In fp16 on a CPU there are no packed weights: the model's own become fp16, as `oneclip.load` has them there.
+
+        Returns:
+            the encoder itself.
+
+        Raises:
+            ConfigError: if there is no such device, or it does not compute in the precision; nothing was moved.
+        """
+        place = usable_device(device)
+        check_int8(self.precision, place)
+        if self._precision is None or self._precision in PLANNED.get(place.type, ()):
+            self.model.to(place)
+        else:
+            self.model.to(place, DTYPES[self._precision])
+            self._precision = None
+        self._plan(self.model)
+        return self
 
     @property
     def precision(self) -> str:
@@ -99,14 +200,34 @@ class Encoder:
 
     @property
     def embed_dim(self) -> int:
-        """D, the width of the space that pictures and captions share."""
+        """D, the width of the space that images and texts share."""
         return self.cfg.embed_dim
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures that the model sees, in pixels."""
-        size = self.preprocess.cfg.size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        """Height and width of the images that the model sees, in pixels."""
+        return self._size_for(self.model)
+
+    def _size_for(self, model: CLIP | CustomTextCLIP) -> tuple[int, int]:
+        """What `preprocess` says, or what a model says where that is any function."""
+        cfg = getattr(self._preprocess, "cfg", None)
+        own = getattr(model.visual, "image_size", self.cfg.vision_cfg.image_size)
+        return pair(cfg.size if isinstance(cfg, PreprocessCfg) else own)
+
+    @property
+    def context_length(self) -> int:
+        """L, the most tokens of a text that the model reads."""
+        return self.towers.context_length
+
+    @property
+    def logit_scale(self) -> float:
+        """What similarities are multiplied by before they become probabilities: the exponential of the parameter."""
+        return temperature(self.model)[0]
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to them after that; None for a model trained with the softmax loss."""
+        return temperature(self.model)[1]
 
     @overload
     def encode_images(
@@ -202,16 +323,21 @@ class Encoder:
             first += len(results)
             yield feed.pictures(pixels) if pixels else self._no_features, kept, skipped
 
-    def encode_pixels(self, batch: Tensor) -> Tensor:
+    def encode_pixels(self, batch: Array) -> Array:
         """Run the visual tower alone: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
 
+        Args:
+            batch: a torch tensor or a NumPy array.
+
         Returns:
-            (B, D) on the model's device and in its precision, not normalised, without gradient.
+            (B, D), not normalised, without gradient: of a tensor a tensor, on the model's device and in its
+            precision; of an array an array of float32.
 
         Raises:
             ShapeError: if the batch is not of that shape, or holds integers.
+            ConfigError: if `preprocess` makes images of another size than the model takes.
         """
-        return self.towers.image(batch)
+        return like(batch, self.towers.image(as_tensor(batch, "batch")))
 
     def encode_texts(
         self,
@@ -239,12 +365,14 @@ class Encoder:
         _check_choice("overflow", overflow, ("error", "truncate"))
         _check_positive("batch_size", batch_size)
         captions = [texts] if isinstance(texts, str) else list(texts)
+        if not captions:  # which needs no tokenizer
+            return self._no_features()
         try:
             unique = list(dict.fromkeys(captions))
         except TypeError:  # unhashable, hence not a string: the tokenizer says which
             unique = captions
         features = np.empty((len(unique), self.embed_dim), dtype=np.float32)
-        tokenize = partial(self.tokenizer, overflow=overflow)
+        tokenize = partial(self.tokenizer, context_length=self.context_length, overflow=overflow)
         with reporting(progress, len(captions), "captions") as advance:
             try:
                 feed = Feed(self)
@@ -263,47 +391,55 @@ class Encoder:
             features[[row_of[caption] for caption in captions]] if len(unique) < len(captions) else features
         )
 
-    def encode_tokens(self, ids: Tensor) -> Tensor:
+    def encode_tokens(self, ids: Array) -> Array:
         """Run the text tower alone: (B, L) ids, as `tokenizer` makes them, on any device.
 
         L may be less, unless the tower reads the padding too, as SigLIP's does: it takes whole rows only.
 
+        Args:
+            ids: a torch tensor or a NumPy array.
+
         Returns:
-            (B, D) on the model's device and in its precision, not normalised, without gradient.
+            (B, D), not normalised, without gradient, of the kind that was given: see `encode_pixels`.
 
         Raises:
             ShapeError: if ids are not of that shape, not integers, or shorter than the tower takes.
             TokenRangeError: if an id is outside the vocabulary.
         """
-        return self.towers.text(ids)
+        return like(ids, self.towers.text(as_tensor(ids, "ids")))
 
     @overload
-    def classify(  # type: ignore[overload-overlap]  # a string is one picture, never several
-        self, images: Picture, labels: Labels, template: str | None = ..., top: int | None = ...
+    def classify(  # type: ignore[overload-overlap]  # a string is one image, never several
+        self, images: Picture, labels: Labels, template: Templates | None = ..., top: int | None = ...
     ) -> Ranking: ...
 
     @overload
     def classify(
-        self, images: Iterable[Picture], labels: Labels, template: str | None = ..., top: int | None = ...
+        self,
+        images: Iterable[Picture],
+        labels: Labels,
+        template: Templates | None = ...,
+        top: int | None = ...,
     ) -> list[Ranking]: ...
 
     def classify(
-        self, images: Pictures, labels: Labels, template: str | None = None, top: int | None = None
+        self, images: Pictures, labels: Labels, template: Templates | None = None, top: int | None = None
     ) -> Ranking | list[Ranking]:
-        """Say which label fits a picture best.
+        """Say which label fits an image best.
 
         Args:
-            images: a picture, or several, as `encode_images` takes them.
+            images: an image, or several, as `encode_images` takes them.
             labels: what it may show; no two of them alike.
-            template: a sentence with `{}` where the label goes, such as "a photo of a {}".
+            template: a sentence with `{}` where the label goes, such as "a photo of a {}", a function of the label,
+                or a list of these, see `encode_labels`.
             top: how many labels to return; None for all.
 
         Returns:
-            `[("a cat", 0.98), ("a dog", 0.02)]`, best first, for one picture; for several, a list of
+            `[("a cat", 0.98), ("a dog", 0.02)]`, best first, for one image; for several, a list of
             such lists. See `probabilities` for what the numbers mean.
 
         Raises:
-            ImageError: for a picture that cannot be read.
+            ImageError: for an image that cannot be read.
             TextError: for labels that are empty, too long or the same, or a template without `{}`.
         """
         if top is not None:
@@ -356,24 +492,82 @@ class Encoder:
                 advance(len(results))
         return captions[0] if is_picture(images) else captions
 
-    def encode_labels(self, labels: Sequence[str], template: str | None = None) -> Features:
-        """Encode what `classify` chooses from, refusing labels that would make its answer meaningless."""
-        captions = label_captions(labels, template)
-        check_distinct(labels, self.tokenizer(captions, overflow="error").tolist())
-        return self.encode_texts(captions)
+    def encode_labels(self, labels: Labels, template: Templates | None = None) -> Features:
+        """Encode what `classify` chooses from, refusing labels that would make its answer meaningless.
 
-    def probabilities(self, image_features: Features, text_features: Features) -> Features:
-        """Features of pictures (N, D) and of labels (M, D), unit length, to probabilities (N, M).
+        Args:
+            labels: M of them.
+            template: as of `classify`. Of several the embeddings are averaged and normalised again, as published
+                zero-shot classifiers are made (Radford et al. 2021, section 3.1.4).
+
+        Returns:
+            (M, D) float32 of unit length.
+
+        Raises:
+            TextError: as of `classify`.
+        """
+        names = [labels] if isinstance(labels, str) else list(labels)
+        prompts = label_prompts(names, template)
+        texts = [text for row in prompts for text in row]
+        ids = self.tokenizer(texts, self.context_length, overflow="error")
+        check_distinct(names, ids.numpy().reshape(len(names), -1))
+        features = self.encode_texts(texts)
+        if len(texts) == len(names):
+            return features
+        return mean_features(torch.from_numpy(features), len(names)).numpy()
+
+    @overload
+    def similarity(self, images: Tensor, texts: str | Iterable[str] | Features | Tensor) -> Tensor: ...
+
+    @overload
+    def similarity(
+        self, images: Pictures | Features, texts: str | Iterable[str] | Features | Tensor
+    ) -> Features: ...
+
+    def similarity(
+        self, images: Pictures | Features | Tensor, texts: str | Iterable[str] | Features | Tensor
+    ) -> Features | Tensor:
+        """Compare images with texts.
+
+        Args:
+            images: N of them as `encode_images` takes them, or their features, a tensor or an array (N, D) of floats.
+                (A gray image of floats that is exactly D wide goes in a list.)
+            texts: M of them as `encode_texts` takes them, or their features, likewise.
+
+        Returns:
+            (N, M) float32, the cosine of each image with each text; a tensor if the features of the images are one.
+
+        Raises:
+            ShapeError: for features of another shape.
+            ImageError, TextError: for images and texts that cannot be encoded.
+        """
+        width = self.embed_dim
+        found: Any = images if are_image_features(images, width) else self.encode_images(images)
+        labels: Any = texts if are_text_features(texts) else self.encode_texts(texts)
+        result: Features | Tensor = like(found, cosines(found, labels, width))
+        return result
+
+    def probabilities(self, image_features: Array, text_features: Features | Tensor) -> Array:
+        """Features of images (N, D) and of labels (M, D) to probabilities (N, M).
 
         A model trained with the softmax loss, as nearly all are, says which label it is: a row adds up to 1,
         also when no label fits. One with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023):
         it says of each label by itself whether it fits.
+
+        Args:
+            image_features: a torch tensor or a NumPy array.
+            text_features: either of them, too.
+
+        Returns:
+            (N, M) float32 without gradient, of the kind of `image_features`, and where they are.
+
+        Raises:
+            ShapeError: for features of another shape.
         """
-        bias = self.model.logit_bias
-        logits = self.model.logit_scale.exp().item() * image_features @ text_features.T
-        if bias is not None:
-            logits = logits + bias.item()
-        return probabilities(logits, independent=bias is not None)
+        similar, bias = cosines(image_features, text_features, self.embed_dim), self.logit_bias
+        logits = (self.logit_scale * similar + (bias or 0.0)).cpu().numpy()
+        found = torch.from_numpy(probabilities(logits, independent=bias is not None))
+        return like(image_features, found.to(similar.device))
 
     def _no_features(self) -> Features:
         return np.empty((0, self.embed_dim), dtype=np.float32)

@@ -45,7 +45,7 @@ class Feed:
         self._encoder = encoder
         self._transfer = Transfer(encoder.device)
         self.ahead = self._transfer.ahead
-        whole = encoder.preprocess if decode == "exact" else FastPreprocess(encoder.preprocess.cfg)
+        whole = encoder.preprocess if decode == "exact" else FastPreprocess(encoder.preprocess_cfg)
         to_bytes = Unnormalized.of(whole) if self._transfer.overlaps else None
         self._normalize = NormalizeBytes(to_bytes.normalize, encoder.device) if to_bytes else None
         self.preprocess: Any = to_bytes or whole

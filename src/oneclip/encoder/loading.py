@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -10,10 +11,13 @@ import torch
 
 from oneclip import checkpoint
 from oneclip.encoder.encoder import Encoder
+from oneclip.encoder.parts import check_int8
 from oneclip.engine import PLANNED, automatic_precision, usable_device
-from oneclip.errors import ConfigError
+from oneclip.errors import DownloadError, TokenizerNotFoundError
 from oneclip.image import Preprocess
 from oneclip.model import CLIP, CustomTextCLIP
+from oneclip.text import Tokenizer, get_tokenizer
+from oneclip.text.files import is_folder, look_for_files
 
 
 def load(
@@ -54,10 +58,7 @@ def load(
     place = usable_device(device)
     if precision == "auto":
         precision = automatic_precision(place)
-    if precision == "int8" and place.type != "cpu":
-        raise ConfigError(
-            f"int8 is computed on a CPU, not on {place}: ask for bf16 or fp16 there, or device='cpu'"
-        )
+    check_int8(precision, place)
     read = partial(
         checkpoint.load,
         name,
@@ -79,9 +80,24 @@ def load(
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),
-        loaded.tokenizer(),
+        _tokenizer(loaded),
         loaded.cfg,
         name=loaded.name,
         max_pixels=max_pixels,
         precision=precision if packed else None,
     )
+
+
+def _tokenizer(loaded: checkpoint.Loaded) -> Tokenizer | Callable[[], Tokenizer]:
+    """The tokenizer of a model, or what finds it when the first text comes, where its files are missing.
+
+    Images need none; and loading a folder asks no server for what the folder lacks.
+    """
+    text, home = loaded.cfg.text_cfg, loaded.home
+    find = partial(get_tokenizer, text, home, loaded.cache_dir)
+    if text.hf_tokenizer_name and home is not None and is_folder(home) and not look_for_files(home):
+        return find
+    try:
+        return find()
+    except (TokenizerNotFoundError, DownloadError):
+        return find

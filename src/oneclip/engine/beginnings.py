@@ -74,7 +74,7 @@ class Job:
         hidden = (before >= self.starts[:, None])[:, None].expand(-1, length, -1)
         causal = torch.ones(length, length, dtype=torch.bool).triu(1).expand(count, -1, -1)
         away = torch.cat([hidden, causal], dim=2)
-        return torch.zeros(away.shape).masked_fill(away, float("-inf"))[:, None]
+        return torch.zeros(away.shape, dtype=torch.float32).masked_fill(away, float("-inf"))[:, None]
 
 
 class SharedBeginnings:

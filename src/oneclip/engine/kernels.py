@@ -115,7 +115,9 @@ def quantise(x: Tensor) -> tuple[Tensor, float, int]:
     zero = round(-low / scale)
     if not hasattr(torch, "quantize_per_tensor"):  # which is to go, and takes a third of the time
         return (
-            torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255).to(torch.uint8),
+            torch.add(torch.tensor(zero + 0.5, dtype=torch.float32), x, alpha=1 / scale)
+            .clamp_(0, 255)
+            .to(torch.uint8),
             scale,
             zero,
         )
@@ -147,7 +149,8 @@ def works(kind: type[Any], dtype: torch.dtype) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantize_per_tensor")  # said once, and known
-            kind(torch.ones(16, 16), torch.ones(16), "silu", dtype)(torch.ones(2, 16))
+            ones = torch.ones(16, 16, dtype=torch.float32)
+            kind(ones, ones[0], "silu", dtype)(ones)
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return True

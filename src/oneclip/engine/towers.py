@@ -12,14 +12,15 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.config import CLIPTextCfg, ModelCfg
 from oneclip.engine.machine import NAMES, PLANNED, check_precision
 from oneclip.engine.plan import image_plan, lowest_precision, text_plan
 from oneclip.errors import CheckpointError, ConfigError, ShapeError, TokenRangeError
-from oneclip.model import CLIP, CustomTextCLIP
+from oneclip.model import CLIP, CustomTextCLIP, VisionTransformer
+from oneclip.model.pictures import pair
+from oneclip.model.text import TextTower
 
 
 class Towers:
@@ -27,8 +28,7 @@ class Towers:
 
     Args:
         model: on its device and in its precision; it is put in evaluation mode.
-        cfg: the configuration it was built of.
-        image_size: (height, width) of the pictures it takes, in pixels.
+        image_size: (height, width) of the images that will be given, in pixels.
         name: what to call it in messages.
         precision: of what is computed, whatever that of the weights, which stay as they are: "fp32" or "bf16", on a
             CPU also "int8", on a GPU "fp16"; None for that of the weights.
@@ -40,13 +40,12 @@ class Towers:
     def __init__(
         self,
         model: CLIP | CustomTextCLIP,
-        cfg: ModelCfg,
         image_size: tuple[int, int],
         name: str,
         precision: str | None = None,
     ) -> None:
         self.model = model.eval()
-        self.cfg, self.image_size, self.name = cfg, image_size, name
+        self.image_size, self.name = image_size, name
         self.precision = precision or NAMES[self.dtype]
         if precision is not None:
             check_precision(precision, self.device.type)
@@ -67,18 +66,31 @@ class Towers:
         """What the plain module's pictures are cast to: the lowest precision among the weights."""
         return lowest_precision(self.model)
 
+    @property
+    def embed_dim(self) -> int | None:
+        """D, if the visual tower says it."""
+        width: int | None = getattr(self.model.visual, "output_dim", None)
+        return width
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a text that the text tower takes."""
+        return int(getattr(self.model._text_tower(), "context_length", self.model.context_length))
+
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) floats to (B, D).
 
         Raises:
             ShapeError: if the batch is not of that shape, or holds integers.
+            ConfigError: if the images are made for another size than the visual tower takes.
         """
         if pixels.shape[1:] != (3, *self.image_size) or not pixels.is_floating_point():
             height, width = self.image_size
             raise ShapeError(
                 f"{self.name} takes floats of shape (B, 3, {height}, {width}) and was given "
-                f"{_described(pixels)}; make them with torch.stack([encoder.preprocess(p) for p in pictures])"
+                f"{_described(pixels)}; make them with torch.stack([encoder.preprocess(i) for i in images])"
             )
+        check_size(self.model.visual, self.image_size)
         return self._run(0, pixels.to(self.device))
 
     def text(self, ids: Tensor) -> Tensor:
@@ -88,14 +100,15 @@ class Towers:
             ShapeError: if ids are not of that shape, not integers, or too short for a tower that reads padding.
             TokenRangeError: if an id is outside the vocabulary.
         """
-        context, vocabulary = self.cfg.text_cfg.context_length, self.model.vocab_size
+        context, vocabulary = self.context_length, self.model.vocab_size
         integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype.itemsize == 1)
-        least = context if reads_padding(self.cfg.text_cfg) else 1
+        tower = self.model._text_tower()
+        least = context if isinstance(tower, TextTower) and tower._reads_padding() else 1
         if ids.dim() != 2 or not least <= ids.shape[1] <= context or not integers:
             length = f"L from 1 to {context}" if least == 1 else f"L = {context} (it reads the padding, too)"
             raise ShapeError(
                 f"{self.name} takes integers of shape (B, L), {length}, and was given {_described(ids)}; "
-                "make them with encoder.tokenizer(captions)"
+                "make them with encoder.tokenizer(texts)"
             )
         if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
             worst = int(ids.min() if ids.min() < 0 else ids.max())
@@ -121,7 +134,7 @@ class Towers:
         What did not fit is remembered, so that batches after it do not fail first.
         """
         if not len(batch):
-            return torch.empty(0, self.cfg.embed_dim, dtype=self.dtype, device=self.device)
+            return torch.empty(0, self.embed_dim or 0, dtype=self.dtype, device=self.device)
         found: list[Tensor] = []
         size = batch[0].numel()
         while len(batch):
@@ -163,15 +176,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in words)
 
 
-def reads_padding(cfg: CLIPTextCfg) -> bool:
-    """Whether what follows a caption in its row enters its features, so that only whole rows give the right ones.
+def check_size(visual: nn.Module, size: tuple[int, int]) -> None:
+    """Raise ConfigError unless a visual tower takes images of a size; positions that were resized count."""
+    own = getattr(visual, "fixed_size", getattr(visual, "image_size", None))
+    if own is None or pair(own) == size:
+        return
+    if isinstance(visual, VisionTransformer):
+        held = len(visual.positional_embedding)
+        if held == _positions(visual, size) != _positions(visual, pair(own)):
+            return
+    height, width = pair(own)
+    raise ConfigError(
+        f"the images are preprocessed to {size[0]} x {size[1]} pixels, and the model takes {height} x {width}: set "
+        "encoder.preprocess to the model's own, or load the model with image_size="
+    )
 
-    So it is where every token attends to every other with no mask of padding, as in SigLIP, and where the last token
-    of the row is pooled. Hugging Face towers mask their padding, CoCa's its class token's.
-    """
-    if cfg.hf_model_name is not None or cfg.embed_cls:
-        return False
-    return cfg.no_causal_mask or cfg.pool_type == "last"
+
+def _positions(visual: VisionTransformer, size: tuple[int, int]) -> int:
+    rows, columns = (pixels // patch for pixels, patch in zip(size, pair(visual.patch_size), strict=True))
+    return 1 + rows * columns
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
@@ -194,6 +217,22 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 def normalized(features: Tensor) -> Tensor:
     """(B, D) features to float32 of unit length, where they are."""
     return F.normalize(features.float(), dim=-1)
+
+
+def mean_features(features: Tensor, classes: int) -> Tensor:
+    """(C * T, D) features of T texts for each of C classes, those of a class in a row, to (C, D) of unit length.
+
+    The mean of unit vectors, normalised again (Radford et al. 2021, section 3.1.4).
+    """
+    unit = F.normalize(features, dim=-1).reshape(classes, -1, features.shape[-1])
+    return F.normalize(unit.mean(dim=1), dim=-1)
+
+
+def temperature(model: nn.Module) -> tuple[float, float | None]:
+    """What cosines are multiplied by, the exponentiated logit scale of a model, and its bias if it has one."""
+    scale, bias = model.logit_scale, getattr(model, "logit_bias", None)
+    assert isinstance(scale, Tensor)
+    return float(scale.detach().float().exp()), None if bias is None else float(bias.detach())
 
 
 def finite(unit: Tensor, name: str) -> NDArray[np.float32]:

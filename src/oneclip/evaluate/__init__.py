@@ -8,7 +8,8 @@ from oneclip.evaluate.sample import pocket_sample
 from oneclip.evaluate.subject import OfEncoder, OfModule, Subject
 from oneclip.evaluate.tasks import HeldOut, Task, Together, open_task
 from oneclip.evaluate.templates import read_templates
-from oneclip.evaluate.zero_shot import Template, prompts, zero_shot_classifier
+from oneclip.evaluate.zero_shot import zero_shot_classifier
+from oneclip.text.prompts import Template, prompts
 
 __all__ = [
     "SIMPLE_TEMPLATES",

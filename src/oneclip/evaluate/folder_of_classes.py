@@ -15,9 +15,10 @@ from oneclip.errors import DataError
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.recall import first_ranks
 from oneclip.evaluate.subject import Subject
-from oneclip.evaluate.zero_shot import Template, zero_shot_classifier
+from oneclip.evaluate.zero_shot import zero_shot_classifier
 from oneclip.hub.suffixes import PICTURE_SUFFIXES
 from oneclip.image.ahead import Picture
+from oneclip.text.prompts import Template
 
 
 class Classification:

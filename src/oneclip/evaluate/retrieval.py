@@ -151,9 +151,9 @@ def _loss(subject: Subject, images: Tensor, texts: Tensor, pairs: Sequence[tuple
         rows, columns = zip(*pairs[start : start + subject.batch_size], strict=True)
         image, text = images[list(rows)], texts[list(columns)]
         if bias is None:
-            loss = ClipLoss()(image, text, torch.tensor(scale))
+            loss = ClipLoss()(image, text, image.new_tensor(scale))
         else:
-            loss = SigLipLoss()(image, text, torch.tensor(scale), torch.tensor(bias))
+            loss = SigLipLoss()(image, text, image.new_tensor(scale), image.new_tensor(bias))
         total += len(rows) * float(loss)
     return total / len(pairs)
 

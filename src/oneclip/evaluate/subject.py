@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine import finite
+from oneclip.engine import finite, temperature
 from oneclip.image import Preprocess
 from oneclip.image.ahead import Picture, Skipped, read_ahead
 from oneclip.text.buckets import by_length
@@ -70,7 +70,7 @@ class OfEncoder:
 
     def temperature(self) -> tuple[float, float | None]:
         """See `Subject`."""
-        return temperature_of(self.encoder.model)
+        return self.encoder.logit_scale, self.encoder.logit_bias
 
 
 class OfModule:
@@ -135,16 +135,9 @@ class OfModule:
 
     def temperature(self) -> tuple[float, float | None]:
         """See `Subject`."""
-        return temperature_of(self.model)
+        return temperature(self.model)
 
     def _encode(self, tower: str, batch: Tensor) -> Tensor:
         with self.computing():
             features = getattr(self.model, tower)(batch.to(self.device))
         return torch.from_numpy(finite(F.normalize(features.float(), dim=-1).cpu(), "the model"))
-
-
-def temperature_of(model: nn.Module) -> tuple[float, float | None]:
-    """The exponentiated logit scale of a model, and its bias if it has one."""
-    scale, bias = model.logit_scale, getattr(model, "logit_bias", None)
-    assert isinstance(scale, Tensor)
-    return float(scale.detach().float().exp()), None if bias is None else float(bias.detach())

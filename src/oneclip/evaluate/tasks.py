@@ -15,9 +15,9 @@ from oneclip.evaluate.folder_of_classes import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.retrieval import Retrieval
 from oneclip.evaluate.subject import OfModule, Subject
-from oneclip.evaluate.zero_shot import Template
 from oneclip.image import Preprocess
 from oneclip.pairs import read_table
+from oneclip.text.prompts import Template
 
 
 class Task(Protocol):

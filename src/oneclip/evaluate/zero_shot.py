@@ -6,17 +6,16 @@ Shapes: C classes, T templates, B captions of a batch, D joint embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from oneclip.engine import mean_features
 from oneclip.errors import TextError
+from oneclip.text.prompts import Template, prompts
 
-Template: TypeAlias = str | Callable[[str], str]
 Batches: TypeAlias = Iterable[list[list[str]]]
-T = TypeVar("T")
 
 
 def zero_shot_classifier(
@@ -44,40 +43,16 @@ def zero_shot_classifier(
     Raises:
         TextError: if there are no names, no templates, or a template has no place for the name.
     """
-    captions = [prompts(name, templates) for name in _listed("names", names)]
+    if isinstance(names, str) or not len(names):
+        raise TextError(f"names is {names!r}, and must be a list with at least one")
+    captions = [prompts(name, templates) for name in names]
     size = len(captions) if names_per_batch is None else names_per_batch
     if size < 1:
         raise TextError(f"names_per_batch is {names_per_batch} and must be at least 1, or None for all")
     batches = [captions[start : start + size] for start in range(0, len(captions), size)]
     with torch.no_grad():
-        return torch.cat([_class_features(encode, batch) for batch in progress(batches)]).T
-
-
-def prompts(name: str, templates: Sequence[Template]) -> list[str]:
-    """A class's T captions.
-
-    Raises:
-        TextError: if there are no templates, or one has no place for the name.
-    """
-    return [_filled(template, name) for template in _listed("templates", templates)]
-
-
-def _class_features(encode: Callable[[list[str]], Tensor], captions: list[list[str]]) -> Tensor:
-    """Captions of some classes, T each, to a unit vector (D,) a class."""
-    features = F.normalize(encode([caption for row in captions for caption in row]), dim=-1)
-    means = features.reshape(len(captions), -1, features.shape[-1]).mean(dim=1)
-    return F.normalize(means, dim=-1)
-
-
-def _filled(template: Template, name: str) -> str:
-    if not isinstance(template, str):
-        return template(name)
-    if "{" not in template:
-        raise TextError(f"the template {template!r} has no {{}} where the name of the class goes")
-    return template.format(name)
-
-
-def _listed(what: str, items: Sequence[T]) -> Sequence[T]:
-    if isinstance(items, str) or not len(items):
-        raise TextError(f"{what} is {items!r}, and must be a list with at least one")
-    return items
+        features = [
+            mean_features(encode([text for row in batch for text in row]), len(batch))
+            for batch in progress(batches)
+        ]
+    return torch.cat(features).T

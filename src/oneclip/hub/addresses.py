@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from oneclip.errors import DataError, DownloadError, ImageError, OfflineError, OneCLIPError
+from oneclip.errors import (
+    DataError,
+    DownloadError,
+    ImageError,
+    ImageNotFoundError,
+    OfflineError,
+    OneCLIPError,
+)
 from oneclip.hub.place import SWITCHED_OFF, offline
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
@@ -36,7 +43,8 @@ def read_bytes(place: str) -> bytes:
     """All bytes of a file.
 
     Raises:
-        ImageError: if there is no such file, or it is a folder.
+        ImageNotFoundError: if there is no such file.
+        ImageError: if it is a folder.
         DownloadError: if an address does not give it.
         OSError: if it cannot be read.
     """
@@ -46,7 +54,7 @@ def read_bytes(place: str) -> bytes:
         with open(place, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
-        raise ImageError(f"{place}: no such file") from error
+        raise ImageNotFoundError(f"{place}: no such file") from error
     except IsADirectoryError as error:
         raise ImageError(f"{place} is a folder; give the pictures in it") from error
 

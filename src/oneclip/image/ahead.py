@@ -39,12 +39,12 @@ class Skipped:
 
 
 def is_picture(images: object) -> bool:
-    """Whether this is one picture, rather than several: an array of four axes is several."""
+    """Whether this is one image, rather than several: an array of four axes is several, and so is one of paths."""
     if isinstance(images, np.ndarray):
-        return images.ndim < 4
-    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(
-        images, "read"
-    )
+        return images.ndim < 4 and (images.ndim == 0 or images.dtype.kind not in "OUST")
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+        return True
+    return callable(getattr(images, "read", None))  # a table's column may have a value of that name
 
 
 def read_ahead(

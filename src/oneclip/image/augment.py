@@ -166,7 +166,7 @@ def draw_crop(
 
     Falls back to the largest central crop of an allowed aspect ratio when ten draws do not fit in.
     """
-    log_ratio = torch.log(torch.tensor(cfg.ratio)).tolist()  # in float32, as published
+    log_ratio = torch.log(torch.tensor(cfg.ratio, dtype=torch.float32)).tolist()  # in float32, as published
     for _ in range(_ATTEMPTS):
         area = height * width * _uniform(cfg.scale[0], cfg.scale[1], generator).item()
         ratio = torch.exp(_uniform(log_ratio[0], log_ratio[1], generator)).item()

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from oneclip.errors import ConfigError, ImageError, ImageTooLargeError
+from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError
 from oneclip.image.arrays import image_from_array, to_8_bits
 
 ImageSource = (
@@ -86,7 +86,8 @@ def open_image(
         A loaded image in the mode that its file has ("RGB", "L", "P", "CMYK", ...).
 
     Raises:
-        ImageError: nothing there, not a picture, truncated, of no size, or of an unknown white level.
+        ImageNotFoundError: there is no such file.
+        ImageError: not a picture, truncated, of no size, or of an unknown white level.
         ImageTooLargeError: more pixels than `max_pixels`; nothing was decoded.
     """
     if isinstance(source, Image.Image):
@@ -155,7 +156,7 @@ def _existing_file(name: str) -> Path:
         raise ImageError(f"{name} is a folder; give the pictures in it")
     if not path.exists():
         missing_folder = "" if path.parent.exists() else f" (there is no folder {path.parent} either)"
-        raise ImageError(f"{name}: no such file{missing_folder}")
+        raise ImageNotFoundError(f"{name}: no such file{missing_folder}")
     return path
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from oneclip.config import CLIPTextCfg
-from oneclip.errors import ConfigError
-from oneclip.text.files import find_files, is_folder, look_for_files
+from oneclip.errors import ConfigError, DownloadError, TokenizerNotFoundError
+from oneclip.text.files import find_files, holds_none, is_folder, look_for_files
 from oneclip.text.huggingface import HFTokenizer
 from oneclip.text.protocol import Tokenizer
 from oneclip.text.tokenizer import CLIPTokenizer
@@ -38,7 +38,8 @@ def get_tokenizer(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = None)
     Raises:
         ConfigError: for options that the tokenizer lacks, or files that do not say enough.
         CheckpointError: for a file that cannot be read.
-        DownloadError: for files that are not here and cannot be fetched.
+        TokenizerNotFoundError: for files that are not in the model's folder, nor to be had elsewhere.
+        DownloadError: for other files that are not here and cannot be fetched.
     """
     options = tokenizer_options(cfg)
     if not cfg.hf_tokenizer_name:
@@ -85,9 +86,15 @@ def tokenizer_files(cfg: CLIPTextCfg, home: Place = None, cache_dir: Place = Non
     if home is not None and _is_home(home) and (found := look_for_files(home, cache_dir)):
         return found
     if cfg.hf_tokenizer_name != BESIDE:
-        return find_files(cfg.hf_tokenizer_name, cache_dir)
+        try:
+            return find_files(cfg.hf_tokenizer_name, cache_dir)
+        except DownloadError as error:
+            if home is None or not is_folder(home) or not _is_home(home):
+                raise
+            why = f"{holds_none(home)}. The published one is not to be had: {error}"
+            raise TokenizerNotFoundError(why) from error
     if home is None or not _is_home(home):
-        raise ConfigError(
+        raise TokenizerNotFoundError(
             "the tokenizer of this model lies in a folder that the model was published in, and did not come along: "
             "load the model from that folder, or name the folder as hf_tokenizer_name"
         )

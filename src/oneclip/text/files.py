@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oneclip import hub
-from oneclip.errors import ConfigError, DownloadError, OfflineError
+from oneclip.errors import ConfigError, DownloadError, OfflineError, TokenizerNotFoundError
 from oneclip.hub.place import PULL_HINT, SWITCHED_OFF
 from oneclip.text.settings import CONFIG, JSON, MERGES, MODELS, SETTINGS_FILES, VOCAB_JSON, VOCAB_TXT
 
@@ -43,15 +43,18 @@ def find_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     """
     if found := look_for_files(source, cache_dir):
         return found
-    wanted, older = (", ".join(map(" with ".join, some)) for some in (VOCABULARIES, VOCABULARIES[1:]))
+    wanted = ", ".join(map(" with ".join, VOCABULARIES))
     if is_folder(source):
-        raise ConfigError(
-            f"{os.fspath(source)} holds no tokenizer: bring its {JSON} and {CONFIG} there, or, of older ones, "
-            f"{older}"
-        )
+        raise TokenizerNotFoundError(holds_none(source))
     if hub.offline():
         raise OfflineError(f"the tokenizer {source} is not on this machine and {SWITCHED_OFF}. {PULL_HINT}")
     raise DownloadError(f"{source} has no tokenizer that can be read: none of {wanted}")
+
+
+def holds_none(folder: str | os.PathLike[str]) -> str:
+    """What to say of a folder without a tokenizer: which files to bring."""
+    older = ", ".join(map(" with ".join, VOCABULARIES[1:]))
+    return f"{os.fspath(folder)} holds no tokenizer: bring its {JSON} and {CONFIG} there, or, of older ones, {older}"
 
 
 def look_for_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Files:

@@ -1,54 +1,60 @@
-"""Labels to the captions that stand for them, and logits to labels ranked by probability."""
+"""Labels to the texts that stand for them, and logits to labels ranked by probability."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oneclip.errors import TextError, TextTypeError
+from oneclip.text.prompts import Template, prompts
+
+Templates: TypeAlias = Template | Sequence[Template]
 
 
-def label_captions(labels: Sequence[str], template: str | None = None) -> list[str]:
-    """Put each label into the template.
+def label_prompts(labels: Sequence[str], templates: Templates | None = None) -> list[list[str]]:
+    """Put each label into each template.
 
     Args:
-        labels: what a picture may show.
-        template: a sentence with `{}` where the label goes, such as "a photo of a {}"; None for the label.
+        labels: what an image may show.
+        templates: a sentence with `{}` where the label goes, such as "a photo of a {}", a function of the label, or
+            several of these; None for the label alone.
+
+    Returns:
+        for each label, a text for each template.
 
     Raises:
-        TextError: if there is no label, one is empty, or the template has no `{}` in it.
-        TextTypeError: if a label is not a string.
+        TextError: if there is no label, one is empty, or a template has no `{}` in it.
+        TextTypeError: if a label is not a string, or a function gives none.
     """
-    if template is not None and "{}" not in template:
-        raise TextError(
-            f"the template {template!r} has no {{}} where the label goes, as in 'a photo of a {{}}'"
-        )
     if not labels:
         raise TextError("there is no label to choose from; give at least one")
     for place, label in enumerate(labels, start=1):
         if not isinstance(label, str):
             raise TextTypeError(f"label {place} is not a string but {type(label).__name__}: {label!r}")
         if not label.strip():
-            raise TextError(f"label {place} is empty; give words that describe a picture")
-    return [label if template is None else template.replace("{}", label) for label in labels]
+            raise TextError(f"label {place} is empty; give words that describe an image")
+    if templates is None:
+        return [[label] for label in labels]
+    several = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
+    return [prompts(label, several) for label in labels]
 
 
-def check_distinct(labels: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+def check_distinct(labels: Sequence[str], ids: NDArray[np.integer[Any]]) -> None:
     """Refuse labels that the model cannot tell apart: they would share one probability.
 
     Args:
         labels: as given.
-        ids: the token ids of each.
+        ids: the token ids of each, (M, K).
 
     Raises:
         TextError: naming the two.
     """
-    first: dict[tuple[int, ...], int] = {}
+    first: dict[bytes, int] = {}
     for index, tokens in enumerate(ids):
-        twin = first.setdefault(tuple(tokens), index)
+        twin = first.setdefault(tokens.tobytes(), index)
         if twin != index:
             one, other = labels[twin], labels[index]
             same = (
@@ -60,7 +66,7 @@ def check_distinct(labels: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
 
 
 def probabilities(logits: NDArray[np.floating[Any]], *, independent: bool) -> NDArray[np.float32]:
-    """Logits (N, M) of pictures and labels to probabilities (N, M).
+    """Logits (N, M) of images and labels to probabilities (N, M).
 
     Args:
         logits: similarity times temperature, plus the bias if there is one.

@@ -18,7 +18,7 @@ from oneclip.zoo.catalogue import (
 )
 from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
 from oneclip.zoo.resolve import Source, pocket_path, resolve
-from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, search
+from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, list_models, search
 from oneclip.zoo.text_towers import text_tower, text_towers
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "families",
     "family",
     "kind",
+    "list_models",
     "parameters",
     "pocket_path",
     "preprocess_of",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oneclip.errors import AmbiguousModelError, UnknownModelError, nearest
+from oneclip.errors import AmbiguousModelError, ModelNotFoundError, UnknownModelError, nearest
 from oneclip.zoo.catalogue import (
     OPENAI_NAMES,
     Pretrained,
@@ -67,6 +67,7 @@ def resolve(name: str | os.PathLike[str]) -> Source:
 
     Raises:
         UnknownModelError: if it means nothing; the message has the nearest names.
+        ModelNotFoundError: if it is a path with no file or folder.
         AmbiguousModelError: for an architecture without weights; the message has those it could be given.
     """
     text = os.fspath(name)
@@ -76,14 +77,14 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         if text.startswith(HUB_PREFIX):
             return _hub(text)
         if text.startswith(FOLDER_PREFIX):
-            return _local(text, text.removeprefix(FOLDER_PREFIX))
+            return _local(text, text.removeprefix(FOLDER_PREFIX), is_path=True)
         if text in OPENAI_NAMES:
             arch = OPENAI_NAMES[text]
             return Source(text, "pretrained", architecture=arch, pretrained=pretrained(arch, "openai"))
         arch_name, colon, rest = text.partition(":")
         if _is_architecture(arch_name):
             return _of_architecture(text, canonical_name(arch_name), rest if colon else None)
-    return _local(text, text)
+    return _local(text, text, is_path=not isinstance(name, str))
 
 
 def pocket_path() -> Path:
@@ -114,7 +115,7 @@ def _of_architecture(name: str, arch: str, rest: str | None) -> Source:
                 rest, kind="checkpoint file", hint="It is a folder: give its path alone, it says what it is."
             )
         if _looks_like_a_path(rest) or "/" in rest:
-            raise UnknownModelError(rest, _neighbours(path), kind="file", hint=_missing(path))
+            raise ModelNotFoundError(rest, _neighbours(path), kind="file", hint=_missing(path))
     return Source(name, "pretrained", architecture=arch, pretrained=pretrained(arch, rest))
 
 
@@ -134,17 +135,18 @@ def _hub(name: str) -> Source:
     )
 
 
-def _local(name: str, location: str) -> Source:
+def _local(name: str, location: str, is_path: bool) -> Source:
+    """Files and folders; `is_path` where the location cannot be meant as a name."""
     path, kind = _find(location)
     if kind is not None:
         return Source(name, kind, path=path)
     known = [POCKET, *OPENAI_NAMES, *architectures()]
-    is_path = _looks_like_a_path(location) or path.parent.is_dir()
-    if (address := _HUB_ADDRESS.fullmatch(location)) and not is_path:
+    is_path = is_path or _looks_like_a_path(location)
+    if (address := _HUB_ADDRESS.fullmatch(location)) and not (is_path or path.parent.is_dir()):
         hint = f"If it is a repository on the Hugging Face hub, write {HUB_PREFIX}{address['repo']}."
         raise UnknownModelError(location, known, kind="model, file or folder", hint=hint)
-    if _looks_like_a_path(location) or ("/" in location and not nearest(location, known)):
-        raise UnknownModelError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
+    if is_path or ("/" in location and not nearest(location, known)):
+        raise ModelNotFoundError(location, _neighbours(path), kind="file or folder", hint=_missing(path))
     arch_name, colon, _ = location.partition(":")
     if colon:
         raise UnknownModelError(arch_name, known, kind="architecture", hint=f"(It was named by {name!r}.)")

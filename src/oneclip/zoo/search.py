@@ -15,6 +15,7 @@ from oneclip.zoo.catalogue import (
     pretrained_tags,
 )
 from oneclip.zoo.families import Kind, Parameters, extras, family, kind, known_family, parameters
+from oneclip.zoo.resolve import POCKET
 
 CLIP_TOKENIZER = "CLIP"
 _OPENAI = {arch: name for name, arch in OPENAI_NAMES.items()}
@@ -117,6 +118,19 @@ def everything(*, untrained: bool = False) -> list[Found]:
     if untrained:
         listed += [_found(arch) for arch in architectures() if not pretrained_tags(arch)]
     return listed
+
+
+def list_models(text: str | None = None) -> list[str]:
+    """List the names of the published models that `oneclip.load` takes; `search` has more to choose by.
+
+    Args:
+        text: words that the name contains, as of `search`; None for all.
+
+    Returns:
+        "pocket" first, then OpenAI's; perhaps nothing.
+    """
+    own = [POCKET] if _has_words(POCKET, text or "") else []
+    return own + [found.name for found in search(text)]
 
 
 def _weights() -> Iterator[tuple[str, str]]:

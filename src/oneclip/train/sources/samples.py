@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from oneclip.errors import DataError, DownloadError, ImageError
+from oneclip.errors import DataError, DownloadError, ImageError, ImageNotFoundError
 from oneclip.hub.addresses import read_bytes
 from oneclip.image import ImageSource
 
@@ -18,13 +18,13 @@ def fetched(address: str) -> bytes:
     """The bytes of a picture behind an address.
 
     Raises:
-        ImageError: if there is none.
+        ImageNotFoundError: if there is none.
         DownloadError: if the address does not give it.
     """
     try:
         return read_bytes(address)
     except FileNotFoundError as error:
-        raise ImageError(f"{address}: no such file") from error
+        raise ImageNotFoundError(f"{address}: no such file") from error
 
 
 class Sample(NamedTuple):
