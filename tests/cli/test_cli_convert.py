@@ -86,7 +86,9 @@ def test_an_activation_that_nobody_says_is_asked_for_and_taken(run: Run, quick: 
     code, _, err = run("convert", bare, tmp_path / "out.pt", "--to", "openai")
     assert code == 1
     assert "--quick-gelu" in err
-    assert run("convert", bare, tmp_path / "out.pt", "--to", "openai", "--quick-gelu").code == 0
+    assert "--heads, --preprocess" in err
+    said = ("--quick-gelu", "--heads", "1,1", "--preprocess", "openai")
+    assert run("convert", bare, tmp_path / "out.pt", "--to", "openai", *said).code == 0
 
 
 def test_a_wrong_suffix_is_an_error_before_anything_is_written(run: Run, quick: Path, tmp_path: Path) -> None:
