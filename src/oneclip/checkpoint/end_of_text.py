@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oneclip.config import ModelCfg
 from oneclip.errors import ConfigError, OneCLIPError
-from oneclip.text import CLIPTokenizer, HFTokenizer, get_tokenizer
+from oneclip.text import CLIPTokenizer, HFTokenizer, Tokenizer, get_tokenizer
 
 
 def pooled_at_end(
@@ -28,28 +28,22 @@ def pooled_at_end(
         ConfigError: if it pools at an id that no row of the tokenizer has, and the tokenizer has no end of text.
     """
     text = cfg.text_cfg
-    is_plain = not text.hf_tokenizer_name and not (text.tokenizer_kwargs or {}).get(
-        "additional_special_tokens"
-    )
     if text.hf_model_name or text.embed_cls or text.pool_type not in ("argmax", "eos"):
         return cfg
-    if is_plain and text.pool_type == "argmax":
-        return cfg
+    has_added = bool((text.tokenizer_kwargs or {}).get("additional_special_tokens"))
+    if text.pool_type == "argmax" and not text.hf_tokenizer_name and not has_added:
+        return cfg  # CLIP's own tokenizer, whose end of text is the last id
     try:
         tokenizer = get_tokenizer(text, home, cache_dir)
-        row = tokenizer(["a"])[0].tolist()
+        row = tokenizer([""])[0].tolist()
     except OneCLIPError:  # said when a text comes
         return cfg
-    end = None
-    if isinstance(tokenizer, CLIPTokenizer):
-        end, added = tokenizer.eot_token_id, set(tokenizer.all_special_ids)
-    elif isinstance(tokenizer, HFTokenizer):
-        end, added = tokenizer.token_id("eos"), tokenizer.pieces.added
-    if text.pool_type == "eos" and text.eos_id in row:
-        return cfg
-    if text.pool_type == "argmax" and (
-        end not in row or not _only_added_behind(end, tokenizer.vocab_size, added)
-    ):
+    end = _end_of(tokenizer)
+    if text.pool_type == "eos":
+        agrees = text.eos_id in row
+    else:
+        agrees = end not in row or not _only_added_behind(end, tokenizer)
+    if agrees:
         return cfg
     if end not in row:
         raise ConfigError(
@@ -59,6 +53,19 @@ def pooled_at_end(
     return replace(cfg, text_cfg=replace(text, pool_type="eos", eos_id=end))
 
 
-def _only_added_behind(end: int, vocab_size: int, added: set[int]) -> bool:
+def _end_of(tokenizer: Tokenizer) -> int:
+    """The id of the end of text; -1 where there is none."""
+    if isinstance(tokenizer, CLIPTokenizer):
+        return tokenizer.eot_token_id
+    end = tokenizer.token_id("eos") if isinstance(tokenizer, HFTokenizer) else None
+    return -1 if end is None else end
+
+
+def _only_added_behind(end: int, tokenizer: Tokenizer) -> bool:
     """Whether tokens were added behind the end of text, and nothing else stands there."""
-    return end + 1 < vocab_size and all(i in added for i in range(end + 1, vocab_size))
+    if isinstance(tokenizer, CLIPTokenizer):
+        added = set(tokenizer.all_special_ids)
+    else:
+        added = tokenizer.pieces.added if isinstance(tokenizer, HFTokenizer) else set()
+    behind = range(end + 1, tokenizer.vocab_size)
+    return bool(behind) and added.issuperset(behind)

@@ -30,8 +30,8 @@ from oneclip.checkpoint.places import (
     Repository,
 )
 from oneclip.checkpoint.read import Checkpoint, is_sharded, read
-from oneclip.checkpoint.sound import check_cfg
 from oneclip.checkpoint.sentence_transformers import clip_subfolder
+from oneclip.checkpoint.sound import check_cfg
 from oneclip.checkpoint.strangers import OTHER_FOLDERS, what_it_is
 from oneclip.checkpoint.text_tower import find_text_tower
 from oneclip.checkpoint.wrappers import model_in
@@ -282,10 +282,11 @@ def _of_bare(
     if isinstance(checkpoint.metadata.get("model_cfg"), dict):
         own, pixels = _configs(checkpoint.metadata, "the metadata of the checkpoint")
         says = Claim(own.quick_gelu, OWN_METADATA)
-        if config is None or found.cfg is None:
+        said = found.cfg if config is not None else None
+        if said is None:
             return replace(found, cfg=own, preprocess_cfg=pixels, claims=(says,))
+        _check_same_heads(path, own, said, THEIR_CONFIG)
         found = replace(found, claims=(*found.claims, says))
-        _check_same_heads(path, own, found.cfg, THEIR_CONFIG)
     return found
 
 

@@ -18,7 +18,7 @@ def of_both(heads: Heads) -> tuple[int, int]:
     Raises:
         ConfigError: unless it is a number of heads, or two.
     """
-    both = (heads, heads) if isinstance(heads, int) else tuple(heads)
+    both = tuple(heads) if isinstance(heads, Sequence) else (heads, heads)
     if len(both) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in both):
         raise ConfigError(f"heads is {heads!r}; a number of heads was expected, or (image tower, text tower)")
     return both[0], both[1]

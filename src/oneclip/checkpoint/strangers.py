@@ -24,8 +24,8 @@ _ADAPTER = (
     "(`merge_and_unload()`), save that, and load it here"
 )
 _DIFFUSER = (
-    "is a diffusion model (Stable Diffusion), whose text tower alone is CLIP's: load the CLIP that it was made with, as "
-    "ViT-L/14 of Stable Diffusion 1"
+    "is a diffusion model (Stable Diffusion), whose text tower alone is CLIP's: load the CLIP that it was made with: "
+    "ViT-L/14 for Stable Diffusion 1"
 )
 OTHER_FOLDERS = {"adapter_config.json": _ADAPTER, "model_index.json": _DIFFUSER}
 """The file that tells a folder without a model, and what the folder is, to go on after its name."""
@@ -38,7 +38,7 @@ def what_it_is(state_dict: Mapping[str, Tensor]) -> str | None:
     has_image = any(name.startswith(IMAGE) for name in names)
     has_text = any(name.startswith(TEXT) or name.endswith(TOKENS) for name in names)
     if any(part in name for name in names for part in LORA):
-        if has_image and has_text:
+        if any(name.endswith(TOKENS) for name in names):
             return "holds a model with LoRA layers beside its own: merge them with peft (`merge_and_unload()`) first"
         return _ADAPTER
     if roots & set(PROMPTS) and not has_image:
