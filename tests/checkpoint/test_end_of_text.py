@@ -18,6 +18,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer, HFTokenizer
+from oneclip.train.start import starting_model
 
 __all__ = ["written"]  # a fixture
 
@@ -137,6 +138,12 @@ def test_a_pooled_id_that_no_row_has_is_refused(grown: Path) -> None:
     text = replace(text, tokenizer_kwargs={"eos_token": "a</w>"})
     with pytest.raises(ConfigError, match=r"pools at id 5 \(eos_id\), which its tokenizer puts into no row"):
         pooled_at_end(replace(CFG, text_cfg=text))
+
+
+def test_a_training_from_a_configuration_pools_there_from_the_start(tmp_path: Path) -> None:
+    text = replace(CFG.text_cfg, vocab_size=49409, tokenizer_kwargs={"additional_special_tokens": ["<toy>"]})
+    (tmp_path / "model.json").write_text(json.dumps(replace(CFG, text_cfg=text).to_dict()))
+    assert starting_model(str(tmp_path / "model.json"), None).cfg.text_cfg.eos_id == END
 
 
 def test_what_agrees_stays_as_it_is(written: Path) -> None:

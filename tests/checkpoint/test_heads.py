@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +164,19 @@ def test_a_bare_file_under_an_architectures_name_says_what_was_assumed(
     assert record.getMessage() == (
         f"{tiny}/tiny.pt does not say what it is: GELU, 2 and 2 heads, preprocessing are taken from tiny"
     )
+
+
+def test_it_is_one_line_on_stderr(tiny: Path) -> None:
+    program = (
+        "from tiny import tiny_cfg; from oneclip.zoo import catalogue; import oneclip\n"
+        f"catalogue._rows()['tiny'] = tiny_cfg().to_dict(); oneclip.load('tiny:{tiny}/tiny.pt', device='cpu')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{tiny}/tiny.pt does not say what it is: GELU, 2 and 2 heads")
 
 
 FORMS = {"safetensors": "m.safetensors", "open_clip": "folder", "transformers": "folder", "pt": "m.pt"}

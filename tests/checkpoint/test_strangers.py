@@ -69,7 +69,17 @@ def tower(*starts: str, strip: str = "") -> Callable[[], State]:
 
 STRANGERS: dict[str, tuple[Callable[[], State], str]] = {
     "LoRA": (peft_adapter, r"is a LoRA adapter.*merge_and_unload"),
-    "CoOp": (coop, r"holds learned prompts \(CoOp\)"),
+    "CoOp": (coop, r"holds learned prompts \(CoOp"),
+    "MaPLe": (
+        lambda: (
+            {f"prompt_learner.{name}": tensor for name, tensor in coop().items()}
+            | {
+                "image_encoder.conv1.weight": torch.ones(4, 3, 2, 2),
+                "text_encoder.text_projection": torch.ones(4, 4),
+            }
+        ),
+        r"holds learned prompts \(CoOp, MaPLe\)",
+    ),
     "linear probe": (
         lambda: {"weight": torch.ones(5, 16), "bias": torch.ones(5)},
         "is one linear layer, from 16 features to 5 classes",
@@ -138,6 +148,16 @@ def test_a_lone_tower_of_transformers_is_told(tmp_path: Path, kind: str, lone: s
     model_class(model_class.config_class(**sizes, **config)).save_pretrained(tmp_path / "tower")
     with pytest.raises(CheckpointError, match=f"holds the {lone} tower of a model alone"):
         checkpoint.load(tmp_path / "tower")
+
+
+def test_what_is_left_out_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    head = {"classifier.weight": torch.ones(5, 16), "classifier.bias": torch.ones(5), "step": torch.ones(1)}
+    wrapped = {f"clip_model.{name}": tensor for name, tensor in of_ours().items()} | head
+    checkpoint.save(tmp_path / "m.pt", wrapped, {"model_cfg": tiny_cfg().to_dict()})
+    assert checkpoint.load(tmp_path / "m.pt", device="cpu").cfg == tiny_cfg()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/m.pt also holds classifier.* (2), step, not used"
+    ]
 
 
 def test_an_unknown_part_is_told_with_the_call_that_takes_it(tmp_path: Path) -> None:

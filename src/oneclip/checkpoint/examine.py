@@ -152,7 +152,7 @@ def _of_architecture(arch: str, path: Path, reading: _Reading) -> Examined:
         raise ConfigError(
             f"by {by}, {path} is of another architecture than {arch} ({', '.join(differing)} differ): load it as {path}"
         )
-    if has_openais_numbers(own.checkpoint):
+    if is_openais := has_openais_numbers(own.checkpoint):
         theirs = infer_openai_config(own.checkpoint.state_dict)
         for tower, ours, other in zip(TOWERS, heads_of(cfg), heads_of(theirs), strict=True):
             if ours is not None and ours != other:
@@ -161,7 +161,9 @@ def _of_architecture(arch: str, path: Path, reading: _Reading) -> Examined:
                     f"load it as {path}"
                 )
     pixels = own.preprocess_cfg or zoo.preprocess_of(arch)
-    return replace(own, architecture=arch, cfg=cfg, preprocess_cfg=pixels, bare=own.cfg is None)
+    return replace(
+        own, architecture=arch, cfg=cfg, preprocess_cfg=pixels, bare=own.cfg is None and not is_openais
+    )
 
 
 def _of_file(path: Path, reading: _Reading) -> Examined:

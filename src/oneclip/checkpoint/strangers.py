@@ -34,17 +34,17 @@ OTHER_FOLDERS = {"adapter_config.json": _ADAPTER, "model_index.json": _DIFFUSER}
 def what_it_is(state_dict: Mapping[str, Tensor]) -> str | None:
     """What a file that holds no model is, and what to do, to go on after its name; None if it may be a model."""
     names = set(state_dict)
-    roots = {name.rpartition("prompt_learner.")[2] for name in names}
+    has_prompts = bool(names & set(PROMPTS)) or any(name.startswith("prompt_learner.") for name in names)
     has_image = any(name.startswith(IMAGE) for name in names)
     has_text = any(name.startswith(TEXT) or name.endswith(TOKENS) for name in names)
     if any(part in name for name in names for part in LORA):
         if any(name.endswith(TOKENS) for name in names):
             return "holds a model with LoRA layers beside its own: merge them with peft (`merge_and_unload()`) first"
         return _ADAPTER
-    if roots & set(PROMPTS) and not has_image:
+    if has_prompts:
         return (
-            "holds learned prompts (CoOp), which stand before the names of classes and are no model: load the model "
-            "that they were trained with, by its own name"
+            "holds learned prompts (CoOp, MaPLe), which stand before the names of classes and are no model: load the "
+            "model that they were trained with, by its own name"
         )
     if any(name.startswith(DIFFUSION) for name in names):
         return _DIFFUSER

@@ -22,7 +22,7 @@ _ROOTS = {
     ),
     *("text_projection", "logit_scale", "logit_bias", "cls_emb", "attn_mask", "text", "text_decoder"),
     *("input_resolution", "context_length", "vocab_size", "vision_model", "text_model", "visual_projection"),
-    *("image_encoder", "text_encoder", "bert"),
+    *("image_encoder", "text_encoder", "bert", "prompt_learner"),
 }
 MOST_PREFIXES = 100  # with more of them, no file is a model and a few layers
 
