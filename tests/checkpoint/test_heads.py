@@ -147,12 +147,27 @@ def test_openais_form_is_not_loaded_as_an_architecture_of_other_heads(
         load(f"narrow:{tmp_path}/m.pt")
 
 
-@pytest.mark.parametrize("name", ["{}/tiny.pt", "tiny:{}/tiny.pt"])
-def test_heads_may_be_repeated_and_not_contradicted(tiny: Path, name: str) -> None:
-    name = name.format(tiny)
-    assert load(name, quick_gelu=False, heads=2).cfg == tiny_cfg()
+def test_the_heads_of_an_architecture_may_be_repeated_and_not_contradicted(tiny: Path) -> None:
+    assert load(f"tiny:{tiny}/tiny.pt", quick_gelu=False, heads=2).cfg == tiny_cfg()
     with pytest.raises(ConfigError, match=r"2 heads in its image tower .*, and 4 by heads="):
-        load(name, quick_gelu=False, heads=(4, 2))
+        load(f"tiny:{tiny}/tiny.pt", quick_gelu=False, heads=(4, 2))
+
+
+def test_what_the_caller_says_comes_before_an_architecture_that_has_the_shapes(tiny: Path) -> None:
+    pixels = PreprocessCfg(size=32, mean=(0.5,) * 3)
+    loaded = load(tiny / "tiny.pt", quick_gelu=False, heads=(4, 8), preprocess={"mean": (0.5,) * 3})
+    assert (heads_of(loaded.cfg), loaded.preprocess_cfg) == ((4, 8), pixels)
+    with pytest.raises(ConfigError, match=r"the image tower of .* is 32 wide, which 3 heads do not divide"):
+        load(tiny / "tiny.pt", quick_gelu=False, heads=3)
+
+
+def test_a_file_that_says_its_preprocessing_must_not_be_contradicted(tiny: Path) -> None:
+    export(
+        Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "ours.pt", "safetensors"
+    )
+    assert load(tiny / "ours.pt", preprocess="openai").preprocess_cfg == PreprocessCfg(size=32)
+    with pytest.raises(ConfigError, match="preprocess= says otherwise"):
+        load(tiny / "ours.pt", preprocess={"mean": (0.5,) * 3})
 
 
 def test_a_bare_file_under_an_architectures_name_says_what_was_assumed(

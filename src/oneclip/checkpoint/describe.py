@@ -17,7 +17,7 @@ from oneclip import hub, zoo
 from oneclip.checkpoint import origin, shapes, shards
 from oneclip.checkpoint.end_of_text import pooled_at_end
 from oneclip.checkpoint.examine import Claim, Examined, examine, has_openais_numbers, known_as
-from oneclip.checkpoint.heads import Heads, check_heads, heads_of, of_both
+from oneclip.checkpoint.heads import Heads, check_heads, heads_of, of_both, with_heads
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
 from oneclip.checkpoint.read import Checkpoint
 from oneclip.checkpoint.strangers import what_it_is
@@ -129,17 +129,9 @@ def settled(
     claims = found.claims
     if quick_gelu is not None:
         claims = (*claims, Claim(quick_gelu, "quick_gelu="))
-    for claim in claims[1:]:
-        if claim.quick_gelu != claims[0].quick_gelu:
-            raise ConfigError(
-                f"{found.path} has {ACTIVATIONS[claims[0].quick_gelu]} by {claims[0].by}, and "
-                f"{ACTIVATIONS[claim.quick_gelu]} by {claim.by}: leave out or change the one that is wrong"
-            )
-    notes = (
-        [f"{found.path} also holds {', '.join(left[:6])}, not used"]
-        if (left := found.checkpoint.left_out)
-        else []
-    )
+    _check_agree(found.path, claims)
+    left = ", ".join(found.checkpoint.left_out[:6])
+    notes = [f"{found.path} also holds {left}, not used"] if left else []
     notes += [_assumed(found)] if found.bare else []
     if found.architecture is not None and found.cfg is not None:
         claims = _of_architecture(found, found.architecture, found.cfg, claims, quick_gelu)
@@ -152,7 +144,13 @@ def settled(
         notes += [note] if note else []
     elif heads is not None:
         check_heads(cfg, heads, found.path, "heads=")
-    pixels = said.pixels(cfg) or pixels
+    if said.preprocess is not None:
+        if found.preprocess_cfg not in (None, said.pixels(cfg)) and not found.bare:
+            raise ConfigError(
+                f"{found.path} says how images are prepared for it, and preprocess= says otherwise: leave it out, or "
+                "change what lies beside the file"
+            )
+        pixels = said.pixels(cfg)
     if pixels is None:
         raise AmbiguousModelError(
             f"{found.path} does not say how images are prepared for it, and no preprocessor_config.json lies beside "
@@ -164,6 +162,16 @@ def settled(
     return Described(
         found.checkpoint, cfg, pixels, found.path, found.home, found.format, claims[0].by, tuple(notes)
     )
+
+
+def _check_agree(path: Path, claims: tuple[Claim, ...]) -> None:
+    """Raise ConfigError if two say of the activation what cannot both be true."""
+    for claim in claims[1:]:
+        if claim.quick_gelu != claims[0].quick_gelu:
+            raise ConfigError(
+                f"{path} has {ACTIVATIONS[claims[0].quick_gelu]} by {claims[0].by}, and "
+                f"{ACTIVATIONS[claim.quick_gelu]} by {claim.by}: leave out or change the one that is wrong"
+            )
 
 
 def _assumed(found: Examined) -> str:
@@ -215,9 +223,11 @@ def _by_shapes(
         Its configuration, its preprocessing, and a note on what was assumed, if anything.
     """
     state_dict, path = found.checkpoint.state_dict, found.path
-    fitting = {arch: zoo.architecture(arch) for arch in shapes.fitting(state_dict)} or shapes.resized(
-        state_dict
-    )
+    exact = {arch: zoo.architecture(arch) for arch in shapes.fitting(state_dict)}
+    fitting = exact or shapes.resized(state_dict)
+    if said.heads is not None:
+        heads = of_both(said.heads)
+        fitting = {arch: with_heads(cfg, heads, path) for arch, cfg in fitting.items()}
     kinds = {
         str(replace(cfg, quick_gelu=claim.quick_gelu)): arch for arch, cfg in list(fitting.items())[::-1]
     }
@@ -228,11 +238,14 @@ def _by_shapes(
     if kinds:
         arch = next(iter(kinds.values()))
         cfg, pixels = fitting[arch], zoo.preprocess_of(arch)
-        if said.heads is not None:
-            check_heads(cfg, of_both(said.heads), f"{arch}, whose shapes {path} has,", "heads=")
-        if cfg == zoo.architecture(arch):
+        taken = [
+            fact
+            for fact, value in (("heads", said.heads), ("preprocessing", said.preprocess))
+            if value is None
+        ]
+        if exact or not taken:
             return cfg, pixels, None
-        note = f"{path} has the shapes of {arch} {_sizes(cfg)}: heads and preprocessing are taken from it"
+        note = f"{path} has the shapes of {arch} {_sizes(cfg)}: {' and '.join(taken)} are taken from it"
         return cfg, replace(pixels, size=cfg.vision_cfg.image_size), note
     if looks_like_openai(state_dict):
         if not _is_openais(found) and None in (said.heads, said.preprocess):

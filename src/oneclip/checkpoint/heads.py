@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from oneclip.config import ModelCfg
@@ -32,6 +33,27 @@ def heads_of(cfg: ModelCfg) -> tuple[int | None, int | None]:
     )  # a ResNet pools 32 times its width
     image = None if vision.timm_model_name else width // vision.head_width
     return image, None if text.hf_model_name else text.heads
+
+
+def with_heads(cfg: ModelCfg, heads: tuple[int, int], source: object) -> ModelCfg:
+    """A configuration that shapes tell, with the heads that the caller says.
+
+    Raises:
+        ConfigError: if they do not divide a width.
+    """
+    vision, text = cfg.vision_cfg, cfg.text_cfg
+    known = heads_of(cfg)
+    widths = (known[0] or 0) * vision.head_width, 0 if known[1] is None else text.width
+    for tower, width, count in zip(TOWERS, widths, heads, strict=True):
+        if width % count:
+            raise ConfigError(
+                f"the {tower} tower of {source} is {width} wide, which {count} heads do not divide"
+            )
+    if widths[0]:
+        vision = replace(vision, head_width=widths[0] // heads[0])
+    if widths[1]:
+        text = replace(text, heads=heads[1])
+    return replace(cfg, vision_cfg=vision, text_cfg=text)
 
 
 def check_heads(cfg: ModelCfg, heads: tuple[int, int], source: object, by: str) -> None:
