@@ -67,13 +67,13 @@ def test_a_bare_file_loads_when_its_activation_is_said(folder: Path, quick_gelu:
     assert loaded.home == folder
 
 
-def test_a_bare_file_of_no_published_shape_loads_in_openais_form_when_its_activation_is_said(
+def test_a_bare_file_of_no_published_shape_loads_in_openais_form_when_its_facts_are_said(
     tmp_path: Path,
 ) -> None:
     save(tmp_path / "m.pt", weights(cfg=OTHER_FORM))
     with pytest.raises(AmbiguousModelError, match="quick_gelu=True or quick_gelu=False"):
         load(tmp_path / "m.pt")
-    assert load(tmp_path / "m.pt", quick_gelu=False).cfg == OTHER_FORM
+    assert load(tmp_path / "m.pt", quick_gelu=False, heads=1, preprocess="openai").cfg == OTHER_FORM
 
 
 def test_a_bare_file_of_no_known_form_is_never_guessed(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_folder_of_transformers_in_shards(transformers_folder: Path) -> None:
 
 def test_without_a_preprocessor_the_preprocessing_is_asked_for(transformers_folder: Path) -> None:
     (transformers_folder / "preprocessor_config.json").unlink()
-    with pytest.raises(AmbiguousModelError, match=r"how pictures are prepared.*preprocessor_config\.json"):
+    with pytest.raises(AmbiguousModelError, match=r"how images are prepared.*preprocessor_config\.json"):
         load(transformers_folder)
 
 

@@ -56,6 +56,8 @@ class OpenAI(nn.Module):
                     module.add_module(parent, nn.Module())
                 module = getattr(module, parent)
             module.register_parameter(last, nn.Parameter(tensor))
+        for name in ("input_resolution", "context_length", "vocab_size"):
+            self.register_buffer(name, torch.tensor(16))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x) if self.quick_gelu else nn.functional.gelu(x)
@@ -192,7 +194,7 @@ def test_an_archive_contradicts_an_architecture_with_another_activation(tiny: Pa
 
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "m.pt")
+    torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))), tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match="not of a model in the form of OpenAI's"):
         load(tmp_path / "m.pt")
 

@@ -91,7 +91,7 @@ def test_a_repository_without_preprocessing_asks_for_it(server: Hub, tmp_path: P
     content = files(tmp_path, "safetensors")
     del content["preprocessor_config.json"]
     server.publish(REPO, content)
-    with pytest.raises(AmbiguousModelError, match="how pictures are prepared"):
+    with pytest.raises(AmbiguousModelError, match="how images are prepared"):
         load(f"hf-hub:{REPO}")
 
 

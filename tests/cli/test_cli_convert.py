@@ -11,6 +11,7 @@ from oneclip import checkpoint
 from oneclip.checkpoint import verify
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
+from oneclip.zoo import catalogue
 
 PIXELS = 32
 
@@ -86,7 +87,9 @@ def test_an_activation_that_nobody_says_is_asked_for_and_taken(run: Run, quick: 
     code, _, err = run("convert", bare, tmp_path / "out.pt", "--to", "openai")
     assert code == 1
     assert "--quick-gelu" in err
-    assert run("convert", bare, tmp_path / "out.pt", "--to", "openai", "--quick-gelu").code == 0
+    assert "--heads, --preprocess" in err
+    said = ("--quick-gelu", "--heads", "1,1", "--preprocess", "openai")
+    assert run("convert", bare, tmp_path / "out.pt", "--to", "openai", *said).code == 0
 
 
 def test_a_wrong_suffix_is_an_error_before_anything_is_written(run: Run, quick: Path, tmp_path: Path) -> None:
@@ -109,3 +112,14 @@ def test_where_transformers_cannot_run_the_reason_is_named(
     code, _, err = run("convert", quick, tmp_path / "out", "--to", "transformers")
     assert code == 0
     assert "could not run it: operator torchvision::nms does not exist. The torchvision here was built" in err
+
+
+def test_what_was_assumed_is_a_note(
+    run: Run, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalogue._rows(), "quick", checkpoint.load(quick, device="cpu").cfg.to_dict())
+    torch.save(checkpoint.read(quick).state_dict, tmp_path / "bare.pt")
+    named = f"quick:{tmp_path}/bare.pt"
+    code, _, err = run("convert", named, tmp_path / "out.safetensors", "--to", "safetensors")
+    assert code == 0
+    assert err.count("note: ") == err.count("are taken from quick") == 1

@@ -111,3 +111,20 @@ def test_the_kind_of_gelu_is_told(
     monkeypatch.setattr("oneclip.hub.weights_here", lambda *_: None)
     assert json.loads(run("inspect", name, "--json").out)["tanh_gelu"] == towers
     assert words in run("inspect", name).out
+
+
+def test_a_model_beside_other_layers_is_found_by_its_prefix(run: Run, tmp_path: Path, weights: dict) -> None:
+    other = {f"{prefix}.{name}": t for prefix in ("net", "teacher") for name, t in weights.items()}
+    checkpoint.save(tmp_path / "m.pt", other, {"model_cfg": tiny_cfg().to_dict()})
+    code, _, err = run("inspect", tmp_path / "m.pt")
+    assert (code, "prefix='net.'" in err) == (1, True)
+    found = json.loads(run("inspect", tmp_path / "m.pt", "--prefix", "net.", "--json").out)
+    assert (found["loads"], found["tensors"]) == (True, len(weights))
+    assert found["notes"] == [f"{tmp_path}/m.pt also holds teacher.* ({len(weights)}), not used"]
+
+
+def test_what_is_no_model_is_said(run: Run, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "m.pt", {"weight": torch.ones(5, 16), "bias": torch.ones(5)})
+    found = json.loads(run("inspect", tmp_path / "m.pt", "--json").out)
+    assert not found["loads"]
+    assert "one linear layer" in found["problem"]

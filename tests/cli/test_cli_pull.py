@@ -127,7 +127,7 @@ def test_a_folder_has_the_configuration_of_a_text_tower_that_no_table_has(
 
 def test_what_is_in_8_bits_stays_so_in_a_folder(pocket: Path, run: Run, tmp_path: Path) -> None:
     assert run("pull", "pocket", "--to", tmp_path / "made") == (0, ANY, "")
-    assert (tmp_path / "made" / WEIGHTS).stat().st_size <= pocket.stat().st_size
+    assert (tmp_path / "made" / WEIGHTS).stat().st_size < pocket.stat().st_size + 4096  # of metadata
     found, expected = (
         oneclip.load(name, device="cpu").encode_texts(CAPTIONS) for name in (tmp_path / "made", "pocket")
     )

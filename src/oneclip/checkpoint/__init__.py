@@ -1,9 +1,11 @@
 """How files become models and back."""
 
 from oneclip.checkpoint.blank import build_blank
-from oneclip.checkpoint.describe import Described, describe, settled
+from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe, settled
+from oneclip.checkpoint.end_of_text import pooled_at_end
 from oneclip.checkpoint.examine import Examined, examine
 from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
+from oneclip.checkpoint.heads import Heads
 from oneclip.checkpoint.load import Loaded, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
@@ -17,7 +19,10 @@ __all__ = [
     "Described",
     "Examined",
     "Exportable",
+    "Heads",
     "Loaded",
+    "Preprocessing",
+    "Said",
     "build_blank",
     "check_target",
     "describe",
@@ -27,6 +32,7 @@ __all__ = [
     "load",
     "load_into",
     "looks_like_openai",
+    "pooled_at_end",
     "quantised",
     "read",
     "replacing",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oneclip.checkpoint.damage import Unsound
 from oneclip.checkpoint.tensors import TensorRef
+from oneclip.checkpoint.wrappers import prefixes
 
 WEIGHTS = ("state_dict", "model_state_dict", "model", "module")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -42,17 +43,32 @@ def part_of(content: Any, wanted: str | None = None) -> tuple[Mapping[Any, Any],
     for keys in (WEIGHTS, AVERAGES):
         found = [key for key in keys if _has_tensors(content.get(key))]
         if len(found) > 1:
-            raise Unsound(
-                f"it holds {' and '.join(found)}, and does not say which is the model: name the part"
-            )
+            raise Unsound(_choose(found))
         if found:
             return content[found[0]], found[0]
+    models = [key for key in parts(content) if prefixes(map(str, content[key]))]
+    if len(models) > 1:
+        raise Unsound(_choose(models))
+    if models:
+        return content[models[0]], models[0]
     if any(map(_is_tensor, content.values())):
         return content, None
     if isinstance(content.get("state_dict"), Mapping):
         return content["state_dict"], "state_dict"
+    if other := parts(content):
+        raise Unsound(
+            f"it holds {' and '.join(other[:8])}, none of which looks like a model; if one is, say so, as in "
+            f"oneclip.load(…, part={other[0]!r})"
+        )
     held = ", ".join(str(key)[:40] for key in list(content)[:8]) or "nothing"
     raise Unsound(f"it holds {held}, where the tensors of a model or a state_dict were expected")
+
+
+def _choose(found: list[str]) -> str:
+    return (
+        f"it holds {' and '.join(found)}, and does not say which is the model: choose one, as in "
+        f"oneclip.load(…, part={found[0]!r})"
+    )
 
 
 def parts(content: Any) -> list[str]:

@@ -15,7 +15,10 @@ from typing import Any
 from oneclip import hub, zoo
 from oneclip.checkpoint import origin
 from oneclip.checkpoint.archive import NOT_WEIGHTS
-from oneclip.checkpoint.formats import recognise
+from oneclip.checkpoint.damage import explained
+from oneclip.checkpoint.formats import Format, recognise
+from oneclip.checkpoint.heads import TOWERS, heads_of
+from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
 from oneclip.checkpoint.places import (
     CONFIG,
     PIXELS,
@@ -27,8 +30,11 @@ from oneclip.checkpoint.places import (
     Repository,
 )
 from oneclip.checkpoint.read import Checkpoint, is_sharded, read
+from oneclip.checkpoint.sentence_transformers import clip_subfolder
 from oneclip.checkpoint.sound import check_cfg
+from oneclip.checkpoint.strangers import OTHER_FOLDERS, what_it_is
 from oneclip.checkpoint.text_tower import find_text_tower
+from oneclip.checkpoint.wrappers import model_in
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError, UnknownModelError
 from oneclip.hub import read_json
@@ -66,6 +72,7 @@ class Examined:
         cfg: what the model is, if that is said; its activation counts only if it is among the claims.
         preprocess_cfg: how a picture becomes a tensor for it, if that is said.
         claims: what is said about the activation, the weightiest first.
+        bare: whether nothing but the architecture named says what the model is.
     """
 
     checkpoint: Checkpoint
@@ -76,14 +83,16 @@ class Examined:
     cfg: ModelCfg | None = None
     preprocess_cfg: PreprocessCfg | None = None
     claims: tuple[Claim, ...] = field(default_factory=tuple)
+    bare: bool = False
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files are read: with their values or without, which part of a training checkpoint, from which cache."""
+    """How files are read: with their values or without, which tensors of a training checkpoint, from which cache."""
 
     values: bool = True
     part: str | None = None
+    prefix: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
 
 
@@ -92,6 +101,7 @@ def examine(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     part: str | None = None,
+    prefix: str | None = None,
     values: bool = True,
 ) -> Examined:
     """Get the file that a name means, and everything that is said about it.
@@ -100,6 +110,7 @@ def examine(
         source: what `zoo.resolve` made of the name.
         cache_dir: where downloads are kept, instead of the usual folders.
         part: as in `read`.
+        prefix: what stands before the names of the model's tensors; by default it is looked for.
         values: False to read only what describes the tensors, which are then on the meta device.
 
     Raises:
@@ -107,7 +118,7 @@ def examine(
         CheckpointError, ConfigError: for a file that is damaged, or that no model here can be made of.
         DownloadError: for a file that cannot be fetched.
     """
-    reading = _Reading(values, part, cache_dir)
+    reading = _Reading(values, part, prefix, cache_dir)
     match source:
         case zoo.Source(kind="pretrained", architecture=str(arch), pretrained=zoo.Pretrained() as weights):
             return _of_published(arch, weights, hub.fetch_weights(weights, cache_dir), reading)
@@ -136,14 +147,23 @@ def _of_published(arch: str, weights: zoo.Pretrained, path: Path, reading: _Read
 def _of_architecture(arch: str, path: Path, reading: _Reading) -> Examined:
     """A file for an architecture that the caller named; what it says itself must not contradict it."""
     own, cfg = _of_file(path, reading), zoo.architecture(arch)
-    says_itself = own.cfg is not None and own.claims[0].by == OWN_METADATA
-    if says_itself and own.cfg and (differing := _differing(own.cfg, cfg)):
+    by = own.claims[0].by if own.claims else ""
+    if own.cfg and by in (OWN_METADATA, CONFIG, THEIR_CONFIG) and (differing := _differing(own.cfg, cfg)):
         raise ConfigError(
-            f"{path} says itself that it is another architecture than {arch} ({', '.join(differing)} differ): "
-            f"load it as {path}"
+            f"by {by}, {path} is of another architecture than {arch} ({', '.join(differing)} differ): load it as {path}"
         )
+    if is_openais := has_openais_numbers(own.checkpoint):
+        theirs = infer_openai_config(own.checkpoint.state_dict)
+        for tower, ours, other in zip(TOWERS, heads_of(cfg), heads_of(theirs), strict=True):
+            if ours is not None and ours != other:
+                raise ConfigError(
+                    f"{path} is in OpenAI's form, with {other} heads in its {tower} tower, and {arch} has {ours}: "
+                    f"load it as {path}"
+                )
     pixels = own.preprocess_cfg or zoo.preprocess_of(arch)
-    return replace(own, architecture=arch, cfg=cfg, preprocess_cfg=pixels)
+    return replace(
+        own, architecture=arch, cfg=cfg, preprocess_cfg=pixels, bare=own.cfg is None and not is_openais
+    )
 
 
 def _of_file(path: Path, reading: _Reading) -> Examined:
@@ -171,6 +191,11 @@ def _of_folder(folder: Path, reading: _Reading) -> Examined:
     if _is_transformers(folder / THEIR_CONFIG):
         weights = place.first(THEIR_WEIGHTS) or _weights_in(folder)
         return _of_their_config(folder / THEIR_CONFIG, weights, place, reading)
+    if subfolder := clip_subfolder(place):
+        return _of_folder(folder / subfolder, reading)
+    for name, what in OTHER_FOLDERS.items():
+        if (folder / name).is_file():
+            raise CheckpointError(f"{folder} {what}")
     raise AmbiguousModelError(
         f"{folder} has no {CONFIG}, and no {THEIR_CONFIG} of transformers', and so does not say what its weights "
         f"are; name their architecture and their file, as in ViT-B-32:{folder / hub.HUB_WEIGHTS[0]}"
@@ -188,7 +213,10 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _of_repository(place: Repository, reading: _Reading) -> Examined:
-    config = place.fetch([CONFIG, THEIR_CONFIG])
+    config = place.first([CONFIG, THEIR_CONFIG])
+    if config is None and not place.subfolder and (subfolder := clip_subfolder(place)):
+        return _of_repository(replace(place, subfolder=subfolder), reading)
+    config = config or place.fetch([CONFIG, THEIR_CONFIG])  # which says what is wrong
     if config.name == THEIR_CONFIG and not _is_transformers(config):
         raise AmbiguousModelError(f"{place.home} has no {CONFIG} and so does not say what its weights are")
     files = place.at_commit_of(config)
@@ -206,10 +234,12 @@ def _of_config(config: Path, weights: Path, place: Place, reading: _Reading) -> 
     if not isinstance(content.get("model_cfg"), dict):
         raise CheckpointError(f"{config} has no model_cfg")
     cfg, pixels = _configs(content, config)
+    found = _of_bare(weights, reading, place)
+    if found.cfg is not None:
+        _check_same_heads(weights, found.cfg, cfg, config.name)
     if isinstance(place, Folder):
         cfg = find_text_tower(cfg, place.path)
-    found = _of_bare(weights, reading, place)
-    claims = (Claim(cfg.quick_gelu, config.name), *_script_claims(found.checkpoint))
+    claims = (Claim(cfg.quick_gelu, config.name), *found.claims, *_script_claims(found.checkpoint))
     return replace(found, cfg=cfg, preprocess_cfg=pixels, claims=claims, home=place.home)
 
 
@@ -218,6 +248,8 @@ def _of_their_config(config: Path, weights: Path, place: Place, reading: _Readin
     preprocessor = place.first(PIXELS)
     found = _of_bare(weights, reading, place, content, read_json(preprocessor) if preprocessor else None)
     if found.cfg is None:
+        if what := what_it_is(found.checkpoint.state_dict):
+            raise CheckpointError(f"{weights} {what}")
         raise CheckpointError(
             f"{config} describes a {content.get('model_type')!r}, and {weights.name} beside it holds no such model "
             "that is known here"
@@ -243,29 +275,59 @@ def _of_bare(
 ) -> Examined:
     """A file by itself, in whatever format, with what its metadata or its format's configuration says."""
     checkpoint = read(path, part=reading.part, values=reading.values, fetch=place.fetch if place else None)
+    with explained(path):
+        tensors, others = model_in(checkpoint.state_dict, reading.prefix)
+    checkpoint = replace(checkpoint, state_dict=tensors, left_out=tuple(others))
+    found = Examined(checkpoint, path, checkpoint.format, path.parent)
+    if form := recognise(checkpoint.state_dict, config):
+        found = _of_format(found, form, config, preprocessor)
     if isinstance(checkpoint.metadata.get("model_cfg"), dict):
         own, pixels = _configs(checkpoint.metadata, "the metadata of the checkpoint")
-        says = (Claim(own.quick_gelu, OWN_METADATA),)
-        return Examined(checkpoint, path, checkpoint.format, path.parent, None, own, pixels, says)
-    form = recognise(checkpoint.state_dict, config)
-    if form is None:
-        return Examined(checkpoint, path, checkpoint.format, path.parent)
+        says = Claim(own.quick_gelu, OWN_METADATA)
+        said = found.cfg if config is not None else None
+        if said is None:
+            return replace(found, cfg=own, preprocess_cfg=pixels, claims=(says,))
+        _check_same_heads(path, own, said, THEIR_CONFIG)
+        found = replace(found, claims=(*found.claims, says))
+    return found
+
+
+def _of_format(
+    found: Examined, form: Format, config: Mapping[str, Any] | None, preprocessor: Mapping[str, Any] | None
+) -> Examined:
+    """The same with its tensors by our names, and with what its format says."""
+    path = found.path
     try:
-        converted = form.read(checkpoint.state_dict, config, preprocessor)
+        converted = form.read(found.checkpoint.state_dict, config, preprocessor)
     except (CheckpointError, ConfigError) as error:
         kind = CheckpointError if isinstance(error, CheckpointError) else ConfigError
         raise kind(f"{path}, of the format {form.name}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         why = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{path} is no sound checkpoint of the format {form.name} ({why})") from error
-    checkpoint = replace(checkpoint, state_dict=converted.state_dict)
     cfg = converted.cfg
     for said in (cfg, converted.preprocess_cfg):
         if said is not None:
             check_cfg(said, path)
     by = THEIR_CONFIG if config is not None else f"its format ({form.name})"
-    claims = (Claim(cfg.quick_gelu, by),) if cfg else ()
-    return Examined(checkpoint, path, form.name, path.parent, None, cfg, converted.preprocess_cfg, claims)
+    return replace(
+        found,
+        checkpoint=replace(found.checkpoint, state_dict=converted.state_dict),
+        format=form.name,
+        cfg=cfg,
+        preprocess_cfg=converted.preprocess_cfg,
+        claims=(Claim(cfg.quick_gelu, by),) if cfg else (),
+    )
+
+
+def _check_same_heads(path: Path, said: ModelCfg, cfg: ModelCfg, by: str) -> None:
+    """Raise ConfigError if a configuration has other heads than the file says itself."""
+    for tower, own, other in zip(TOWERS, heads_of(said), heads_of(cfg), strict=True):
+        if own != other:
+            raise ConfigError(
+                f"{path} has {own} heads in its {tower} tower by {OWN_METADATA}, and {other} by {by}: "
+                "change the one that is wrong"
+            )
 
 
 def _configs(content: Mapping[str, Any], source: object) -> tuple[ModelCfg, PreprocessCfg]:
@@ -292,9 +354,16 @@ def _script_claims(checkpoint: Checkpoint) -> tuple[Claim, ...]:
     activation = checkpoint.metadata.get("activation") if checkpoint.format == "torchscript" else None
     if activation in ("gelu", "quick_gelu"):
         return (Claim(activation == "quick_gelu", "the code in the archive"),)
-    if checkpoint.format != "torchscript" and all(name in checkpoint.metadata for name in NOT_WEIGHTS):
+    if checkpoint.format != "torchscript" and has_openais_numbers(checkpoint):
         return (Claim(True, f"its {NOT_WEIGHTS[0]}, which OpenAI's state dicts have"),)
     return ()
+
+
+def has_openais_numbers(checkpoint: Checkpoint) -> bool:
+    """Whether OpenAI's programs wrote these weights, or `oneclip convert --to openai`: heads are then 64 wide."""
+    return all(name in checkpoint.metadata for name in NOT_WEIGHTS) and looks_like_openai(
+        checkpoint.state_dict
+    )
 
 
 def known_as(found: Examined, weights: zoo.Pretrained) -> Examined:

@@ -124,8 +124,9 @@ def write_folder(model: Loaded | Exportable, folder: str | os.PathLike[str], *, 
 def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
     with replacing_folder(folder, force=force) as temporary:
         cfg = write_text_tower(model.cfg, temporary)
-        _write_json(temporary / FOLDER_CONFIG, _described(cfg, model.preprocess_cfg))
-        save(temporary / FOLDER_WEIGHTS, model.state_dict)
+        described = _described(cfg, model.preprocess_cfg)
+        _write_json(temporary / FOLDER_CONFIG, described)
+        save(temporary / FOLDER_WEIGHTS, model.state_dict, described)
         _write_tokenizer(model, temporary)
         beside = (temporary / TEXT_TOWER).is_file()
     return _notes_for_open_clip(model, str(cfg.text_cfg.hf_model_name) if beside else None)
@@ -138,9 +139,15 @@ def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ..
     with replacing_folder(folder, force=force) as temporary:
         _write_json(temporary / "config.json", dict(published.config or {}))
         _write_json(temporary / "preprocessor_config.json", dict(published.preprocessor or {}))
-        save(temporary / "model.safetensors", published.state_dict)
+        save(
+            temporary / "model.safetensors",
+            published.state_dict,
+            _described(model.cfg, model.preprocess_cfg),
+        )
         if not _write_tokenizer(model, temporary):
-            write_clip_tokenizer(temporary, model.cfg.text_cfg.context_length)
+            text = model.cfg.text_cfg
+            added = (text.tokenizer_kwargs or {}).get("additional_special_tokens", ())
+            write_clip_tokenizer(temporary, text.context_length, added)
     return published.notes
 
 

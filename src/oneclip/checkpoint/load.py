@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from oneclip import zoo
 from oneclip.checkpoint.blank import build_blank, float32_by_default
-from oneclip.checkpoint.describe import Described, describe
+from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe
+from oneclip.checkpoint.heads import Heads
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.resize import position_names, resize_positions
 from oneclip.checkpoint.shapes import parameters
@@ -67,9 +69,12 @@ def load(
     precision: str = "fp32",
     cache_dir: str | os.PathLike[str] | None = None,
     quick_gelu: bool | None = None,
+    heads: Heads | None = None,
+    preprocess: Preprocessing | None = None,
     image_size: int | tuple[int, int] | None = None,
     context_length: int | None = None,
     part: str | None = None,
+    prefix: str | None = None,
 ) -> Loaded:
     """Load a model by name.
 
@@ -79,14 +84,17 @@ def load(
         precision: "fp32", "bf16" or "fp16", of all its floating-point weights.
         cache_dir: where downloads are kept, instead of the usual folders.
         quick_gelu: the activation that the weights were trained with, for files that do not say it.
+        heads: attention heads of both towers, or (image tower, text tower), likewise.
+        preprocess: how images are prepared, likewise: "openai", or fields of a `PreprocessCfg` (`mean`, `std`, …).
         image_size: pixels, (height, width) if not a square: for pictures of another size than the model was
             trained with. Its positions are resized, as open_clip does.
         context_length: tokens, for captions of another length than the model was trained with, likewise.
         part: the key of the dict to take from a training checkpoint, such as "state_dict_ema"; see `read`.
+        prefix: what stands before the names of the model's tensors in a file that holds more, such as "backbone.".
 
     Raises:
         UnknownModelError: for a name that means nothing.
-        AmbiguousModelError: for weights whose activation or preprocessing cannot be known.
+        AmbiguousModelError: for weights whose activation, heads or preprocessing cannot be known.
         ConfigError: for a precision that is none, or a file that contradicts what is said about it elsewhere.
         CheckpointError: for a file that is damaged or does not fit. One of another image size or context length is
             resized only where that is asked for; the message says how.
@@ -95,7 +103,12 @@ def load(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r} and must be one of {', '.join(PRECISIONS)}")
     source = zoo.resolve(name)
-    found = describe(source, cache_dir, quick_gelu, part=part)
+    said = Said(quick_gelu, heads, preprocess)
+    found = describe(source, cache_dir, said, part=part, prefix=prefix)
+    for note in found.notes:
+        logging.getLogger("oneclip").warning(
+            "%s", note
+        )  # one line on stderr where a program sets up no logging
     state_dict = found.checkpoint.state_dict
     if image_size is not None or context_length is not None:
         found = _of_size(found, image_size, context_length)

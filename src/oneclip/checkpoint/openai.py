@@ -14,27 +14,33 @@ from oneclip.errors import CheckpointError
 HEAD_WIDTH = 64  # of every attention in OpenAI's models
 
 
-def infer_openai_config(state_dict: Mapping[str, Tensor]) -> ModelCfg:
+def infer_openai_config(state_dict: Mapping[str, Tensor], heads: tuple[int, int] | None = None) -> ModelCfg:
     """Read off a state dict in OpenAI's form what model it belongs to.
 
-    Shapes say everything but the activation, which is QuickGELU in all of OpenAI's models. A state dict of
-    the same form from elsewhere may have been trained with another.
+    Shapes say everything but the activation, which is QuickGELU in all of OpenAI's models, and the heads, which are 64
+    wide in all of them. A state dict of the same form from elsewhere may have been trained with others.
+
+    Args:
+        state_dict: tensors by name.
+        heads: of the image tower and of the text tower; by default OpenAI's, each 64 wide.
 
     Raises:
-        CheckpointError: if it is not of that form.
+        CheckpointError: if it is not of that form, or a width is no multiple of the heads.
     """
     if not looks_like_openai(state_dict):
         raise CheckpointError("this is no state dict in OpenAI's form: it lacks weights of a tower")
     context_length = state_dict["positional_embedding"].shape[0]
     vocab_size, width = state_dict["token_embedding.weight"].shape
+    image_heads, text_heads = heads or (None, None)
+    vision = _vision_transformer if "visual.proj" in state_dict else _resnet
     return ModelCfg(
         embed_dim=state_dict["text_projection"].shape[1],
-        vision_cfg=_vision_transformer(state_dict) if "visual.proj" in state_dict else _resnet(state_dict),
+        vision_cfg=vision(state_dict, image_heads),
         text_cfg=CLIPTextCfg(
             context_length=context_length,
             vocab_size=vocab_size,
             width=width,
-            heads=_heads(width),
+            heads=width // _head_width(width, text_heads),
             layers=_count(state_dict, r"transformer\.resblocks\.(\d+)\."),
         ),
         quick_gelu=True,
@@ -56,24 +62,24 @@ def looks_like_openai(state_dict: Mapping[str, Tensor]) -> bool:
     return all(name in state_dict and state_dict[name].ndim == count for name, count in axes.items())
 
 
-def _vision_transformer(state_dict: Mapping[str, Tensor]) -> CLIPVisionCfg:
+def _vision_transformer(state_dict: Mapping[str, Tensor], heads: int | None) -> CLIPVisionCfg:
     width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
-    _heads(width)
     return CLIPVisionCfg(
         layers=_count(state_dict, r"visual\.transformer\.resblocks\.(\d+)\."),
         width=width,
-        head_width=HEAD_WIDTH,
+        head_width=_head_width(width, heads),
         patch_size=patch_size,
         image_size=patch_size * _side(state_dict["visual.positional_embedding"]),
     )
 
 
-def _resnet(state_dict: Mapping[str, Tensor]) -> CLIPVisionCfg:
+def _resnet(state_dict: Mapping[str, Tensor], heads: int | None) -> CLIPVisionCfg:
+    width = state_dict["visual.layer1.0.conv1.weight"].shape[0]
     blocks = [_count(state_dict, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
     return CLIPVisionCfg(
         layers=(blocks[0], blocks[1], blocks[2], blocks[3]),
-        width=state_dict["visual.layer1.0.conv1.weight"].shape[0],
-        head_width=HEAD_WIDTH,
+        width=width,
+        head_width=HEAD_WIDTH if heads is None else _head_width(32 * width, heads),
         image_size=32 * _side(state_dict["visual.attnpool.positional_embedding"]),
     )
 
@@ -97,7 +103,10 @@ def _side(positions: Tensor) -> int:
     return side
 
 
-def _heads(width: int) -> int:
-    if width % HEAD_WIDTH:
+def _head_width(width: int, heads: int | None) -> int:
+    """How wide a head is; OpenAI's where nobody says how many there are."""
+    if heads is None and width % HEAD_WIDTH:
         raise CheckpointError(f"a tower is {width} wide, which no number of heads of {HEAD_WIDTH} gives")
-    return width // HEAD_WIDTH
+    if heads is not None and width % heads:
+        raise CheckpointError(f"a tower is {width} wide, which {heads} heads do not divide")
+    return HEAD_WIDTH if heads is None else width // heads

@@ -28,6 +28,10 @@ def lookup(module: str, name: str) -> Name | None:
         return Name(text, _dtype)
     if text == "_codecs.encode":
         return Name(text, _encoded)
+    if name == "AttributeDict" and module.startswith(
+        ("lightning.", "lightning_fabric.", "pytorch_lightning.")
+    ):
+        return Name(text, lambda arguments: {})  # the hyperparameters of a Lightning module
     if text == "argparse.Namespace":
         return Name(text, lambda arguments: Record(text))
     if name == "set" and module in ("builtins", "__builtin__"):

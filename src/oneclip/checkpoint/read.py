@@ -51,6 +51,7 @@ class Checkpoint:
         other_parts: the keys of what could have been taken instead, such as a running average.
         files: what was read; several for a sharded checkpoint.
         stored_dtypes: how many numbers there are of each type in the file, by the names of torch.
+        left_out: what else the file holds beside the tensors of a model, in words; only where a prefix was looked for.
     """
 
     state_dict: dict[str, Tensor]
@@ -60,6 +61,7 @@ class Checkpoint:
     other_parts: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     stored_dtypes: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def read(

@@ -6,8 +6,10 @@ how many blocks there are. Shapes do not tell an activation, and not the number 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def fitting(state_dict: Mapping[str, Tensor]) -> list[str]:
     return [name for name, share in _shares(state_dict).items() if share == 1]
 
 
+def resized(state_dict: Mapping[str, Tensor]) -> dict[str, ModelCfg]:
+    """The published architectures that have these shapes at another image size or context length, perhaps none.
+
+    Returns:
+        Their names in the order of the zoo, each with its configuration for these sizes.
+    """
+    found = {}
+    for name, share in _shares(state_dict, sizes=False).items():
+        if share == 1 and (cfg := _of_sizes(zoo.architecture(name), state_dict)):
+            found[name] = cfg
+    return found
+
+
 def nearest(state_dict: Mapping[str, Tensor]) -> tuple[str, float] | None:
     """The architecture with most of these shapes, and which share of what was compared is equal."""
     shares = _shares(state_dict)
@@ -36,8 +51,36 @@ def parameters(state_dict: Mapping[str, Tensor]) -> int:
     return sum(t.numel() for name, t in state_dict.items() if name.rpartition(".")[2] not in buffers)
 
 
-def _shares(state_dict: Mapping[str, Tensor]) -> dict[str, float]:
-    """Each architecture with the share of what is compared that is equal."""
+def _of_sizes(cfg: ModelCfg, state_dict: Mapping[str, Tensor]) -> ModelCfg | None:
+    """The configuration with the image size and the context length of these tables of positions.
+
+    None where these do not say them: for towers of other libraries, and for grids that are not square.
+    """
+    vision, text = cfg.vision_cfg, cfg.text_cfg
+    if vision.timm_model_name or text.hf_model_name or cfg.multimodal_cfg:
+        return None
+    is_vit = isinstance(vision.layers, int)
+    cell = _pair(vision.patch_size or 1)[0] if is_vit else 32
+    image = state_dict.get(f"visual.{'' if is_vit else 'attnpool.'}positional_embedding")
+    words = state_dict.get(f"{'text.' if cfg.custom_text else ''}positional_embedding")
+    if image is None or words is None or image.ndim != 2 or words.ndim != 2:
+        return None
+    side = math.isqrt(max(image.shape[0] - 1, 0))
+    if side < 1 or side**2 + 1 != image.shape[0]:
+        return None
+    return replace(
+        cfg,
+        vision_cfg=replace(vision, image_size=side * cell),
+        text_cfg=replace(text, context_length=words.shape[0] - text.embed_cls),
+    )
+
+
+def _shares(state_dict: Mapping[str, Tensor], *, sizes: bool = True) -> dict[str, float]:
+    """Each architecture with the share of what is compared that is equal.
+
+    Args:
+        sizes: False to pass over what depends on the image size and the context length.
+    """
     found: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     found |= _blocks(found)
     visual = {name: tensor for name, tensor in state_dict.items() if name.startswith("visual.")}
@@ -46,9 +89,11 @@ def _shares(state_dict: Mapping[str, Tensor]) -> dict[str, float]:
     for name in zoo.architectures():
         cfg = zoo.architecture(name)
         shapes, traits = _visual(cfg.vision_cfg, cfg.embed_dim) | _text(cfg), _traits(cfg)
+        if not sizes:
+            shapes = {key: shape for key, shape in shapes.items() if not key.endswith("positional_embedding")}
         equal = sum(found.get(key) == shape for key, shape in shapes.items())
         equal += sum(any(map(re.compile(key).match, found)) == has for key, has in traits.items())
-        counts = _counts(name)
+        counts = _counts(name) if sizes else ()
         equal += sum(count == total for count, total in zip(counts, totals, strict=False))
         shares[name] = equal / (len(shapes) + len(traits) + len(counts))
     return shares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
-from oneclip.cli.exits import ExitCode, explain
+from oneclip.cli.exits import ExitCode, explain, say
 from oneclip.cli.finetune import finetune
 from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
@@ -79,6 +80,13 @@ def oneclip(
         typer.echo(context.get_help())
 
 
+class _Notes(logging.Handler):
+    """Shows what the library notes as the commands' own notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), kind="note")
+
+
 def run(argv: Sequence[str]) -> int:
     """Run one command line.
 
@@ -91,6 +99,9 @@ def run(argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("oneclip")
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     _Commands.debug = "--debug" in arguments[:end]

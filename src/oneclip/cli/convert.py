@@ -18,7 +18,7 @@ from oneclip.errors import AmbiguousModelError, CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from oneclip.checkpoint import Loaded
+    from oneclip.checkpoint import Loaded, Said
     from oneclip.checkpoint.verify import Outputs
 
 MUCH = 2e-4  # a relative difference that is more than rounding
@@ -50,12 +50,20 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    part: Annotated[
+    heads: Annotated[
         str | None,
         typer.Option(
-            "--part", metavar="KEY", help="Of a training checkpoint: the weights by this key, as of an EMA."
+            "--heads",
+            metavar="N[,N]",
+            help="Attention heads of IN, or of its image and its text tower, likewise.",
         ),
     ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option("--preprocess", metavar="openai", help="How images are prepared for IN, likewise."),
+    ] = None,
+    part: options.Part = None,
+    prefix: options.Prefix = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -74,7 +82,8 @@ def convert(
 
     checkpoint.check_target(target, form.value, force=force)
     with after_two_seconds(f"reading and running {source} …"):
-        loaded, stored = _read(source, quick_gelu, part)
+        said = checkpoint.Said(quick_gelu, _heads(heads), preprocess)
+        loaded, stored = _read(source, said, part, prefix)
         model = checkpoint.Exportable.of(loaded, stored)
         before = verify.run(loaded)
         del loaded  # one model at a time in memory
@@ -99,17 +108,36 @@ def convert(
         raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
 
 
+def _heads(text: str | None) -> tuple[int, ...] | int | None:
+    """ "16" or "16,8" to the argument `heads`."""
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers) or len(numbers) > 2:
+        raise typer.BadParameter(f"--heads {text!r}: a number was expected, or two, as in 16,8")
+    return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
+
+
 def _read(
-    name: str | Path, quick_gelu: bool | None = None, part: str | None = None
+    name: str | Path, said: Said | None = None, part: str | None = None, prefix: str | None = None
 ) -> tuple[Loaded, dict[str, Tensor]]:
     """A model in float32 on the CPU, and its tensors as they are stored."""
     from oneclip import checkpoint, zoo
 
     try:
-        found = checkpoint.describe(zoo.resolve(name), quick_gelu=quick_gelu, part=part)
+        found = checkpoint.describe(
+            zoo.resolve(name), said=said or checkpoint.Said(), part=part, prefix=prefix
+        )
     except AmbiguousModelError as error:
-        ways = " (here: --quick-gelu or --no-quick-gelu)" if "quick_gelu=" in str(error) else ""
-        raise AmbiguousModelError(f"{error}{ways}") from error
+        options = {
+            "quick_gelu=": "--quick-gelu or --no-quick-gelu",
+            "heads=": "--heads",
+            "preprocess=": "--preprocess",
+        }
+        ways = ", ".join(option for argument, option in options.items() if argument in str(error))
+        raise AmbiguousModelError(f"{error} (here: {ways})" if ways else str(error)) from error
+    for note in found.notes:
+        say(note, kind="note")
     model = checkpoint.build_blank(found.cfg)
     checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
     loaded = checkpoint.Loaded(model.float().eval(), found.cfg, found.preprocess_cfg, str(name), found.home)

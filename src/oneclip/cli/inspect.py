@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.errors import AmbiguousModelError, ConfigError
+from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from oneclip import zoo
@@ -42,6 +42,7 @@ class Report:
         preprocess_cfg: all of its fields; None if it is not known.
         tokenizer: which, and how long captions may be.
         metadata: what else the file says.
+        notes: what is assumed about it, a sentence each.
         loads: whether `oneclip.load` takes it by this name.
         problem: what it would say otherwise.
     """
@@ -65,6 +66,7 @@ class Report:
     preprocess_cfg: dict[str, Any] | None = None
     tokenizer: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     loads: bool = True
     problem: str | None = None
 
@@ -73,10 +75,8 @@ def inspect(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A file, a folder, or any other name that can be loaded.")
     ],
-    part: Annotated[
-        str | None,
-        typer.Option("--part", metavar="KEY", help="Of a training checkpoint: look at this dict in it."),
-    ] = None,
+    part: options.Part = None,
+    prefix: options.Prefix = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a checkpoint is: format, architecture, activation, preprocessing.
@@ -89,20 +89,20 @@ def inspect(
       oneclip inspect pocket
       oneclip inspect run/epoch_9.pt --json
     """
-    report = _report(name, part)
+    report = _report(name, part, prefix)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
         _print(report)
 
 
-def _report(name: str, part: str | None) -> Report:
+def _report(name: str, part: str | None, prefix: str | None) -> Report:
     from oneclip import checkpoint, hub, zoo
 
     source = zoo.resolve(name)
     if source.kind == "pretrained" and source.pretrained and not hub.weights_here(source.pretrained):
         return _of_absent(name, source)
-    found = checkpoint.examine(source, part=part, values=False)
+    found = checkpoint.examine(source, part=part, prefix=prefix, values=False)
     return _of_examined(name, found)
 
 
@@ -143,9 +143,10 @@ def _of_examined(name: str, found: Examined) -> Report:
         described = checkpoint.settled(found)
         cfg, pixels = described.cfg, described.preprocess_cfg
         report.activation, report.activation_by = _activation(cfg.quick_gelu), described.activation
+        report.notes = list(described.notes)
         same = [arch for arch in report.fits if _is_activation_of(arch, cfg.quick_gelu)]
         report.architecture = found.architecture or next(iter(same), report.architecture)
-    except (AmbiguousModelError, ConfigError) as error:
+    except (AmbiguousModelError, ConfigError, CheckpointError) as error:
         report.loads, report.problem = False, str(error)
     return _with_configs(report, cfg, pixels)
 
@@ -208,6 +209,7 @@ def _print(report: Report) -> None:
         rows.append((f"says {key}"[:SHOWN_LETTERS], _short(value)))
     if len(report.metadata) > SHOWN_METADATA:
         rows.append(("says", f"{len(report.metadata) - SHOWN_METADATA} things more; --json has them"))
+    rows += [("note", note) for note in report.notes]
     rows.append(("loads", "yes" if report.loads and not report.problem else report.problem or "no"))
     print_table([Column("", "cyan"), Column("")], rows)
 

@@ -48,6 +48,20 @@ Skip = Annotated[
         "--skip", help="Leave out what cannot be read, say so, and exit with 3; otherwise it is an error."
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part", metavar="KEY", help="Of a training checkpoint: the weights by this key, as of an EMA."
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="TEXT",
+        help='Where a file holds more than a model: its names begin so, as "net.".',
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table for people.")]
 
 

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from oneclip import checkpoint
+from oneclip.checkpoint import Heads, Preprocessing
 from oneclip.encoder.encoder import Encoder
 from oneclip.encoder.parts import check_int8
 from oneclip.engine import PLANNED, automatic_precision, usable_device
@@ -28,8 +29,12 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
     quick_gelu: bool | None = None,
+    heads: Heads | None = None,
+    preprocess: Preprocessing | None = None,
     image_size: int | tuple[int, int] | None = None,
     context_length: int | None = None,
+    part: str | None = None,
+    prefix: str | None = None,
 ) -> Encoder:
     """Load a model by name, ready to encode.
 
@@ -44,13 +49,18 @@ def load(
         cache_dir: where downloads are kept, instead of the usual folder.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         quick_gelu: the activation that the weights were trained with, where nothing says it.
+        heads: attention heads of both towers, or (image tower, text tower), where nothing says it.
+        preprocess: how images are prepared, where nothing says it: "openai", or a mapping such as
+            `{"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}` of the fields of a `PreprocessCfg`.
         image_size: pixels, (height, width) if not a square: for pictures of another size than the model was
             trained with. Its positions are resized.
         context_length: tokens, for captions of another length than the model was trained with, likewise.
+        part: the key of the dict to take from a training checkpoint, such as "state_dict_ema" or "net".
+        prefix: what stands before the names of the model's tensors in a file that holds more, such as "backbone.".
 
     Raises:
         UnknownModelError: for a name that means nothing; its message has the nearest names.
-        AmbiguousModelError: for weights whose activation or preprocessing cannot be known.
+        AmbiguousModelError: for weights whose activation, heads or preprocessing cannot be known.
         CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be fetched.
         ConfigError: for a device that is not there, or a precision that is none.
         MissingExtraError: for a tower that needs a package that is not installed.
@@ -65,8 +75,12 @@ def load(
         device=place,
         cache_dir=cache_dir,
         quick_gelu=quick_gelu,
+        heads=heads,
+        preprocess=preprocess,
         image_size=image_size,
         context_length=context_length,
+        part=part,
+        prefix=prefix,
     )
     packed = precision != "fp32" and precision in PLANNED.get(place.type, ())
     try:

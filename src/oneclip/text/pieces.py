@@ -57,6 +57,7 @@ class Pieces:
 
     Attributes:
         vocabulary: token to id, those that were added included.
+        added: ids of the tokens that were added to the vocabulary, or are special.
         template: what the file says is put around a text; None if it says nothing.
         padding: what the file pads with: `pad_token` and `direction`; None if it says nothing.
     """
@@ -69,6 +70,7 @@ class Pieces:
         tokenizer.encode_special_tokens = False
         self._tokenizer = tokenizer
         self.vocabulary = TokenIds(tokenizer)
+        self.added = set(tokenizer.get_added_tokens_decoder())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pieces, (self._tokenizer,)

@@ -94,6 +94,7 @@ def starting_model(
     assert architecture is not None
     if architecture.endswith(".json"):
         cfg, preprocess_cfg = read_config(Path(architecture))
+        cfg = checkpoint.pooled_at_end(cfg)
     else:
         cfg, preprocess_cfg = zoo.architecture(architecture), zoo.preprocess_of(architecture)
     torch.manual_seed(seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 from oneclip.checkpoint.formats.base import Converted, Format, Published
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.checkpoint.formats.keymap import KeyMap, Rule, joined, reshaped, same, transposed
+from oneclip.checkpoint.formats.longclip import LongCLIP
 from oneclip.checkpoint.formats.mobileclip import MobileCLIP
 from oneclip.checkpoint.formats.openai import OpenAI
 from oneclip.checkpoint.formats.transformers_chinese_clip import TransformersChineseCLIP
@@ -39,6 +40,7 @@ FORMATS: tuple[Format, ...] = (
     TransformersSigLIP("siglip"),
     TransformersSigLIP("siglip2"),
     TransformersChineseCLIP(),
+    LongCLIP(),
     OpenAI(),
     BigVision(),
     MobileCLIP(),

@@ -211,7 +211,10 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
     plain(text, (*own, *TOKENIZER_FACTS, "pool_type", "eos_id", "pad_id"), FORM)
     if text.pool_type not in KINDS:
         raise ConfigError(f"{FORM} pools a caption at its end, this model has pool_type {text.pool_type!r}")
-    model_type, model_class = KINDS[text.pool_type]
+    at_clips_end = (
+        text.pool_type == "eos" and text.eos_id == CLIP_VOCABULARY - 1
+    )  # with tokens added behind it
+    model_type, model_class = KINDS["argmax" if at_clips_end else text.pool_type]
     return {
         "architectures": [model_class],
         "model_type": model_type,

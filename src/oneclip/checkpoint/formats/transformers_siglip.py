@@ -40,13 +40,14 @@ from oneclip.text.choose import BESIDE
 FORM = "transformers' SiglipModel"
 INIT_LOGIT_BIAS = -10.0  # Zhai et al. 2023, section 3.2
 
-# tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own, and how
-# transformers cleans captions for it: of SigLIP 2's it keeps the punctuation
+# tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own
 VOCABULARIES = {
-    32000: ("timm/ViT-B-16-SigLIP", "canonicalize"),
-    250000: ("timm/ViT-B-16-SigLIP-i18n-256", "canonicalize"),
-    256000: ("timm/ViT-B-16-SigLIP2", "lower"),
+    32000: "timm/ViT-B-16-SigLIP",
+    250000: "timm/ViT-B-16-SigLIP-i18n-256",
+    256000: "timm/ViT-B-16-SigLIP2",
 }
+CLEAN = "canonicalize"  # as all configurations of open_clip's for these vocabularies have it
+THEIR_CLEAN = {256000: "lower"}  # where transformers does otherwise: for SigLIP 2 it keeps the punctuation
 
 _BLOCKS, _OUR_BLOCKS = "vision_model.encoder.layers", "visual.trunk.blocks"
 _POOL, _OUR_POOL = "vision_model.head", "visual.trunk.attn_pool"
@@ -187,15 +188,14 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
         raise ConfigError("the text tower has quick_gelu, which no SigLIP has")
     if not vision["vision_use_head"]:
         raise ConfigError("vision_use_head is false: without its pooling the visual tower gives no features")
-    tokenizer, clean = VOCABULARIES.get(text["vocab_size"], (BESIDE, "canonicalize"))
     return ModelCfg(
         embed_dim=checked(projection, 768, "projection_size"),
         vision_cfg=_read_vision(vision, config.get("model_type") == "siglip2"),
         text_cfg=CLIPTextCfg(
             context_length=text["max_position_embeddings"],
             vocab_size=text["vocab_size"],
-            hf_tokenizer_name=tokenizer,
-            tokenizer_kwargs={"clean": clean},
+            hf_tokenizer_name=VOCABULARIES.get(text["vocab_size"], BESIDE),
+            tokenizer_kwargs={"clean": CLEAN},
             width=text["hidden_size"],
             heads=text["num_attention_heads"],
             layers=text["num_hidden_layers"],
@@ -292,10 +292,10 @@ def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
 
 def _notes(text: CLIPTextCfg) -> tuple[str, ...]:
     """Where transformers' tokenizer differs."""
-    own, theirs = (text.tokenizer_kwargs or {}).get("clean"), VOCABULARIES.get(text.vocab_size, ("", None))[1]
-    if theirs is None or own == theirs:
+    own, theirs = (text.tokenizer_kwargs or {}).get("clean"), THEIR_CLEAN.get(text.vocab_size, CLEAN)
+    if text.vocab_size not in VOCABULARIES or own == theirs:
         return ()
-    return (f"captions are cleaned by {own!r} here and by {theirs!r} in transformers",)
+    return (f"texts are cleaned by {own!r} here and by {theirs!r} in transformers",)
 
 
 def _write_vision(cfg: CLIPVisionCfg, model_type: str) -> dict[str, Any]:

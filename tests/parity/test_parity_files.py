@@ -1,0 +1,123 @@
+"""Files of other programs, loaded here, compute what the published package computes with the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import install
+import pytest
+import torch
+from parity_compare import compare
+from write_files import PIXELS, TEXTS, TOY
+
+from oneclip import checkpoint
+from oneclip.checkpoint import Exportable, export
+from oneclip.errors import AmbiguousModelError, CheckpointError
+
+TOLERANCE = 1e-5  # relative
+SAID = {"quick_gelu": False, "heads": 1, "preprocess": "openai"}
+SMALL = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": PIXELS, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "width": 64, "heads": 1, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not install.installed():
+        pytest.skip("the published packages are not here: python tests/parity/install.py")
+    folder = tmp_path_factory.mktemp("files")
+    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("write_files.py")), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(install.PACKAGES), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / "seen.pt", weights_only=True)
+    return found
+
+
+def same(loaded: checkpoint.Loaded, seen: dict[str, Any], case: str) -> None:
+    expected, model = seen[case], loaded.model
+    with torch.inference_mode():
+        ours = {"image": model.encode_image(seen["pixels"]), "text": model.encode_text(expected["ids"])}
+    compare(f"read, {case}", ours, {key: expected[key] for key in ours}, TOLERANCE)
+
+
+def test_heads_that_are_not_64_wide_are_asked_for(folder: Path, seen: dict[str, Any]) -> None:
+    said = {"quick_gelu": False, "preprocess": "openai"}
+    with pytest.raises(AmbiguousModelError, match=r"how many heads.*heads=\(image tower, text tower\)"):
+        checkpoint.load(folder / "heads.pt", device="cpu", **said)
+    same(checkpoint.load(folder / "heads.pt", device="cpu", heads=(2, 4), **said), seen, "heads")
+
+
+def open_clip_folder(source: Path, target: Path) -> Path:
+    """The model with an added token as open_clip's configuration describes it: pooled at the greatest id."""
+    text = SMALL["text_cfg"] | {"vocab_size": 49409, "tokenizer_kwargs": {"additional_special_tokens": [TOY]}}
+    target.mkdir()
+    config = {"model_cfg": SMALL | {"text_cfg": text}, "preprocess_cfg": {}}
+    (target / "open_clip_config.json").write_text(json.dumps(config))
+    checkpoint.save(target / "open_clip_model.safetensors", checkpoint.read(source / "added.pt").state_dict)
+    return target
+
+
+@pytest.mark.parametrize("form", [None, "open_clip", "safetensors", "transformers"])
+def test_texts_are_pooled_at_their_end_whatever_was_added(
+    folder: Path, seen: dict[str, Any], tmp_path: Path, form: str | None
+) -> None:
+    path = open_clip_folder(folder, tmp_path / "folder")
+    if form is not None:
+        target = tmp_path / ("out.safetensors" if form == "safetensors" else "out")
+        export(Exportable.of(checkpoint.load(path, device="cpu")), target, form)
+        path = target
+    loaded = checkpoint.load(path, device="cpu")
+    same(loaded, seen, "added tokens")
+    with torch.inference_mode():
+        one, other, _ = loaded.model.encode_text(loaded.tokenizer()(TEXTS))
+    expected = seen["added tokens"]["text"]
+    torch.testing.assert_close(one, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other, expected[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_long_clips_own_file(folder: Path, seen: dict[str, Any]) -> None:
+    loaded = checkpoint.load(folder / "longclip.pt", device="cpu")
+    assert (loaded.cfg.text_cfg.context_length, loaded.cfg.quick_gelu) == (248, True)
+    same(loaded, seen, "Long-CLIP")
+
+
+@pytest.mark.parametrize("name", ["net", "Lightning", "beside"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_model_is_found_in_its_wrapper(folder: Path, seen: dict[str, Any], name: str, suffix: str) -> None:
+    path = folder / f"{name}{suffix}"
+    if suffix == ".safetensors":
+        content = torch.load(folder / f"{name}.pt", weights_only=True)
+        checkpoint.save(path, content.get("net") or content.get("state_dict") or content)
+    same(checkpoint.load(path, device="cpu", **SAID), seen, "wrapped")
+
+
+def test_a_model_may_be_named_by_its_prefix(folder: Path, seen: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"under 'backbone\.' and 'teacher\.'.*prefix='backbone\.'"):
+        checkpoint.load(folder / "named.pt", device="cpu", **SAID)
+    with pytest.raises(
+        CheckpointError, match=r"begins with 'model\.'; there are backbone\.\* \(\d+\), teacher"
+    ):
+        checkpoint.load(folder / "named.pt", device="cpu", prefix="model.", **SAID)
+    same(checkpoint.load(folder / "named.pt", device="cpu", prefix="backbone.", **SAID), seen, "wrapped")
+
+
+def test_a_model_may_be_named_by_its_part(folder: Path, seen: dict[str, Any]) -> None:
+    content = torch.load(folder / "net.pt", weights_only=True)
+    torch.save(content | {"net_ema": content["net"]}, folder / "two.pt")
+    with pytest.raises(CheckpointError, match=r"net and net_ema.*part='net'"):
+        checkpoint.load(folder / "two.pt", device="cpu", **SAID)
+    same(checkpoint.load(folder / "two.pt", device="cpu", part="net", **SAID), seen, "wrapped")
