@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oneclip import checkpoint
 from oneclip.config import ModelCfg
 from oneclip.model import build_model
 from open_clip import architectures
@@ -22,7 +21,7 @@ from open_clip.architectures import _rescan_model_configs as _rescan_model_confi
 from open_clip.architectures import add_model_config, get_model_config, list_models
 from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
 from open_clip.overrides import edited, fetch_towers
-from open_clip.precision import check_precision, to_precision
+from open_clip.precision import check_precision, get_cast_dtype, to_precision
 from open_clip.sources import find, parse_model_name, refuse_random
 from open_clip.tokenizer_choice import get_tokenizer
 from open_clip.training_loss import create_loss
@@ -123,7 +122,9 @@ def create_model(
         image=pretrained_image and not has_weights and pretrained_image_path is None,
         text=pretrained_text and not has_weights and pretrained_text_path is None,
     )
-    model: Any = checkpoint.build_blank(cfg) if has_weights else build_model(cfg, pretrained_towers=True)
+    # drawn even where weights follow, as published: random numbers that come later are then the same
+    cast_dtype = get_cast_dtype(precision)
+    model: Any = build_model(cfg, pretrained_towers=not has_weights, cast_dtype=cast_dtype)
     if load_weights and found.state_dict is not None:
         load_tensors(model, found.state_dict, str(found.path), cfg=cfg)
     if pretrained_image_path:

@@ -22,6 +22,7 @@ from oneclip.model import (
     QuickGELU,
     TextTransformer,
     VisionTransformer,
+    build_model,
     build_text_tower,
     build_visual_tower,
 )
@@ -140,10 +141,12 @@ def build_model_from_openai_state_dict(
     }
     cfg = checkpoint.infer_openai_config(weights)
     cfg.quick_gelu = quick_gelu
-    model: CLIP = checkpoint.build_blank(cfg)
+    model: Any = build_model(
+        cfg, cast_dtype=cast_dtype
+    )  # drawn, as there, though weights replace what is drawn
     convert_weights_to_fp16(model)
     checkpoint.load_into(model, weights, source="the state dict")
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def get_model_preprocess_cfg(model: Any) -> dict[str, Any]:

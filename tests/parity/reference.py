@@ -41,6 +41,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_modules
     import cases_patches
     import cases_preprocess
+    import cases_random
     import cases_resize
     import cases_siglip
     import cases_text
@@ -60,6 +61,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
         "modules": cases_modules.of_open_clip(package),
         "patches": cases_patches.of_open_clip(package),
+        "random": cases_random.of_open_clip(package),
         "signatures": cases_model.signatures(package),
         "beginnings": cases_model.beginnings(package),
         "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
@@ -91,6 +93,7 @@ def of_clip(package: Any) -> dict[str, Any]:
     import cases_modules
     import cases_patches
     import cases_preprocess
+    import cases_random
 
     return {
         "small": {
@@ -99,6 +102,7 @@ def of_clip(package: Any) -> dict[str, Any]:
         "full": {name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.FULL.items()},
         "modules": cases_modules.of_clip(package),
         "patches": cases_patches.of_clip(package),
+        "random": cases_random.of_clip(package),
         "signatures": cases_clip.signatures(package),
         "preprocess": cases_preprocess.of_openai(package),
         "tokens": tokens(package.clip._tokenizer, lambda texts: package.tokenize(texts, truncate=True)),

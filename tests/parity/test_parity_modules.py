@@ -6,7 +6,9 @@ from typing import Any
 
 import cases_modules
 import cases_patches
+import cases_random
 import pytest
+import torch
 from parity_compare import compare
 
 import clip
@@ -53,3 +55,15 @@ def test_what_programs_do_to_clip_does_what_it_does_there(
     found, expected = patched["clip"][name], published_clip["patches"][name]
     assert found.keys() == expected.keys()
     compare("clip, patched", found, expected, 1e-5)
+
+
+def test_open_clip_draws_the_random_numbers_that_it_draws_there(published_open_clip: Any) -> None:
+    assert_equal(cases_random.of_open_clip(open_clip), published_open_clip["random"])
+
+
+def test_clip_draws_the_random_numbers_that_it_draws_there(published_clip: Any) -> None:
+    assert_equal(cases_random.of_clip(clip), published_clip["random"])
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

@@ -116,7 +116,7 @@ class Towers:
                 f"token id {worst} is outside the vocabulary of {self.name}, whose ids are 0 to "
                 f"{vocabulary - 1}; was the text tokenized for another model?"
             )
-        trimmed = self.model.trim(ids.long())  # here, while the ids are still on the CPU
+        trimmed = self.model.trim_unseen(ids.long())  # here, while the ids are still on the CPU
         if self.device.type == "cuda" and trimmed.device.type == "cpu":
             # from memory that stays in its place nobody waits for the copy
             return self._run(1, trimmed.pin_memory().to(self.device, non_blocking=True))
