@@ -206,20 +206,40 @@ def test_dropped_paths_leave_samples_out_and_keep_the_mean() -> None:
 
 def test_paths_are_dropped_the_more_the_deeper() -> None:
     made = tower(timm_drop_path=0.2)
-    assert [block.drop_path.prob for block in made.trunk.blocks] == pytest.approx([0.0, 0.1, 0.2])
+    first, *others = made.trunk.blocks
+    assert isinstance(first.drop_path1, nn.Identity)
+    assert isinstance(first.drop_path2, nn.Identity)
+    assert [block.drop_path1.drop_prob for block in others] == pytest.approx([0.1, 0.2])
+    assert [block.drop_path2.drop_prob for block in others] == pytest.approx([0.1, 0.2])
 
 
 def test_locking_leaves_the_last_groups_trainable() -> None:
     made = tower()
-    made.lock()
-    assert trainable(made) == set()
-    made.lock(unlocked_groups=1)
-    assert {name.split(".")[1] for name in trainable(made)} == {"attn_pool"}
+    made.lock(unlocked_groups=9)
+    assert trainable(made) == {name for name, _ in made.named_parameters()}
     made.lock(unlocked_groups=2)
     assert {".".join(name.split(".")[1:3]) for name in trainable(made)} >= {"blocks.2", "norm.weight"}
     assert not any(name.startswith("trunk.blocks.1") for name in trainable(made))
-    made.lock(unlocked_groups=9)
-    assert trainable(made) == {name for name, _ in made.named_parameters()}
+    made.lock(unlocked_groups=1)
+    assert {name.split(".")[1] for name in trainable(made)} == {"attn_pool"}
+    made.lock()
+    assert trainable(made) == set()
+    with pytest.raises(ConfigError, match="-1 groups"):
+        made.lock(unlocked_groups=-1)
+
+
+def test_a_new_classifier_is_the_last_group_with_the_pooling() -> None:
+    made = tower()
+    made.trunk.reset_classifier(10)
+    made.lock(unlocked_groups=1)
+    assert {name.split(".")[1] for name in trainable(made)} == {"attn_pool", "head"}
+
+
+def test_a_lock_leaves_what_is_frozen_frozen() -> None:
+    made = tower()
+    made.trunk.attn_pool.latent.requires_grad = False
+    made.lock(unlocked_groups=1)
+    assert "trunk.attn_pool.latent" not in trainable(made)
 
 
 def test_checkpointing_runs_each_block_again_in_the_backward_pass() -> None:
@@ -241,12 +261,12 @@ def test_another_size_of_picture_keeps_what_is_frozen_frozen() -> None:
 
 
 def test_pictures_smaller_than_a_patch_are_refused() -> None:
-    with pytest.raises(ConfigError, match="pictures of 7 x 32 hold no patch of 8 pixels"):
+    with pytest.raises(ConfigError, match="images of 7 x 32 hold no patch of 8 pixels"):
         tower(image_size=(7, 32))
     made = tower()
-    with pytest.raises(ConfigError, match="pictures of 4 x 4"):
+    with pytest.raises(ConfigError, match="images of 4 x 4"):
         made.set_input_size(4)
-    assert made.image_size == (32, 32)
+    assert made.image_size == made.trunk.patch_embed.img_size == (32, 32)
 
 
 def test_half_precision_gives_nearly_the_same_features() -> None:

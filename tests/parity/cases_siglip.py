@@ -89,7 +89,7 @@ def name_in_timm(gelu: str) -> str:
             depth=LAYERS,
             num_heads=HEADS,
             mlp_ratio=MLP_RATIO,
-            act_layer={"none": "gelu", "tanh": "gelu_tanh"}[gelu],
+            act_layer={"none": None, "tanh": "gelu_tanh"}[gelu],  # as timm's own names say it
             class_token=False,
             **dropout,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,3 +36,28 @@ def compare(
         error = relative_error(found, expected, least)
         assert error < tolerance, f"{key}: relative error {error:.1e}"
         note(PUBLISHED, group, error)
+
+
+def differences(found: Any, expected: Any, tolerance: float, path: str = "") -> Iterator[str]:
+    """List where nested dicts and lists differ: other keys, lengths, values, or tensors too far off."""
+    if isinstance(expected, Tensor):
+        if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
+            yield f"{path}: {_shape(found)} where {_shape(expected)} was expected"
+        elif (error := relative_error(found, expected)) > tolerance:
+            yield f"{path}: relative error {error:.1e}"
+    elif isinstance(expected, dict) and isinstance(found, dict):
+        yield from (f"{path}/{key} is missing" for key in expected if key not in found)
+        yield from (f"{path}/{key} is too much" for key in found if key not in expected)
+        for key in expected.keys() & found.keys():
+            yield from differences(found[key], expected[key], tolerance, f"{path}/{key}")
+    elif isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)):
+        if len(found) != len(expected):
+            yield f"{path}: {len(found)} where {len(expected)} were expected"
+        for index, (ours, theirs) in enumerate(zip(found, expected, strict=False)):
+            yield from differences(ours, theirs, tolerance, f"{path}/{index}")
+    elif found != expected:
+        yield f"{path}: {found!r} where {expected!r} was expected"
+
+
+def _shape(value: Any) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)

@@ -44,6 +44,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_random
     import cases_resize
     import cases_siglip
+    import cases_siglip_inside
     import cases_text
     import cases_towers
     import cases_transformer
@@ -51,6 +52,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
 
     return {
         "siglip": cases_siglip.of_open_clip(package),
+        "siglip inside": cases_siglip_inside.observe(package),
         "text": cases_text.observe(package),
         "towers": cases_towers.observe_all(package),
         "tower names": cases_towers.names(),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from oneclip.engine.kernels import Linear, Pack
-from oneclip.engine.known import Unplanned, must_be
+from oneclip.engine.known import Unplanned, must_be, must_pass_through
 from oneclip.model import (
     Attention,
     CustomResidualAttentionBlock,
@@ -23,8 +23,8 @@ from oneclip.model import (
     QuickGELU,
     ResidualAttentionBlock,
 )
-from oneclip.model.siglip import Block as SigLIPBlock
-from oneclip.model.siglip import Mlp, SelfAttention
+from oneclip.model.siglip_layers import Block as SigLIPBlock
+from oneclip.model.siglip_layers import Mlp, SelfAttention
 
 QUICK = 1.702  # the slope of QuickGELU
 Weights = tuple[Tensor, Tensor | None]  # (N, K), and (N,)
@@ -105,6 +105,11 @@ class BlockParts:
             must_be(linear, nn.Linear)
         must_be(attn, SelfAttention)
         must_be(mlp, Mlp)
+        must_pass_through(block.ls1, block.drop_path1, block.ls2, block.drop_path2)
+        must_pass_through(attn.q_norm, attn.k_norm, attn.attn_drop, attn.norm, attn.proj_drop)
+        must_pass_through(mlp.drop1, mlp.norm, mlp.drop2)
+        if not attn.fused_attn:
+            raise Unplanned("attention is computed in steps")
         return cls(
             heads=attn.num_heads,
             norm_1=block.norm1,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from oneclip.model.layers import DropPath
+from oneclip.model.siglip_layers import PatchDrop
 from oneclip.model.untouched import METHODS, is_own
 
 OURS = ("oneclip", "clip", "open_clip")  # whose subclasses compute the same, in whatever layout
@@ -27,3 +29,11 @@ def must_be(module: nn.Module, *kinds: type[nn.Module]) -> None:
         ours = str(getattr(value, "__module__", "")).startswith("oneclip.engine")  # `accelerate`'s way in
         if callable(getattr(kind, name, None)) and not ours:
             raise Unplanned(f"{kind.__name__}.{name} was replaced in one module")
+
+
+def must_pass_through(*modules: nn.Module) -> None:
+    """Raise Unplanned unless each module gives its input back: an identity, or a dropout in evaluation mode."""
+    for module in modules:
+        must_be(module, nn.Identity, nn.Dropout, DropPath, PatchDrop)
+        if module.training and not isinstance(module, nn.Identity):
+            raise Unplanned(f"a {type(module).__name__} is in training mode")

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from oneclip.engine.blocks import BlockParts, Norm, PackedBlock, mix, pack_mlp, split
 from oneclip.engine.kernels import Linear, Pack
-from oneclip.engine.known import Unplanned, must_be
+from oneclip.engine.known import Unplanned, must_be, must_pass_through
 from oneclip.engine.lanes import in_slices
 from oneclip.model import SigLIPVision, Transformer, VisionTransformer
-from oneclip.model.siglip import AttentionPool, PatchEmbed, SigLIPTrunk
+from oneclip.model.siglip_layers import AttentionPool, Mlp, PatchEmbed
+from oneclip.model.siglip_trunk import SigLIPTrunk
 
 
 class VisionPlan:
@@ -80,11 +81,19 @@ class SigLIPPlan:
         trunk = tower.trunk
         must_be(trunk, SigLIPTrunk)
         must_be(trunk.patch_embed, PatchEmbed)
+        must_be(trunk.blocks, nn.Sequential)
+        must_be(tower.head, nn.Sequential)
+        must_pass_through(
+            *tower.head, trunk.patch_embed.norm, trunk.pos_drop, trunk.patch_drop, trunk.norm_pre
+        )
+        must_pass_through(trunk.fc_norm, trunk.head_drop, trunk.head)
+        if trunk.patch_embed.img_size != tower.image_size or trunk.num_prefix_tokens:
+            raise Unplanned("the trunk takes other images or tokens than the tower was made for")
         self.patches = Patches(trunk.patch_embed.proj, pack_patches)
         self.positions = trunk.pos_embed.detach().float()
         self.blocks = [PackedBlock(BlockParts.of(block), pack) for block in trunk.blocks]
         self.norm = Norm(trunk.norm)
-        self.pool = PackedPool(trunk.attn_pool, pack)
+        self.pool = PackedPool(cast(AttentionPool, trunk.attn_pool), pack)
 
     @property
     def tokens(self) -> int:
@@ -106,6 +115,13 @@ class PackedPool:
 
     def __init__(self, pool: AttentionPool, pack: Pack) -> None:
         must_be(pool, AttentionPool)
+        must_be(pool.mlp, Mlp)
+        for linear in (pool.q, pool.kv, pool.proj, pool.mlp.fc1, pool.mlp.fc2):
+            must_be(linear, nn.Linear)
+        must_pass_through(pool.q_norm, pool.k_norm, pool.proj_drop)
+        must_pass_through(pool.mlp.drop1, pool.mlp.norm, pool.mlp.drop2)
+        if not pool.fused_attn:
+            raise Unplanned("attention is computed in steps")
         self.heads = pool.num_heads
         with torch.no_grad():
             query = F.linear(pool.latent.float(), pool.q.weight.float(), pool.q.bias.float())
@@ -130,6 +146,7 @@ class Patches:
         must_be(convolution, nn.Conv2d)
         if convolution.stride != convolution.kernel_size or any(cast("tuple[int, ...]", convolution.padding)):
             raise Unplanned("patches overlap")
+        self.channels = convolution.in_channels
         self.height, self.width = convolution.kernel_size
         self.embed: Linear = pack(convolution.weight.flatten(1), convolution.bias)
 
@@ -137,5 +154,5 @@ class Patches:
         batch, _, height, width = pixels.shape
         rows, columns = height // self.height, width // self.width
         x = pixels[:, :, : rows * self.height, : columns * self.width]  # what fills no patch is left out
-        x = x.reshape(batch, 3, rows, self.height, columns, self.width).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(batch, self.channels, rows, self.height, columns, self.width).permute(0, 2, 4, 1, 3, 5)
         return self.embed(x.reshape(batch, rows * columns, -1))

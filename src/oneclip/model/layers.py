@@ -95,21 +95,22 @@ class DropPath(nn.Module):
     """In training, leave out a residual branch for a random share of the samples (Huang et al. 2016).
 
     Args:
-        prob: that share, 0 <= prob < 1; what is kept grows by as much.
+        drop_prob: that share, 0 <= prob < 1; what is kept grows by as much.
 
     Raises:
-        ConfigError: if `prob` is not such a share.
+        ConfigError: if `drop_prob` is not such a share.
     """
 
-    def __init__(self, prob: float) -> None:
+    def __init__(self, drop_prob: float) -> None:
         super().__init__()
-        self.prob = check_share("drop path", prob)
+        self.drop_prob = check_share("drop path", drop_prob)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C), with whole samples set to zero."""
-        if not self.training or self.prob == 0.0:
+        if not self.training or self.drop_prob == 0.0:
             return x
-        return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.prob) / (1 - self.prob))
+        kept = 1 - self.drop_prob
+        return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(kept) / kept)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

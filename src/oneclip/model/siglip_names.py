@@ -1,7 +1,7 @@
 """A SigLIP image tower, by timm's name of it (`vit_base_patch16_siglip_224`) or by numbers, to those numbers."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError
@@ -40,7 +40,9 @@ NUMBERS = {
     *("act_kwargs", "norm_kwargs", "patch_dropout", "timm_drop_path"),
 }  # the fields of a configuration by numbers
 
-_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)(?:\..*)?")  # a tag of weights may follow
+ONLY_FIRST = ("vit_so400m_patch14_siglip_384",)  # names without weights of SigLIP 2
+
+_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)(?:\.(.*))?")  # a tag of weights may follow
 
 
 class TrunkCfg(NamedTuple):
@@ -129,3 +131,38 @@ def published_names() -> list[str]:
         for (size, patch), resolutions in GELUS.items()
         for resolution in resolutions
     ]
+
+
+def own_image_size(name: str | None, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Give the image size that timm builds a name for; `image_size` if it is not the name of a SigLIP trunk."""
+    found = _NAME.fullmatch(name or "")
+    return (int(found[3]), int(found[3])) if found else image_size
+
+
+def pretrained_cfg(name: str | None, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Describe the weights and the preprocessing of a trunk in the form of timm's `pretrained_cfg`.
+
+    Args:
+        name: timm's name of it, with or without a tag of weights; None for a trunk without a name.
+        image_size: height and width of images.
+    """
+    facts: dict[str, Any] = {
+        "custom_load": False,
+        "input_size": (3, *image_size),
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    if name is None:
+        return facts
+    architecture, _, tag = name.partition(".")
+    tag = tag or ("webli" if architecture in ONLY_FIRST else "v2_webli")
+    weights = {"url": "", "hf_hub_id": f"timm/{architecture}.{tag}", "license": "apache-2.0"}
+    return {**weights, "architecture": architecture, "tag": tag, **facts}
