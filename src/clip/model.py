@@ -18,7 +18,7 @@ import oneclip.model
 from oneclip.checkpoint import infer_openai_config, load_into
 from oneclip.config import INIT_LOGIT_SCALE, ModelCfg
 from oneclip.model import AttentionPool2d, LayerNorm, QuickGELU
-from oneclip.model.attention import check_heads
+from oneclip.model.attention import check_heads, is_unseen, self_attention
 from oneclip.model.text import causal_mask
 from oneclip.model.transformer import init_blocks
 
@@ -125,6 +125,8 @@ class ResidualAttentionBlock(oneclip.model.ResidualAttentionBlock):
         mask = self.attn_mask
         if mask is not None:
             mask = mask[-x.shape[0] :, -x.shape[0] :].to(dtype=x.dtype, device=x.device)
+        if not torch.jit.is_scripting() and is_unseen(self.attn):
+            return self_attention(self.attn, x, mask)
         out: Tensor = self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
         return out
 

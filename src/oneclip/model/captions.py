@@ -3,16 +3,15 @@
 Shapes: B batch, L tokens.
 """
 
-import torch
 from torch import Tensor
 
 from oneclip.errors import TokenRangeError
-from oneclip.model.scripting import is_tracing
+from oneclip.model.scripting import is_recorded
 
 
 def may_trim() -> bool:
     """Whether a length may depend on the data: not while a graph is recorded, which must serve other captions."""
-    return not (is_tracing() or torch.compiler.is_compiling())
+    return not is_recorded()
 
 
 def are_at_hand(text: Tensor) -> bool:

@@ -13,6 +13,11 @@ def unscripted(method: Method) -> Method:
     return cast(Method, torch.jit.ignore(method))  # type: ignore[no-untyped-call]
 
 
+def is_recorded() -> bool:
+    """Whether a graph is being recorded, which must serve other inputs and hold what the modules do."""
+    return is_tracing() or torch.compiler.is_compiling()
+
+
 def is_tracing() -> bool:
     """Whether `torch.jit.trace` is recording."""
     return bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]

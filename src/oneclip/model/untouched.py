@@ -4,6 +4,7 @@ Texts are computed no further than the token that is pooled, and captions are wr
 where nobody can tell. A hook, a patched method or a module of another class could, and then everything is computed.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ def _shards(hooks: Any) -> bool:
     return all(str(getattr(function, "__module__", "")).startswith(SHARDING) for function in functions)
 
 
+@lru_cache(maxsize=1024)
 def is_own(function: Any) -> bool:
     """Whether a method was defined by one of these packages; `functools.wraps` cannot hide where it was."""
     names = getattr(function, "__globals__", None)
