@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -30,6 +30,17 @@ _tokenizer = _Tokenizer()
 _MODELS: dict[str, str] = {
     name: str(zoo.pretrained(architecture, "openai").url) for name, architecture in zoo.OPENAI_NAMES.items()
 }
+
+
+def __getattr__(name: str) -> Any:
+    """Import torchvision when its name for a filter is asked for; without it, that is Pillow's."""
+    if name != "BICUBIC":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from torchvision.transforms import InterpolationMode
+    except (ImportError, RuntimeError):  # a torchvision for another torch
+        return Image.Resampling.BICUBIC
+    return InterpolationMode.BICUBIC
 
 
 def available_models() -> list[str]:

@@ -205,7 +205,7 @@ class PreprocessCfg(_Config):
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
     fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
     # behind transparency; None drops alpha, as published pipelines do
-    background: tuple[int, int, int] | None = None
+    background: tuple[int, int, int] | None = field(default=None, kw_only=True)
 
 
 @dataclass

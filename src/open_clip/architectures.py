@@ -53,7 +53,7 @@ def add_model_config(path: str | os.PathLike[str]) -> None:
         found = {path.stem: cfg}
     everything = {**_MODEL_CONFIGS, **found}
     _MODEL_CONFIGS.clear()  # in place: programs import this dict
-    _MODEL_CONFIGS.update((name, everything[name]) for name in sorted(everything, key=_natural))
+    _MODEL_CONFIGS.update((name, everything[name]) for name in sorted(everything, key=_natural_key))
 
 
 def _rescan_model_configs() -> None:
@@ -112,8 +112,9 @@ def _read(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and all(key in content for key in REQUIRED) else None
 
 
-def _natural(name: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+def _natural_key(string_: str) -> list[int | str]:
+    """What to sort names by so that the numbers in them are in their order."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", string_.lower())]
 
 
 def _published(name: str) -> dict[str, Any]:
@@ -136,6 +137,6 @@ def _plain(value: Any) -> Any:
 
 
 _MODEL_CONFIGS: dict[str, dict[str, Any]] = {
-    name: _published(name) for name in sorted(zoo.architectures(), key=_natural)
+    name: _published(name) for name in sorted(zoo.architectures(), key=_natural_key)
 }
 _MODEL_CONFIG_PATHS: list[Path] = []

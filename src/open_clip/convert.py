@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from oneclip import checkpoint
 from oneclip.checkpoint import formats
 from oneclip.errors import CheckpointError
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer, Transformer
 
 __all__ = ["convert_mobile_clip_state_dict", "convert_state_dict", "load_big_vision_weights"]
 

@@ -6,26 +6,60 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from oneclip import zoo
 from oneclip.config import ModelCfg
 from oneclip.model import build_model
 from open_clip import architectures
 from open_clip.architectures import _MODEL_CONFIG_PATHS as _MODEL_CONFIG_PATHS  # programs add to it
 from open_clip.architectures import _MODEL_CONFIGS as _MODEL_CONFIGS  # and to this
-from open_clip.architectures import _rescan_model_configs as _rescan_model_configs
-from open_clip.architectures import add_model_config, get_model_config, list_models
-from open_clip.model import get_model_preprocess_cfg, set_model_preprocess_cfg
+from open_clip.architectures import (
+    _natural_key,
+    _rescan_model_configs,
+    add_model_config,
+    get_model_config,
+    list_models,
+)
+from open_clip.coca_model import CoCa
+from open_clip.convert import convert_state_dict
+from open_clip.loss import ClipLoss, CoCaLoss, DistillClipLoss, SigLipLoss
+from open_clip.model import (
+    CLIP,
+    CustomTextCLIP,
+    convert_to_custom_text_state_dict,
+    convert_weights_to_lp,
+    get_cast_dtype,
+    get_model_preprocess_cfg,
+    resize_pos_embed,
+    resize_text_pos_embed,
+    set_model_preprocess_cfg,
+)
 from open_clip.overrides import edited, fetch_towers
-from open_clip.precision import check_precision, get_cast_dtype, to_precision
-from open_clip.sources import find, parse_model_name, refuse_random
+from open_clip.precision import check_precision, to_precision
+from open_clip.pretrained import (
+    download_pretrained,
+    download_pretrained_from_hf,
+    get_pretrained_cfg,
+    is_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
+from open_clip.sources import find, parse_model_name, read_config, refuse_random
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from open_clip.tokenizer_choice import get_tokenizer
 from open_clip.training_loss import create_loss
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transform import (
+    AugmentationCfg,
+    PreprocessCfg,
+    image_transform_v2,
+    merge_preprocess_dict,
+    merge_preprocess_kwargs,
+)
 from open_clip.weights import load_checkpoint, load_state_dict, load_tensors, load_tower
 
 __all__ = [
@@ -43,6 +77,16 @@ __all__ = [
 ]
 
 HF_HUB_PREFIX, LOCAL_DIR_PREFIX = "hf-hub:", "local-dir:"
+USUAL_WEIGHTS = (  # of a folder, the best first
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -133,8 +177,9 @@ def create_model(
         load_tower(model, "text", pretrained_text_path)
     if not (has_weights or pretrained_image_path or pretrained_text_path):
         logging.getLogger(__name__).warning("%s begins with random weights", model_name)
-    to_precision(model, precision, whole_tower=cfg.vision_cfg.timm_model_name is not None)
-    model = model.to(device)
+    _set_model_device_and_precision(
+        model, torch.device(device), precision, cfg.vision_cfg.timm_model_name is not None
+    )
     if output_dict and hasattr(model, "output_dict"):
         model.output_dict = True
     preprocess_cfg = {**found.preprocess_cfg, "size": model.visual.image_size}
@@ -254,14 +299,35 @@ def create_model_from_pretrained(
     return model, image_transform_v2(PreprocessCfg(**get_model_preprocess_cfg(model)), is_train=False)
 
 
+def _set_model_device_and_precision(
+    model: nn.Module, device: torch.device, precision: str, is_timm_model: bool = False
+) -> None:
+    """Convert a model's weights to a precision and move them to a device."""
+    to_precision(model, precision, whole_tower=is_timm_model)
+    model.to(device)
+
+
+def _get_hf_config(model_id: str, cache_dir: str | None = None) -> dict[str, Any]:
+    """Fetch the `open_clip_config.json` of a repository, or find it in the cache."""
+    return read_config(zoo.resolve(HF_HUB_PREFIX + model_id), cache_dir)
+
+
+def _find_checkpoint_in_dir(dir_path: Path) -> str | None:
+    """The file of weights in a folder: the first of the usual names, else the first safetensors, else the first."""
+    found = [path for path in dir_path.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
+    ranks = {name: rank for rank, name in enumerate(USUAL_WEIGHTS)}
+    order = sorted(found, key=lambda p: (ranks.get(p.name, len(ranks)), p.suffix != ".safetensors", p))
+    return str(order[0]) if order else None
+
+
 def _pixels(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     interpolation: str | None,
     resize_mode: str | None,
 ) -> dict[str, Any]:
-    return merge_preprocess_dict(
-        {}, {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
+    return merge_preprocess_kwargs(
+        {}, mean=mean, std=std, interpolation=interpolation, resize_mode=resize_mode
     )
 
 

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from oneclip.config import CLIPTextCfg
+from oneclip.model.hf_poolers import POOLERS as _POOLERS
 from oneclip.model.hf_poolers import (
     ClsLastHiddenStatePooler,
     ClsPooler,
@@ -10,6 +13,7 @@ from oneclip.model.hf_poolers import (
     MeanPooler,
     register_pooler,
 )
+from oneclip.model.hf_poolers import camel_to_snake as _camel2snake
 from oneclip.model.hf_tower import HFTextTower
 from open_clip.hf_configs import arch_dict
 
@@ -65,6 +69,10 @@ class HFTextEncoder(HFTextTower, metaclass=_AnyTextTower):
         )
         super().__init__(cfg, output_dim, config, pooling_layer=None if config is None else True)
         self.context_length = getattr(self.config, "max_position_embeddings", 0)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, L) token ids to (B, D) features; with `output_tokens` also the tokens (B, L, C)."""
+        return super().forward(x)
 
     def init_parameters(self) -> None:
         """Nothing: transformers has initialised the encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from oneclip.errors import ConfigError
@@ -29,6 +30,10 @@ __all__ = [
     "neighbour_exchange_bidir_with_grad",
     "neighbour_exchange_with_grad",
 ]
+
+
+has_distributed = torch.distributed.is_available()
+hvd = None  # Horovod is not supported
 
 
 def gather_features(

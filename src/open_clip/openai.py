@@ -10,7 +10,7 @@ from oneclip import checkpoint
 from oneclip.errors import UnknownModelError
 from oneclip.model import CLIP
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import build_model_from_openai_state_dict
+from open_clip.model import build_model_from_openai_state_dict, convert_weights_to_lp, get_cast_dtype
 from open_clip.precision import check_precision, to_precision
 from open_clip.pretrained import (
     download_pretrained_from_url,

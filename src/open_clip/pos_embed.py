@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import MutableMapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from oneclip.checkpoint.resize import resize_grid
 from oneclip.errors import ConfigError
 
 __all__ = [
     "get_1d_sincos_pos_embed_from_grid",
     "get_2d_sincos_pos_embed",
     "get_2d_sincos_pos_embed_from_grid",
+    "interpolate_pos_embed",
 ]
 
 Array = npt.NDArray[Any]
@@ -51,3 +56,22 @@ def get_1d_sincos_pos_embed_from_grid(embed_dim: int, pos: Array) -> Array:
     frequencies = 10_000.0 ** (-np.arange(embed_dim // 2, dtype=np.float64) / (embed_dim / 2))
     angles = np.outer(np.reshape(pos, -1), frequencies)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def interpolate_pos_embed(model: Any, checkpoint_model: MutableMapping[str, Tensor]) -> None:
+    """Resize the `pos_embed` (1, T + P, C) of a state dict to the square grid of a vision transformer, in place.
+
+    Args:
+        model: has `pos_embed` and `patch_embed.num_patches`, as timm's have.
+        checkpoint_model: the state dict.
+
+    Raises:
+        CheckpointError: if its positions form no square grid.
+    """
+    if "pos_embed" in checkpoint_model:
+        patches = model.patch_embed.num_patches
+        prefix, side = model.pos_embed.shape[-2] - patches, math.isqrt(patches)
+        positions = resize_grid(
+            checkpoint_model["pos_embed"][0], (side, side), prefix, "pos_embed", antialias=False
+        )
+        checkpoint_model["pos_embed"] = positions[None]

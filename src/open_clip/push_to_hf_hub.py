@@ -16,11 +16,12 @@ from oneclip import checkpoint
 from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.errors import OutputError
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.factory import create_model_from_pretrained, get_tokenizer
+from open_clip.factory import create_model_from_pretrained, get_model_config, get_tokenizer
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.overrides import EDITS, edited
+from open_clip.pretrained import _has_hf_hub, _has_safetensors
 from open_clip.sources import find
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SigLipTokenizer
 
 __all__ = ["push_pretrained_to_hf_hub", "push_to_hf_hub"]
 

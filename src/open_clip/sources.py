@@ -15,7 +15,12 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import UnknownModelError
 from open_clip.architectures import _MODEL_CONFIGS, architecture_name, known_config
 from open_clip.constants import HF_CONFIG_NAME
-from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model, weights_of
+from open_clip.pretrained import (
+    get_pretrained_cfg,
+    is_pretrained_cfg,
+    list_pretrained_tags_by_model,
+    weights_of,
+)
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 
@@ -127,7 +132,12 @@ def _of_tag(name: str, tag: str, cache_dir: str | None, weights: bool) -> Found:
     size = model_cfg["vision_cfg"].get("image_size", PreprocessCfg().size)
     found = Found(model_cfg, _fields(facts.preprocess_cfg(size)))
     if weights:
-        source = zoo.Source(f"{name}:{tag}", "pretrained", architecture=name, pretrained=facts)
+        file = get_pretrained_cfg(name, tag).get("file")  # of weights that a program added
+        source = (
+            zoo.Source(file, "file", path=Path(file))
+            if file
+            else zoo.Source(f"{name}:{tag}", "pretrained", architecture=name, pretrained=facts)
+        )
         read = checkpoint.examine(source, cache_dir=cache_dir)
         found.path, found.state_dict = read.path, read.checkpoint.state_dict
     return found

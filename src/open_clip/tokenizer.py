@@ -7,11 +7,16 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import LongTensor, Tensor
 
 from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.text.clean import basic_clean, canonicalize_text, get_clean_fn, whitespace_clean
+from oneclip.text.clean import clean_canonicalize as _clean_canonicalize
+from oneclip.text.clean import clean_text as _clean_lower
+from oneclip.text.clean import clean_whitespace as _clean_whitespace
 from oneclip.text.huggingface import HFTokenizer as _HFTokenizer
 from oneclip.text.published import SimpleTokenizer as _SimpleTokenizer
 from oneclip.text.published import bytes_to_unicode, get_pairs
@@ -24,9 +29,6 @@ from oneclip.text.reduction import (
 from oneclip.text.siglip import SigLipTokenizer
 from oneclip.text.tokenizer import CONTEXT_LENGTH as DEFAULT_CONTEXT_LENGTH
 from oneclip.text.vocabulary import default_bpe
-
-if TYPE_CHECKING:
-    from torch import LongTensor, Tensor
 
 __all__ = [
     "DEFAULT_CONTEXT_LENGTH",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _DEFAULT_BPE = default_bpe()
+_nltk_init = False  # nltk's data is never fetched here
 
 
 class SimpleTokenizer(_SimpleTokenizer):
@@ -130,9 +133,16 @@ class HFTokenizer(_HFTokenizer):
         else:
             warnings.warn("Cannot set language for the tokenizer.", stacklevel=2)
 
-    def save_pretrained(self, dest: str | PathLike[str]) -> list[Path]:
-        """Write the tokenizer to a folder, from which it and transformers' AutoTokenizer load."""
-        return super().save_pretrained(dest)
+    def _clips_tokenize(self, texts: list[str], context_length: int) -> Tensor:
+        """Cleaned texts to rows: start, text, end, padding, and the class token last."""
+        return torch.from_numpy(self._clips_rows(self.pieces.encode(texts), context_length))
+
+    def _pad_and_add_class_token(
+        self, tokens: list[int], max_length: int, pad_token_id: int = 0, cls_token_id: int = 101
+    ) -> list[int]:
+        """Cut or pad tokens to `max_length`, the last of them the class token."""
+        kept = tokens[: max_length - 1]
+        return [*kept, *[pad_token_id] * (max_length - 1 - len(kept)), cls_token_id]
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -24,6 +24,7 @@ from oneclip.image.preprocess import Preprocess
 from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
 from oneclip.model.optional import optional_package
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.utils import to_2tuple
 
 __all__ = [
     "AugmentationCfg",
@@ -57,7 +58,10 @@ class PreprocessCfg(_PreprocessCfg):
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        return (self.num_channels, *pair(self.size))
+        return (self.num_channels, *to_2tuple(self.size))
+
+
+_PREPROCESS_KEYS = {field.name for field in fields(PreprocessCfg)} - {"background"}  # that one is ours
 
 
 @dataclass
@@ -79,12 +83,14 @@ def merge_preprocess_dict(
     base: _PreprocessCfg | Mapping[str, Any], overlay: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The fields of `base`, replaced by those of `overlay` that are not None; other keys are left out."""
-    names = {field.name for field in fields(_PreprocessCfg)}
+    names = {*_PREPROCESS_KEYS, "background"}
     values = asdict(base) if isinstance(base, _PreprocessCfg) else dict(base)
     merged = {key: value for key, value in values.items() if key in names}
     merged.update(
         {key: value for key, value in (overlay or {}).items() if key in names and value is not None}
     )
+    if merged.get("background") is None:
+        merged.pop("background", None)
     return merged
 
 
@@ -158,6 +164,18 @@ def timm_transform(cfg: _PreprocessCfg, aug: AugmentationCfg) -> Callable[[Image
     return transform
 
 
+def _setup_size(size: int | Sequence[int], error_msg: str) -> Sequence[int]:
+    """(height, width) of a number, of one in a list, or of both.
+
+    Raises:
+        ConfigError: with this message for another length.
+    """
+    sizes = [size] if isinstance(size, (int, float)) else size
+    if len(sizes) not in (1, 2):
+        raise ConfigError(error_msg)
+    return sizes if len(sizes) == 2 else (int(sizes[0]), int(sizes[0]))
+
+
 class ResizeKeepRatio:
     """Resize to cover `size` (`longest` 0), to fit into it (1) or between; scale and aspect may be random."""
 
@@ -179,17 +197,38 @@ class ResizeKeepRatio:
         self.random_scale_prob, self.random_scale_range = random_scale_prob, random_scale_range
         self.random_aspect_prob, self.random_aspect_range = random_aspect_prob, random_aspect_range
 
-    def __call__(self, img: Image.Image) -> Image.Image:
+    @staticmethod
+    def get_params(
+        img: Image.Image,
+        target_size: Sequence[int],
+        longest: float,
+        random_scale_prob: float = 0.0,
+        random_scale_range: tuple[float, float] = (0.85, 1.05),
+        random_aspect_prob: float = 0.0,
+        random_aspect_range: tuple[float, float] = (0.9, 1.11),
+    ) -> list[int]:
+        """Draw the height and width that an image is resized to."""
         height_factor = width_factor = 1.0
-        if self.random_scale_prob > 0 and random.random() < self.random_scale_prob:
-            height_factor = width_factor = random.uniform(*self.random_scale_range)
-        if self.random_aspect_prob > 0 and random.random() < self.random_aspect_prob:
-            aspect = random.uniform(*self.random_aspect_range)
+        if random_scale_prob > 0 and random.random() < random_scale_prob:
+            height_factor = width_factor = random.uniform(*random_scale_range)
+        if random_aspect_prob > 0 and random.random() < random_aspect_prob:
+            aspect = random.uniform(*random_aspect_range)
             height_factor, width_factor = height_factor / aspect, width_factor * aspect
-        ratios = img.height / self.size[0], img.width / self.size[1]
-        ratio = max(ratios) * self.longest + min(ratios) * (1.0 - self.longest)
-        size = round(img.height * height_factor / ratio), round(img.width * width_factor / ratio)
-        return Resize((max(1, size[0]), max(1, size[1])), self.interpolation)(img)
+        ratios = img.height / target_size[0], img.width / target_size[1]
+        ratio = max(ratios) * longest + min(ratios) * (1.0 - longest)
+        return [round(img.height * height_factor / ratio), round(img.width * width_factor / ratio)]
+
+    def __call__(self, img: Image.Image) -> Image.Image:
+        height, width = self.get_params(
+            img,
+            self.size,
+            self.longest,
+            self.random_scale_prob,
+            self.random_scale_range,
+            self.random_aspect_prob,
+            self.random_aspect_range,
+        )
+        return Resize((max(1, height), max(1, width)), self.interpolation)(img)
 
     def __repr__(self) -> str:
         return (
@@ -218,10 +257,8 @@ class CenterCropOrPad(torch.nn.Module):
 
     def __init__(self, size: int | Sequence[int], fill: int | tuple[int, ...] = 0) -> None:
         super().__init__()
-        sizes = [size] if isinstance(size, int) else list(size)
-        if len(sizes) not in (1, 2):
-            raise ConfigError(f"size is a number of pixels or (height, width), not {size!r}")
-        self.size, self.fill = (sizes[0], sizes[-1]), fill
+        self.size = _setup_size(size, f"size is a number of pixels or (height, width), not {size!r}")
+        self.fill = fill
 
     def forward(self, img: Image.Image | Tensor) -> Image.Image | Tensor:
         return center_crop_or_pad(img, self.size, self.fill)

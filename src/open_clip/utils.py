@@ -73,29 +73,21 @@ def freeze_batch_norm_2d(module: nn.Module, module_match: Collection[str] = (), 
     return module
 
 
+def _ntuple(n: int) -> Callable[[Any], Any]:
+    """Make the function that gives its argument if it can be iterated over, else a tuple of it n times."""
+
+    def parse(x: Any) -> Any:
+        return x if isinstance(x, Iterable) else tuple(repeat(x, n))
+
+    return parse
+
+
+to_1tuple, to_2tuple, to_3tuple, to_4tuple = map(_ntuple, (1, 2, 3, 4))
+
+
 def to_ntuple(n: int, x: Any) -> Any:
     """`x` if it can be iterated over, else `x` n times."""
-    return x if isinstance(x, Iterable) else tuple(repeat(x, n))
-
-
-def to_1tuple(x: Any) -> Any:
-    """`to_ntuple` with n = 1."""
-    return to_ntuple(1, x)
-
-
-def to_2tuple(x: Any) -> Any:
-    """`to_ntuple` with n = 2."""
-    return to_ntuple(2, x)
-
-
-def to_3tuple(x: Any) -> Any:
-    """`to_ntuple` with n = 3."""
-    return to_ntuple(3, x)
-
-
-def to_4tuple(x: Any) -> Any:
-    """`to_ntuple` with n = 4."""
-    return to_ntuple(4, x)
+    return _ntuple(n)(x)
 
 
 def replace_linear(
@@ -167,3 +159,8 @@ def feature_take_indices(
         if not 0 <= index < num_features:
             raise ConfigError(f"feature {index} is not there (0 to {num_features - 1})")
     return (set(taken) if as_set else taken), max(taken)
+
+
+def _out_indices_as_tuple(x: int | Sequence[int]) -> tuple[int, ...]:
+    """Indices as a tuple; a number stands for the last n."""
+    return tuple(range(-x, 0)) if isinstance(x, int) else tuple(x)

@@ -159,14 +159,17 @@ def test_a_program_may_register_a_folder_of_architectures_itself(
         _MODEL_CONFIG_PATHS.remove(tmp_path)
 
 
-def test_the_table_of_weights_can_be_read_and_not_added_to() -> None:
+def test_weights_that_a_program_adds_to_the_table_load_by_their_tag(
+    small: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from open_clip.pretrained import _PRETRAINED
 
-    listed = [(model, tag) for model, tags in _PRETRAINED.items() for tag in tags]
-    assert listed == open_clip.list_pretrained()
-    assert _PRETRAINED["ViT-B-32"]["openai"] == open_clip.get_pretrained_cfg("ViT-B-32", "openai")
-    with pytest.raises(TypeError):
-        _PRETRAINED["ViT-B-32"]["mine"] = {}  # type: ignore[index]
+    monkeypatch.setitem(_PRETRAINED, small, {"mine": {"file": weights, "mean": (0.1, 0.2, 0.3)}})
+    assert (small, "mine") in open_clip.list_pretrained()
+    model = open_clip.create_model(small, "mine")
+    state = torch.load(weights)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert open_clip.get_model_preprocess_cfg(model)["mean"] == (0.1, 0.2, 0.3)
 
 
 def test_a_configuration_that_is_changed_changes_no_other() -> None:

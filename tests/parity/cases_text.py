@@ -51,6 +51,9 @@ def observe(package: Any) -> dict[str, Any]:
             tokenizer = package.tokenizer.HFTokenizer(str(folders[name]), context_length=32, **options)
             rows[what] = torch.as_tensor(tokenizer(CAPTIONS))
             rows[f"{what}, one"] = torch.as_tensor(tokenizer("a photo of the dog", context_length=16))
+        name, options = OPTIONS["clips"]
+        clips = package.tokenizer.HFTokenizer(str(folders[name]), **options)
+        rows["clips, already clean"] = clips._clips_tokenize(["a photo", "", "dog " * 40], 16)
         language = package.tokenizer.HFTokenizer(str(folders["nllb"]), 8, language="tha_Thai")(CAPTIONS)
     found = {what: table.int() for what, table in rows.items()}
     return {"rows": found, "language": language.int(), "reduced": reduced(package)}

@@ -9,11 +9,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".parity"
 PACKAGES = FOLDER / "packages"
 TRANSFORMERS4 = FOLDER / "transformers4"
+PUBLISHED_TESTS = FOLDER / "published_tests"
 
 REQUIREMENTS = (
     "open_clip_torch==3.3.0",
@@ -41,7 +44,13 @@ REQUIREMENTS_OF_CAPTIONING = (
     "charset-normalizer==3.5.2",
 )
 
-CONTENTS = {PACKAGES: REQUIREMENTS, TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING}
+# its tests are in the source distribution only
+SOURCE = (
+    "open_clip_torch==3.3.0",
+    "--hash=sha256:904b1a9f909df8281bb3de60ab95491cd2994a509177ea4f9d6292a84fe24d6d",
+)
+
+CONTENTS = {PACKAGES: REQUIREMENTS, TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING, PUBLISHED_TESTS: SOURCE}
 
 
 def installed(folder: Path = PACKAGES) -> bool:
@@ -57,9 +66,28 @@ def main() -> None:
         stamp = folder.with_suffix(".txt")
         stamp.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", "--target", str(folder), *requirements], check=True)
+        if folder == PUBLISHED_TESTS:
+            unpack_tests(folder)
+        else:
+            pip("install", "--target", str(folder), *requirements)
         stamp.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+
+
+def unpack_tests(folder: Path) -> None:
+    """Fetch the source distribution and unpack its folder of tests."""
+    with tempfile.TemporaryDirectory() as place:
+        listed = Path(place, "requirements.txt")
+        listed.write_text(" ".join(SOURCE))
+        pip("download", "--no-binary", "open_clip_torch", "--dest", place, "--requirement", str(listed))
+        with tarfile.open(next(Path(place).glob("*.tar.gz"))) as archive:
+            tests = [member for member in archive if "/tests/" in member.name]
+            archive.extractall(place, tests, filter="data")
+        shutil.copytree(next(Path(place).glob("*/tests")), folder)
+
+
+def pip(command: str, *arguments: str) -> None:
+    options = ("--disable-pip-version-check", command, "--quiet", "--no-deps")
+    subprocess.run([sys.executable, "-m", "pip", *options, *arguments], check=True)
 
 
 if __name__ == "__main__":

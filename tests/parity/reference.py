@@ -39,6 +39,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_mobileclip
     import cases_model
     import cases_modules
+    import cases_names
     import cases_patches
     import cases_preprocess
     import cases_random
@@ -71,6 +72,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
         "factory": cases_factory.observe(package),
         "factory differences": cases_factory_differences.observe(package),
         "loss": cases_loss.observe(package),
+        "names": cases_names.observe(package),
         "preprocess": cases_preprocess.of_open_clip(package),
         "resize": cases_resize.observe(package),
         "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),
@@ -93,11 +95,13 @@ def of_captioning(package: Any) -> dict[str, Any]:
 def of_clip(package: Any) -> dict[str, Any]:
     import cases_clip
     import cases_modules
+    import cases_names
     import cases_patches
     import cases_preprocess
     import cases_random
 
     return {
+        "names": cases_names.observe(package),
         "small": {
             name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.SMALL.items()
         },

@@ -13,11 +13,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OutputError
@@ -33,7 +33,12 @@ CHUNK = 2**18  # bytes
 
 
 def download(
-    url: str, folder: str | os.PathLike[str], *, sha256: str | None = None, progress: bool = True
+    url: str,
+    folder: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    progress: bool = True,
+    urlopen: Callable[..., Any] | None = None,
 ) -> Path:
     """Fetch a file over HTTP, unless it is there already.
 
@@ -45,6 +50,7 @@ def download(
         sha256: its checksum, or the first digits of it. A file that is there already is checked too, and
             replaced if it is another one.
         progress: whether to draw a progress bar on stderr.
+        urlopen: what opens an address; `urllib.request.urlopen` if None.
 
     Raises:
         OfflineError: if it is not there and the network is switched off.
@@ -65,7 +71,8 @@ def download(
         )
     with writing(target), _one_at_a_time(target):
         if not _is_valid(target, sha256):  # or else another process has fetched it meanwhile
-            os.replace(_fetch_valid(url, target.with_name(target.name + ".part"), sha256, progress), target)
+            part = target.with_name(target.name + ".part")
+            os.replace(_fetch_valid(url, part, sha256, progress, urlopen or urllib.request.urlopen), target)
     return target
 
 
@@ -97,16 +104,18 @@ def _one_at_a_time(target: Path) -> Iterator[None]:
         yield
 
 
-def _fetch_valid(url: str, part: Path, sha256: str | None, progress: bool) -> Path:
+def _fetch_valid(
+    url: str, part: Path, sha256: str | None, progress: bool, urlopen: Callable[..., Any]
+) -> Path:
     """Fetch a file into a part file whose checksum is right."""
     if sha256 is None:
         part.unlink(missing_ok=True)  # nothing would tell whether an earlier part is of the same file
     continued = part.exists()
-    _fetch(url, part, progress)
+    _fetch(url, part, progress, urlopen)
     found = sha256_of(part)
     if continued and not found.startswith(sha256 or ""):
         part.unlink()  # the earlier part may be at fault
-        _fetch(url, part, progress)
+        _fetch(url, part, progress, urlopen)
         found = sha256_of(part)
     if not found.startswith(sha256 or ""):
         part.unlink()
@@ -127,7 +136,7 @@ class _Dropped(Exception):
         self.wait = min(wait, LONGEST_WAIT)
 
 
-def _fetch(url: str, part: Path, progress: bool) -> None:
+def _fetch(url: str, part: Path, progress: bool, urlopen: Callable[..., Any]) -> None:
     """Append to a part file until it is the whole file."""
     failures = 0
     etag: str | None = None  # of the file that the first replies gave the start of
@@ -135,7 +144,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         while True:
             before = file.tell()
             try:
-                reply = _ask(url, before, etag)
+                reply = _ask(url, before, etag, urlopen)
                 if reply is not None:
                     with reply:
                         etag = _strong_etag(reply)
@@ -153,7 +162,9 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         os.fsync(file.fileno())
 
 
-def _ask(url: str, start: int, etag: str | None) -> http.client.HTTPResponse | None:
+def _ask(
+    url: str, start: int, etag: str | None, urlopen: Callable[..., Any]
+) -> http.client.HTTPResponse | None:
     """Ask for a file from a byte on.
 
     Args:
@@ -169,14 +180,14 @@ def _ask(url: str, start: int, etag: str | None) -> http.client.HTTPResponse | N
             headers["If-Range"] = etag  # a file that has changed then comes whole
     try:
         reply: http.client.HTTPResponse
-        reply = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        reply = urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
         return reply
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and start:
                 if _content_range(error.headers)[1] == start:
                     return None
-                return _ask(url, 0, None)  # what is here is not the start of it
+                return _ask(url, 0, None, urlopen)  # what is here is not the start of it
             if error.code in (408, 425, 429) or error.code >= 500:
                 after = error.headers.get("Retry-After") or ""
                 wait = float(after) if after.isdecimal() else 0.0

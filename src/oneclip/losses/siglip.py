@@ -120,7 +120,7 @@ class SigLipLoss(nn.Module):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor | float,
-        logit_bias: Tensor | float | None,
+        logit_bias: Tensor | float | None = None,
         negative_only: bool = False,
     ) -> Tensor:
         """The share of one rank's captions in the loss."""

@@ -18,10 +18,15 @@ POOLERS: dict[str, type[nn.Module]] = {}
 Pooler = TypeVar("Pooler", bound=type[nn.Module])
 
 
-def register_pooler(pooler: Pooler) -> Pooler:
+def camel_to_snake(s: str) -> str:
+    """`MyPooler` to `my_pooler`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", s).lower()
+
+
+def register_pooler(cls: Pooler) -> Pooler:
     """Let configurations name a class: `MyPooler` becomes `my_pooler`. Gives the class back, as decorators do."""
-    POOLERS[re.sub(r"(?<!^)(?=[A-Z])", "_", pooler.__name__).lower()] = pooler
-    return pooler
+    POOLERS[camel_to_snake(cls.__name__)] = cls
+    return cls
 
 
 @register_pooler

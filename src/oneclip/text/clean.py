@@ -49,19 +49,19 @@ def canonicalize_text(
     return whitespace_clean((kept or "").join(part.translate(trans_punctuation) for part in parts).lower())
 
 
-def clean_text(text: str) -> str:
+def clean_text(x: str) -> str:
     """Clean a caption as CLIP was trained on: mended, unescaped, single-spaced and in lower case."""
-    return clean_whitespace(text).lower()
+    return clean_whitespace(x).lower()
 
 
-def clean_whitespace(text: str) -> str:
+def clean_whitespace(x: str) -> str:
     """Clean a caption and keep its case."""
-    return whitespace_clean(basic_clean(text))
+    return whitespace_clean(basic_clean(x))
 
 
-def clean_canonicalize(text: str) -> str:
+def clean_canonicalize(x: str) -> str:
     """Clean a caption, then take its case and punctuation away."""
-    return canonicalize_text(basic_clean(text))
+    return canonicalize_text(basic_clean(x))
 
 
 CLEANERS: dict[str, Callable[[str], str]] = {

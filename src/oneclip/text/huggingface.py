@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oneclip.errors import ConfigError, OutputError, TokenRangeError, nearest
 from oneclip.hub import read_json
@@ -27,7 +28,8 @@ from oneclip.text.settings import CONFIG, GEMMA_KINDS, LANGUAGE_KINDS, read_sett
 if TYPE_CHECKING:
     from torch import LongTensor
 
-CLIPS_AROUND = 3  # start and end of text, and the class token at the end of the row
+CLIPS_ROLES = ("bos", "eos", "cls")  # start and end of text, and the class token at the end of the row
+Ids = NDArray[np.int64]
 
 
 class HFTokenizer:
@@ -91,8 +93,8 @@ class HFTokenizer:
             stated = settings.options.get("src_lang") or LANGUAGE_KINDS.get(settings.kind)
             self.set_language(language or stated)
         if self.tokenizer_mode == "clips":
-            roles = ("bos", "eos", "cls")
-            self._clips = [self._needed_id(role) for role in roles]
+            for role in CLIPS_ROLES:
+                self._needed(role)
         self.context_length = None if context_length is None else checked_length(context_length, self._around)
 
     def __repr__(self) -> str:
@@ -126,20 +128,25 @@ class HFTokenizer:
         check_overflow(overflow)
         texts = as_list(texts)
         encoded = self.pieces.encode(list(map(self.clean_fn, texts)))
-        counts = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         if overflow == "error":
-            check_fits(texts, counts + self._around, length)
-        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64, count=int(counts.sum()))
-        if self.tokenizer_mode == "clips":
-            start, end, last = self._clips
-            rows = pack(ids, counts, length - 1, [start], [end], self.pad_token_id)
-            rows = np.append(rows, np.full((len(rows), 1), last), axis=1)
-        else:
-            sides = (self.padding_side, self.truncation_side)
-            rows = pack(ids, counts, length, *self._template.ids(), self.pad_token_id, *sides)
-            if self._zeroed is not None:
-                rows[rows == self._zeroed] = 0
+            check_fits(texts, _counts(encoded) + self._around, length)
+        rows = (self._clips_rows if self.tokenizer_mode == "clips" else self._rows)(encoded, length)
         return torch.from_numpy(rows)  # type: ignore[return-value]
+
+    def _rows(self, encoded: list[list[int]], length: int) -> Ids:
+        """Ids of texts to (N, L) rows as the tokenizer's files prescribe."""
+        sides = (self.padding_side, self.truncation_side)
+        around = self._template.ids()
+        rows = pack(_flat(encoded), _counts(encoded), length, *around, self.pad_token_id, *sides)
+        if self._zeroed is not None:
+            rows[rows == self._zeroed] = 0
+        return rows
+
+    def _clips_rows(self, encoded: list[list[int]], length: int) -> Ids:
+        """Ids of texts to (N, L) rows of the "clips" mode."""
+        start, end, last = (self._needed_id(role) for role in CLIPS_ROLES)
+        rows = pack(_flat(encoded), _counts(encoded), length - 1, [start], [end], self.pad_token_id)
+        return np.append(rows, np.full((len(rows), 1), last), axis=1)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without what is put around it, however long."""
@@ -197,7 +204,7 @@ class HFTokenizer:
         token = self.special_tokens.get(role)
         return None if token is None else self.pieces.vocabulary.get(token)
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> list[Path]:
+    def save_pretrained(self, dest: str | PathLike[str]) -> list[Path]:
         """Write the tokenizer to a folder from which it loads without anything else.
 
         Its files go there as they are, but that the settings are completed.
@@ -208,7 +215,7 @@ class HFTokenizer:
         Raises:
             OutputError: if one cannot be written.
         """
-        target = Path(folder)
+        target = Path(dest)
         written = []
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -230,7 +237,7 @@ class HFTokenizer:
     @property
     def _around(self) -> int:
         """How many ids of a row are not the caption's."""
-        return CLIPS_AROUND if self.tokenizer_mode == "clips" else sum(map(len, self._template))
+        return len(CLIPS_ROLES) if self.tokenizer_mode == "clips" else sum(map(len, self._template))
 
     def _length(self, context_length: int | None) -> int:
         if context_length is not None:
@@ -261,3 +268,11 @@ class HFTokenizer:
         bos = [self._needed("bos")] if stated.get("add_bos_token", kind in GEMMA_KINDS) else []
         eos = [self._needed("eos")] if stated.get("add_eos_token", False) else []
         return Template.of(self.pieces.vocabulary, bos, eos)
+
+
+def _counts(encoded: list[list[int]]) -> Ids:
+    return np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+
+
+def _flat(encoded: list[list[int]]) -> Ids:
+    return np.fromiter(chain.from_iterable(encoded), dtype=np.int64)

@@ -52,6 +52,7 @@ class SigLipTokenizer(HFTokenizer):
         self,
         tokenizer_name: str | os.PathLike[str],
         context_length: int | None = 64,
+        *,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         name = os.fspath(tokenizer_name)

@@ -1,0 +1,44 @@
+"""The tests that open_clip_torch 3.3.0 was published with, run on our `open_clip`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import install
+import pytest
+
+import open_clip
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = """
+import sys, pytest
+from torchvision_stub import declare_operators
+declare_operators()
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+QUICK = "poolers or num_shards or (download_pretrained and not hfh)"
+"""What needs no download and takes seconds. The others train or build models of full size."""
+
+
+def test_published_tests_import_and_those_that_fetch_nothing_pass() -> None:
+    if not (install.installed() and install.installed(install.PUBLISHED_TESTS)):
+        pytest.skip("the published tests are not here: python tests/parity/install.py")
+    source = Path(open_clip.__file__).resolve().parents[1]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(map(str, (source, install.PACKAGES, HERE.parent))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    options = ["-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-q", "-k", QUICK, "."]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *options],
+        cwd=install.PUBLISHED_TESTS,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "15 passed" in done.stdout, done.stdout
