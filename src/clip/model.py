@@ -278,9 +278,17 @@ class CLIP(oneclip.model.CLIP):
         return self.visual.conv1.weight.dtype
 
     @torch.jit.export
-    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+    def encode_image(self, image: Tensor, *, normalize: bool = False) -> Tensor:
         """Encode images (B, 3, H, W) of any dtype to (B, D)."""
         return self._features(self.visual(image.to(self.visual.conv1.weight.dtype)), normalize)
+
+    @torch.jit.export
+    def encode_text(self, text: Tensor, *, normalize: bool = False) -> Tensor:
+        """Encode texts (B, L) to (B, D)."""
+        if not torch.jit.is_scripting():
+            text = self.trim_unseen(text)
+        features, _ = self._encode(text)
+        return self._features(features, normalize)
 
     @torch.jit.ignore
     def _cast(self, image: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from oneclip.config import CLIPVisionCfg
 from oneclip.model.siglip import SigLIPVision
 from oneclip.model.timm_tower import TimmTower
+from open_clip.utils import freeze_batch_norm_2d
 
-__all__ = ["TimmModel"]
+__all__ = ["TimmModel", "freeze_batch_norm_2d"]
 
 
 class _AnyVisualTower(type):

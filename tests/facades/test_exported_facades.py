@@ -34,58 +34,13 @@ MEMBERS = [
     if member != "__init__"  # whose arguments are those of the class
 ]
 
-NOT_YET = {
-    f"{module}.{name}"
-    for module, names in {
-        "clip.model": """
-            CLIP.encode_image CLIP.encode_text LayerNorm.forward ModifiedResNet._make_layer
-            ResidualAttentionBlock.attention ResidualAttentionBlock.forward
-        """,
-        "open_clip.coca_model": """
-            CLIPVisionCfg CoCa._encode_image CoCa._encode_text CoCa._generate_beamsearch LayerNorm LayerNormFp32
-            MultimodalTransformer QuickGELU _build_text_tower _build_vision_tower
-        """,
-        "open_clip.model": """
-            Attention HFTextEncoder LayerNorm LayerNormFp32 ModifiedResNet QuickGELU TextTransformer TimmModel
-            VisionTransformer lock_text_tower text_global_pool to_2tuple
-        """,
-        "open_clip.modified_resnet": """
-            ModifiedResNet._make_layer feature_take_indices freeze_batch_norm_2d
-        """,
-        "open_clip.timm_model": """
-            freeze_batch_norm_2d
-        """,
-        "open_clip.transformer": """
-            CustomResidualAttentionBlock.get_weight_dtype CustomTransformer.prune_intermediate_layers
-            LayerNorm.forward LayerNormFp32.forward MultimodalTransformer.build_attention_mask
-            MultimodalTransformer.forward_intermediates ResidualAttentionBlock.attention
-            ResidualAttentionBlock.get_weight_dtype TextTransformer._build_additive_mask TextTransformer._embeds
-            TextTransformer.build_causal_mask TextTransformer.init_parameters
-            TextTransformer.prune_intermediate_layers Transformer.prune_intermediate_layers
-            VisionTransformer._embeds VisionTransformer._global_pool VisionTransformer._pool
-            VisionTransformer.init_parameters VisionTransformer.prune_intermediate_layers _expand_token
-            feature_take_indices get_2d_sincos_pos_embed to_2tuple
-        """,
-    }.items()
-    for name in names.split()
-}
-
 OUR_DEFAULTS = {
     "clip.clip.load": {"device"},  # None chooses when it is called, not when the module is imported
     "open_clip.transformer.TextTransformer.forward_intermediates": {"output_fmt"},  # theirs is refused there
 }
 
 
-def cases(rows: list[tuple[str, ...]]) -> list[Any]:
-    """Each as a case of its own; what is not there yet has to fail."""
-    waiting = pytest.mark.xfail(strict=True, reason="not there yet")
-    return [
-        pytest.param(*row, id=".".join(row), marks=[waiting] if ".".join(row) in NOT_YET else [])
-        for row in rows
-    ]
-
-
-@pytest.mark.parametrize(("module", "name"), cases(NAMES))
+@pytest.mark.parametrize(("module", "name"), NAMES)
 def test_a_published_name_is_there(module: str, name: str) -> None:
     published = PUBLISHED[module][name]
     ours = getattr(importlib.import_module(module), name)
@@ -98,7 +53,7 @@ def test_a_published_name_is_there(module: str, name: str) -> None:
         assert_takes(ours, published["signature"], f"{module}.{name}")
 
 
-@pytest.mark.parametrize(("module", "name", "member"), cases(MEMBERS))
+@pytest.mark.parametrize(("module", "name", "member"), MEMBERS)
 def test_a_published_class_has_its_members(module: str, name: str, member: str) -> None:
     published = PUBLISHED[module][name]["members"][member]
     kind = getattr(importlib.import_module(module), name)

@@ -233,6 +233,14 @@ def test_groups_find_what_one_group_of_their_size_finds(model: CoCa) -> None:
     assert torch.equal(groups, model.generate(pictures(4), **SEARCH, num_beams=2, num_beam_groups=1))
 
 
+def test_a_beam_search_takes_no_processors(model: CoCa) -> None:
+    ends = {"sot_token_id": START, "eos_token_id": END, "num_beam_groups": 1}
+    with pytest.raises(ConfigError, match="logit_processor"):
+        model._generate_beamsearch(pictures(), **ends, logit_processor=[])
+    found = model._generate_beamsearch(pictures(), 0, **ends)
+    assert torch.equal(found, model.generate(pictures(), pad_token_id=0, **ends))
+
+
 @pytest.mark.parametrize("kind", ["beam_search", "top_k"])
 def test_one_beam_is_greedy(model: CoCa, kind: str) -> None:
     found = model.generate(

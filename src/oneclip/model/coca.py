@@ -238,6 +238,40 @@ class CoCa(CustomTextCLIP):
         return generate(self, image, text, search)
 
     @unscripted
+    def _generate_beamsearch(
+        self,
+        image_inputs: Tensor,
+        pad_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | Tensor | None = None,
+        sot_token_id: int | Tensor | None = None,
+        num_beams: int = 6,
+        num_beam_groups: int = 3,
+        min_seq_len: int = 5,
+        stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+        logit_processor: Any = None,
+        logit_warper: Any = None,
+    ) -> Tensor:
+        """`generate` by beam search alone, under its published name and arguments.
+
+        Raises:
+            ConfigError: for a `logit_processor` or `logit_warper`, objects of transformers that are not called here.
+        """
+        if logit_processor is not None or logit_warper is not None:
+            raise ConfigError(
+                "a beam search takes no logit_processor or logit_warper: see repetition_penalty and min_seq_len of generate"
+            )
+        return self.generate(
+            image_inputs,
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id,
+            sot_token_id=sot_token_id,
+            num_beams=num_beams,
+            num_beam_groups=num_beam_groups,
+            min_seq_len=min_seq_len,
+            stopping_criteria=stopping_criteria,
+        )
+
+    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations, in towers and decoder."""
         super().set_grad_checkpointing(enable)

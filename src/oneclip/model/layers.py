@@ -18,21 +18,21 @@ class LayerNorm(nn.LayerNorm):
     fp16 or bf16 activations under fp32 norm weights are thus normalised in fp32, as OpenAI's models expect.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last dimension of `input`, (..., C) -> (..., C)."""
-        x = F.layer_norm(input.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.to(input.dtype)
+    def forward(self, x: Tensor) -> Tensor:  # its published name
+        """Normalise the last dimension of `x`, (..., C) -> (..., C)."""
+        out = F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
+        return out.to(x.dtype)
 
 
 class LayerNormFp32(LayerNorm):
     """Layer norm computed in fp32, whatever the precision of input and weights; returned in that of the input."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last dimension of `input`, (..., C) -> (..., C)."""
+    def forward(self, x: Tensor) -> Tensor:  # its published name
+        """Normalise the last dimension of `x`, (..., C) -> (..., C)."""
         weight = self.weight.float() if self.weight is not None else None
         bias = self.bias.float() if self.bias is not None else None
-        x = F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
-        return x.to(input.dtype)
+        out = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+        return out.to(x.dtype)
 
 
 class QuickGELU(nn.Module):
