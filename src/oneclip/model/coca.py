@@ -258,7 +258,7 @@ class CoCa(CustomTextCLIP):
         """
         if logit_processor is not None or logit_warper is not None:
             raise ConfigError(
-                "a beam search takes no logit_processor or logit_warper: generate has repetition_penalty and min_seq_len"
+                "a beam search takes no logit_processor or logit_warper; generate has repetition_penalty, min_seq_len"
             )
         return self.generate(
             image_inputs,
