@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,38 +26,62 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Reference:
-    """A published package at work in a process; its results are there when they are asked for."""
+    """A published package at work in a process; its results are there when they are asked for.
+
+    Test processes of one run share it: the first starts it, and all wait for the file that it writes.
+
+    Args:
+        package: what runs, see `reference.py`.
+        folder: where its results go, the same for all test processes of a run.
+        packages: what its path begins with.
+    """
 
     def __init__(self, package: str, folder: Path, packages: tuple[Path, ...]) -> None:
         self.package, self.result, self.log = package, folder / f"{package}.pt", folder / f"{package}.log"
+        self.failed = folder / f"{package}.failed"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._seen: dict[str, Any] | None = None
+        try:
+            log = self.log.open("xb")  # whoever makes it runs the package
+        except FileExistsError:
+            return
         path = os.pathsep.join(map(str, packages))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        with self.log.open("wb") as log:
+        with log:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(HERE / "reference.py"), package, str(self.result)],
                 env=environment,
                 stdout=log,
                 stderr=log,
             )
-        self._seen: dict[str, Any] | None = None
 
     def __getitem__(self, group: str) -> Any:
         if self._seen is None:
-            if self.process.wait() != 0:
-                pytest.fail(
-                    f"{self.package} did not run: {self.log.read_text(errors='replace')[-3000:]}",
-                    pytrace=False,
-                )
+            self._wait()
             self._seen = torch.load(self.result, weights_only=True)
         return self._seen[group]
 
-    def end(self) -> None:
-        if self.process.poll() is None:
+    def _wait(self) -> None:
+        if self.process is not None and self.process.wait() != 0:
+            self.failed.touch()
+        until = time.monotonic() + LONGEST
+        while not (self.result.exists() or self.failed.exists()) and time.monotonic() < until:
+            time.sleep(0.1)
+        if not self.result.exists():
+            log = self.log.read_text(errors="replace")[-3000:]
+            pytest.fail(f"{self.package} did not run: {log}", pytrace=False)
+
+    def end(self, keep: bool) -> None:
+        """Let the process finish for the others that wait for it, or end it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        if not keep:
             self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.result.parent)
+        if self.process.wait() != 0:
+            self.failed.touch()
 
 
+LONGEST = 1800.0  # seconds
 BESIDE: dict[str, tuple[Path, ...]] = {  # what runs, and the packages that it runs beside
     "open_clip": (install.PACKAGES,),
     "clip": (install.PACKAGES,),
@@ -75,14 +98,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    folder = session.config._tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent  # the workers' own folders lie in it
     for package, packages in BESIDE.items():
         if f"published_{package}" in wanted and all(map(install.installed, packages)):
-            running[package] = Reference(package, Path(tempfile.mkdtemp(prefix="parity-")), packages)
+            running[package] = Reference(package, folder, packages)
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(exitstatus: int) -> None:
     for reference in running.values():
-        reference.end()
+        reference.end(keep=exitstatus != pytest.ExitCode.INTERRUPTED)
 
 
 def published(package: str) -> Reference:

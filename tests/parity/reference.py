@@ -27,7 +27,9 @@ def main(package_name: str, result: str) -> None:
     if PACKAGES not in Path(str(package.__file__)).parents:
         raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
     seen = {"open_clip": of_open_clip, "clip": of_clip, "captioning": of_captioning}[package_name](package)
-    torch.save(seen, result)
+    part = Path(f"{result}.part")
+    torch.save(seen, part)
+    part.replace(result)  # whole, for whoever waits for it
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
