@@ -125,8 +125,9 @@ class ResidualAttentionBlock(oneclip.model.ResidualAttentionBlock):
         mask = self.attn_mask
         if mask is not None:
             mask = mask[-x.shape[0] :, -x.shape[0] :].to(dtype=x.dtype, device=x.device)
-        if not torch.jit.is_scripting() and is_unseen(self.attn):
-            return self_attention(self.attn, x, mask)
+        if not torch.jit.is_scripting():  # noqa: SIM102  # TorchScript leaves out what this condition alone guards
+            if is_unseen(self.attn):
+                return self_attention(self.attn, x, mask)
         out: Tensor = self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
         return out
 
@@ -278,17 +279,9 @@ class CLIP(oneclip.model.CLIP):
         return self.visual.conv1.weight.dtype
 
     @torch.jit.export
-    def encode_image(self, image: Tensor, *, normalize: bool = False) -> Tensor:
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Encode images (B, 3, H, W) of any dtype to (B, D)."""
         return self._features(self.visual(image.to(self.visual.conv1.weight.dtype)), normalize)
-
-    @torch.jit.export
-    def encode_text(self, text: Tensor, *, normalize: bool = False) -> Tensor:
-        """Encode texts (B, L) to (B, D)."""
-        if not torch.jit.is_scripting():
-            text = self.trim_unseen(text)
-        features, _ = self._encode(text)
-        return self._features(features, normalize)
 
     @torch.jit.ignore
     def _cast(self, image: Tensor) -> Tensor:

@@ -57,20 +57,20 @@ def test_the_documented_exit_codes_are_those_of_the_program() -> None:
     assert [int(code) for code in documented] == [int(code) for code in ExitCode]
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
+MODULES = 260  # that the help may import: typer, click and what they need, and our own
+
+
+def test_help_loads_no_torch_and_not_much_else() -> None:
     code = (
-        "import sys\nfrom oneclip.cli.app import run\nassert run(['--help']) == 0\n"
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        "import sys\nbefore = len(sys.modules)\nfrom oneclip.cli.app import run\nassert run(['--help']) == 0\n"
+        "print(*{'torch', 'numpy', 'PIL'} & set(sys.modules), len(sys.modules) - before)"
     )
-    seconds = []  # of the processor: a busy machine says nothing about the program
-    for _ in range(3):
-        before = os.times()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        after = os.times()
-        assert done.returncode == 0, done.stderr
-        assert "classify" in done.stdout
-        seconds.append(after[2] + after[3] - before[2] - before[3])
-    assert min(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "classify" in done.stdout
+    heavy = done.stdout.splitlines()[-1].split()
+    assert len(heavy) == 1, heavy
+    assert int(heavy[0]) < MODULES  # what it costs; seconds depend on the machine
 
 
 def test_bare_and_version(run: Run) -> None:

@@ -51,7 +51,15 @@ def of_open_clip(package: Any) -> dict[str, Any]:
             torch.manual_seed(3)
             package.create_model_and_transforms(name, pretrained=str(weights))
             seen[f"{name}, with transforms"] = torch.rand(2)
+            forget(package.factory, name, path)
     return seen
+
+
+def forget(factory: Any, name: str, path: Path) -> None:
+    """Take a registered architecture back, so that lists are what they were."""
+    del factory._MODEL_CONFIGS[name]
+    if path in factory._MODEL_CONFIG_PATHS:
+        factory._MODEL_CONFIG_PATHS.remove(path)
 
 
 def of_clip(package: Any) -> dict[str, Any]:

@@ -84,8 +84,9 @@ class ResidualAttentionBlock(nn.Module):
         attn_mask: Tensor | None = None,
     ) -> Tensor:
         """Attend from normalised tokens to themselves, or to `k_x` and `v_x`; arguments as in `forward`."""
-        if not torch.jit.is_scripting() and k_x is None and v_x is None and is_unseen(self.attn):
-            return self_attention(self.attn, q_x, attn_mask)
+        if not torch.jit.is_scripting():  # noqa: SIM102  # TorchScript leaves out what this condition alone guards
+            if k_x is None and v_x is None and is_unseen(self.attn):
+                return self_attention(self.attn, q_x, attn_mask)
         k_x = k_x if k_x is not None else q_x
         v_x = v_x if v_x is not None else q_x
         attn_mask = attn_mask.to(q_x.dtype) if attn_mask is not None else None
