@@ -17,6 +17,7 @@ from contest.arena import ROOT
 PAGE = ROOT / "docs" / "benchmarks.md"
 COMMANDS = (
     "towers.py",
+    "attention.py",
     "classifier.py",
     "folder.py",
     "folder.py --size 4000x3000 --decode fast --pictures 300",

@@ -181,8 +181,8 @@ def is_unseen(attention: nn.Module) -> bool:
 def self_attention(attention: nn.MultiheadAttention, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """Compute `attention(x, x, x, need_weights=False, attn_mask=attn_mask)[0]`, without torch's copy of q, k and v.
 
-    It takes 0.88 to 1.0 times as long as the module in inference, 0.89 to 0.96 in training (medians on one core, texts
-    of 13 and images of 50 tokens). See `is_unseen` for when it may stand in.
+    It takes 0.85 to 1.0 times as long as the module in inference, 0.91 to 0.97 in training (`benchmarks/attention.py`).
+    See `is_unseen` for when it may stand in.
 
     Args:
         attention: a module for which `is_unseen` holds.
