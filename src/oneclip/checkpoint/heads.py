@@ -1,4 +1,4 @@
-"""How many attention heads the towers of a model have: shapes of tensors do not say it."""
+"""Read, set and check the numbers of attention heads, which the shapes of tensors do not show."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.attention import Norm
 from oneclip.model.layers import LayerNorm
 from oneclip.model.scripting import unscripted
+from oneclip.model.text import causal_mask
 from oneclip.model.transformer import Activation, ResidualAttentionBlock, Transformer, init_blocks
 
 
@@ -106,7 +107,7 @@ class MultimodalTransformer(Transformer):
     @unscripted
     def build_attention_mask(self) -> Tensor:
         """The causal mask: (context, context), zero where a token may look and minus infinity elsewhere."""
-        return torch.full((self.context_length, self.context_length), float("-inf")).triu_(1)
+        return causal_mask(self.context_length)
 
     @unscripted
     def forward_intermediates(
