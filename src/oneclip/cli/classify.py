@@ -150,7 +150,7 @@ def _print_table(results: list[dict[str, Any]], top: int) -> None:
     columns = [
         Column("picture", "cyan"),
         Column("label"),
-        Column("", "green"),
+        Column("", "green", optional=True),
         Column("probability", right=True),
     ]
     print_table(columns, rows)

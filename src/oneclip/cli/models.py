@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from oneclip.zoo import Found
 
 _MODULES = {"timm": "timm", "hf": "transformers"}  # what an extra brings
+BYTES_PER_PARAMETER = 4  # of weights as most are published, in float32
+MANY = 10  # models in a list that need a word on its columns
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
@@ -44,6 +46,7 @@ class Entry:
         missing_extras: those that are not installed here.
         path: where its file lies on this machine, if it does.
         bytes: the size of that file.
+        imagenet: published accuracy of zero-shot classification of ImageNet, 0 to 1; None if none was published.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Entry:
     missing_extras: list[str]
     path: str | None
     bytes: int | None
+    imagenet: float | None
 
 
 def _count(text: str) -> float:
@@ -85,7 +89,12 @@ def models(
     ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option("--resolution", metavar="PIXELS", help="Only those that see pictures of this size."),
+        typer.Option(
+            "--resolution",
+            min=1,
+            metavar="PIXELS",
+            help="Only those that see images of this height or width.",
+        ),
     ] = None,
     min_params: Annotated[
         float | None,
@@ -105,10 +114,10 @@ def models(
     here: Annotated[bool, typer.Option("--here", help="Only those that are on this machine.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """List what can be loaded, and what is here.
+    """List the models that can be loaded.
 
-    Models that are not on this machine are fetched when first loaded, or ahead by `oneclip pull`. Files, folders and
-    repositories of the Hugging Face hub (hf-hub:OWNER/NAME) can be loaded, too.
+    Models that are not on this machine are downloaded when first loaded, or ahead by `oneclip pull`. Files, folders
+    and repositories of the Hugging Face hub (hf-hub:OWNER/NAME) can be loaded, too.
 
     \b
     Examples:
@@ -127,8 +136,14 @@ def models(
         max_params=max_params,
         untrained=untrained,
     )
-    asked = {"a family": family, "a tag": tag, "a resolution": resolution, "a size": min_params or max_params}
-    limits = [name for name, value in asked.items() if value]
+    asked = {
+        f"--family {family}": family,
+        f"--tag {tag}": tag,
+        f"--resolution {resolution}": resolution,
+        f"--min-params {min_params or 0:g}": min_params,
+        f"--max-params {max_params or 0:g}": max_params,
+    }
+    limits = [option for option, value in asked.items() if value is not None]
     entries = [_entry(each) for each in found]
     if not limits and _folded(search or "") in "pocket":
         entries.insert(0, _pocket(zoo.pocket_path()))
@@ -141,12 +156,13 @@ def models(
     from oneclip.cli.tables import Column, print_table
 
     columns = [
-        Column("name", "cyan"),
-        Column("family"),
+        Column("name", "cyan", whole=True),
+        Column("family", optional=True),
         Column("pixels", right=True),
-        Column("parameters", right=True),
-        Column("needs"),
-        Column("here"),
+        Column("parameters", right=True, optional=True),
+        Column("ImageNet", right=True),
+        Column("download", right=True),
+        Column("needs", optional=True),
     ]
     print_table(columns, [_row(entry) for entry in entries])
     _conclude(entries)
@@ -167,7 +183,7 @@ def _explain(search: str | None, limits: Sequence[str]) -> None:
     if search and not zoo.search(search):
         say(f"{search} has no published weights; `oneclip models {search} --untrained` lists it", kind="note")
     else:
-        say(f"no model has {' and '.join(limits)} like that", kind="note")
+        say(f"no model matches {' and '.join(limits)}", kind="note")
 
 
 def _entry(found: Found) -> Entry:
@@ -190,6 +206,7 @@ def _entry(found: Found) -> Entry:
         missing_extras=[extra for extra in found.extras if find_spec(_MODULES[extra]) is None],
         path=str(path) if path else None,
         bytes=path.stat().st_size if path else None,
+        imagenet=found.imagenet,
     )
 
 
@@ -223,6 +240,7 @@ def _pocket(path: Path) -> Entry:
         missing_extras=[],
         path=str(path) if cfg else None,
         bytes=path.stat().st_size if cfg else None,
+        imagenet=None,
     )
 
 
@@ -243,16 +261,27 @@ def _row(entry: Entry) -> list[str]:
     height, width = entry.pixels or (0, 0)
     size = "" if not entry.pixels else str(height) if height == width else f"{height}x{width}"
     count = f"{entry.parameters / 1e6:,.0f} M" if entry.parameters else ""
-    here = f"yes, {entry.bytes / 1e6:,.0f} MB" if entry.bytes is not None else ""
-    return [entry.name, entry.family or "", size, count, ", ".join(entry.extras), here]
+    accuracy = f"{100 * entry.imagenet:.1f} %" if entry.imagenet is not None else ""
+    download = "here" if entry.path else "" if entry.tag is None else _download_size(entry.parameters or 0)
+    return [entry.name, entry.family or "", size, count, accuracy, download, ", ".join(entry.extras)]
 
 
-def _conclude(entries: Iterable[Entry]) -> None:
-    """Say what the table does not: how many there are, and how to get what is missing."""
+def _download_size(parameters: int) -> str:
+    size = parameters * BYTES_PER_PARAMETER
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _conclude(entries: Sequence[Entry]) -> None:
+    """Say what the table does not: how many there are, what its columns mean, and how to get what is missing."""
     listed = [entry for entry in entries if entry.tag or not entry.architecture]
     here = sum(entry.path is not None for entry in listed)
     count = "1 model" if len(listed) == 1 else f"{len(listed)} models"
-    say(f"{count}, {here} of them on this machine; the others are fetched when first loaded")
+    say(f"{count}, {here} of them on this machine; the others are downloaded when first loaded")
+    if len(listed) > MANY:
+        say(
+            "weights with two names are listed once (ViT-B-32-quickgelu:openai is ViT-B/32). ImageNet: published "
+            "zero-shot accuracy. Download: at most, with 4 bytes a parameter"
+        )
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:
-        say(f"what some of them need is not installed here: pip install 'oneclip[{','.join(missing)}]'")
+        say(f"what some of them need is not installed: pip install 'oneclip[{','.join(missing)}]'")

@@ -21,15 +21,19 @@ class Column(NamedTuple):
         title: its heading.
         style: its colour, in rich's words.
         right: whether it is aligned to the right.
+        optional: whether it may be left out of a terminal that is too narrow for all columns.
+        whole: whether its texts are never broken into lines.
     """
 
     title: str
     style: str = ""
     right: bool = False
+    optional: bool = False
+    whole: bool = False
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; in a narrow terminal its texts are folded, and bars left out."""
+    """Print a table on stdout; in a narrow terminal columns that are optional are left out, and texts folded."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -39,11 +43,14 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     width = None if to_terminal or "COLUMNS" in os.environ else UNBOUNDED
     console = Console(width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
     texts = [[Text(printable(cell).replace("\n", "\\n")) for cell in row] for row in rows]
-    needed = sum(
+    widths = [
         max([cell_len(column.title), *(cell_len(row[i].plain) for row in texts)]) + 2
         for i, column in enumerate(columns)
-    )
-    shown = [i for i, column in enumerate(columns) if column.title or needed <= console.width]
+    ]
+    shown = list(range(len(columns)))
+    for i in [i for i, column in enumerate(columns) if column.optional]:
+        if sum(widths[i] for i in shown) - 2 > console.width:
+            shown.remove(i)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i in shown:
         column = columns[i]
@@ -52,7 +59,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
             style=column.style or None,
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=column.right or not column.title,
+            no_wrap=column.right or column.whole or column.optional,
         )
     for row in texts:
         table.add_row(*(row[i] for i in shown))

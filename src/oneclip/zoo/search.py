@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from oneclip.errors import UnknownModelError
 from oneclip.zoo.catalogue import (
@@ -38,6 +41,8 @@ class Found:
         context_length: how many tokens of a caption it reads.
         tokenizer: "CLIP", or the repository that has it.
         pretrained: the facts of the weights, if there are any.
+        imagenet: accuracy (top-1, 0 to 1) of zero-shot classification of ImageNet-1k's validation images, as published
+            by open_clip; None where it published none.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Found:
     context_length: int
     tokenizer: str
     pretrained: Pretrained | None = None
+    imagenet: float | None = None
 
 
 def search(
@@ -158,7 +164,16 @@ def _found(arch: str, weights: Pretrained | None = None) -> Found:
         context_length=cfg.text_cfg.context_length,
         tokenizer=cfg.text_cfg.hf_tokenizer_name or CLIP_TOKENIZER,
         pretrained=weights,
+        imagenet=_accuracy().get(f"{arch.removesuffix('-quickgelu')}:{weights.tag}") if weights else None,
     )
+
+
+@cache
+def _accuracy() -> dict[str, float]:
+    """ImageNet accuracy by name; weights that have a twin with -quickgelu are named without it."""
+    text = (Path(__file__).parent / "accuracy.json").read_text(encoding="utf-8")
+    table: dict[str, float] = json.loads(text)
+    return table
 
 
 def _names(found: Found) -> list[str]:
