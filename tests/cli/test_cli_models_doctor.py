@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from commandline import Run
 
 import oneclip
 from oneclip import zoo
+from oneclip.zoo.search import _accuracy
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 JSON_BLOCK = re.search(r"```json\n(\{\n  \"models\": .*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]  # type: ignore[index]
@@ -41,7 +43,33 @@ def test_a_file_in_the_cache_is_here(
     here = {entry["name"]: entry for entry in json.loads(run("models", "--here", "--json").out)["models"]}
     assert here["ViT-B/32"]["bytes"] == 5
     assert here["ViT-B/32"]["path"] == str(tmp_path / "ViT-B-32.pt")
-    assert "yes" in run("models", "ViT-B/32").out
+    assert run("models", "ViT-B/32").out.splitlines()[1].split()[-1] == "here"
+
+
+def test_a_narrow_terminal_shows_whole_names_accuracy_and_download_size(
+    run: Run, pocket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = run("models")
+    rows = found.out.splitlines()
+    assert all(len(row) <= 80 for row in rows)
+    assert [row.split()[0] for row in rows[1:]] == ["pocket", *(each.name for each in zoo.search())]
+    row = next(row for row in rows if row.startswith("ViT-B-32:laion2b_s34b_b79k"))
+    assert row.split()[1:] == ["224", "66.6", "%", "605", "MB"]  # as open_clip publishes it; 4 bytes each
+    assert "ViT-B-32-quickgelu:openai is ViT-B/32" in found.err
+
+
+def test_every_published_accuracy_belongs_to_a_model() -> None:
+    names = {
+        f"{arch.removesuffix('-quickgelu')}:{tag}"
+        for arch in zoo.architectures()
+        for tag in zoo.pretrained_tags(arch)
+    }
+    assert set(_accuracy()) <= names
+    by_name = {found.name: found.imagenet for found in zoo.search()}
+    assert by_name["ViT-L/14"] == 0.7554
+    assert by_name["ViT-H-14-378:dfn5b"] == 0.8437  # measured with QuickGELU, as this name computes it
+    assert by_name["ViT-B-16-SigLIP2:webli"] is None
 
 
 def test_a_search_takes_either_spelling_and_suggests(run: Run, pocket: Path) -> None:
@@ -94,7 +122,12 @@ def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: P
         (["--tag", "laoin2b_s32b_b82k"], 1, "is not a known tag; did you mean laion2b_s32b_b82k"),
         (["mobilclip"], 1, "is not a known model; did you mean"),
         (["--min-params", "many"], 2, "write 150M, or 1.2B"),
-        (["--resolution", "1"], 0, "no model has a resolution like that"),
+        (
+            ["--resolution", "1", "--max-params", "1M"],
+            0,
+            "no model matches --resolution 1 and --max-params 1e+06",
+        ),
+        (["--resolution", "-1"], 2, "greater than or equal to 1"),
     ],
 )
 def test_what_there_is_not(run: Run, pocket: Path, arguments: list[str], code: int, message: str) -> None:
@@ -112,7 +145,7 @@ def test_doctor_is_content_with_this_environment(run: Run, pocket: Path) -> None
     assert report["torch"]["threads"] == torch.get_num_threads()
     assert {"fp32", "bf16", "fp16", "auto"} <= report["plans"].keys()
     assert {"oneclip", "python", "platform", "cpu", "import_names", "caches", "offline"} < report.keys()
-    assert "Nothing is in the way" in run("doctor").out
+    assert "No problems found" in run("doctor").out
 
 
 @pytest.mark.parametrize("name", ["clip", "open_clip"])
@@ -127,7 +160,33 @@ def test_doctor_names_another_owner_of_our_import_names(
     code, out, _ = run("doctor", "--json")
     assert code == 1
     assert json.loads(out)["import_names"][name]["other_distributions"] == ["other-package"]
-    assert "pip uninstall other-package" in run("doctor").out
+    [problem] = json.loads(out)["problems"]
+    pip = f"\n  {shlex.quote(sys.executable)} -m pip "
+    source = Path(oneclip.__file__).resolve().parents[2]
+    assert f"{pip}uninstall -y other-package{pip}install --force-reinstall --no-deps --editable " in problem
+    assert problem.endswith(str(source)) or "needs" not in problem
+    assert "pip uninstall" not in run("doctor").out.replace("-m pip uninstall -y", "")
+
+
+def test_doctor_names_the_packages_that_need_another_owner_of_our_names(
+    run: Run, pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = {
+        "open_clip_torch": "",
+        "clip-benchmark": "Requires-Dist: Open.CLIP-torch (>=2.0) ; python_version > '3'\n",
+        "unrelated": "Requires-Dist: open-clip-torch ; extra == 'test'\nRequires-Dist: open-clip-torch-more\n",
+    }
+    for package, requires in packages.items():
+        info = tmp_path / "site" / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n{requires}", encoding="utf-8"
+        )
+    (tmp_path / "site" / "open_clip_torch-1.0.dist-info" / "top_level.txt").write_text("open_clip\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    [problem] = json.loads(run("doctor", "--json").out)["problems"]
+    assert "\nclip-benchmark needs open_clip_torch" in problem
+    assert "with --no-deps" in problem
 
 
 def test_doctor_sees_a_folder_that_hides_ours(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
 import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import typer
 
@@ -24,11 +28,10 @@ OUR_NAMES = ("oneclip", "clip", "open_clip")
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Report what this machine offers and lacks.
+    """Check the installation and show what the machine has.
 
-    Versions, devices, threads, import names and caches. Exits with 1 if something is in the way: a library
-    that is missing, another package that owns the import name clip or open_clip, or the model in the wheel
-    not being there.
+    Versions, devices, threads, import names and caches. Exits with 1 if there is a problem: a library is missing,
+    another package owns the import name clip or open_clip, or the model of the wheel is not there.
 
     \b
     Examples:
@@ -71,7 +74,7 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[name] = None
             if name in CORE:
-                problems.append(f"{name} is not installed: pip install --upgrade oneclip")
+                problems.append(f"{name} is not installed. {_run(f'install {name}')}")
     return versions
 
 
@@ -107,25 +110,76 @@ def _import_names(problems: list[str]) -> dict[str, dict[str, Any]]:
     ours = Path(__file__).resolve().parents[2]
     owners = metadata.packages_distributions()
     names: dict[str, dict[str, Any]] = {}
+    shared: dict[str, list[str]] = {}
     for name in OUR_NAMES:
-        others = sorted(
-            {owner for owner in owners.get(name, []) if owner.lower().replace("_", "-") != "oneclip"}
-        )
+        others = sorted({owner for owner in owners.get(name, []) if _normalized(owner) != "oneclip"})
         spec = find_spec(name)
         origin = spec.origin if spec is not None else None
         names[name] = {"path": origin, "other_distributions": others}
         for other in others:
-            problems.append(
-                f"{other} provides {name} too, and the two overwrite each other's files: "
-                f"pip uninstall {other}, then pip install --force-reinstall --no-deps oneclip"
-            )
+            shared.setdefault(other, []).append(name)
         if origin is None:
-            problems.append(f"import {name} finds nothing: pip install --force-reinstall --no-deps oneclip")
+            problems.append(f"import {name} finds nothing. {_run(_reinstall())}")
         elif not others and ours not in Path(origin).resolve().parents:
             problems.append(
                 f"import {name} finds {origin}, which is not oneclip's; move that file or folder away"
             )
+    problems += [_conflict(other, theirs) for other, theirs in shared.items()]
     return names
+
+
+def _conflict(other: str, names: list[str]) -> str:
+    """Another distribution that owns import names of ours, and what to do about it."""
+    words = " and ".join(names)
+    problem = (
+        f"{other} is installed too and provides {words}: two packages overwrite each other's files. "
+        + _run(f"uninstall -y {other}", _reinstall())
+    )
+    dependents = _dependents(other)
+    if dependents:
+        problem += (
+            f"\n{', '.join(dependents)} needs {other} and then imports oneclip's {words} instead. `pip check` will "
+            f"report {other} as missing; update {dependents[0]} with --no-deps, or pip installs {other} again"
+        )
+    return problem
+
+
+def _run(*commands: str) -> str:
+    """Arguments of pip as lines to paste into a shell, for the environment that this program runs in."""
+    python = shlex.quote(sys.executable)
+    return "Run:" + "".join(f"\n  {python} -m pip {command}" for command in commands)
+
+
+def _reinstall() -> str:
+    """How pip installs this distribution again, from where it was installed (PEP 610)."""
+    try:
+        origin = json.loads(metadata.distribution("oneclip").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    url = str(origin.get("url", "oneclip"))
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    place = shlex.quote(url2pathname(urlsplit(url).path) if url.startswith("file:") else url)
+    editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
+    return f"install --force-reinstall --no-deps {editable}{place}"
+
+
+def _dependents(name: str) -> list[str]:
+    """Installed distributions that require another, whatever the spelling of its name."""
+    wanted = _normalized(name)
+    found = {
+        str(each.metadata["Name"])
+        for each in metadata.distributions()
+        for requirement in each.requires or []
+        if "extra ==" not in requirement
+        and _normalized(re.split(r"[^\w.-]", requirement, maxsplit=1)[0]) == wanted
+    }
+    return sorted(found)
+
+
+def _normalized(name: str) -> str:
+    """A distribution's name as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _pocket(problems: list[str]) -> dict[str, Any]:
@@ -197,7 +251,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for problem in report["problems"]:
         print(f"\nPROBLEM  {problem}")
     if not report["problems"]:
-        print("\nNothing is in the way.")
+        print("\nNo problems found.")
     sys.stdout.flush()
 
 
