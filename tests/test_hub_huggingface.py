@@ -187,7 +187,7 @@ def test_offline_takes_what_is_here_and_asks_no_server(
     assert hub.hub_file("own/model") == path
     with pytest.raises(OfflineError, match=r"open_clip_model.safetensors or .* of hf-hub:own/other is not"):
         hub.hub_file("own/other")
-    with pytest.raises(OfflineError, match=r"`oneclip pull NAME --to FOLDER`"):
+    with pytest.raises(OfflineError, match=r"`oneclip pull NAME --out FOLDER`"):
         hub.hub_file("own/model", "another.bin")
     assert hub.hub_files("own/model", [NAME, "another.bin"]) == {NAME: path}
     assert server.requests == []

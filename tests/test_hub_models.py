@@ -112,7 +112,7 @@ def test_offline_what_is_missing_is_named_with_the_way_to_get_it(
 ) -> None:
     monkeypatch.setenv("ONECLIP_OFFLINE", "1")
     with pytest.raises(
-        OfflineError, match=r"own/clip is not on this machine.*`oneclip pull NAME --to FOLDER`"
+        OfflineError, match=r"own/clip is not on this machine.*`oneclip pull NAME --out FOLDER`"
     ):
         oneclip.load("hf-hub:own/clip")
     with pytest.raises(OfflineError, match=r"ViT-B-32\.pt is not on this machine.*oneclip pull"):

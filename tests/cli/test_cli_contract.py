@@ -73,6 +73,74 @@ def test_help_loads_no_torch_and_not_much_else() -> None:
     assert int(heavy[0]) < MODULES  # what it costs; seconds depend on the machine
 
 
+def test_help_shows_whole_summaries_and_no_types_of_python(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    summaries = run("--help").out.partition("\nCommands:\n")[2].splitlines()
+    assert len([line for line in summaries if line.strip()]) == len(COMMANDS)  # one line each
+    assert "..." not in "".join(summaries)
+    for name in COMMANDS:
+        text = run(name, "--help").out
+        assert not re.search(r"<(list|str|path|int|float)\b", text), name
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inspect", "convert", "pull", "finetune"])
+def test_a_model_is_given_by_its_place_or_as_an_option(name: str) -> None:
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {"--model", "-m"} <= options
+    if name in ("convert", "pull", "finetune"):
+        assert {"--out", "-o"} <= options
+
+
+UNKNOWN = [
+    "evaluate nosuch --data pairs.csv",
+    "evaluate -m nosuch --data pairs.csv",
+    "inspect -m nosuch",
+    "convert -m nosuch -o x.pt --to openai",
+    "convert nosuch x.pt --to openai",
+    "pull -m nosuch",
+    "finetune -m nosuch pairs.csv -o tuned",
+    "finetune nosuch pairs.csv -o tuned",
+    "train --data pairs.csv --model nosuch --out run",
+    "train --data pairs.csv --pretrained nosuch --out run",
+    "classify cat.png -l a -l b -m nosuch",
+    "embed cat.png -o x.npz -m nosuch",
+]
+
+
+def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -> None:
+    (pictures / "cat.png").rename("cat.png")
+    code = (
+        "import sys\nsys.modules['torch'] = None  # importing it raises\nfrom oneclip.cli.app import run\n"
+        f"print(*[run(line.split()) for line in {UNKNOWN}])"
+    )
+    environment = os.environ | {"ONECLIP_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("fetching ")]
+    assert len(lines) == len(UNKNOWN), done.stderr
+    for command, line in zip(UNKNOWN, lines, strict=True):
+        assert line.startswith("error: 'nosuch' is not a known "), (command, line)
+    assert done.stdout.split() == ["1"] * len(UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "a", "-m", "b", "--data", "x.csv"], "two models are given, a and --model b"),
+        (["evaluate", "--data", "x.csv"], "no model is given: oneclip evaluate MODEL --data DATA"),
+        (["convert", "a", "--to", "openai"], "a model and a target were expected"),
+        (["convert", "a", "b", "-o", "c", "--to", "openai"], "a model and a target were expected"),
+        (["finetune", "a", "b.csv", "-m", "c", "-o", "out"], "two models are given, a and --model c"),
+        (["pull"], "no model is given: oneclip pull MODEL"),
+    ],
+)
+def test_a_model_given_twice_or_not_at_all(run: Run, arguments: list[str], message: str) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in err
+
+
 def test_bare_and_version(run: Run) -> None:
     assert run().out == run("--help").out
     assert run("--version") == (0, f"oneclip {oneclip.__version__}\n", "")

@@ -81,7 +81,7 @@ def test_a_folder_loads_by_its_path_where_there_is_nothing_else(
     server: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = oneclip.load(SIGLIP, device="cpu").encode_texts(CAPTIONS)
-    code, out, err = run("pull", SIGLIP, "--to", tmp_path / "made", "--json")
+    code, out, err = run("pull", SIGLIP, "--out", tmp_path / "made", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["models"][0]["path"] == str(tmp_path / "made")
     (tmp_path / "made").rename(tmp_path / "elsewhere")
@@ -111,7 +111,7 @@ def test_a_folder_has_the_configuration_of_a_text_tower_that_no_table_has(
     server.publish(hub_models.BERT_REPO, hub_models.bert())
     server.publish("own/with-bert", hub_models.with_bert())
     expected = oneclip.load("hf-hub:own/with-bert", device="cpu").encode_texts(CAPTIONS)
-    assert run("pull", "hf-hub:own/with-bert", "--to", tmp_path / "made") == (0, ANY, "")
+    assert run("pull", "hf-hub:own/with-bert", "--out", tmp_path / "made") == (0, ANY, "")
     nowhere()
     (tmp_path / "made").rename(tmp_path / "moved")
     again = run("convert", tmp_path / "moved", tmp_path / "again", "--to", "open_clip", "--json")
@@ -126,7 +126,7 @@ def test_a_folder_has_the_configuration_of_a_text_tower_that_no_table_has(
 
 
 def test_what_is_in_8_bits_stays_so_in_a_folder(pocket: Path, run: Run, tmp_path: Path) -> None:
-    assert run("pull", "pocket", "--to", tmp_path / "made") == (0, ANY, "")
+    assert run("pull", "pocket", "--out", tmp_path / "made") == (0, ANY, "")
     assert (tmp_path / "made" / WEIGHTS).stat().st_size < pocket.stat().st_size + 4096  # of metadata
     found, expected = (
         oneclip.load(name, device="cpu").encode_texts(CAPTIONS) for name in (tmp_path / "made", "pocket")
@@ -135,16 +135,16 @@ def test_what_is_in_8_bits_stays_so_in_a_folder(pocket: Path, run: Run, tmp_path
 
 
 def test_a_folder_is_replaced_only_on_request(server: Hub, run: Run, tmp_path: Path) -> None:
-    assert run("pull", CLIP, "--to", tmp_path / "made").code == 0
-    assert "only with --force" in run("pull", SIGLIP, "--to", tmp_path / "made").err
+    assert run("pull", CLIP, "--out", tmp_path / "made").code == 0
+    assert "only with --force" in run("pull", SIGLIP, "--out", tmp_path / "made").err
     assert oneclip.load(tmp_path / "made", device="cpu").embed_dim == 16
-    assert run("pull", CLIP, "--to", tmp_path / "made", "--force").code == 0
+    assert run("pull", CLIP, "--out", tmp_path / "made", "--force").code == 0
 
 
 def test_a_folder_of_several_models_is_not_understood(server: Hub, run: Run, tmp_path: Path) -> None:
-    code, _, err = run("pull", CLIP, SIGLIP, "--to", tmp_path / "made")
+    code, _, err = run("pull", CLIP, SIGLIP, "--out", tmp_path / "made")
     assert code == 2
-    assert "--to makes a folder of one model" in err
+    assert "--out writes a folder of one model" in err
     assert server.requests == []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from oneclip._version import __version__
 from oneclip.cli.classify import classify
@@ -19,7 +19,6 @@ from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, explain, say
 from oneclip.cli.finetune import finetune
-from oneclip.cli.from_settings import GroupedCommand
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
@@ -45,6 +44,25 @@ class _Commands(TyperGroup):
         return result
 
 
+class _Command(TyperCommand):
+    """A command whose help has its options under the headings that `rich_help_panel` names."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            if isinstance(parameter, TyperArgument):  # without Python's name of its type, such as list[str]
+                title, record = "Arguments", (parameter.metavar or str(parameter.name), record[1])
+            groups.setdefault(title, []).append(record)
+        for title in sorted(groups, key=lambda title: title == "Options"):  # which has --help, comes last
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
+
+
 app = typer.Typer(
     name="oneclip",
     cls=_Commands,
@@ -55,7 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (classify, embed, models, pull, inspect, convert, evaluate, finetune, train, doctor):
-    app.command(cls=GroupedCommand if command in (train, finetune) else None)(command)
+    app.command(cls=_Command)(command)
 
 
 @app.callback()

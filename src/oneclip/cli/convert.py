@@ -35,18 +35,25 @@ class Form(str, Enum):
 
 
 def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="What to convert: a file, a folder, any name of a model.")
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A folder (transformers, open_clip) or a file to write.")
-    ],
-    form: Annotated[Form, typer.Option("--to", help="What to write.")],
+    form: Annotated[Form, typer.Option("--to", help="The form to write.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL OUT",
+            help="What to convert (a file, a folder, any name of a model), and the folder (transformers, open_clip) or "
+            "file to write.",
+        ),
+    ] = None,
+    model: options.ModelToo = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="OUT", help="The same as OUT, given as an option."),
+    ] = None,
     quick_gelu: Annotated[
         bool | None,
         typer.Option(
             "--quick-gelu/--no-quick-gelu",
-            help="The activation of IN, where IN does not say it.",
+            help="The activation of MODEL, where MODEL does not say it.",
             show_default=False,
         ),
     ] = None,
@@ -55,21 +62,22 @@ def convert(
         typer.Option(
             "--heads",
             metavar="N[,N]",
-            help="Attention heads of IN, or of its image and its text tower, likewise.",
+            help="Attention heads of MODEL, or of its image and its text tower, likewise.",
         ),
     ] = None,
     preprocess: Annotated[
         str | None,
-        typer.Option("--preprocess", metavar="openai", help="How images are prepared for IN, likewise."),
+        typer.Option("--preprocess", metavar="openai", help="How images are prepared for MODEL, likewise."),
     ] = None,
     part: options.Part = None,
     prefix: options.Prefix = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a model in another form, then run both and print how far they are apart.
+    """Convert a model to another form, and compare the two.
 
-    Weights keep their names' meaning, their precision and every bit. What a form cannot hold is refused.
+    Weights keep their precision and every bit. Both models are run, and the largest difference of their outputs is
+    printed. A model that the form cannot hold is refused.
 
     \b
     Examples:
@@ -77,6 +85,8 @@ def convert(
       oneclip convert run/model model.pt --to openai
       oneclip convert run/epoch_9 model.safetensors --to safetensors
     """
+    source, target = _from_and_to(list(paths or ()), model, out)
+    options.find_model(source)
     from oneclip import checkpoint
     from oneclip.checkpoint import verify
 
@@ -106,6 +116,17 @@ def convert(
     worst = max(value for each in found.values() for value in each.values())
     if found[OURS] != dict.fromkeys(found[OURS], 0.0) or worst > MUCH:
         raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
+
+
+def _from_and_to(paths: list[str], model: str | None, out: str | None) -> tuple[str, Path]:
+    """The model and the target, of which each is given by its place or as an option."""
+    if len(paths) != (model is None) + (out is None):
+        raise typer.BadParameter(
+            "a model and a target were expected: oneclip convert MODEL OUT --to FORM, or with -m MODEL and -o OUT; "
+            f"found {' '.join(paths) or 'none'}"
+        )
+    source = paths.pop(0) if model is None else model
+    return source, Path(paths.pop(0) if out is None else out)
 
 
 def _heads(text: str | None) -> tuple[int, ...] | int | None:

@@ -139,6 +139,7 @@ def embed(
       oneclip embed captions.txt --texts -o captions.npz
       oneclip embed s3://bucket/photos -o s3://bucket/vectors --engine ray
     """
+    options.find_model(model)
     from oneclip.embed.outputs import check_output
 
     suffix = f".{parts.value}"

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A name that `oneclip models` lists, a file or a folder."),
-    ],
     data: Annotated[
         str,
         typer.Option(
@@ -30,6 +26,11 @@ def evaluate(
             "each class.",
         ),
     ],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A name that `oneclip models` lists, a file or a folder."),
+    ] = None,
+    model_option: options.ModelToo = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +76,8 @@ def evaluate(
       oneclip evaluate pocket --data held_out.csv --images pictures/
       oneclip evaluate ViT-B/32 --data imagenet/val/ --templates imagenet --json
     """
+    name = options.one_model(model, model_option, "oneclip evaluate MODEL --data DATA")
+    options.find_model(name)
     from oneclip.cli.progress import bar
     from oneclip.evaluate import OfEncoder, open_task, read_templates
 
@@ -87,7 +90,7 @@ def evaluate(
         templates=read_templates(templates),
         skip_missing=skip,
     )
-    encoder = options.load_encoder(model, device, precision, max_pixels)
+    encoder = options.load_encoder(name, device, precision, max_pixels)
     with bar("pictures", len(task)) as advance:
         results = task(OfEncoder(encoder, batch_size=batch_size, advance=advance))
     skipped = [Failure(name, why) for name, why in task.skipped.items()]

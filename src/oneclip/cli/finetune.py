@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
 from oneclip.train.finetune.config import FinetuneCfg
@@ -45,19 +46,28 @@ def configuration(path: str | None, values: Mapping[str, Any]) -> FinetuneCfg:
         typer.BadParameter: if something that must be said is not, or an option does not fit.
         ConfigError: if a setting of the file does not fit.
     """
+    values = dict(values)
+    model = values.pop("model_option", None)
+    if model is not None:
+        if values.get("data") is not None:
+            raise typer.BadParameter(
+                f"two models are given, {values['model']} and --model {model}: oneclip finetune MODEL DATA -o FOLDER"
+            )
+        values |= {"model": model, "data": values.get("model")}
     told = over_file(path, values, FinetuneCfg, instead={"steps": ("epochs",), "epochs": ("steps",)})
     for name in ("model", "data"):
         if name not in told:
             raise typer.BadParameter(f"{name.upper()} is missing: oneclip finetune MODEL DATA -o FOLDER")
     if told.get("last") is not None and "way" not in told:
         told["way"] = "last"
+    options.find_model(str(told["model"]))
     cfg = configured(told, FinetuneCfg, has_file=path is not None)
     if not cfg.before and (answer := _ask(str(cfg.model))):
         return configured(told | {"before": answer}, FinetuneCfg)
     return cfg
 
 
-takes(finetune, FinetuneCfg, arguments=("model", "data"))
+takes(finetune, FinetuneCfg, arguments=("model", "data"), model_option=options.ModelToo)
 
 
 def is_terminal() -> bool:

@@ -12,7 +12,6 @@ from dataclasses import MISSING
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
 
 from oneclip.config import _Config
 from oneclip.errors import ConfigError
@@ -20,22 +19,6 @@ from oneclip.train.flat import NOTHING, Setting, from_flat, settings_of
 
 Cfg = TypeVar("Cfg", bound=_Config)
 CONFIG = typer.Option("--config", metavar="FILE.toml", help="Settings from a file.", show_default=False)
-
-
-class GroupedCommand(TyperCommand):
-    """A command whose help has its options under headings: those of `rich_help_panel`."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options, each group under its heading."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                title = getattr(parameter, "rich_help_panel", None) or "Arguments and help"
-                groups.setdefault(title, []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
 
 
 def option(name: str) -> str:

@@ -72,24 +72,26 @@ class Report:
 
 
 def inspect(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A file, a folder, or any other name that can be loaded.")
-    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A file, a folder, or any other name that can be loaded."),
+    ] = None,
+    model_option: options.ModelToo = None,
     part: options.Part = None,
     prefix: options.Prefix = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a checkpoint is: format, architecture, activation, preprocessing.
+    """Show what a checkpoint is, without building or running it.
 
-    No model is built, nothing in a file is run, and of its numbers none are read. Published weights that are not on
-    this machine are not fetched: what is known of them is told.
+    Format, architecture, activation, preprocessing, tokenizer. Nothing in a file is run, and no weights are read.
+    Published weights that are not on this machine are not downloaded: the report says what is known of them.
 
     \b
     Examples:
       oneclip inspect pocket
       oneclip inspect run/epoch_9.pt --json
     """
-    report = _report(name, part, prefix)
+    report = _report(options.one_model(model, model_option, "oneclip inspect MODEL"), part, prefix)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
@@ -97,9 +99,11 @@ def inspect(
 
 
 def _report(name: str, part: str | None, prefix: str | None) -> Report:
-    from oneclip import checkpoint, hub, zoo
+    from oneclip import hub, zoo
 
     source = zoo.resolve(name)
+    from oneclip import checkpoint  # which imports torch, for seconds
+
     if source.kind == "pretrained" and source.pretrained and not hub.weights_here(source.pretrained):
         return _of_absent(name, source)
     found = checkpoint.examine(source, part=part, prefix=prefix, values=False)

@@ -34,31 +34,44 @@ class Pulled:
 
 
 def pull(
-    names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME", help="Models that `oneclip models` lists, or hf-hub:OWNER/NAME."),
-    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Models that `oneclip models` lists, or hf-hub:OWNER/NAME."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="NAME", help="The same as MODEL, given as an option."),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--to", metavar="FOLDER", help="Make a folder of the one model named, that loads by its path."
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Make a folder of the one model named, that loads by its path.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is in FOLDER.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fetch models ahead: weights, configuration, preprocessing and tokenizer, verified.
+    """Download models ahead, with all that they need, and verify them.
 
-    What is here already is not fetched again, and the same command goes on after Ctrl-C. Then everything loads
-    without a network (ONECLIP_OFFLINE=1). A model that cannot be fetched does not keep the others from it.
+    Weights, configuration, preprocessing and tokenizer: then the model loads without a network (ONECLIP_OFFLINE=1).
+    Files that are here are not downloaded again, and after Ctrl-C the same command resumes. If one model cannot be
+    downloaded, the others still are.
 
     \b
     Examples:
       oneclip pull ViT-B/32 hf-hub:timm/ViT-B-16-SigLIP
-      oneclip pull ViT-B-16-SigLIP:webli --to siglip
+      oneclip pull ViT-B-16-SigLIP:webli -o siglip
     """
+    names = [*(models or ()), *(model or ())]
+    if not names:
+        raise typer.BadParameter("no model is given: oneclip pull MODEL")
     if folder is not None and len(names) > 1:
-        raise typer.BadParameter("--to makes a folder of one model; name one, and call it once for each")
+        raise typer.BadParameter(
+            "--out writes a folder of one model: name one, and run the command once for each"
+        )
     done: list[Pulled] = []
     failed: list[tuple[str, OneCLIPError]] = []
     for name in dict.fromkeys(names):
@@ -80,6 +93,7 @@ def pull(
 
 def _fetch(name: str) -> Pulled:
     """Bring everything here that a model loads from, and look into it; no model is built."""
+    options.find_model(name)
     from oneclip import checkpoint, hub, text, zoo
 
     found = checkpoint.examine(zoo.resolve(name), values=False)
@@ -101,6 +115,7 @@ def _fetch(name: str) -> Pulled:
 
 def _write(name: str, folder: Path, force: bool) -> Pulled:
     """Make a folder of a model, in the precision of its file, and load it."""
+    options.find_model(name)
     from oneclip import checkpoint, zoo
 
     found = checkpoint.describe(zoo.resolve(name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
 from oneclip.train.settings import RunCfg
@@ -51,6 +52,13 @@ def configuration(path: str | None, values: Mapping[str, Any]) -> RunCfg:
     told = over_file(path, values, RunCfg, instead={"steps": ("epochs",), "epochs": ("steps",)})
     if told.get("model") is None and told.get("pretrained") is None:
         raise typer.BadParameter(f"say what to train: {WAYS[0]}, or {WAYS[1]}, or both")
+    model, pretrained = told.get("model"), told.get("pretrained")
+    if pretrained is not None:
+        options.find_model(pretrained if model is None else f"{model}:{pretrained}")
+    elif not str(model).endswith(".json"):
+        from oneclip import zoo
+
+        zoo.architecture(model)
     return configured(told, RunCfg, has_file=path is not None)
 
 

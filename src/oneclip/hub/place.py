@@ -13,10 +13,7 @@ from oneclip.errors import OneCLIPError, OutputError
 
 OFFLINE_SWITCHES = ("ONECLIP_OFFLINE", "HF_HUB_OFFLINE")
 SWITCHED_OFF = f"the network is switched off ({' or '.join(OFFLINE_SWITCHES)})"
-PULL_HINT = (
-    "Where there is a network, `oneclip pull NAME --to FOLDER` makes a folder with all that a model needs: bring it "
-    "here and load it by its path; or bring the caches along after `oneclip pull NAME`"
-)
+PULL_HINT = "On a machine with a network, `oneclip pull NAME --out FOLDER` writes a folder that loads here by its path"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
