@@ -10,7 +10,7 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.pictures import find_pictures, tell_skipped
+from oneclip.cli.pictures import find_pictures, tell_not_read, tell_skipped
 from oneclip.embed.items import Failure
 from oneclip.errors import ImageError, TextError
 
@@ -59,7 +59,7 @@ def classify(
     if not labels:
         raise typer.BadParameter(f"say what a picture may show, {EXAMPLE}")
     check_labels(labels, template)
-    paths, skipped = find_pictures(pictures, skip=skip)
+    paths, skipped, not_read = find_pictures(pictures, skip=skip)
     encoder = options.load_encoder(model, device, precision, max_pixels)
     if len(labels) == 1 and encoder.model.logit_bias is None:
         raise typer.BadParameter(f"one label leaves nothing to choose from: give two or more, {EXAMPLE}")
@@ -79,6 +79,7 @@ def classify(
     elif results:
         _print_table(results, top or TOP)
     tell_skipped(skipped)
+    tell_not_read(not_read)
     if interrupted:
         say(f"interrupted: {len(results)} of {len(paths)} images are classified")
         raise typer.Exit(ExitCode.INTERRUPTED)
