@@ -18,8 +18,10 @@ from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.embed.meter import Meter, Report
 from oneclip.embed.model import Decode, Finish, Model, preparation
+from oneclip.embed.sources import not_read
 from oneclip.embed.store import Store
 from oneclip.errors import CheckpointError, OutputError
+from oneclip.hub.suffixes import NotRead
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
@@ -38,6 +40,7 @@ class Outcome:
         deaths: how often a worker of a cluster died; what it had in hand was done again.
         rows: of the output in the end.
         errors: where the table is; it exists if `failed` is not 0.
+        not_read: images and videos that were found beside the others and are not read here.
     """
 
     encoded: int = 0
@@ -48,6 +51,7 @@ class Outcome:
     deaths: int = 0
     rows: int = 0
     errors: str | None = None
+    not_read: NotRead = field(default_factory=NotRead)
 
     @property
     def done(self) -> int:
@@ -128,6 +132,7 @@ def embed(
             outcome.failed, outcome.first_failures = errors.count, errors.first
             outcome.errors = errors.place if errors.count else None
             found.close()
+            outcome.not_read.update(not_read(sources))
         outcome.rows = store.finish(names)
     return outcome
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from oneclip.embed.sources.files import Files, find_in_path, find_in_remote_folder
@@ -12,7 +12,7 @@ from oneclip.embed.sources.shards import Shard
 from oneclip.embed.sources.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
 from oneclip.errors import DataError
 from oneclip.hub.addresses import expand, is_address, is_remote_folder
-from oneclip.hub.suffixes import PICTURE_SUFFIXES, TAR_SUFFIXES
+from oneclip.hub.suffixes import TAR_SUFFIXES, NotRead, is_image
 
 if TYPE_CHECKING:
     from oneclip.embed.items import Source
@@ -49,7 +49,7 @@ def find_sources(
             )
         if not is_address(place):
             return Files(place, *find_in_path(place))
-        if not lowered.endswith(tuple(PICTURE_SUFFIXES)) and is_remote_folder(place):
+        if not is_image(place) and is_remote_folder(place):
             return Files(place, *find_in_remote_folder(place))
         return Files(place, [place])
 
@@ -58,3 +58,12 @@ def find_sources(
         is_list = word.startswith("@") and not os.path.exists(word)
         found += [meaning(place, is_list) for place in expand(word[is_list:])]
     return found
+
+
+def not_read(sources: Iterable[object]) -> NotRead:
+    """Count the images and videos in sources that are not read here, once they were gone through."""
+    total = NotRead()
+    for source in sources:
+        if isinstance(source, (Files, Shard)):
+            total.update(source.not_read)
+    return total

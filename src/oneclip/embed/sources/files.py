@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.hub.addresses import below, is_address, read_bytes
-from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.suffixes import NotRead, files_below, images_of
 
 
 class Files:
@@ -18,12 +18,20 @@ class Files:
         name: of them together, for messages.
         paths: of the pictures, or their addresses.
         failures: paths that lead to none.
+        not_read: images and videos beside them that are not read here.
     """
 
     is_bulky = False
 
-    def __init__(self, name: str, paths: Sequence[str], failures: Sequence[Failure] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[str],
+        failures: Sequence[Failure] = (),
+        not_read: NotRead | None = None,
+    ) -> None:
         self.name, self.paths, self.failures = name, paths, failures
+        self.not_read = not_read or NotRead()
 
     def count(self) -> int | None:
         """How many pictures and failures there are."""
@@ -40,40 +48,36 @@ def file_item(path: str) -> Item:
     return Item(path, partial(read_bytes, path), path if is_address(path) else os.path.normpath(path))
 
 
-def find_in_path(path: str) -> tuple[list[str], list[Failure]]:
-    """The pictures that a path means, sorted, and what of it leads to none.
+def find_in_path(path: str) -> tuple[list[str], list[Failure], NotRead]:
+    """The pictures that a path means, sorted, what of it leads to none, and what is not read here.
 
     In a folder, and the folders in it, files with a picture's suffix count; what is hidden does not.
     Symbolic links to folders are not followed below the one that was named.
     """
     if not os.path.isdir(path):
         if os.path.exists(path):
-            return [path], []
-        return [], [Failure(path, f"{path or repr(path)}: no such file or folder")]
+            return [path], [], NotRead()
+        return [], [Failure(path, f"{path or repr(path)}: no such file or folder")], NotRead()
     failures: list[Failure] = []
 
     def unreadable(error: OSError) -> None:
         failures.append(Failure(str(error.filename), f"{error.filename} cannot be read: {error.strerror}"))
 
-    pictures = [os.path.join(folder, name) for folder, names in _walk(path, unreadable) for name in names]
+    pictures, not_read = images_of(files_below(path, unreadable))
     if not pictures and not failures:
-        failures.append(Failure(path, f"{path}: a folder without pictures (.jpg, .png, .webp, …)"))
-    return pictures, failures
+        failures.append(Failure(path, without_images(path, not_read)))
+    return pictures, failures, not_read
 
 
-def find_in_remote_folder(address: str) -> tuple[list[str], list[Failure]]:
+def find_in_remote_folder(address: str) -> tuple[list[str], list[Failure], NotRead]:
     """The same of a folder behind an address."""
-    pictures = [place for place in below(address) if os.path.splitext(place)[1].lower() in PICTURE_SUFFIXES]
-    if pictures:
-        return pictures, []
-    return [], [Failure(address, f"{address}: a folder without pictures (.jpg, .png, .webp, …)")]
+    pictures, not_read = images_of(below(address))
+    failures = [] if pictures else [Failure(address, without_images(address, not_read))]
+    return pictures, failures, not_read
 
 
-def _walk(path: str, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
-    """Folders with the names of the pictures in them, sorted."""
-    for folder, subfolders, names in os.walk(path, onerror=onerror):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        pictures = sorted(
-            n for n in names if not n.startswith(".") and os.path.splitext(n)[1].lower() in PICTURE_SUFFIXES
-        )
-        yield folder, pictures
+def without_images(folder: str, not_read: NotRead) -> str:
+    """What to say of a folder in which there is no image that can be read here."""
+    return f"{folder}: a folder without pictures (.jpg, .png, .webp, …)" + (
+        f"; {not_read.sentence}" if not_read else ""
+    )
