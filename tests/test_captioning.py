@@ -4,39 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import picture, write_tiny_model
-from torch import nn
+from tiny import PIXELS, coca_cfg, picture, write_tiny_coca, write_tiny_model
 
 import oneclip
 from oneclip import checkpoint
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, ImageError
 from oneclip.model import CoCa, build_model
 
-PIXELS = 32
-
-
-def coca_cfg() -> ModelCfg:
-    """A CoCa with CLIP's vocabulary that builds and runs in milliseconds."""
-    widths = {"context_length": 20, "width": 32, "heads": 2, "layers": 1}
-    vision = CLIPVisionCfg(
-        layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS, output_tokens=True
-    )
-    text = CLIPTextCfg(embed_cls=True, output_tokens=True, **widths)
-    return ModelCfg(32, vision, text, custom_text=True, multimodal_cfg=MultimodalCfg(**widths))
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    cfg, path = coca_cfg(), tmp_path_factory.mktemp("coca") / "coca"
-    model = build_model(cfg).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.3)
-    checkpoint.write_folder(checkpoint.Loaded(model, cfg, PreprocessCfg(size=PIXELS), "tiny CoCa"), path)
-    return path
+    return write_tiny_coca(tmp_path_factory.mktemp("coca") / "coca")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +42,15 @@ def test_one_picture_has_one_caption_and_several_have_a_list(coca: Encoder) -> N
     assert [type(caption) for caption in captions] == [str] * 3
     assert coca.caption(picture(0), seq_len=9) == captions[0]
     assert coca.caption([]) == []
+
+
+def test_captions_come_by_batches_and_leave_out_what_cannot_be_read(coca: Encoder, tmp_path: Path) -> None:
+    images = [picture(0), tmp_path / "missing.png", picture(1), picture(2)]
+    parts = list(coca.stream_captions(images, batch_size=3, on_error="skip", seq_len=9))
+    assert [part.kept for part in parts] == [[0, 2], [3]]
+    assert [one.index for part in parts for one in part.skipped] == [1]
+    captions = [caption for part in parts for caption in part.captions]
+    assert captions == coca.caption([picture(0), picture(1), picture(2)], seq_len=9)
 
 
 def test_captions_are_the_ids_that_the_model_writes_without_their_start_and_end(coca: Encoder) -> None:

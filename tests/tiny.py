@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from oneclip import checkpoint
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 
 PIXELS = 32
@@ -26,6 +27,28 @@ def write_tiny_model(path: Path, seed: int = 0, **changes: object) -> Path:
     torch.manual_seed(seed)
     cfg = tiny_cfg(**changes)
     checkpoint.write_quantised(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
+    return path
+
+
+def coca_cfg() -> ModelCfg:
+    """A CoCa with CLIP's vocabulary that builds and runs in milliseconds."""
+    widths = {"context_length": 20, "width": 32, "heads": 2, "layers": 1}
+    vision = CLIPVisionCfg(
+        layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS, output_tokens=True
+    )
+    text = CLIPTextCfg(embed_cls=True, output_tokens=True, **widths)
+    return ModelCfg(32, vision, text, custom_text=True, multimodal_cfg=MultimodalCfg(**widths))
+
+
+def write_tiny_coca(path: Path) -> Path:
+    """A folder with a CoCa whose weights are large enough that its captions differ."""
+    torch.manual_seed(0)
+    cfg = coca_cfg()
+    model = build_model(cfg).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.3)
+    checkpoint.write_folder(checkpoint.Loaded(model, cfg, PreprocessCfg(size=PIXELS), "tiny CoCa"), path)
     return path
 
 

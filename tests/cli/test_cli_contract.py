@@ -20,7 +20,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_the_commands_are_these() -> None:
     assert list(COMMANDS) == [
-        *("classify", "embed", "models", "pull", "inspect", "convert"),
+        *("classify", "caption", "embed", "models", "pull", "inspect", "convert"),
         *("evaluate", "finetune", "train", "doctor"),
     ]
 

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from oneclip._version import __version__
+from oneclip.cli.caption import caption
 from oneclip.cli.classify import classify
 from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
@@ -72,7 +73,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, embed, models, pull, inspect, convert, evaluate, finetune, train, doctor):
+for command in (classify, caption, embed, models, pull, inspect, convert, evaluate, finetune, train, doctor):
     app.command(cls=_Command)(command)
 
 

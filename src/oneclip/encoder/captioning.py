@@ -5,8 +5,8 @@ Shapes: B pictures, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,20 @@ from oneclip.errors import ConfigError
 from oneclip.image.ahead import Skipped
 from oneclip.model import CoCa
 from oneclip.text import Tokenizer
+
+
+class Captioned(NamedTuple):
+    """Captions of those of several images that could be read.
+
+    Attributes:
+        captions: one for each index in `kept`.
+        kept: where those images stand in the input.
+        skipped: the others, each with its place, its name and the error.
+    """
+
+    captions: list[str]
+    kept: list[int]
+    skipped: list[Skipped]
 
 
 class Captioner:
@@ -63,15 +77,3 @@ class Captioner:
     def _words(self, ids: list[int]) -> list[int]:
         """What stands between the start of a text and its end, if it has one."""
         return ids[1 : ids.index(self.end)] if self.end in ids else ids[1:]
-
-
-def readable(results: Sequence[Tensor | Skipped]) -> Tensor:
-    """Pictures that were read, as one batch.
-
-    Raises:
-        ImageError: of the first that could not be.
-    """
-    for result in results:
-        if isinstance(result, Skipped):
-            raise result.error
-    return torch.stack([result for result in results if isinstance(result, Tensor)])

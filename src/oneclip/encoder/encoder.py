@@ -20,7 +20,7 @@ from torch import Tensor
 
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.encoder.arrays import Array, are_image_features, are_text_features, as_tensor, cosines, like
-from oneclip.encoder.captioning import Captioner, readable
+from oneclip.encoder.captioning import Captioned, Captioner
 from oneclip.encoder.feed import Begun, Feed, delayed
 from oneclip.encoder.parts import (
     cfg_of,
@@ -490,15 +490,44 @@ class Encoder:
             ImageError: for a picture that cannot be read.
             ConfigError: if the model writes no captions, or `search` contradicts itself.
         """
-        _check_positive("batch_size", batch_size)
         total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
-        captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
         captions: list[str] = []
         with reporting(progress, total, "pictures") as advance:
-            for results in read_ahead(images, self.preprocess, batch_size, max_pixels=self.max_pixels):
-                captions += captioner.write(readable(results).to(self.device, self.towers.dtype))
-                advance(len(results))
+            for part in self.stream_captions(images, prompt=prompt, batch_size=batch_size, **search):
+                captions += part.captions
+                advance(len(part.captions))
         return captions[0] if is_picture(images) else captions
+
+    def stream_captions(
+        self,
+        images: Pictures,
+        *,
+        prompt: str = "",
+        batch_size: int = 32,
+        on_error: Raise | Skip = "raise",
+        **search: Any,
+    ) -> Iterator[Captioned]:
+        """`caption`, batch by batch: with `on_error="skip"` images that cannot be read are left out and listed.
+
+        Yields:
+            a `Captioned` a batch; its indices count from the first image of all.
+        """
+        _check_choice("on_error", on_error, ("raise", "skip"))
+        _check_positive("batch_size", batch_size)
+        captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
+        first = 0
+        with closing(read_ahead(images, self.preprocess, batch_size, max_pixels=self.max_pixels)) as batches:
+            for results in batches:
+                skipped = [result for result in results if isinstance(result, Skipped)]
+                if skipped and on_error == "raise":
+                    raise skipped[0].error
+                pixels = [result for result in results if isinstance(result, Tensor)]
+                kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
+                first += len(results)
+                captions: list[str] = []
+                if pixels:
+                    captions = captioner.write(torch.stack(pixels).to(self.device, self.towers.dtype))
+                yield Captioned(captions, kept, skipped)
 
     def encode_labels(self, labels: Labels, template: Templates | None = None) -> Features:
         """Encode what `classify` chooses from, refusing labels that would make its answer meaningless.
