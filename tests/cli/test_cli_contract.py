@@ -117,7 +117,7 @@ def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("fetching ")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("downloading ")]
     assert len(lines) == len(UNKNOWN), done.stderr
     for command, line in zip(UNKNOWN, lines, strict=True):
         assert line.startswith("error: 'nosuch' is not a known "), (command, line)
@@ -195,7 +195,7 @@ def test_a_fault_of_the_program_is_called_that(
     monkeypatch.setattr("oneclip.encoder.load", fail)
     code, _, err = run("classify", pictures, "-l", "a", "-l", "b")
     assert code == 1
-    assert "fault of oneclip's own: TypeError: an unforeseen thing" in err
+    assert "bug in oneclip: TypeError: an unforeseen thing" in err
     assert "Traceback" not in err
 
 

@@ -74,7 +74,7 @@ def test_one_that_fails_is_named_and_does_not_keep_the_others(server: Hub, run: 
     assert [each["name"] for each in found["failed"]] == ["hf-hub:own/clap", "ViT-B-23"]
     assert "does not exist or is private" in found["failed"][0]["reason"]
     assert "did you mean ViT-B-32" in err
-    assert err.splitlines()[-1] == "2 of 4 models are not here: hf-hub:own/clap, ViT-B-23"
+    assert err.splitlines()[-1] == "2 of 4 models failed: hf-hub:own/clap, ViT-B-23"
 
 
 def test_a_folder_loads_by_its_path_where_there_is_nothing_else(

@@ -1,4 +1,4 @@
-"""`oneclip convert`: a model in one form to the same model in another."""
+"""`oneclip convert`: write a model in another form and compare the two."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Form(str, Enum):
 
 
 def convert(
-    form: Annotated[Form, typer.Option("--to", help="The form to write.")],
+    form: Annotated[Form, typer.Option("--to", help="Form to write.")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -62,12 +62,14 @@ def convert(
         typer.Option(
             "--heads",
             metavar="N[,N]",
-            help="Attention heads of MODEL, or of its image and its text tower, likewise.",
+            help="Attention heads of MODEL, or of its image and its text tower, where MODEL does not say them.",
         ),
     ] = None,
     preprocess: Annotated[
         str | None,
-        typer.Option("--preprocess", metavar="openai", help="How images are prepared for MODEL, likewise."),
+        typer.Option(
+            "--preprocess", metavar="openai", help="Preprocessing of MODEL, where MODEL does not say it."
+        ),
     ] = None,
     part: options.Part = None,
     prefix: options.Prefix = None,
@@ -111,11 +113,14 @@ def convert(
     for note in notes:
         say(note, kind="note")
     if not before.tokenized:
-        say(f"the tokenizer of {source} is not here: compared on ids, not on captions", kind="note")
+        say(
+            f"the tokenizer of {source} was not found; the models were compared on token ids instead of texts",
+            kind="note",
+        )
     _show(target, form, count, found, as_json)
     worst = max(value for each in found.values() for value in each.values())
     if found[OURS] != dict.fromkeys(found[OURS], 0.0) or worst > MUCH:
-        raise CheckpointError(f"{target} does not compute what {source} does (it was written all the same)")
+        raise CheckpointError(f"{target} was written, but its outputs differ from those of {source}")
 
 
 def _from_and_to(paths: list[str], model: str | None, out: str | None) -> tuple[str, Path]:

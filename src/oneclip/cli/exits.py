@@ -1,4 +1,4 @@
-"""Exit codes, and how an error that reaches the command line is told."""
+"""Exit codes, and messages on stderr."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from oneclip.errors import OneCLIPError
 
 
 class ExitCode(IntEnum):
-    """What the shell is told."""
+    """Exit code of a command."""
 
     OK = 0
-    ERROR = 1  # the command could not do what it was asked
-    USAGE = 2  # it was asked in a way that it does not understand
-    SKIPPED = 3  # done, but for some inputs that had to be left out
+    ERROR = 1  # the command failed
+    USAGE = 2  # a wrong command line
+    SKIPPED = 3  # done, but some inputs were left out
     INTERRUPTED = 130  # Ctrl-C, as shells have it: 128 + SIGINT
 
 
 def say(text: str, *, kind: str = "") -> None:
-    """A line on stderr, its first word in colour where the terminal takes it.
+    """Print a line on stderr, its first word in colour on a terminal.
 
     Args:
-        text: what to say; control characters in it, perhaps from a file's name, are shown escaped.
+        text: the line; control characters in it, perhaps from a file's name, are escaped.
         kind: "error" or "note", put before it.
     """
     prefix = f"{kind}: " if kind else ""
@@ -40,13 +40,13 @@ def say(text: str, *, kind: str = "") -> None:
 
 @contextmanager
 def interruptible(out: str | Path) -> Iterator[None]:
-    """A training in which Ctrl-C came a second time, or before there was anything to save: say what there is."""
+    """Say what is left after a second Ctrl-C in a training, or one before anything could be saved."""
     try:
         yield
     except KeyboardInterrupt:
         say(
-            f"interrupted at once; the last checkpoint in {out}, if there is one, is whole. "
-            "Go on with the same command and --resume auto"
+            f"stopped; the last checkpoint in {out}, if there is one, is complete. "
+            "Resume with the same command and --resume auto"
         )
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
@@ -57,7 +57,7 @@ def printable(text: str) -> str:
 
 
 def explain(error: BaseException, *, debug: bool) -> int:
-    """Say on stderr what went wrong, in one line if it can be; with `debug`, the traceback before it.
+    """Print an error on stderr, in one line if possible; with `debug`, after its traceback.
 
     Returns:
         the exit code.
@@ -77,10 +77,10 @@ def explain(error: BaseException, *, debug: bool) -> int:
         return ExitCode.USAGE
     if isinstance(error, (OneCLIPError, OSError)):
         text = str(error).replace("force=True", "--force").replace("skip_broken", "--skip")
-        say(text, kind="error")  # with what is asked for called as it is here
+        say(text, kind="error")  # with arguments by their names as options
     elif isinstance(error, MemoryError):
-        say("the memory is full; a smaller --batch-size needs less", kind="error")
+        say("out of memory; a smaller --batch-size needs less", kind="error")
     else:
         hint = "" if debug else "; `oneclip --debug …` shows where"
-        say(f"this is a fault of oneclip's own: {type(error).__name__}: {error}{hint}", kind="error")
+        say(f"this is a bug in oneclip: {type(error).__name__}: {error}{hint}", kind="error")
     return ExitCode.ERROR

@@ -1,4 +1,4 @@
-"""`oneclip inspect`: what a checkpoint is and says about itself, without building or running anything."""
+"""`oneclip inspect`: show what a checkpoint is, without building or running it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class Report:
     """What is known of a checkpoint; the fields are those of the JSON output.
 
     Attributes:
-        name: what was asked about.
-        files: what was looked into; none for published weights that are not on this machine.
+        name: as it was given.
+        files: of the checkpoint; none for published weights that are not on this machine.
         bytes: their size.
         format: what kind of checkpoint it is.
         part, other_parts: which dict of a training checkpoint counts, and which others there are.
-        tensors, parameters: how many; numbers that norms count are no parameters.
-        dtypes: how many numbers there are of each type in the files.
+        tensors, parameters: how many; statistics of batch norms are not parameters.
+        dtypes: how many numbers of each type the files hold.
         architecture: the one that is named or published, or the first whose shapes fit.
         fits: published architectures with these shapes.
-        nearest: the architecture with most of these shapes, and which share of what was compared is equal.
+        nearest: the architecture with most of these shapes, and the share of tensors whose shapes are equal.
         activation: "QuickGELU" or "GELU"; None if it is not known.
-        activation_by: who says so.
+        activation_by: what says so.
         tanh_gelu: which towers compute GELU by its tanh approximation, of "image" and "text".
         model_cfg: the fields that differ from their defaults; None if it is not known.
         preprocess_cfg: all of its fields; None if it is not known.
         tokenizer: which, and how long captions may be.
-        metadata: what else the file says.
-        notes: what is assumed about it, a sentence each.
-        loads: whether `oneclip.load` takes it by this name.
-        problem: what it would say otherwise.
+        metadata: other metadata of the file.
+        notes: assumptions about it, a sentence each.
+        loads: whether `oneclip.load` loads it by this name.
+        problem: its error otherwise.
     """
 
     name: str
@@ -122,7 +122,7 @@ def _of_absent(name: str, source: zoo.Source) -> Report:
         cfg.quick_gelu = weights.quick_gelu
     report = Report(name, architecture=arch, activation=_activation(cfg.quick_gelu))
     report.activation_by = f"the published facts of {arch}:{weights.tag}"
-    report.problem = f"its file is not on this machine; `oneclip pull {name}` fetches it"
+    report.problem = f"its file is not on this machine; `oneclip pull {name}` downloads it"
     return _with_configs(report, cfg, weights.preprocess_cfg(cfg.vision_cfg.image_size))
 
 
@@ -208,11 +208,11 @@ def _print(report: Report) -> None:
         rows.append(("numbers", ", ".join(f"{count:,} {kind}" for kind, count in report.dtypes.items())))
     rows.append(("activation", _activation_row(report)))
     rows.append(("preprocessing", _pixels(report.preprocess_cfg)))
-    rows.append(("tokenizer", report.tokenizer or "not said"))
+    rows.append(("tokenizer", report.tokenizer or "unknown"))
     for key, value in list(report.metadata.items())[:SHOWN_METADATA]:
-        rows.append((f"says {key}"[:SHOWN_LETTERS], _short(value)))
+        rows.append((f"metadata {key}"[:SHOWN_LETTERS], _short(value)))
     if len(report.metadata) > SHOWN_METADATA:
-        rows.append(("says", f"{len(report.metadata) - SHOWN_METADATA} things more; --json has them"))
+        rows.append(("metadata", f"{len(report.metadata) - SHOWN_METADATA} more; --json has them"))
     rows += [("note", note) for note in report.notes]
     rows.append(("loads", "yes" if report.loads and not report.problem else report.problem or "no"))
     print_table([Column("", "cyan"), Column("")], rows)
@@ -220,7 +220,7 @@ def _print(report: Report) -> None:
 
 def _activation_row(report: Report) -> str:
     if not report.activation:
-        return "not said"
+        return "unknown"
     tanh = f", its tanh approximation for {' and '.join(report.tanh_gelu)}" if report.tanh_gelu else ""
     return f"{report.activation}{tanh} (by {report.activation_by})"
 
@@ -230,7 +230,7 @@ def _format(report: Report) -> str:
     if report.part:
         text += f", its {report.part}"
     if report.other_parts:
-        text += f" (it also holds {', '.join(report.other_parts)}: --part looks at them)"
+        text += f" (it also holds {', '.join(report.other_parts)}; see them with --part)"
     return text
 
 
@@ -239,15 +239,13 @@ def _architecture(report: Report) -> str:
     if report.architecture:
         return report.architecture + (f" (or, by its shapes, {', '.join(others[:4])})" if others else "")
     if report.nearest and report.nearest[1] > 0.5:
-        return (
-            f"none that is published; {report.nearest[0]} is nearest ({100 * report.nearest[1]:.0f} % alike)"
-        )
-    return "none that is published"
+        return f"not a published one; {report.nearest[0]} is nearest ({100 * report.nearest[1]:.0f} % of its shapes are equal)"
+    return "not a published one"
 
 
 def _pixels(cfg: dict[str, Any] | None) -> str:
     if cfg is None:
-        return "not said"
+        return "unknown"
     size = cfg["size"]
     sides = str(size) if isinstance(size, int) else " x ".join(map(str, size))
     mean, std = (" ".join(f"{number:.4g}" for number in cfg[key]) for key in ("mean", "std"))

@@ -1,4 +1,4 @@
-"""`oneclip models`: what can be loaded, how large it is, what it needs, and what of it is on this machine."""
+"""`oneclip models`: list the models that can be loaded, with their size, accuracy and needs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Entry:
         architecture: its shape; None for "pocket", which brings its own.
         tag: which of the trained weights of that architecture; None if there are none, and for "pocket".
         family: of the architecture.
-        pixels: (height, width) of the pictures it sees.
-        parameters: how many numbers it consists of.
+        pixels: (height, width) of its images.
+        parameters: number of parameters.
         image_parameters: those of its image tower.
-        embed_dim: the width of its vectors.
-        context_length: how many tokens of a caption it reads.
+        embed_dim: D, the width of its embeddings.
+        context_length: tokens of a text.
         tokenizer: "CLIP", or the repository that has it.
-        kind: where its towers come from: "native", "timm", "hf" or "coca".
+        kind: whose towers it has: "native", "timm", "hf" or "coca".
         extras: what must be installed beside the core.
         missing_extras: those that are not installed here.
         path: where its file lies on this machine, if it does.
@@ -71,21 +71,21 @@ def _count(text: str) -> float:
     """A number of parameters as people write it: 150M, 1.2B, 400000000."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmbg]?)", text.strip().lower())
     if not match:
-        raise typer.BadParameter(f"{text!r} is no number of parameters: write 150M, or 1.2B")
+        raise typer.BadParameter(f"{text!r} is not a number of parameters; write 150M or 1.2B")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def models(
     search: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Only those with these words in their name.")
+        str | None, typer.Argument(metavar="TEXT", help="Only models with these words in their name.")
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help="Only those of a family: CLIP, SigLIP, EVA …"),
+        typer.Option("--family", metavar="NAME", help="Only models of a family: CLIP, SigLIP, EVA …"),
     ] = None,
     tag: Annotated[
         str | None,
-        typer.Option("--tag", metavar="TEXT", help="Only weights with this in their tag: laion2b, dfn …"),
+        typer.Option("--tag", metavar="TEXT", help="Only weights whose tag contains this: laion2b, dfn …"),
     ] = None,
     resolution: Annotated[
         int | None,
@@ -93,25 +93,31 @@ def models(
             "--resolution",
             min=1,
             metavar="PIXELS",
-            help="Only those that see images of this height or width.",
+            help="Only models for images of this height or width.",
         ),
     ] = None,
     min_params: Annotated[
         float | None,
         typer.Option(
-            "--min-params", metavar="N", parser=_count, help="Only those this large or larger: 300M, 1B."
+            "--min-params",
+            metavar="N",
+            parser=_count,
+            help="Only models with at least so many parameters: 300M, 1B.",
         ),
     ] = None,
     max_params: Annotated[
         float | None,
         typer.Option(
-            "--max-params", metavar="N", parser=_count, help="Only those this small or smaller: 150M."
+            "--max-params",
+            metavar="N",
+            parser=_count,
+            help="Only models with at most so many parameters: 150M.",
         ),
     ] = None,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Also architectures without published weights, to train from.")
+        bool, typer.Option("--untrained", help="Also architectures without published weights, for training.")
     ] = False,
-    here: Annotated[bool, typer.Option("--here", help="Only those that are on this machine.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only models that are on this machine.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the models that can be loaded.
@@ -284,4 +290,4 @@ def _conclude(entries: Sequence[Entry]) -> None:
         )
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:
-        say(f"what some of them need is not installed: pip install 'oneclip[{','.join(missing)}]'")
+        say(f"some of them need packages that are not installed: pip install 'oneclip[{','.join(missing)}]'")

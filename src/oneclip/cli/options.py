@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they lead to."""
+"""Options that several commands share, and how they find and load a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Precision(str, Enum):
-    """What is computed with."""
+    """The precision of the arithmetic."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -29,29 +29,31 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 … [default: a GPU if there is one]"),
+    typer.Option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps. [default: a GPU if there is one]"
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option("--precision", help="Of the arithmetic; auto for bf16 where the processor has it."),
+    typer.Option("--precision", help="Precision of the arithmetic; auto: bf16 if the processor supports it."),
 ]
-BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures that go through the model at once.")
-]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Images per batch.")]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger pictures. [default: 178956970]"),
+    typer.Option(
+        "--max-pixels", min=1, metavar="N", help="Refuse images with more pixels. [default: 178956970]"
+    ),
 ]
 Skip = Annotated[
     bool,
-    typer.Option(
-        "--skip", help="Leave out what cannot be read, say so, and exit with 3; otherwise it is an error."
-    ),
+    typer.Option("--skip", help="Leave out what cannot be read, list it, and exit with 3 instead of 1."),
 ]
 Part = Annotated[
     str | None,
     typer.Option(
-        "--part", metavar="KEY", help="Of a training checkpoint: the weights by this key, as of an EMA."
+        "--part",
+        metavar="KEY",
+        help="Which weights of a training checkpoint to take, by their key, such as state_dict_ema.",
     ),
 ]
 Prefix = Annotated[
@@ -59,10 +61,10 @@ Prefix = Annotated[
     typer.Option(
         "--prefix",
         metavar="TEXT",
-        help='Where a file holds more than a model: its names begin so, as "net.".',
+        help='Prefix of the names of the weights in a file that holds more, such as "net.".',
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table for people.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 ModelToo = Annotated[
@@ -105,7 +107,7 @@ def find_model(name: str) -> None:
 
 
 def load_encoder(name: str, device: str | None, precision: Precision, max_pixels: int | None) -> Encoder:
-    """`oneclip.load`, with a word on stderr when it takes long."""
+    """Load a model; a line on stderr says so if it takes long."""
     from oneclip.cli.progress import after_two_seconds
 
     with after_two_seconds(f"loading {name} …"):

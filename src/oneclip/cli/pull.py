@@ -1,4 +1,4 @@
-"""`oneclip pull`: all that a model needs, fetched ahead, or put into one folder that loads anywhere."""
+"""`oneclip pull`: download all that a model needs, into the caches or into one folder."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def pull(
             "--out",
             "-o",
             metavar="FOLDER",
-            help="Make a folder of the one model named, that loads by its path.",
+            help="Write a folder with one model that loads by its path.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the model that is in FOLDER.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model in FOLDER.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Download models ahead, with all that they need, and verify them.
@@ -76,7 +76,7 @@ def pull(
     failed: list[tuple[str, OneCLIPError]] = []
     for name in dict.fromkeys(names):
         try:
-            with after_two_seconds(f"fetching {name} …"):
+            with after_two_seconds(f"downloading {name} …"):
                 done.append(_fetch(name) if folder is None else _write(name, folder, force))
         except OneCLIPError as error:
             if len(names) == 1:
@@ -85,9 +85,7 @@ def pull(
             failed.append((name, error))
     _show(done, failed, as_json)
     if failed:
-        say(
-            f"{len(failed)} of {len(done) + len(failed)} models are not here: {', '.join(n for n, _ in failed)}"
-        )
+        say(f"{len(failed)} of {len(done) + len(failed)} models failed: {', '.join(n for n, _ in failed)}")
         raise typer.Exit(ExitCode.ERROR)
 
 

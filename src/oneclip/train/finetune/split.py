@@ -31,10 +31,15 @@ def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
     """
     pictures = list(dict.fromkeys(map(os.path.normpath, pairs.pictures)))
     count = max(LEAST_HELD_OUT, round(share * len(pictures)))
-    if len(pictures) < LEAST_PICTURES or count > len(pictures) - LEAST_HELD_OUT:
+    if len(pictures) < LEAST_PICTURES:
         raise DataError(
-            f"{pairs.name} has {len(pictures)} pictures, too few to hold {share:g} of them out (at least "
-            f"{LEAST_PICTURES} are needed); name held-out data (--eval-data)"
+            f"{pairs.name} has {len(pictures)} images; holding some of them out for evaluation takes at least "
+            f"{LEAST_PICTURES}. Give other images to evaluate on: --eval-data TABLE"
+        )
+    if count > len(pictures) - LEAST_HELD_OUT:
+        raise DataError(
+            f"--split {share:g} leaves {len(pictures) - count} of the {len(pictures)} images of {pairs.name} to train on; "
+            "choose a smaller share"
         )
     order = np.random.default_rng([seed, len(pictures)]).permutation(len(pictures))
     held_out = {pictures[i] for i in order[:count]}
