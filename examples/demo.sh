@@ -18,3 +18,11 @@ for sentence in "fruit" "vehicle" "a warm summer day"; do
     echo "\$ python examples/rank.py \"$sentence\" examples/pictures"
     "$python" "$folder/rank.py" "$sentence" "$folder/pictures"
 done
+
+echo
+echo "Next, classify images of your own; this model for photographs is downloaded once (605 MB):"
+activate="$(dirname "$(command -v "$oneclip")")/activate"
+if [ -f "$activate" ]; then
+    echo "    . $activate"
+fi
+echo "    oneclip classify FOLDER --label \"a cat\" --label \"a dog\" --model ViT-B-32-256:datacomp_s34b_b86k"

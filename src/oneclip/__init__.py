@@ -3,7 +3,7 @@
     import oneclip
 
     clip = oneclip.load("pocket")
-    clip.classify("cat.jpg", ["a cat", "a dog"])  # [("a cat", 0.98), ("a dog", 0.02)]
+    clip.classify("cat.png", ["a cat", "a dog"])  # [("a cat", 0.98), ("a dog", 0.02)]
 
 Importing this package loads no torch: what needs it is imported when it is first used.
 """

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import write_tiny_model
 
 import oneclip
+from oneclip import zoo
 
 LABELS = ["-l", "a cat", "-l", "a dog", "-l", "a tree"]
 
@@ -221,3 +222,19 @@ def test_progress_comes_after_two_seconds_and_on_stderr(
     assert code == 0
     assert json.loads(out)
     assert "2 of 8 pictures" in err
+
+
+def test_pocket_says_once_what_it_is_for_and_which_model_to_take_for_photographs(
+    run: Run, pictures: Path
+) -> None:
+    code, out, err = run("classify", pictures, "-l", "a cat", "-l", "a dog", "--json")
+    assert code == 0
+    assert json.loads(out)["model"] == "pocket"
+    assert err.count("pocket knows drawings") == err.count("\n") == 1
+    assert f"--model {zoo.PHOTOGRAPHS}" in err
+
+
+def test_the_model_recommended_for_photographs_is_published_and_needs_nothing_more() -> None:
+    [found] = zoo.search(zoo.PHOTOGRAPHS)
+    assert found.extras == ()
+    assert found.imagenet == 0.7281  # as open_clip publishes it

@@ -204,7 +204,9 @@ def test_ctrl_c_exits_with_130(run: Run, pictures: Path, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("oneclip.encoder.load", stop)
-    assert run("classify", pictures, "-l", "a", "-l", "b") == (130, "", "interrupted\n")
+    code, out, err = run("classify", pictures, "-l", "a", "-l", "b")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

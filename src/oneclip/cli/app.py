@@ -85,11 +85,11 @@ def oneclip(
         bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere in a command.")
     ] = False,
 ) -> None:
-    """One library for contrastive image-text models: classify and embed pictures with any CLIP.
+    """One library for contrastive image-text models: classify and embed images with any CLIP.
 
     \b
     Example:
-      oneclip classify cat.jpg --label "a cat" --label "a dog"
+      oneclip classify cat.png --label "a cat" --label "a dog"
 
     Each command has its own help: oneclip classify --help
     """

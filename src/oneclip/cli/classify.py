@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oneclip.encoder import Encoded, Encoder, Features
 
 TOP = 5  # labels that a person is shown
-EXAMPLE = 'as in: oneclip classify cat.jpg --label "a cat" --label "a dog"'
+EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
 
 
 def classify(
@@ -52,8 +52,8 @@ def classify(
 
     \b
     Examples:
-      oneclip classify cat.jpg --label "a cat" --label "a dog"
-      oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --json
+      oneclip classify cat.png --label "a cat" --label "a dog"
+      oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" -m ViT-B-32-256:datacomp_s34b_b86k
     """
     labels = label or []
     if not labels:

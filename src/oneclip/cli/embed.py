@@ -133,7 +133,8 @@ def embed(
 
     \b
     Examples:
-      oneclip embed holiday/ -o vectors.npz
+      oneclip embed icons/ -o vectors.npz
+      oneclip embed holiday/ -o vectors.npz -m ViT-B-32-256:datacomp_s34b_b86k
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
       oneclip embed shop.csv --column image_url -o vectors.parquet
       oneclip embed captions.txt --texts -o captions.npz

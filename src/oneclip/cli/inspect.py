@@ -239,7 +239,10 @@ def _architecture(report: Report) -> str:
     if report.architecture:
         return report.architecture + (f" (or, by its shapes, {', '.join(others[:4])})" if others else "")
     if report.nearest and report.nearest[1] > 0.5:
-        return f"not a published one; {report.nearest[0]} is nearest ({100 * report.nearest[1]:.0f} % of its shapes are equal)"
+        return (
+            f"not a published one; the nearest is {report.nearest[0]} "
+            f"({100 * report.nearest[1]:.0f} % of its shapes are equal)"
+        )
     return "not a published one"
 
 

@@ -279,6 +279,8 @@ def _download_size(parameters: int) -> str:
 
 def _conclude(entries: Sequence[Entry]) -> None:
     """Say what the table does not: how many there are, what its columns mean, and how to get what is missing."""
+    from oneclip import zoo
+
     listed = [entry for entry in entries if entry.tag or not entry.architecture]
     here = sum(entry.path is not None for entry in listed)
     count = "1 model" if len(listed) == 1 else f"{len(listed)} models"
@@ -287,6 +289,10 @@ def _conclude(entries: Sequence[Entry]) -> None:
         say(
             "weights with two names are listed once (ViT-B-32-quickgelu:openai is ViT-B/32). ImageNet: published "
             "zero-shot accuracy. Download: at most, with 4 bytes a parameter"
+        )
+        say(
+            f"recommended for photographs: {zoo.PHOTOGRAPHS} (of those that run fast on a CPU the most accurate); for "
+            "drawings: pocket, which needs no download"
         )
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:

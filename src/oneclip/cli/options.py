@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oneclip.cli.exits import say
+
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
@@ -108,10 +110,16 @@ def find_model(name: str) -> None:
 
 def load_encoder(name: str, device: str | None, precision: Precision, max_pixels: int | None) -> Encoder:
     """Load a model; a line on stderr says so if it takes long."""
+    from oneclip import zoo
     from oneclip.cli.progress import after_two_seconds
 
     with after_two_seconds(f"loading {name} …"):
         find_model(name)
+        if name == zoo.POCKET:
+            say(
+                f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {zoo.PHOTOGRAPHS}",
+                kind="note",
+            )
         import oneclip
 
         return oneclip.load(name, device=device, precision=precision.value, max_pixels=max_pixels)

@@ -17,7 +17,7 @@ from oneclip.zoo.catalogue import (
     published,
 )
 from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
-from oneclip.zoo.resolve import Source, pocket_path, resolve
+from oneclip.zoo.resolve import PHOTOGRAPHS, POCKET, Source, pocket_path, resolve
 from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, list_models, search
 from oneclip.zoo.text_towers import text_tower, text_towers
 
@@ -25,6 +25,8 @@ __all__ = [
     "CLIP_TOKENIZER",
     "FAMILIES",
     "OPENAI_NAMES",
+    "PHOTOGRAPHS",
+    "POCKET",
     "Family",
     "Found",
     "Parameters",

@@ -19,6 +19,9 @@ from oneclip.zoo.catalogue import (
 )
 
 POCKET = "pocket"
+PHOTOGRAPHS = "ViT-B-32-256:datacomp_s34b_b86k"
+"""What we recommend for photographs: of the published models that run fast on a CPU (under 20 GFLOPs an image) the one
+with the best zero-shot accuracy on ImageNet (72.8 %); MIT licence, 605 MB."""
 HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
 _CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz")
@@ -150,7 +153,7 @@ def _local(name: str, location: str, is_path: bool) -> Source:
     arch_name, colon, _ = location.partition(":")
     if colon:
         raise UnknownModelError(arch_name, known, kind="architecture", hint=f"(It was named by {name!r}.)")
-    hint = "It is no file or folder; `oneclip models` lists the models."
+    hint = "No file or folder has this name; `oneclip models` lists the models."
     raise UnknownModelError(location, known, hint=hint)
 
 
@@ -182,4 +185,4 @@ def _neighbours(path: Path) -> list[str]:
 
 
 def _missing(path: Path) -> str:
-    return f"There is no {path.absolute()}."
+    return f"{path.absolute()} does not exist."

@@ -38,8 +38,8 @@ def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
         )
     if count > len(pictures) - LEAST_HELD_OUT:
         raise DataError(
-            f"--split {share:g} leaves {len(pictures) - count} of the {len(pictures)} images of {pairs.name} to train on; "
-            "choose a smaller share"
+            f"--split {share:g} leaves {len(pictures) - count} of the {len(pictures)} images of {pairs.name} to train "
+            "on; choose a smaller share"
         )
     order = np.random.default_rng([seed, len(pictures)]).permutation(len(pictures))
     held_out = {pictures[i] for i in order[:count]}
