@@ -301,7 +301,7 @@ def test_a_place_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="could not be written"):
         hub.download(server.url, tmp_path / "file" / "below")
     (tmp_path / "weights.pt").mkdir()
-    with pytest.raises(OutputError, match="is in the way"):
+    with pytest.raises(OutputError, match="exists and is not a file"):
         hub.download(server.url, tmp_path)
 
 

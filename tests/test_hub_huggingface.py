@@ -144,7 +144,7 @@ def test_without_a_network_what_is_in_the_cache_is_taken(
         ({"repo": "own/gated"}, "accepted its terms: do so on the repository's page"),
         ({"repo": "own/refused"}, "accepted its terms"),
         ({"revision": "nowhere"}, "hf-hub:own/model@nowhere .*has no such revision"),
-        ({"repo": "own/model/too/long"}, "hf-hub:own/model/too/long is no name of a repository"),
+        ({"repo": "own/model/too/long"}, "hf-hub:own/model/too/long is not the name of a repository"),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )

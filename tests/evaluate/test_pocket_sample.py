@@ -45,5 +45,5 @@ def test_where_it_is_missing_other_data_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("oneclip.evaluate.sample.PLACES", (tmp_path / "gone.npz",))
-    with pytest.raises(DataError, match=r"is not here .* name data from before, or none"):
+    with pytest.raises(DataError, match=r"was not found .* name data from before, or none"):
         pocket_sample()

@@ -384,5 +384,5 @@ def test_ids_of_another_vocabulary_are_named(model: CoCa, options: dict, message
 
 @pytest.mark.parametrize("shape", [(3, 2), (2, 0), (1, 2, 2)])
 def test_beginnings_that_do_not_fit_the_pictures_are_named(model: CoCa, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="2 pictures need ids of as many beginnings"):
+    with pytest.raises(ShapeError, match="2 images need as many prompts of ids"):
         model.generate(pictures(), torch.ones(shape, dtype=torch.long), **SEARCH)

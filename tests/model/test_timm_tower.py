@@ -188,7 +188,7 @@ def test_a_configuration_that_timm_does_not_take_says_why(options: dict[str, Any
 
 def test_a_trunk_of_one_size_refuses_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(type(tower("vit_clip").trunk), "set_input_size")
-    with pytest.raises(ConfigError, match=r"pictures of \(32, 32\) pixels only; \(48, 48\) were asked for"):
+    with pytest.raises(ConfigError, match=r"images of \(32, 32\) pixels only; found \(48, 48\)"):
         tower("vit_clip", 48)
 
 

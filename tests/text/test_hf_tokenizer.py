@@ -206,7 +206,7 @@ def test_special_tokens_that_leave_no_doubt_need_no_settings(tmp_path: Path) -> 
 
 def test_an_unknown_option_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="'pading_side' is no option of a tokenizer; did you mean padding_side"
+        ConfigError, match="'pading_side' is not an option of a tokenizer; did you mean padding_side"
     ):
         HFTokenizer(bert(tmp_path), pading_side="left")
     with pytest.raises(ConfigError, match=r"padding_side of .* must be 'left' or 'right'"):
@@ -219,7 +219,7 @@ def test_a_language_is_refused_where_rows_carry_none(tmp_path: Path) -> None:
 
 
 def test_an_unknown_language_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'tha_Tha' is no code .* did you mean tha_Thai"):
+    with pytest.raises(ConfigError, match=r"'tha_Tha' is not a language code .* did you mean tha_Thai"):
         HFTokenizer(nllb(tmp_path), language="tha_Tha")
 
 

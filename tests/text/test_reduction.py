@@ -62,7 +62,7 @@ def test_a_configuration_may_ask_for_it() -> None:
 
 
 def test_an_unknown_reduction_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'first' is no way to shorten a caption; there are simple, random"):
+    with pytest.raises(ConfigError, match="unknown way to shorten a text 'first'; available: simple, random"):
         get_reduction_mask_fn("first")
 
 

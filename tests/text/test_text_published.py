@@ -64,7 +64,7 @@ def test_bpe_merges_byte_symbols(module: object) -> None:
 
 @BOTH
 def test_bpe_refuses_what_is_no_byte_symbol(module: object) -> None:
-    with pytest.raises(TextError, match="'漢' in '漢' is no byte's symbol"):
+    with pytest.raises(TextError, match="'漢' in '漢' is not the symbol of a byte"):
         module.SimpleTokenizer().bpe("漢")  # type: ignore[attr-defined]
 
 

@@ -323,10 +323,10 @@ def test_other_merge_table_makes_its_own_vocabulary(table: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a b\n", "is no merge table"),
+        (b"a b\n", "is not a merge table"),
         (b"header\na b c\n", "line 2 .* is not a merge of two symbols"),
         (b"header\nxyz w\n", "do not build on one another"),
-        (b"header\n\xff\xfe\n", "is no merge table"),
+        (b"header\n\xff\xfe\n", "is not a merge table"),
     ],
 )
 def test_damaged_merge_table_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -351,5 +351,5 @@ def test_unknown_tokenizer_option_is_refused_by_name() -> None:
 
 
 def test_unknown_cleaning_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'upper' is no way to clean"):
+    with pytest.raises(ConfigError, match="unknown way to clean a text 'upper'"):
         CLIPTokenizer(clean="upper")

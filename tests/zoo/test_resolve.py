@@ -118,7 +118,7 @@ def test_pocket() -> None:
         ("ViT-B-32:run/epoch_8.pt", r"'run/epoch_8\.pt' is not a known file; did you mean run/epoch_9\.pt"),
         ("ViT-B-32:run", "It is a folder"),
         ("ViT-B-16-SigLIP:webli_en_b16_224.npz", r"'webli_en_b16_224\.npz' is not a known file"),
-        ("run/epoch_8.pt", r"did you mean run/epoch_9\.pt\? There is no /.*/run/epoch_8\.pt"),
+        ("run/epoch_8.pt", r"did you mean run/epoch_9\.pt\? /.*/run/epoch_8\.pt does not exist"),
         ("missing.safetensors", "is not a known file or folder"),
         ("D:\\models\\a.pt", "is not a known file or folder"),
         ("D:/models/a.pt", "is not a known file or folder"),

@@ -50,13 +50,13 @@ class Captioner:
     ) -> None:
         if not isinstance(model, CoCa):
             raise ConfigError(
-                f"{name} has no decoder, it compares pictures with captions and writes none; load a CoCa, such as "
+                f"{name} has no decoder: it compares images with texts and cannot write captions; load a CoCa, such as "
                 "coca_ViT-L-14:mscoco_finetuned_laion2b_s13b_b90k"
             )
         around = [token for token in tokenizer("")[0].tolist() if token != tokenizer.pad_token_id]
         if len(around) != 2:
             raise ConfigError(
-                f"the tokenizer of {name} does not mark where a text starts and ends: it is no captioning model's"
+                f"the tokenizer of {name} does not mark where a text starts and ends, so it cannot write captions"
             )
         start, self.end = around
         self.model, self.tokenizer = model, tokenizer

@@ -124,7 +124,7 @@ def descriptions() -> dict[str, str]:
         device = torch.device("cuda")
         return {**gpu_descriptions(gpu_computes_bf16(device)), "auto": automatic_precision(device)}
     found = {precision: kernels_for(precision).description for precision in PLANNED["cpu"]}
-    found["fp16"] = "the plain module: processors compute in fp16 no sooner"
+    found["fp16"] = "the plain module: fp16 is not faster on a CPU"
     if not computes_bf16():
         found["bf16"] += "; this processor multiplies no bf16 by itself"
     found["auto"] = automatic_precision(torch.device("cpu"))
@@ -137,5 +137,5 @@ def gpu_descriptions(has_bf16: bool) -> dict[str, str]:
     found["fp32"] += "; TF32 where the program allows it"
     if not has_bf16:
         found["bf16"] += "; this GPU multiplies no bf16 by itself, take fp16"
-    found["int8"] = "none on a GPU, where it would be no sooner than bf16: device='cpu' has it"
+    found["int8"] = "not on a GPU, where it is not faster than bf16; use device='cpu'"
     return found

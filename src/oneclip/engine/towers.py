@@ -211,7 +211,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         here = ", ".join(["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])])
-        raise ConfigError(f"{str(device)!r} is no device that torch can use here; there is {here}") from error
+        raise ConfigError(f"unknown device {str(device)!r}; available: {here}") from error
 
 
 def normalized(features: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def pocket_sample() -> Together:
     """
     path = next((place for place in PLACES if place.is_file()), None)
     if path is None:
-        raise DataError(f"{NAME} is not here (looked for {PLACES[0]}); name data from before, or none")
+        raise DataError(f"{NAME} was not found (expected {PLACES[0]}); name data from before, or none")
     with np.load(path, allow_pickle=False) as stored:
         styles = [key.removesuffix(".png") for key in stored.files if key.endswith(".png")]
         tasks = [

@@ -92,7 +92,7 @@ def expand(pattern: str) -> list[str]:
         else:
             found = glob.glob(name, recursive=True)
         if not found:
-            raise DataError(f"{name}: nothing here fits this pattern")
+            raise DataError(f"{name}: no file matches this pattern")
         places += sorted(found)
     return places
 
@@ -145,7 +145,7 @@ def _fetch(address: str) -> bytes:
             raise
         raise DownloadError(f"{address}: {error}") from error
     if len(content) > LARGEST:
-        raise DownloadError(f"{address}: more than {LARGEST >> 30} GiB, which is no picture")
+        raise DownloadError(f"{address}: larger than {LARGEST >> 30} GiB, too large for an image")
     return content
 
 
@@ -182,7 +182,7 @@ def remote(address: str) -> tuple[Any, str]:
     except ImportError as error:  # fsspec says which package brings this scheme
         raise DataError(f"{address}: {error}") from error
     except ValueError as error:
-        raise DataError(f"{address}: {scheme}:// is no scheme that fsspec knows: {error}") from error
+        raise DataError(f"{address}: {scheme}:// is not a scheme that fsspec supports: {error}") from error
     return filesystem, path
 
 

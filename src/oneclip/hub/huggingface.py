@@ -241,7 +241,7 @@ def _translated(what: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise DownloadError(f"{what} could not be found: the repository has no such revision") from error
     except errors.HFValidationError as error:
-        raise DownloadError(f"{what} is no name of a repository: {error}") from error
+        raise DownloadError(f"{what} is not the name of a repository: {error}") from error
     except errors.EntryNotFoundError as error:
         raise DownloadError(f"{what} could not be fetched: {_reason(error.__cause__ or error)}") from error
     except OneCLIPError:

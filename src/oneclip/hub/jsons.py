@@ -23,14 +23,13 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path} cannot be read as JSON: it is no file")
+            raise CheckpointError(f"{path} cannot be read as JSON: it is not a file")
         with path.open("rb") as file:
             data = file.read(largest + 1)
         if len(data) > largest:
             size = path.stat().st_size
             raise CheckpointError(
-                f"{path} cannot be read as JSON: it has {size:,} bytes, and what it is for needs no more than "
-                f"{largest:,}"
+                f"{path} cannot be read as JSON: it has {size:,} bytes; expected at most {largest:,}"
             )
         content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:

@@ -61,7 +61,7 @@ def download(
     target = Path(folder).expanduser() / file_name(url)
     sha256 = sha256.lower() if sha256 else None
     if target.exists() and not target.is_file():
-        raise OutputError(f"{target} is in the way: it is no file. Move it, or choose another folder")
+        raise OutputError(f"{target} exists and is not a file. Move it, or choose another folder")
     if _is_valid(target, sha256):
         return target
     if offline():
@@ -84,10 +84,10 @@ def file_name(url: str) -> str:
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        raise DownloadError(f"{url} is no http:// or https:// address")
+        raise DownloadError(f"{url} is not an http:// or https:// address")
     name = urllib.parse.unquote(parts.path).rpartition("/")[2]
     if name in ("", ".", "..") or not re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f]+", name):
-        raise DownloadError(f"{url} ends in no name for a file")
+        raise DownloadError(f"{url} does not end in a file name")
     return name
 
 
@@ -205,7 +205,7 @@ def _append(reply: http.client.HTTPResponse, file: BinaryIO, bar: DownloadBar) -
         first, total = _content_range(reply.headers)
         if first != file.tell():
             _empty(file)  # the next attempt asks for all of it
-            raise _Dropped("the server sent another part than it was asked for")
+            raise _Dropped("the server sent another part than requested")
     else:
         _empty(file)  # the server has no parts, or the file has changed
     file.seek(0, os.SEEK_END)

@@ -75,7 +75,7 @@ def pad_id_of(config: Any) -> int:
     if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad < config.vocab_size:
         raise ConfigError(
             f"the configuration of the text model has pad_token_id {pad!r}; it must be one of its "
-            f"{config.vocab_size} ids, because padding is told from text by it"
+            f"{config.vocab_size} ids, because padding is found by it"
         )
     return pad
 

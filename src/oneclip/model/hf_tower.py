@@ -69,7 +69,7 @@ class HFTextTower(nn.Module):
         pooler = cfg.hf_pooler_type or kind.pooler
         if pooler not in POOLERS:
             near = ", ".join(nearest(pooler, POOLERS) or POOLERS)
-            raise ConfigError(f"hf_pooler_type is {pooler!r}, which is no pooler; did you mean {near}?")
+            raise ConfigError(f"hf_pooler_type is {pooler!r}, which is not a pooler; did you mean {near}?")
         self.vocab_size = int(config.vocab_size)
         self.pad_id = pad_id_of(config)
         self.longest = longest_caption(config)
@@ -233,7 +233,7 @@ def _published(whole: Any, name: str, config: Any, arguments: dict[str, Any]) ->
         if hub.offline() and isinstance(error, OSError) and not Path(name).is_dir():
             raise OfflineError(
                 f"the weights of the text model {name} are not on this machine and {SWITCHED_OFF}. Where there is a "
-                f"network, `hf download {name}` brings them into the hub's cache"
+                f"network, `hf download {name}` puts them into the hub's cache"
             ) from error
         raise DownloadError(f"the weights of the text model {name} could not be loaded: {error}") from error
     missing = set(report["missing_keys"])

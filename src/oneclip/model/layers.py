@@ -154,5 +154,5 @@ def check_share(what: str, prob: float) -> float:
         ConfigError: unless 0 <= prob < 1.
     """
     if not 0 <= prob < 1:
-        raise ConfigError(f"{what} of {prob} was asked for; it leaves out a share, from 0 up to but not 1")
+        raise ConfigError(f"{what} is {prob}; expected a share from 0 up to, but not including, 1")
     return prob

@@ -170,7 +170,7 @@ class TimmTower(nn.Module):
                 ) from error
         elif own not in (None, size):
             raise ConfigError(
-                f"timm's {type(self.trunk).__name__} takes pictures of {own} pixels only; {size} were asked for"
+                f"timm's {type(self.trunk).__name__} takes images of {own} pixels only; found {size}"
             )
         self.image_size, self.fixed_size = size, _fixed_size(self.trunk)
 

@@ -402,13 +402,13 @@ def take_indices(count: int, indices: int | list[int] | None) -> list[int]:
         return list(range(count))
     if isinstance(indices, int):
         if not 0 < indices <= count:
-            raise ConfigError(f"the last {indices} layers were asked for; there are {count}")
+            raise ConfigError(f"the last {indices} layers were requested; there are {count}")
         return list(range(count - indices, count))
     for index in indices:
         if not -count <= index < count:
-            raise ConfigError(f"layer {index} was asked for; there are {count}, numbered 0 to {count - 1}")
+            raise ConfigError(f"layer {index} was requested; there are {count}, numbered 0 to {count - 1}")
     if not indices:
-        raise ConfigError("an empty list of layers was asked for; give None for all of them")
+        raise ConfigError("an empty list of layers was requested; give None for all of them")
     return [index % count for index in indices]
 
 

@@ -66,7 +66,7 @@ def _read(state: Mapping[str, Any]) -> Template:
                 tuple(token for step in reversed(templates) for token in step.before),
                 tuple(token for step in templates for token in step.after),
             )
-    raise ConfigError(f"what a {state.get('type')!r} post-processor puts around a caption is not known here")
+    raise ConfigError(f"what a {state.get('type')!r} post-processor puts around a text is unknown")
 
 
 def _of_single(single: Sequence[Mapping[str, Any]], special: Mapping[str, Any]) -> Template:

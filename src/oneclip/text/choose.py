@@ -72,7 +72,7 @@ def tokenizer_options(cfg: CLIPTextCfg) -> dict[str, Any]:
                 f"tokenizer_kwargs has {name!r}, which CLIP's tokenizer lacks; it has {', '.join(CLIP_OPTIONS)}"
             )
         if name in GIVEN:
-            raise ConfigError(f"tokenizer_kwargs has {name!r}, which is no option of a tokenizer's files")
+            raise ConfigError(f"tokenizer_kwargs has {name!r}, which is not an option of a tokenizer's files")
     return dict(options)
 
 

@@ -78,5 +78,5 @@ def get_clean_fn(type: str) -> Callable[[str], str]:
         ConfigError: if there is none.
     """
     if not isinstance(type, str) or type not in CLEANERS:
-        raise ConfigError(f"{type!r} is no way to clean a caption; there are {', '.join(CLEANERS)}")
+        raise ConfigError(f"unknown way to clean a text {type!r}; available: {', '.join(CLEANERS)}")
     return CLEANERS[type]

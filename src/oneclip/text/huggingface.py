@@ -192,7 +192,7 @@ class HFTokenizer:
                 str(language), (token for token in vocabulary if "_" in token[1:-1] and len(token) < 9)
             )
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ConfigError(f"{language!r} is no code of a language in {self.name}{hint}")
+            raise ConfigError(f"{language!r} is not a language code of {self.name}{hint}")
         code, end = str(language), self._needed("eos")
         behind = kind == "MBartTokenizer" or bool(self.settings.options.get("legacy_behaviour"))
         before, after = ([], [end, code]) if behind else ([code], [end])

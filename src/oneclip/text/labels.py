@@ -30,7 +30,7 @@ def label_prompts(labels: Sequence[str], templates: Templates | None = None) -> 
         TextTypeError: if a label is not a string, or a function gives none.
     """
     if not labels:
-        raise TextError("there is no label to choose from; give at least one")
+        raise TextError("no labels were given; give at least one")
     for place, label in enumerate(labels, start=1):
         if not isinstance(label, str):
             raise TextTypeError(f"label {place} is not a string but {type(label).__name__}: {label!r}")

@@ -136,7 +136,7 @@ def _from_json(path: Path, settings: Settings) -> Tokenizer:
         with _no_panics():
             tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path} is no tokenizer that can be read: {error}") from error
+        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
     options = settings.options
     if settings.kind in BERT_KINDS and isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         tokenizer.normalizer = _bert_normalizer(options)
@@ -181,7 +181,9 @@ def _byte_level(vocabulary: Path, merges: Path, settings: Settings) -> Tokenizer
     except CheckpointError:
         raise
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{vocabulary} and {merges} are no vocabulary and merges: {error}") from error
+        raise CheckpointError(
+            f"{vocabulary} and {merges} are not a vocabulary and merges: {error}"
+        ) from error
     needed = _needed(settings.roles(ids), ("cls", "sep"), settings, vocabulary)
     prefix = bool(settings.options.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
@@ -239,7 +241,7 @@ def _needed(roles: Mapping[str, str], wanted: Sequence[str], settings: Settings,
 
 def _unbuildable(settings: Settings, path: Path) -> ConfigError:
     return ConfigError(
-        f"{settings.source} has {path.name} but no {JSON}, and how a {settings.kind} uses it is not known here: "
+        f"{settings.source} has {path.name} but no {JSON}, and how a {settings.kind} uses it is unknown: "
         f"save it once with transformers' AutoTokenizer, which writes a {JSON}"
     )
 

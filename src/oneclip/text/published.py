@@ -76,7 +76,7 @@ class SimpleTokenizer(CLIPTokenizer):
         if token not in self.cache:
             if foreign := set(token) - self.byte_decoder.keys():
                 raise TextError(
-                    f"{sorted(foreign)[0]!r} in {token!r} is no byte's symbol; map bytes by byte_encoder"
+                    f"{sorted(foreign)[0]!r} in {token!r} is not the symbol of a byte; map bytes by byte_encoder"
                 )
             self.cache[token] = " ".join(self.vocabulary.merge(token))
         return self.cache[token]

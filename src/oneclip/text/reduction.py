@@ -115,7 +115,7 @@ def get_reduction_mask_fn(type: str) -> Reduction:
         ConfigError: if there is none.
     """
     if not isinstance(type, str) or type not in _REDUCTIONS:
-        raise ConfigError(f"{type!r} is no way to shorten a caption; there are {', '.join(_REDUCTIONS)}")
+        raise ConfigError(f"unknown way to shorten a text {type!r}; available: {', '.join(_REDUCTIONS)}")
     return _REDUCTIONS[type]
 
 

@@ -70,9 +70,11 @@ def read_model(path: Path) -> SentencePieceModel:
             elif number == 3 and isinstance(value, bytes):
                 model.charsmap = bytes(dict(_fields(value)).get(2, b""))
     except (OSError, ValueError, TypeError, IndexError, struct.error) as error:
-        raise CheckpointError(f"{path} is no sentencepiece model that can be read: {error}") from error
+        raise CheckpointError(f"{path} is not a readable sentencepiece model: {error}") from error
     if not {1, 2, 3} <= seen:
-        raise CheckpointError(f"{path} is no sentencepiece model, or cut off: pieces or settings are missing")
+        raise CheckpointError(
+            f"{path} is not a sentencepiece model, or cut off: pieces or settings are missing"
+        )
     return model
 
 
@@ -92,7 +94,7 @@ def convert_model(path: Path, settings: Settings) -> Tokenizer:
     if kind not in fits:
         raise ConfigError(
             f"{settings.source} has {path.name} but no tokenizer.json, and how a {kind or 'tokenizer of no kind'} uses "
-            "it is not known here: save it once with transformers' AutoTokenizer, which writes a tokenizer.json"
+            "it is unknown: save it once with transformers' AutoTokenizer, which writes a tokenizer.json"
         )
     try:
         tokenizer = _gemma(model, settings) if model.model_type == BPE else _unigram(model, settings)

@@ -176,7 +176,7 @@ def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], sourc
         if name not in OPTIONS and name not in WITHOUT_EFFECT:
             near = nearest(name, OPTIONS)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(OPTIONS)}"
-            raise ConfigError(f"{name!r} is no option of a tokenizer; {hint}")
+            raise ConfigError(f"{name!r} is not an option of a tokenizer; {hint}")
     config = read_json(files[CONFIG]) if CONFIG in files else {}
     if "added_tokens_decoder" not in config and SPECIAL_MAP in files:
         config |= read_json(files[SPECIAL_MAP])

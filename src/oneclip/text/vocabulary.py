@@ -159,7 +159,7 @@ def _read_pairs(path: str) -> list[tuple[str, str]]:
             lines = file.read().split("\n")[1 : MERGE_COUNT + 1]
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(
-            f"{path} is no merge table, gzipped text with two symbols a line: {error}"
+            f"{path} is not a merge table, gzipped text with two symbols a line: {error}"
         ) from error
     pairs = []
     for number, line in enumerate(lines, start=2):

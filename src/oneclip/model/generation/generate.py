@@ -48,7 +48,7 @@ def _beginnings(model: "CoCa", image: Tensor, text: Tensor | None, search: Searc
             prompt = prompt.expand(len(image), -1)
     if prompt.ndim != 2 or prompt.shape[1] < 1 or len(image) < 1 or len(prompt) % len(image):
         raise ShapeError(
-            f"{len(image)} pictures need ids of as many beginnings, (B, L) with L from 1 up, or of one for all; found "
+            f"{len(image)} images need as many prompts of ids, (B, L) with L from 1 up, or one for all; found "
             f"{tuple(prompt.shape)}"
         )
     longest = search.longest
