@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt
 
+# run a command, with a dot every five seconds to show that it is alive
+alive = (while sleep 5; do printf .; done) & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status
+
 .PHONY: demo test check bench clean
 
 demo: $(VENV)/.installed
@@ -28,27 +31,25 @@ bench: $(VENV)/.benching .parity/.installed
 
 # torch comes first: its pinned version is the small CPU build where one is offered
 $(VENV)/.installed: $(SOURCES)
-	@echo "making the environment $(VENV) (a few minutes the first time)"
+	@printf "making the environment $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) install --constraint constraints.txt --editable .
+	@$(call alive,$(PIP) install "$$(grep '^torch==' constraints.txt)" && $(PIP) install --constraint constraints.txt --editable .)
 	@touch $@
 
 $(VENV)/.testing: $(VENV)/.installed
-	@echo "adding what the tests need"
-	@$(PIP) install --constraint constraints.txt --editable ".[test]"
-	@$(PIP) install --constraint constraints.txt --no-deps torchvision
+	@printf "installing what the tests need"
+	@$(call alive,$(PIP) install --constraint constraints.txt --editable ".[test]" && $(PIP) install --constraint constraints.txt --no-deps torchvision)
 	@touch $@
 
 $(VENV)/.benching: $(VENV)/.testing
-	@echo "adding what ours is measured against"
-	@$(PIP) install --constraint constraints.txt --editable ".[bench]"
+	@printf "installing what the benchmarks compare with"
+	@$(call alive,$(PIP) install --constraint constraints.txt --editable ".[bench]")
 	@touch $@
 
 # published packages own our import names, so they live in a folder of their own
 .parity/.installed: $(VENV)/.testing tests/parity/install.py
-	@echo "fetching the published packages that parity is tested against"
-	@$(BIN)/python tests/parity/install.py
+	@printf "downloading the published packages that the parity tests compare with"
+	@$(call alive,$(BIN)/python tests/parity/install.py)
 	@touch $@
 
 clean:
