@@ -233,7 +233,7 @@ def test_a_mode_needs_the_tokens_that_it_places(tmp_path: Path) -> None:
 def test_a_vocabulary_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     vocab_txt(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "FunnelTokenizer"}')
-    with pytest.raises(ConfigError, match="how a FunnelTokenizer uses it is not known"):
+    with pytest.raises(ConfigError, match="how a FunnelTokenizer uses it is unknown"):
         HFTokenizer(tmp_path)
 
 

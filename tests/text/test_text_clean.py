@@ -118,5 +118,5 @@ def test_canonical_text_keeps_what_it_is_told_to() -> None:
 
 
 def test_unknown_cleaning_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there are lower, whitespace, canonicalize"):
+    with pytest.raises(ConfigError, match="available: lower, whitespace, canonicalize"):
         get_clean_fn("none")
