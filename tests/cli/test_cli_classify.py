@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from commandline import Run
 from PIL import Image
-from tiny import write_tiny_model
+from tiny import picture, write_tiny_model
 
 import oneclip
-from oneclip import zoo
 
 LABELS = ["-l", "a cat", "-l", "a dog", "-l", "a tree"]
 
@@ -149,6 +148,18 @@ def test_a_broken_file_costs_only_its_own_result(
     assert err.splitlines()[-1] == "error: no image could be read"
 
 
+def test_a_truncated_image_is_classified_where_that_is_allowed(run: Run, pictures: Path, model: Path) -> None:
+    picture(0, (400, 300)).save("half.jpg")
+    content = Path("half.jpg").read_bytes()
+    Path("half.jpg").write_bytes(content[: len(content) // 2])
+    command = ("classify", "half.jpg", *LABELS, "--model", model)
+    assert run(*command).code == 1
+    code, out, err = run(*command, "--truncated", "accept")
+    assert (code, err) == (0, "")
+    assert "half.jpg" in out
+    assert run("embed", "half.jpg", "-o", "v.npz", "--model", model, "--truncated", "accept").code == 0
+
+
 def test_ctrl_c_prints_what_is_done(
     run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,19 +233,3 @@ def test_progress_comes_after_two_seconds_and_on_stderr(
     assert code == 0
     assert json.loads(out)
     assert "2 of 8 pictures" in err
-
-
-def test_pocket_says_once_what_it_is_for_and_which_model_to_take_for_photographs(
-    run: Run, pictures: Path
-) -> None:
-    code, out, err = run("classify", pictures, "-l", "a cat", "-l", "a dog", "--json")
-    assert code == 0
-    assert json.loads(out)["model"] == "pocket"
-    assert err.count("pocket knows drawings") == err.count("\n") == 1
-    assert f"--model {zoo.PHOTOGRAPHS}" in err
-
-
-def test_the_model_recommended_for_photographs_is_published_and_needs_nothing_more() -> None:
-    [found] = zoo.search(zoo.PHOTOGRAPHS)
-    assert found.extras == ()
-    assert found.imagenet == 0.7281  # as open_clip publishes it

@@ -188,5 +188,5 @@ def test_a_model_cut_off_anywhere_is_refused_or_whole(t5: tuple[Path, Any], tmp_
 @pytest.mark.parametrize("content", [b"", b"\x00", b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x7f", b"{}" * 50])
 def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "spiece.model").write_bytes(content)
-    with pytest.raises(CheckpointError, match="is not a (readable )?sentencepiece model"):
+    with pytest.raises(CheckpointError, match=r"is not a (readable )?sentencepiece model"):
         HFTokenizer(tmp_path)

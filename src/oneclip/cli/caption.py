@@ -37,6 +37,7 @@ def caption(
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
     max_pixels: options.MaxPixels = None,
+    truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: options.Skip = False,
     as_json: options.Json = False,
 ) -> None:
@@ -50,7 +51,7 @@ def caption(
       oneclip caption holiday/ --prompt "a photo of" --json
     """
     paths, skipped, not_read = find_pictures(images, skip=skip)
-    encoder = options.load_encoder(model, device, precision, max_pixels)
+    encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
     search = {"num_beams": beams, "num_beam_groups": 3 if beams % 3 == 0 else 1, "seq_len": tokens}
     if beams == 1:
         search = {"generation_type": "top_k", "seq_len": tokens}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oneclip.embed.run import Outcome
     from oneclip.embed.store import Store
     from oneclip.encoder import Encoder
+    from oneclip.image import Truncated
 
 
 class DecodeMode(str, Enum):
@@ -123,6 +124,7 @@ def embed(
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
     max_pixels: options.MaxPixels = None,
+    truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: options.Skip = False,
 ) -> None:
     """Write the vectors of pictures, or of captions, to disk.
@@ -133,12 +135,12 @@ def embed(
 
     \b
     Examples:
-      oneclip embed icons/ -o vectors.npz
-      oneclip embed holiday/ -o vectors.npz -m ViT-B-32-256:datacomp_s34b_b86k
+      oneclip embed drawings/ -o vectors.npz
+      oneclip embed holiday/ -o vectors.npz --model ViT-B-32-256:datacomp_s34b_b86k
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
-      oneclip embed shop.csv --column image_url -o vectors.parquet
+      oneclip embed icons.csv --column image_url -o vectors.parquet
       oneclip embed captions.txt --texts -o captions.npz
-      oneclip embed s3://bucket/photos -o s3://bucket/vectors --engine ray
+      oneclip embed s3://bucket/icons -o s3://bucket/vectors --engine ray
     """
     options.find_model(model)
     from oneclip.embed.outputs import check_output
@@ -155,12 +157,13 @@ def embed(
 
     opened = partial(Store, output, overwrite=overwrite, folder_suffix=suffix)
     if engine is Engine.ray:
-        load = partial(_load, model, precision.value, max_pixels)
+        options.tell_pocket(model)
+        load = partial(_load, model, precision.value, max_pixels, truncated.value)
         store, outcome, width = _on_cluster(
             load, device, workers, ray_address, opened, found, how, batch_size
         )
     else:
-        encoder = options.load_encoder(model, device, precision, max_pixels)
+        encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
         store, outcome = _here(encoder, opened, found, how, batch_size, cache)
         width = encoder.embed_dim
     _tell(outcome, store, width, how, skip)
@@ -237,11 +240,13 @@ def _on_cluster(
     return store, outcome, job.embed_dim
 
 
-def _load(name: str, precision: str, max_pixels: int | None, device: str | None) -> Encoder:
+def _load(
+    name: str, precision: str, max_pixels: int | None, truncated: Truncated, device: str | None
+) -> Encoder:
     """What a worker calls."""
     import oneclip
 
-    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)
+    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels, truncated=truncated)
 
 
 @contextmanager

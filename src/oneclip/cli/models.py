@@ -291,8 +291,8 @@ def _conclude(entries: Sequence[Entry]) -> None:
             "zero-shot accuracy. Download: at most, with 4 bytes a parameter"
         )
         say(
-            f"recommended for photographs: {zoo.PHOTOGRAPHS} (of those that run fast on a CPU the most accurate); for "
-            "drawings: pocket, which needs no download"
+            f"recommended for photographs: {zoo.FOR_PHOTOGRAPHS} (of those that run fast on a CPU the most accurate); "
+            "for drawings: pocket, which needs no download"
         )
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:

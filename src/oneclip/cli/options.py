@@ -23,6 +23,13 @@ class Precision(str, Enum):
     auto = "auto"
 
 
+class Truncated(str, Enum):
+    """What becomes of images whose pixels break off."""
+
+    refuse = "refuse"
+    accept = "accept"
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -44,6 +51,12 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         "--max-pixels", min=1, metavar="N", help="Refuse images with more pixels. [default: 178956970]"
+    ),
+]
+TruncatedOption = Annotated[
+    Truncated,
+    typer.Option(
+        "--truncated", help="Images whose pixels break off: refuse them, or accept what there is of them."
     ),
 ]
 Skip = Annotated[
@@ -108,18 +121,37 @@ def find_model(name: str) -> None:
         hub.hub_file(source.repo, MODEL_FILES, subfolder=source.subfolder, revision=source.revision)
 
 
-def load_encoder(name: str, device: str | None, precision: Precision, max_pixels: int | None) -> Encoder:
+def load_encoder(
+    name: str,
+    device: str | None,
+    precision: Precision,
+    max_pixels: int | None,
+    truncated: Truncated = Truncated.refuse,
+) -> Encoder:
     """Load a model; a line on stderr says so if it takes long."""
-    from oneclip import zoo
     from oneclip.cli.progress import after_two_seconds
 
     with after_two_seconds(f"loading {name} …"):
         find_model(name)
-        if name == zoo.POCKET:
-            say(
-                f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {zoo.PHOTOGRAPHS}",
-                kind="note",
-            )
         import oneclip
 
-        return oneclip.load(name, device=device, precision=precision.value, max_pixels=max_pixels)
+        encoder = oneclip.load(
+            name,
+            device=device,
+            precision=precision.value,
+            max_pixels=max_pixels,
+            truncated=truncated.value,
+        )
+    tell_pocket(name)
+    return encoder
+
+
+def tell_pocket(name: str) -> None:
+    """Say what "pocket" is for, if that is the model: of photographs it is confident, and wrong."""
+    from oneclip.zoo import FOR_PHOTOGRAPHS, POCKET
+
+    if name == POCKET:
+        say(
+            f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {FOR_PHOTOGRAPHS}",
+            kind="note",
+        )

@@ -16,8 +16,11 @@ from typing import Any
 
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.errors import OneCLIPError
+from oneclip.hub.addresses import size_of_file
 
 READERS = 16  # threads that wait for a disk or a network, beside those that decode
+WAITING_BYTES = 64 << 20  # of files that were read and are not decoded yet
+LARGE = 32 << 20  # bytes of a file whose header is looked at before it is read
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,34 @@ def limit(before: dict[str, float], now: dict[str, float]) -> str:
     return "reading" if spent["reading"] > spent["decoding"] else "decoding"
 
 
+class _Budget:
+    """How many bytes may be in memory before they are decoded; what is larger than all of it waits to be alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken, self._is_closed = most, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or not self._taken or self._taken + size <= self._most
+            )
+            self._taken += size
+
+    def give(self, size: int) -> None:
+        """Make room; less than nothing to take without waiting."""
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let everybody pass."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
 def read_ahead(
     sources: Iterable[Source],
     decode: Callable[[io.BytesIO], Any],
@@ -97,8 +128,11 @@ def read_ahead(
     *,
     ahead: int,
     decoders: int | None = None,
+    look: Callable[[str], None] | None = None,
 ) -> Generator[Ready | Unread | Failure, None, None]:
     """Read and decode items before they are asked for; what has no content of its own passes through.
+
+    Threads that read are not those that decode, since each that decodes keeps the memory of the largest image it had.
 
     Args:
         sources: where the items are.
@@ -107,35 +141,68 @@ def read_ahead(
         clock: is told how long reading and decoding take.
         ahead: how many items may be ready or under way.
         decoders: how many are decoded at once; by default as many as there are processors, up to 8.
+        look: raises for a large file, by its path, that need not be read.
 
     Yields:
         in the order of the sources.
     """
     decoders = decoders or _processors()
-    turn = threading.Semaphore(decoders)  # more would only take memory
+    budget = _Budget(WAITING_BYTES)
+    line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="oneclip-read")
+    pool = ThreadPoolExecutor(decoders, thread_name_prefix="oneclip-decode")
 
-    def prepare(item: Item) -> Ready | Unread:
+    def read(item: Item, result: Future[Ready | Unread]) -> None:
+        taken = 0
         digest: str | None = None
         try:
+            size = size_of_file(item.path) if item.path else item.size
+            if item.path and look is not None and size > LARGE:
+                try:
+                    look(item.path)
+                except OneCLIPError as error:
+                    return result.set_result(Unread(item, _reason(item, error), _digest_of(item.path)))
+            budget.take(taken := size)
             with clock.counting("reading"):
                 content = item.read()
                 digest = hashlib.sha256(content).hexdigest()
+            budget.give(taken - len(content))
+            taken = len(content)
+            found = known(item, digest)
+            if found is not None:
+                result.set_result(Ready(item, digest, found, is_known=True))
+            elif not stop.is_set():
+                pool.submit(decoded, item, digest, [content], result)
+                taken = 0  # it is given back there
         except (OneCLIPError, OSError) as error:
-            return Unread(item, _reason(item, error))
-        found = known(item, digest)
-        if found is not None:
-            return Ready(item, digest, found, is_known=True)
-        try:
-            with turn, clock.counting("decoding"):
-                return Ready(item, digest, decode(_Named(content, item.name)))
-        except (OneCLIPError, OSError) as error:
-            return Unread(item, _reason(item, error), digest)
+            result.set_result(Unread(item, _reason(item, error), digest))
         except MemoryError:
-            return Unread(item, f"{item.name}: too large for the memory", digest)
+            result.set_result(Unread(item, f"{item.name}: too large for the memory", digest))
+        except BaseException as error:
+            result.set_exception(error)
+        finally:
+            budget.give(taken)
 
-    line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(decoders + READERS, thread_name_prefix="oneclip-read")
+    def decoded(item: Item, digest: str, content: list[bytes], result: Future[Ready | Unread]) -> None:
+        size = len(content[0])
+        try:
+            with clock.counting("decoding"):
+                value = decode(_Named(content.pop(), item.name))
+            result.set_result(Ready(item, digest, value))
+        except (OneCLIPError, OSError) as error:
+            result.set_result(Unread(item, _reason(item, error), digest))
+        except MemoryError:
+            result.set_result(Unread(item, f"{item.name}: too large for the memory", digest))
+        except BaseException as error:
+            result.set_exception(error)
+        finally:
+            budget.give(size)
+
+    def begun(item: Item) -> Future[Ready | Unread]:
+        result: Future[Ready | Unread] = Future()
+        readers.submit(read, item, result)
+        return result
 
     def put(entry: Any) -> None:
         while not stop.is_set():
@@ -152,7 +219,7 @@ def read_ahead(
                 for found in _timed(iter(source), clock):
                     if stop.is_set():
                         return
-                    put(pool.submit(prepare, found) if isinstance(found, Item) else found)
+                    put(begun(found) if isinstance(found, Item) else found)
         except BaseException as error:  # it is raised where the items are asked for
             end = _Raised(error)
         put(end)
@@ -172,7 +239,9 @@ def read_ahead(
             yield entry
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        budget.close()
+        for threads in (readers, pool):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Named(io.BytesIO):
@@ -200,6 +269,15 @@ def _timed(found: Iterator[Any], clock: Clock) -> Iterator[Any]:
             except StopIteration:
                 return
         yield entry
+
+
+def _digest_of(path: str) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _reason(item: Item, error: Exception) -> str:

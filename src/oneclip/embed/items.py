@@ -15,11 +15,15 @@ class Item:
         name: what its row is called: a path, an address, `shard.tar/key.jpg`, or `table.csv:7`.
         read: gives its bytes, a file's or UTF-8. May raise an OSError or a OneCLIPError; called in a thread.
         key: what makes it the same as another: two ways to write one path are one item.
+        path: of a file on this machine that is this item and nothing else; "" for other items.
+        size: of what `read` gives, in bytes, where that is known beforehand; of a `path` it is looked up.
     """
 
     name: str
     read: Callable[[], bytes]
     key: str = ""
+    path: str = ""
+    size: int = 0
 
     @property
     def identity(self) -> str:

@@ -97,7 +97,8 @@ def embed(
     pending: list[Ready] = []
     with store.error_table() as errors:
         run.errors = errors
-        found = read_ahead(sources, preparation(encoder, decode), run.known, clock, ahead=2 * size + 8)
+        prepare = preparation(encoder, decode)
+        found = read_ahead(sources, prepare.decode, run.known, clock, ahead=2 * size + 8, look=prepare.look)
         try:
             for entry in found:
                 meter.advance()
@@ -132,7 +133,7 @@ def embed(
             outcome.failed, outcome.first_failures = errors.count, errors.first
             outcome.errors = errors.place if errors.count else None
             found.close()
-            outcome.not_read.update(not_read(sources))
+        outcome.not_read.update(not_read(sources))
         outcome.rows = store.finish(names)
     return outcome
 

@@ -191,7 +191,15 @@ class Worker:
             yield answers
 
     def _read(self, sources: Sequence[Source], clock: Clock, ahead: int) -> Any:
-        return read_ahead(sources, self._prepare, self._done, clock, ahead=ahead, decoders=self._task.threads)
+        return read_ahead(
+            sources,
+            self._prepare.decode,
+            self._done,
+            clock,
+            ahead=ahead,
+            decoders=self._task.threads,
+            look=self._prepare.look,
+        )
 
     def _done(self, item: Item, digest: str) -> bool | None:
         return self._known(item.name, digest) or None

@@ -19,7 +19,7 @@ from oneclip.zoo.catalogue import (
 )
 
 POCKET = "pocket"
-PHOTOGRAPHS = "ViT-B-32-256:datacomp_s34b_b86k"
+FOR_PHOTOGRAPHS = "ViT-B-32-256:datacomp_s34b_b86k"
 """What we recommend for photographs: of the published models that run fast on a CPU (under 20 GFLOPs an image) the one
 with the best zero-shot accuracy on ImageNet (72.8 %); MIT licence, 605 MB."""
 HUB_PREFIX = "hf-hub:"

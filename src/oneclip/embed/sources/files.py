@@ -45,7 +45,9 @@ class Files:
 
 def file_item(path: str) -> Item:
     """A file, or an address, as an item; two ways to write a path are one item."""
-    return Item(path, partial(read_bytes, path), path if is_address(path) else os.path.normpath(path))
+    if is_address(path):
+        return Item(path, partial(read_bytes, path), path)
+    return Item(path, partial(read_bytes, path), os.path.normpath(path), path=path)
 
 
 def find_in_path(path: str) -> tuple[list[str], list[Failure], NotRead]:
