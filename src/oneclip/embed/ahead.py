@@ -115,12 +115,11 @@ def read_ahead(
     turn = threading.Semaphore(decoders)  # more would only take memory
 
     def prepare(item: Item) -> Ready | Unread:
-        digest: str | None = None
         try:
             with clock.counting("reading"):
                 content = item.read()
                 digest = hashlib.sha256(content).hexdigest()
-        except (OneCLIPError, OSError) as error:
+        except Exception as error:  # of whatever reads it: a bad item never ends a run
             return Unread(item, _reason(item, error))
         found = known(item, digest)
         if found is not None:
@@ -128,10 +127,8 @@ def read_ahead(
         try:
             with turn, clock.counting("decoding"):
                 return Ready(item, digest, decode(_Named(content, item.name)))
-        except (OneCLIPError, OSError) as error:
+        except Exception as error:
             return Unread(item, _reason(item, error), digest)
-        except MemoryError:
-            return Unread(item, f"{item.name}: too large for the memory", digest)
 
     line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
@@ -203,8 +200,14 @@ def _timed(found: Iterator[Any], clock: Clock) -> Iterator[Any]:
 
 
 def _reason(item: Item, error: Exception) -> str:
-    text = getattr(error, "strerror", None) if not isinstance(error, OneCLIPError) else None
-    text = text or str(error) or type(error).__name__
+    if isinstance(error, OneCLIPError):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "it is too large for the memory"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
     return text if item.name in text else f"{item.name} cannot be read: {text}"
 
 

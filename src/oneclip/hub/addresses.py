@@ -39,12 +39,19 @@ def is_of_the_web(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
+def with_slashes(path: str) -> str:
+    """A path whose backslashes separate folders, where only that finds something: tables are made on Windows, too."""
+    if "\\" in path and not os.path.lexists(path) and os.path.exists(slashed := path.replace("\\", "/")):
+        return slashed
+    return path
+
+
 def read_bytes(place: str) -> bytes:
     """All bytes of a file.
 
     Raises:
         ImageNotFoundError: if there is no such file.
-        ImageError: if it is a folder.
+        ImageError: if it is a folder, or its name is none.
         DownloadError: if an address does not give it.
         OSError: if it cannot be read.
     """
@@ -57,6 +64,8 @@ def read_bytes(place: str) -> bytes:
         raise ImageNotFoundError(f"{place}: no such file") from error
     except IsADirectoryError as error:
         raise ImageError(f"{place} is a folder; give the pictures in it") from error
+    except ValueError as error:  # a null character
+        raise ImageError(f"{place!r} is not a path: {error}") from error
 
 
 def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
@@ -156,10 +165,10 @@ def request(address: str, headers: Mapping[str, str] | None = None, method: str 
         DownloadError: if it does not answer, or refuses.
     """
     _check_online(address)
-    question = urllib.request.Request(
-        address, headers={"User-Agent": "oneclip", **(headers or {})}, method=method
-    )
     try:
+        question = urllib.request.Request(
+            address, headers={"User-Agent": "oneclip", **(headers or {})}, method=method
+        )
         return urllib.request.urlopen(question, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
