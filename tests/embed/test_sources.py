@@ -114,6 +114,28 @@ def test_a_csv_table_finds_its_column_and_its_separator(photos: Path) -> None:
     assert names("t.csv", column="image_path", folder="f")[0] == "f/photos/0.jpg"
 
 
+def test_a_row_that_is_not_as_the_header_says_is_one_failure(photos: Path) -> None:
+    Path("t.csv").write_text("path,caption\nphotos/0.jpg,a cat, grey\nphotos/1.jpg,ok\nphotos/2.jpg\n")
+    first, second, third = items("t.csv")
+    assert isinstance(second, Item)
+    assert "line 2 of t.csv has 3 fields and its header has 2" in str(first)
+    assert "line 4 of t.csv has 1 field and its header has 2" in str(third)
+
+
+def test_backslashes_separate_folders_where_that_finds_the_file(photos: Path) -> None:
+    Path("t.csv").write_text("path\nphotos\\0.jpg\nphotos\\gone.jpg\n", encoding="utf-8")
+    Path("list.txt").write_text("photos\\1.jpg\n", encoding="utf-8")
+    assert names("t.csv", "list.txt") == ["photos/0.jpg", "photos\\gone.jpg", "photos/1.jpg"]
+
+
+def test_base64_in_a_column_of_paths_is_told_in_a_line(photos: Path) -> None:
+    Path("t.csv").write_text("image\n" + "iVBORw0K" * 30_000 + "\n", encoding="utf-8")
+    (failure,) = items("t.csv")
+    assert isinstance(failure, Failure)
+    assert "has 240,000 characters, which are no path" in str(failure)
+    assert len(str(failure)) < 300
+
+
 def test_a_table_without_a_column_that_we_know_asks_for_it(photos: Path) -> None:
     Path("t.csv").write_text("id,picture\n1,photos/0.jpg\n", encoding="utf-8")
     with pytest.raises(

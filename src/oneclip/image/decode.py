@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError
+from oneclip.hub.addresses import with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
 
 ImageSource = (
@@ -149,9 +150,7 @@ def _existing_file(name: str) -> Path:
         raise ImageError("the path of the picture is empty")
     if "\0" in name:
         raise ImageError(f"{name!r} is not a path: it holds a null character")
-    path = Path(name)
-    if "\\" in name and not path.exists():
-        path = Path(name.replace("\\", "/"))
+    path = Path(with_slashes(name))
     if path.is_dir():
         raise ImageError(f"{name} is a folder; give the pictures in it")
     if not path.exists():

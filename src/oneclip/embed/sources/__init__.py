@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from oneclip.embed.sources.files import Files, find_in_path, find_in_remote_folder
 from oneclip.embed.sources.lines import CaptionLines, PathLines
 from oneclip.embed.sources.shards import Shard
-from oneclip.embed.sources.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Table
+from oneclip.embed.sources.tables import Table
 from oneclip.errors import DataError
 from oneclip.hub.addresses import expand, is_address, is_remote_folder
 from oneclip.hub.suffixes import PICTURE_SUFFIXES, TAR_SUFFIXES
+from oneclip.hub.tables import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 if TYPE_CHECKING:
     from oneclip.embed.items import Source

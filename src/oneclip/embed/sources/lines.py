@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from oneclip.embed.items import Found, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.errors import DataError
-from oneclip.hub.addresses import is_address, open_binary
+from oneclip.hub.addresses import is_address, open_binary, with_slashes
 
 
 class PathLines:
@@ -63,10 +63,10 @@ class CaptionLines:
 def beside(table: str, path: str, folder: str | None) -> str:
     """A path that a list or table names, made relative to the current folder; addresses stay."""
     if is_address(path) or os.path.isabs(path):
-        return path
+        return with_slashes(path)
     if folder is None and is_address(table):
         return f"{table.rpartition('/')[0]}/{path}"
-    return os.path.join(os.path.dirname(table) if folder is None else folder, path)
+    return with_slashes(os.path.join(os.path.dirname(table) if folder is None else folder, path))
 
 
 def _lines(place: str) -> list[tuple[int, str]]:
