@@ -296,7 +296,7 @@ def test_a_part_that_the_disk_damaged_is_put_aside_and_made_again(
 ) -> None:
     monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", lambda self, names: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(Store, "finish", lambda self, *given: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             run(photos, output=output)
     (part,) = Path().glob("*/part-000001.*")

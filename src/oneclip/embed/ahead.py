@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oneclip.embed.items import Failure, Item, Source
+from oneclip.embed.items import Failure, Item, Source, Stamp
 from oneclip.errors import OneCLIPError
 
 READERS = 16  # threads that wait for a disk or a network, beside those that decode
@@ -26,15 +26,17 @@ class Ready:
 
     Attributes:
         item: what it is.
-        digest: SHA-256 of its content, in hexadecimal digits.
+        digest: SHA-256 of its content, in hexadecimal digits; empty if it was not read, since its file is unchanged.
         value: what `decode` made of it, or what `known` said of it.
         is_known: which of the two.
+        stamp: size and time of its file before it was read, if it has one.
     """
 
     item: Item
     digest: str
     value: Any
     is_known: bool = False
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def read_ahead(
     *,
     ahead: int,
     decoders: int | None = None,
+    unchanged: Callable[[Item, Stamp], bool] = lambda item, stamp: False,
 ) -> Generator[Ready | Unread | Failure, None, None]:
     """Read and decode items before they are asked for; what has no content of its own passes through.
 
@@ -107,6 +110,7 @@ def read_ahead(
         clock: is told how long reading and decoding take.
         ahead: how many items may be ready or under way.
         decoders: how many are decoded at once; by default as many as there are processors, up to 8.
+        unchanged: whether there is a vector of an item, made of a file of this size and time: it is then not read.
 
     Yields:
         in the order of the sources.
@@ -117,16 +121,19 @@ def read_ahead(
     def prepare(item: Item) -> Ready | Unread:
         try:
             with clock.counting("reading"):
+                stamp = item.stamp()  # before it is read: whoever changes it meanwhile changes its time, too
+                if stamp is not None and unchanged(item, stamp):
+                    return Ready(item, "", True, is_known=True, stamp=stamp)
                 content = item.read()
                 digest = hashlib.sha256(content).hexdigest()
         except Exception as error:  # of whatever reads it: a bad item never ends a run
             return Unread(item, _reason(item, error))
         found = known(item, digest)
         if found is not None:
-            return Ready(item, digest, found, is_known=True)
+            return Ready(item, digest, found, is_known=True, stamp=stamp)
         try:
             with turn, clock.counting("decoding"):
-                return Ready(item, digest, decode(_Named(content, item.name)))
+                return Ready(item, digest, decode(_Named(content, item.name)), stamp=stamp)
         except Exception as error:
             return Unread(item, _reason(item, error), digest)
 

@@ -9,7 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from oneclip.embed.rows import FACTS, Facts, Rows
+from oneclip.embed.items import Stamp
+from oneclip.embed.rows import FACTS, Facts, Rows, stamp_columns, stamps_of
 from oneclip.errors import DataError, OneCLIPError
 
 
@@ -31,6 +32,7 @@ class Npz:
             "names": np.array(rows.names, dtype=np.str_),
             "sha256": np.array(rows.digests, dtype="S64"),
             "vectors": rows.vectors,
+            **stamp_columns(rows.stamps),
             **facts.to_dict(),
         }
         np.savez(file, **arrays)
@@ -38,21 +40,24 @@ class Npz:
     def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
         with _opened(file, place) as content:
-            names, digests = _digests(content)
-            facts = Facts.from_dict({name: str(content[name]) for name in FACTS})
+            names, digests, stamps = _digests(content)
+            facts = Facts.from_dict({name: str(content[name]) for name in FACTS if name in content})
             vectors = content["vectors"]
         if vectors.ndim != 2 or not len(names) == len(digests) == len(vectors):
             raise DataError(f"{place} is damaged: {len(names)} names, and vectors {vectors.shape}")
-        return Rows(names, digests, vectors), facts
+        return Rows(names, digests, vectors, stamps), facts
 
-    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
-        """Names and digests alone."""
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
+        """All but the vectors."""
         with _opened(file, place) as content:
             return _digests(content)
 
 
-def _digests(content: Any) -> tuple[list[str], list[str]]:
-    return content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+def _digests(content: Any) -> tuple[list[str], list[str], list[Stamp | None]]:
+    names, digests = content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+    if "size" not in content:  # written before there were stamps
+        return names, digests, [None] * len(names)
+    return names, digests, stamps_of(content["size"].tolist(), content["mtime_ns"].tolist())
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class Shard:
             for member in members(archive):
                 path = PurePosixPath(member.name)
                 if member.isreg() and path.suffix.lower() in self._suffixes and not path.name.startswith("."):
-                    yield Item(f"{self.name}/{member.name}", self._reader(archive, member, is_indexed))
+                    file = self.name if is_indexed else None  # else its content was read to list it
+                    yield Item(f"{self.name}/{member.name}", self._reader(archive, member, is_indexed), file)
 
     def _reader(self, archive: tarfile.TarFile, member: tarfile.TarInfo, is_indexed: bool) -> partial[bytes]:
         if is_indexed and not member.issparse():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from oneclip.embed.items import Failure, Found, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.embed.sources.lines import beside
 from oneclip.errors import DataError
-from oneclip.hub.tables import TableReader
+from oneclip.hub.tables import Row, TableReader
 
 PICTURE_COLUMNS = (
     *("filepath", "path", "image_path", "file_name", "filename", "image", "url", "image_url"),
@@ -30,12 +31,22 @@ class Table:
         texts: whether the column has captions.
         column: its name; by default the first that is called like one.
         folder: what paths in it are relative to; the table's own folder if not given.
+        id_column: what the items are called by, instead: text or whole numbers, each once.
     """
 
-    def __init__(self, place: str, *, texts: bool, column: str | None, folder: str | None) -> None:
+    def __init__(
+        self,
+        place: str,
+        *,
+        texts: bool,
+        column: str | None,
+        folder: str | None,
+        id_column: str | None = None,
+    ) -> None:
         self.name, self._texts, self._folder = place, texts, folder
         self._reader = TableReader(place, wanted=(column,) if column else _usual(texts))
         self._column = self._choose(column)
+        self._id_column = None if id_column is None else self._reader.check_column(id_column)
         column_type = self._reader.types.get(self._column, "string")
         self.is_bulky = column_type not in ("string", "large_string", "string_view")
 
@@ -44,20 +55,43 @@ class Table:
         return self._reader.count
 
     def __iter__(self) -> Iterator[Found]:
-        rows = self._reader.rows([self._column])
+        rows = self._reader.rows([self._column, *([self._id_column] if self._id_column else [])])
+        ids: dict[str, int] = {}
+        number = 0
         while True:
             try:
                 row = next(rows, None)
             except DataError as error:
-                yield Failure(self.name, str(error))
+                yield Failure(self.name, str(error), hides_others=True)
                 return
             if row is None:
-                return
+                break
+            number = row.number
             name = f"{self.name}:{row.number}"
             if row.problem is not None:
-                yield Failure(name, f"{name}: {row.problem}")
+                yield Failure(name, f"{name}: {row.problem}", hides_others=True)
             else:
-                yield self._item(name, self._checked(row.values[0]))
+                found = self._item(name, self._checked(row.values[0]))
+                yield found if len(row.values) == 1 else self._called(found, row, ids)
+        if not number:
+            yield Failure(self.name, f"{self.name}: a table with a header and no rows", hides_others=True)
+
+    def _called(self, found: Found, row: Row, ids: dict[str, int]) -> Found:
+        """An item by its id, if no row before it has that."""
+        if isinstance(found, Failure):
+            return found
+        value = row.values[1]
+        name = f"{self.name}:{row.number}"
+        if not isinstance(value, (str, int)) or not str(value).strip():
+            return Failure(
+                name,
+                f"{name}: its id in the column {self._id_column!r} is {value!r}; expected text or a number",
+            )
+        item = replace(found, name=str(value).strip(), key="")
+        first = ids.setdefault(item.key, row.number)
+        if first != row.number:
+            return Failure(name, f"{name}: its id {item.name!r} is that of row {first}, too; ids differ")
+        return item
 
     def _item(self, row: str, value: Any) -> Found:
         if isinstance(value, dict):
