@@ -10,6 +10,8 @@ from oneclip.embed.items import Failure
 from oneclip.embed.sources.files import find_in_path
 from oneclip.errors import ImageError
 
+LONGEST = 500  # characters of a reason that are shown; a name may be a whole file
+
 
 def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure]]:
     """Find the pictures that paths mean, each once: files in the order given, folders sorted.
@@ -43,6 +45,7 @@ def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[
 def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:
     """Name on stderr what was left out, and count what is too much to name."""
     for failure in skipped[:limit]:
-        say(f"skipped {failure}")
+        told = str(failure)
+        say(f"skipped {told if len(told) <= LONGEST else f'{told[:LONGEST]}…'}")
     if len(skipped) > limit:
         say(f"skipped {len(skipped) - limit} more")
