@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 from oneclip.errors import (
@@ -23,6 +24,7 @@ from oneclip.errors import (
     OneCLIPError,
 )
 from oneclip.hub.place import SWITCHED_OFF, offline
+from oneclip.hub.web import escaped, while_busy, whole
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
 LARGEST = 1 << 30  # bytes of one file from the web: more is no picture
@@ -148,9 +150,9 @@ def _fetch(address: str) -> bytes:
             return cast(bytes, filesystem.cat_file(path))
     try:
         with request(address) as answer:
-            content = cast(bytes, answer.read(LARGEST + 1))
+            content = whole(answer.read(LARGEST + 1), answer, LARGEST)
     except (OSError, http.client.HTTPException) as error:  # in the middle of it
-        if isinstance(error, DownloadError):
+        if isinstance(error, DownloadError) and address in str(error):
             raise
         raise DownloadError(f"{address}: {error}") from error
     if len(content) > LARGEST:
@@ -158,8 +160,16 @@ def _fetch(address: str) -> bytes:
     return content
 
 
-def request(address: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Any:
+def request(
+    address: str, headers: Mapping[str, str] | None = None, method: str = "GET", *, once: bool = False
+) -> Any:
     """The answer of a web server, of which nothing but the head is read yet.
+
+    Args:
+        address: as in a browser.
+        headers: of the request.
+        method: of the request.
+        once: for callers that try again themselves; otherwise a server that is busy is asked again.
 
     Raises:
         DownloadError: if it does not answer, or refuses.
@@ -167,9 +177,10 @@ def request(address: str, headers: Mapping[str, str] | None = None, method: str 
     _check_online(address)
     try:
         question = urllib.request.Request(
-            address, headers={"User-Agent": "oneclip", **(headers or {})}, method=method
+            escaped(address), headers={"User-Agent": "oneclip", **(headers or {})}, method=method
         )
-        return urllib.request.urlopen(question, timeout=TIMEOUT)
+        ask = partial(urllib.request.urlopen, question, timeout=TIMEOUT)
+        return ask() if once else while_busy(ask)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
