@@ -236,7 +236,10 @@ def test_a_full_disk_keeps_every_part_and_the_next_run_goes_on(
     monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
     written: list[int] = []
     with monkeypatch.context() as patch:
-        for module, name in (("numpy", "savez"), ("pyarrow.parquet", "write_table")):
+        for module, name in (
+            ("oneclip.embed.formats.npz", "_write_names"),
+            ("pyarrow.parquet", "write_table"),
+        ):
             write = getattr(__import__(module, fromlist=[name]), name)
 
             def until_full(*arguments: object, write: object = write, **arrays: object) -> None:
@@ -265,7 +268,7 @@ def test_a_disk_that_fills_up_at_the_end_leaves_the_finished_file_as_it_was(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("numpy.savez", full)
+        patch.setattr("oneclip.embed.formats.npz._write_names", full)
         with pytest.raises(OutputError, match="No space left"):
             run(photos)
     assert Path("vectors.npz").read_bytes() == before
