@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, ImageFile
 from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError
 from oneclip.hub.addresses import with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
+from oneclip.image.libtiff import silence_libtiff
 
 ImageSource = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]
@@ -183,6 +184,8 @@ def _decode(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Ima
             f"it was not decoded. If you trust it, raise the limit: max_pixels=..., or {MAX_PIXELS_VARIABLE}"
         )
     kind, size = image.format, f"{image.width} x {image.height}"
+    if kind == "TIFF":
+        silence_libtiff()
     try:
         if least is not None and kind in ("JPEG", "MPO"):
             _shrink(image, least)
