@@ -277,7 +277,7 @@ def test_dropped_and_kept_rows_are_counted_with_the_reason(run: Run, pictures: P
     Path("more").rename("unmounted")
     code, _, err = run("embed", pictures, "more", *arguments, "--skip")
     assert code == 3
-    assert "note: 1 rows kept of what could not be listed now" in err
+    assert "note: 1 row kept of what could not be listed now" in err
     assert len(np.load("vectors.npz")["names"]) == 9
 
 

@@ -167,6 +167,15 @@ def test_a_parquet_table_may_hold_paths_bytes_or_what_datasets_writes(photos: Pa
     assert isinstance(third, Failure)
 
 
+def test_a_row_whose_struct_has_no_path_is_one_failure(photos: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": None, "path": 5}, {"bytes": None, "path": 0}]
+    pq.write_table(pa.table({"image": rows}), "t.parquet")
+    first, second = items("t.parquet")
+    assert str(first) == "t.parquet:1: its column 'image' has int where a path should be"
+    assert isinstance(second, Failure)
+
+
 def test_a_column_of_numbers_is_refused(photos: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"path": [1, 2]}), "t.parquet")

@@ -178,7 +178,8 @@ def embed(
       oneclip embed s3://bucket/photos -o s3://bucket/vectors --engine ray
     """
     from oneclip.embed.outputs import check_output
-    from oneclip.embed.sources import Table, find_sources
+    from oneclip.embed.sources import find_sources
+    from oneclip.embed.sources.tables import Table
 
     suffix = f".{parts.value}"
     try:
@@ -355,7 +356,8 @@ def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -
     for why, count in outcome.dropped.items():
         say(f"{count} row{'s' * (count > 1)} of earlier runs dropped: {why}", kind="note")
     if outcome.unlisted:
-        say(f"{outcome.unlisted} rows kept of what could not be listed now", kind="note")
+        plural = "s" * (outcome.unlisted > 1)
+        say(f"{outcome.unlisted} row{plural} kept of what could not be listed now", kind="note")
     if not outcome.rows:
         reasons = f"; {outcome.errors} has the reasons" if outcome.errors else ""
         raise DataError(f"none of the {kind} could be read{reasons}")

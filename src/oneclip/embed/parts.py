@@ -106,7 +106,8 @@ class Parts:
             self._recent.move_to_end(number)
             while len(self._recent) > PARTS_IN_MEMORY:
                 self._recent.popitem(last=False)
-            return self._recent[number].vectors[index].astype("f4")
+            found: Features = self._recent[number].vectors[index].astype("f4")
+            return found
 
     def write(self, rows: Rows) -> None:
         """Write one more part.

@@ -131,7 +131,8 @@ class Store:
         """The vector (D,) of content with this hash, whatever its row is called. May be called from many threads."""
         row = self._by_content.get(digest)
         if row is not None and self._finished_vectors is not None:
-            return self._finished_vectors[row].astype(np.float32)
+            found: Features = self._finished_vectors[row].astype(np.float32)
+            return found
         return self._parts.vector(digest)
 
     def keep(self, name: str, digest: str, stamp: Stamp | None) -> bool:
@@ -233,6 +234,8 @@ class Store:
             with replacing(self.output) as temporary, temporary.open("wb") as file:
                 self._format.write(file, rows, self.facts)
             shutil.rmtree(self._path, ignore_errors=True)
+        else:
+            self.dropped.clear()  # what stood there stays
         return len(rows)
 
     def _open(self) -> None:

@@ -96,7 +96,11 @@ class Table:
     def _item(self, row: str, value: Any) -> Found:
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
-        if value is None or not len(value) or (isinstance(value, str) and not value.strip()):
+        if value is not None and not isinstance(value, (str, bytes)):
+            return Failure(
+                row, f"{row}: its column {self._column!r} has {type(value).__name__} where a path should be"
+            )
+        if not value or (isinstance(value, str) and not value.strip()):
             return Failure(row, f"{row}: nothing stands in its column {self._column!r}")
         if isinstance(value, bytes):
             return Item(row, partial(bytes, value))
