@@ -97,13 +97,11 @@ def test_a_tiny_picture_is_one(run: Run, pictures: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
-    [("nowhere.png", "no such file"), ("notes.txt", "not a picture"), ("empty", "without pictures")],
+    ("path", "message"), [("nowhere.png", "no such file"), ("empty", "without pictures")]
 )
-def test_what_is_no_picture_is_an_error_or_skipped(
+def test_a_path_that_leads_to_no_picture_is_an_error_or_skipped(
     run: Run, pictures: Path, model: Path, path: str, message: str
 ) -> None:
-    Path("notes.txt").write_text("no picture", encoding="utf-8")
     Path("empty").mkdir()
     arguments = ("classify", path, pictures / "cat.png", *LABELS, "--model", model)
     code, out, err = run(*arguments)
@@ -121,6 +119,54 @@ def test_what_is_no_picture_is_an_error_or_skipped(
     assert code == 3
     assert skipped["path"] == path
     assert message in skipped["reason"]
+
+
+@pytest.mark.parametrize(("skip", "expected"), [((), 1), (("--skip",), 3)])
+def test_a_broken_file_costs_only_its_own_result(
+    run: Run, pictures: Path, model: Path, skip: tuple[str, ...], expected: int
+) -> None:
+    whole = (pictures / "cat.png").read_bytes()
+    (pictures / "cat.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "note.png").write_text("no picture", encoding="utf-8")
+    alone = json.loads(run("classify", pictures / "sun.png", *LABELS, "-m", model, "--json").out)["pictures"][
+        0
+    ]
+    code, out, err = run(
+        *("classify", pictures, *LABELS, "--model", model, "--json", "--batch-size", 2, *skip)
+    )
+    answer = json.loads(out)
+    assert code == expected
+    assert len(answer["pictures"]) == 7
+    (again,) = (found for found in answer["pictures"] if found["path"] == alone["path"])
+    assert again["labels"] == [  # batches of another size round otherwise
+        {key: pytest.approx(value, abs=1e-5) for key, value in one.items()} for one in alone["labels"]
+    ]
+    assert [Path(one["path"]).name for one in answer["skipped"]] == ["cat.png", "note.png"]
+    assert [line.split(" ")[1] for line in err.splitlines()] == ["pictures/cat.png", "pictures/note.png"]
+    code, out, err = run("classify", pictures / "note.png", *LABELS, "--model", model, *skip)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "error: no image could be read"
+
+
+def test_ctrl_c_prints_what_is_done(
+    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = oneclip.Encoder.encode_pixels, iter(range(99))
+
+    def interrupted(self: oneclip.Encoder, batch: object) -> object:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(oneclip.Encoder, "encode_pixels", interrupted)
+    code, out, err = run("classify", pictures, *LABELS, "-m", model, "--json", "--batch-size", 2)
+    answer = json.loads(out)
+    assert code == 130
+    assert [Path(found["path"]).name for found in answer["pictures"]] == sorted(
+        path.name for path in pictures.glob("*.png")
+    )[:4]
+    assert answer["interrupted"] is True
+    assert err == "interrupted: 4 of 8 images are classified\n"
 
 
 def test_nothing_left_is_an_error_even_when_skipping(run: Run, pictures: Path, model: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_file_without_permission_is_named(tmp_path):
         (b"%PDF-1.7 ...", "a PDF"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "PostScript"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "pillow-heif"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", r"oneclip\[heif\]|begins like HEIF"),
         (b"\x89PNG\r\n\x1a\n", "it begins like PNG, but"),
         (b"\xff\xd8\xff", "begins like JPEG, but"),
         (b"GIF89a", "begins like GIF, but"),

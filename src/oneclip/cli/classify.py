@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import ExitCode
-from oneclip.cli.pictures import find_pictures, tell_skipped
+from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.pictures import find_pictures, tell_not_read, tell_skipped
 from oneclip.embed.items import Failure
 from oneclip.errors import ImageError, TextError
 
@@ -58,7 +59,7 @@ def classify(
     if not labels:
         raise typer.BadParameter(f"say what a picture may show, {EXAMPLE}")
     check_labels(labels, template)
-    paths, skipped = find_pictures(pictures, skip=skip)
+    paths, skipped, not_read = find_pictures(pictures, skip=skip)
     encoder = options.load_encoder(model, device, precision, max_pixels)
     if len(labels) == 1 and encoder.model.logit_bias is None:
         raise typer.BadParameter(f"one label leaves nothing to choose from: give two or more, {EXAMPLE}")
@@ -66,18 +67,26 @@ def classify(
         text_features = encoder.encode_labels(labels, template)
     except TextError as error:
         raise typer.BadParameter(str(error)) from error
-    image_features, kept, unread = encode_pictures(encoder, paths, batch_size, skip)
-    skipped += [Failure(one.name, str(one.error)) for one in unread]
-    results = _results(encoder, [paths[i] for i in kept], image_features, text_features, labels, top)
+    found, interrupted = encode_images(encoder, paths, batch_size)
+    skipped += [Failure(one.name, str(one.error)) for one in found.skipped]
+    results = _results(encoder, [paths[i] for i in found.kept], found.features, text_features, labels, top)
     if as_json:
         skips = [{"path": one.name, "reason": one.reason} for one in skipped]
         answer = {"model": encoder.name, "template": template, "pictures": results, "skipped": skips}
+        if interrupted:
+            answer["interrupted"] = True
         print(json.dumps(answer, indent=2))
-    else:
+    elif results:
         _print_table(results, top or TOP)
     tell_skipped(skipped)
+    tell_not_read(not_read)
+    if interrupted:
+        say(f"interrupted: {len(results)} of {len(paths)} images are classified")
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if not results:
+        raise ImageError("no image could be read")
     if skipped:
-        raise typer.Exit(ExitCode.SKIPPED)
+        raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)
 
 
 def check_labels(labels: list[str], template: str | None) -> None:
@@ -93,23 +102,28 @@ def check_labels(labels: list[str], template: str | None) -> None:
             raise typer.BadParameter(f"--label {text!r} is given twice; leave one out")
 
 
-def encode_pictures(encoder: Encoder, paths: list[str], batch_size: int, skip: bool) -> Encoded:
-    """Encode files with a progress bar.
+def encode_images(encoder: Encoder, paths: list[str], batch_size: int) -> tuple[Encoded, bool]:
+    """Encode files with a progress bar; what cannot be read, and Ctrl-C, cost nothing that is done.
 
-    Raises:
-        ImageError: unless `skip`, at the first that cannot be read.
+    Returns:
+        what could be read and what not, and whether Ctrl-C came before the end.
     """
     from oneclip.cli.progress import bar
     from oneclip.encoder import Encoded
 
-    with bar("pictures", len(paths)) as advance:
-        if skip:
-            return encoder.encode_images(paths, batch_size=batch_size, on_error="skip", progress=advance)
-        try:
-            features = encoder.encode_images(paths, batch_size=batch_size, progress=advance)
-        except ImageError as error:
-            raise ImageError(f"{error}; --skip leaves such pictures out") from error
-        return Encoded(features, list(range(len(paths))), [])
+    done: list[Encoded] = []
+    interrupted = False
+    try:
+        with (
+            bar("pictures", len(paths)) as advance,
+            closing(encoder.stream_images(paths, batch_size=batch_size, on_error="skip")) as batches,
+        ):
+            for batch in batches:
+                done.append(batch)
+                advance(len(batch.kept) + len(batch.skipped))
+    except KeyboardInterrupt:
+        interrupted = True
+    return Encoded.joined(done, encoder.embed_dim), interrupted
 
 
 def _results(

@@ -15,7 +15,7 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.pictures import tell_skipped
+from oneclip.cli.pictures import tell_not_read, tell_skipped
 from oneclip.errors import ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
@@ -343,12 +343,14 @@ def _answer(outcome: Outcome, store: Store, width: int) -> dict[str, object]:
         "skipped": [{"path": one.name, "reason": one.reason} for one in outcome.first_failures],
         "dropped": outcome.dropped,
         "not_listed": outcome.unlisted,
+        "not_read": dict(outcome.not_read),
     }
 
 
 def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -> None:
     """The end of a run, for a person; exits with a code that says how it went."""
     tell_skipped(outcome.first_failures)
+    tell_not_read(outcome.not_read)
     if outcome.deaths:
         times = "once" if outcome.deaths == 1 else f"{outcome.deaths} times"
         say(f"{times} a worker died at its work; what it had in hand was done again", kind="note")

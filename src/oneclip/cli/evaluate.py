@@ -9,8 +9,9 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
-from oneclip.cli.pictures import tell_skipped
+from oneclip.cli.pictures import tell_not_read, tell_skipped
 from oneclip.embed.items import Failure
+from oneclip.hub.suffixes import NotRead
 
 if TYPE_CHECKING:
     from oneclip.evaluate import Task
@@ -96,6 +97,7 @@ def evaluate(
     else:
         _print(task, results)
     tell_skipped(skipped)
+    tell_not_read(getattr(task, "not_read", NotRead()))
     if skipped:
         raise typer.Exit(ExitCode.SKIPPED)
 

@@ -10,6 +10,7 @@ import typer
 
 from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
+from oneclip.cli.pictures import tell_not_read
 from oneclip.train.finetune.config import FinetuneCfg
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _tell(result: FinetuneResult) -> None:
         raise typer.Exit(ExitCode.INTERRUPTED if run.outcome.interrupted else ExitCode.OK)
     if run.rows_left_out:
         say(f"{run.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
+    tell_not_read(run.not_read)
     for name, reason in sorted(result.skipped.items()):
         say(f"{name} was left out: {reason}", kind="note")
     for note in result.notes:

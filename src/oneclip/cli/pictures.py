@@ -9,12 +9,13 @@ from oneclip.cli.exits import say
 from oneclip.embed.items import Failure
 from oneclip.embed.sources.files import find_in_path
 from oneclip.errors import ImageError
+from oneclip.hub.suffixes import NotRead
 
 LONGEST = 500  # characters of a reason that are shown; a name may be a whole file
 
 
-def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure]]:
-    """Find the pictures that paths mean, each once: files in the order given, folders sorted.
+def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure], NotRead]:
+    """Find the pictures that paths mean, each once: files in the order given, folders sorted; count what is not read.
 
     In a folder, and the folders in it, files with a picture's suffix count; what is hidden does not.
     Symbolic links to folders are not followed below the one that was named.
@@ -28,8 +29,10 @@ def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[
     """
     found: dict[str, str] = {}
     unusable: list[Failure] = []
+    not_read = NotRead()
     for path in paths:
-        pictures, problems = find_in_path(path)
+        pictures, problems, others = find_in_path(path)
+        not_read.update(others)
         if problems and not skip:
             raise ImageError(f"{problems[0].reason}; --skip leaves such paths out")
         unusable += problems
@@ -39,7 +42,7 @@ def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[
         for problem in unusable:
             say(f"skipped {problem.reason}")
         raise ImageError("no picture is left")
-    return list(found.values()), unusable
+    return list(found.values()), unusable, not_read
 
 
 def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:
@@ -49,3 +52,9 @@ def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:
         say(f"skipped {told if len(told) <= LONGEST else f'{told[:LONGEST]}…'}")
     if len(skipped) > limit:
         say(f"skipped {len(skipped) - limit} more")
+
+
+def tell_not_read(not_read: NotRead) -> None:
+    """Say on stderr, in one line, what was found and not read for want of a package or of a way to read it."""
+    if not_read:
+        say(not_read.sentence, kind="note")

@@ -9,6 +9,7 @@ import typer
 
 from oneclip.cli.exits import ExitCode, interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
+from oneclip.cli.pictures import tell_not_read
 from oneclip.train.settings import RunCfg
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _tell(result: RunResult) -> None:
         raise typer.Exit(ExitCode.INTERRUPTED if result.outcome.interrupted else ExitCode.OK)
     if result.rows_left_out:
         say(f"{result.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
+    tell_not_read(result.not_read)
     for name, reason in sorted(result.skipped.items()):
         say(f"{name} was left out: {reason}", kind="note")
     outcome = result.outcome

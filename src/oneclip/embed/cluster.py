@@ -30,6 +30,7 @@ from oneclip.embed.model import Decode
 from oneclip.embed.pool import Pool, plan_pool
 from oneclip.embed.rows import Facts
 from oneclip.embed.run import Outcome
+from oneclip.embed.sources import not_read
 from oneclip.embed.store import Store
 from oneclip.embed.units import Group, Known, units_of
 from oneclip.embed.worker import Attempts, Load, Task, Worker, meet
@@ -179,6 +180,7 @@ class Job:
             finally:
                 with suppress(Exception):  # a cluster that is gone has nobody to ask
                     ledger.outcome.deaths = self._ray.get(attempts.deaths.remote(), timeout=5)
+            ledger.outcome.not_read.update(not_read(sources))
             ledger.outcome.rows = store.finish(ledger.names(), ledger.unlisted)
             ledger.outcome.dropped, ledger.outcome.unlisted = store.dropped, store.unlisted
         return ledger.outcome

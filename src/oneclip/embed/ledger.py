@@ -51,6 +51,7 @@ class Ledger:
             CheckpointError: if they are the first, and the model gave no finite numbers for any of them.
             OutputError: if the disk refuses.
         """
+        self.outcome.not_read.update(group.not_read or {})
         tried = [answer for answer in group.answers if answer.is_tried]
         sees = self._store.facts.kind == "pictures"
         if sees and len(tried) > 1 and not self.outcome.done and all(a.vector is None for a in tried):

@@ -18,8 +18,10 @@ from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.items import Failure, Item, Source
 from oneclip.embed.meter import Meter, Report
 from oneclip.embed.model import Decode, Finish, Model, preparation
+from oneclip.embed.sources import not_read
 from oneclip.embed.store import Store
 from oneclip.errors import CheckpointError, OutputError
+from oneclip.hub.suffixes import NotRead
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
@@ -40,6 +42,7 @@ class Outcome:
         dropped: how many rows of earlier runs are no longer in it, by the reason.
         unlisted: how many are in it although this run could not list them, such as those of a shard that is not there.
         errors: where the table is; it exists if `failed` is not 0.
+        not_read: images and videos that were found beside the others and are not read here.
     """
 
     encoded: int = 0
@@ -52,6 +55,7 @@ class Outcome:
     dropped: dict[str, int] = field(default_factory=dict)
     unlisted: int = 0
     errors: str | None = None
+    not_read: NotRead = field(default_factory=NotRead)
 
     @property
     def done(self) -> int:
@@ -143,6 +147,7 @@ def embed(
             outcome.failed, outcome.first_failures = errors.count, errors.first
             outcome.errors = errors.place if errors.count else None
             found.close()
+            outcome.not_read.update(not_read(sources))
         outcome.rows = store.finish(names, unlisted)
         outcome.dropped, outcome.unlisted = store.dropped, store.unlisted
     return outcome

@@ -66,6 +66,7 @@ class Group:
         answers: some of them, or none.
         is_last: whether no more of this unit will come.
         seconds: that were spent reading, decoding, waiting and computing.
+        not_read: of the last group of a source that the worker lists: images and videos in it that are not read here.
         problem: what keeps the worker from working at all.
     """
 
@@ -74,6 +75,7 @@ class Group:
     answers: Sequence[Answer] = ()
     is_last: bool = False
     seconds: dict[str, float] | None = None
+    not_read: dict[str, int] | None = None
     problem: str | None = None
 
 

@@ -16,6 +16,7 @@ from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
 from oneclip.embed.items import Failure, Found, Item, Source
 from oneclip.embed.model import Decode, Model, preparation
 from oneclip.embed.rows import Facts
+from oneclip.embed.sources import not_read
 from oneclip.embed.units import Answer, Group, Known, Unit
 from oneclip.errors import OneCLIPError
 
@@ -152,7 +153,7 @@ class Worker:
                 unit.number, problem=_here("the memory is full; fewer workers, or a smaller batch, need less")
             )
             return
-        yield Group(unit.number, done, is_last=True)
+        yield Group(unit.number, done, is_last=True, not_read=dict(not_read([unit.found])))
 
     def _together(self, unit: Unit, clock: Clock) -> Iterator[list[Answer]]:
         size = self._model.batch(self._task.batch_size)

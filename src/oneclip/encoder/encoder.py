@@ -8,7 +8,7 @@ Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
@@ -62,6 +62,16 @@ class Encoded(NamedTuple):
     features: Features
     kept: list[int]
     skipped: list[Skipped]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded], embed_dim: int) -> Encoded:
+        """Join batches in their order; of none, (0, D) features."""
+        features = [np.empty((0, embed_dim), np.float32), *(part.features for part in parts)]
+        return cls(
+            np.concatenate(features),
+            [index for part in parts for index in part.kept],
+            [one for part in parts for one in part.skipped],
+        )
 
 
 class Encoder:
@@ -278,15 +288,13 @@ class Encoder:
             ImageError: for a picture that cannot be read; it names the picture.
         """
         total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
-        parts = [Encoded(self._no_features(), [], [])]
+        parts: list[Encoded] = []
         with reporting(progress, total, "pictures") as advance:
             for part in self.stream_images(images, batch_size=batch_size, on_error=on_error, decode=decode):
                 parts.append(part)
                 advance(len(part.kept) + len(part.skipped))
-        features = np.concatenate([part.features for part in parts])
-        if on_error == "raise":
-            return features
-        return Encoded(features, [i for p in parts for i in p.kept], [s for p in parts for s in p.skipped])
+        found = Encoded.joined(parts, self.embed_dim)
+        return found.features if on_error == "raise" else found
 
     def stream_images(
         self,

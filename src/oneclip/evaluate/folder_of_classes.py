@@ -5,7 +5,6 @@ Shapes: N pictures, C classes, D joint embedding.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.recall import first_ranks
 from oneclip.evaluate.subject import Subject
 from oneclip.evaluate.zero_shot import zero_shot_classifier
-from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.suffixes import NotRead, files_below, images_of
 from oneclip.image.ahead import Picture
 from oneclip.text.prompts import Template
 
@@ -34,6 +33,7 @@ class Classification:
     Attributes:
         per_class: the share of each class's pictures that were right the last time.
         skipped: pictures that could not be read the last time, and why.
+        not_read: images and videos of the folder that are not read here.
 
     Raises:
         DataError: if there are no pictures, or fewer than two classes.
@@ -66,6 +66,7 @@ class Classification:
         self.templates = templates
         self.skipped: dict[str, str] = {}
         self.per_class: dict[str, float] = {}
+        self.not_read = NotRead()
 
     @classmethod
     def of_folder(
@@ -80,11 +81,14 @@ class Classification:
         found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         pictures: list[Picture] = []
         labels: list[int] = []
+        not_read = NotRead()
         for label, path in enumerate(found):
-            inside = _pictures_below(path)
+            inside, others = images_of(files_below(path))
+            not_read.update(others)
             if not inside:
                 raise DataError(
                     f"the class {path} has no pictures (.jpg, .png, .webp, …); remove it, or fill it"
+                    + (f". {others.sentence}" if others else "")
                 )
             pictures += inside
             labels += [label] * len(inside)
@@ -94,7 +98,9 @@ class Classification:
                 "or the name of a table of pictures and captions"
             )
         classes = [path.name.replace("_", " ").strip() for path in found]
-        return cls(folder.name or str(folder), pictures, labels, classes, templates=templates)
+        task = cls(folder.name or str(folder), pictures, labels, classes, templates=templates)
+        task.not_read = not_read
+        return task
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -128,16 +134,3 @@ class Classification:
         top5 = {"top5": float((rank < 5).double().mean())} if len(self.classes) > 5 else {}
         mean = sum(self.per_class.values()) / len(self.per_class)
         return {"top1": float(right.mean())} | top5 | {"mean_per_class": mean}
-
-
-def _pictures_below(folder: Path) -> list[str]:
-    """The files below a folder that are called like pictures, sorted; what is hidden is not looked at."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(place, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
-        ]
-    return found

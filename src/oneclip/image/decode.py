@@ -13,16 +13,18 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError
+from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError, MissingExtraError
 from oneclip.hub.addresses import with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
 from oneclip.image.libtiff import silence_libtiff
+from oneclip.image.plugins import is_raw, raw_preview, register_for
 
 ImageSource = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]
@@ -178,6 +180,8 @@ def _seekable(stream: BinaryIO) -> BinaryIO:
 def _decode(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Image.Image:
     """Decode an open stream: identify, check the size, load (shrunk to no less), turn upright, make 8-bit."""
     image = _identify(stream, name)
+    if image is None:
+        return _decode_raw(stream, name, limit, least)
     if image.width * image.height > limit:
         raise ImageTooLargeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {limit}; "
@@ -197,16 +201,39 @@ def _decode(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Ima
     return to_8_bits(_upright(image), name, kind or "")
 
 
-def _identify(stream: BinaryIO, name: str) -> ImageFile.ImageFile:
-    """Read the header of a picture with the first of Pillow's readers that knows it.
+def _decode_raw(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Image.Image:
+    """Decode the preview in a camera's raw file, or develop it where that is too small."""
+    try:
+        preview, orientation = raw_preview(stream)
+    except MissingExtraError as error:
+        raise ImageError(f"{name} is a camera's raw file. {error}") from error
+    except _DAMAGE as error:
+        raise ImageError(
+            f"{name} is a camera's raw file that is damaged or of an unknown camera: {error}"
+        ) from error
+    if isinstance(preview, Image.Image):
+        return preview
+    image = _decode(io.BytesIO(preview), f"the preview in {name}", limit, least)
+    has_own = ExifTags.Base.Orientation in Image.open(io.BytesIO(preview)).getexif()
+    return image if has_own or orientation == 1 else image.transpose(_UPRIGHT[orientation])
+
+
+def _identify(stream: BinaryIO, name: str) -> ImageFile.ImageFile | None:
+    """Read the header of a picture with the first of Pillow's readers that knows it; None for a camera's raw file.
 
     This is what `Image.open` does, without its check of a process-wide limit: ours is an argument.
     """
     prefix = stream.read(16)
+    if is_raw(stream, prefix):
+        return None
     reasons: list[str] = []
     tried: set[str] = set()
-    for register in (Image.preinit, Image.init):  # the common formats, then all
-        register()
+    # the common formats, then all, then those of other packages
+    for register in (Image.preinit, Image.init, partial(register_for, prefix)):
+        try:
+            register()
+        except MissingExtraError as error:
+            raise ImageError(f"{name} cannot be read. {error}") from error
         for kind in tuple(Image.ID):
             if kind in tried or kind == "EPS":  # reading EPS would run Ghostscript
                 continue
@@ -237,8 +264,6 @@ def _what_it_is(head: bytes) -> str:
     for signature, meaning in _LOOKALIKES:
         if start.startswith(signature.lower()):
             return f"is not a picture but {meaning}"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "is a HEIC picture; install pillow-heif and call pillow_heif.register_heif_opener()"
     return f"is not a picture that Pillow can read: it begins with {head[:16]!r}"
 
 
@@ -269,7 +294,12 @@ def _upright(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or where only the metadata is damaged."""
+    """The EXIF orientation, 1 to 8; 1 where there is none, or where only the metadata is damaged.
+
+    JPEG XL has an orientation of its own, which its reader applies and which counts instead.
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGE:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, MissingExtraError, TrainingError
+from oneclip.hub.suffixes import NotRead
 from oneclip.train.batches import Batch
 from oneclip.train.checkpoints import latest_checkpoint
 from oneclip.train.collective import by_first, whole_weights
@@ -79,6 +80,7 @@ class RunResult:
     model: Path | None  # a folder, for `oneclip.load`; None if it was interrupted
     skipped: Mapping[str, str] = field(default_factory=dict)  # pictures that could not be used, and why
     rows_left_out: int = 0  # rows or keys of the data that lack a picture or a caption
+    not_read: NotRead = field(default_factory=NotRead)  # images and videos in tars that are not read here
     is_first: bool = True  # of the processes that trained together: the one that wrote, and that prints
 
 
@@ -160,6 +162,7 @@ def run(
         written,
         skipped,
         inputs.samples.left_out,
+        inputs.samples.not_read,
         is_first=world.is_first,
     )
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from oneclip.embed.sources.files import EXCLUDED, Files, find_in_path, find_in_remote_folder, is_excluded
+from oneclip.embed.sources.files import Files, find_in_path, find_in_remote_folder
 from oneclip.embed.sources.lines import CaptionLines, PathLines
 from oneclip.embed.sources.shards import Shard
 from oneclip.embed.sources.tables import Table
 from oneclip.errors import DataError
 from oneclip.hub.addresses import expand, is_address, is_remote_folder
-from oneclip.hub.suffixes import PICTURE_SUFFIXES, TAR_SUFFIXES
+from oneclip.hub.suffixes import EXCLUDED, TAR_SUFFIXES, NotRead, is_excluded, is_image
 from oneclip.hub.tables import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def find_sources(
             )
         if not is_address(place):
             return Files(place, *find_in_path(place, excluded))
-        if not lowered.endswith(tuple(PICTURE_SUFFIXES)) and is_remote_folder(place):
+        if not is_image(place) and is_remote_folder(place):
             return Files(place, *find_in_remote_folder(place, excluded))
         return Files(place, [place])
 
@@ -72,3 +72,12 @@ def find_sources(
             places = [place for place in places if not is_excluded(place, exclude)]
         found += [meaning(place, is_list) for place in places]
     return found
+
+
+def not_read(sources: Iterable[object]) -> NotRead:
+    """Count the images and videos in sources that are not read here, once they were gone through."""
+    total = NotRead()
+    for source in sources:
+        if isinstance(source, (Files, Shard)):
+            total.update(source.not_read)
+    return total

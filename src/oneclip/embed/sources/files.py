@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.hub.addresses import below, is_address, read_bytes
-from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.suffixes import EXCLUDED, NotRead, files_below, images_of, is_excluded
 
 
 class Files:
@@ -19,12 +18,20 @@ class Files:
         name: of them together, for messages.
         paths: of the pictures, or their addresses.
         failures: paths that lead to none.
+        not_read: images and videos beside them that are not read here.
     """
 
     is_bulky = False
 
-    def __init__(self, name: str, paths: Sequence[str], failures: Sequence[Failure] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[str],
+        failures: Sequence[Failure] = (),
+        not_read: NotRead | None = None,
+    ) -> None:
         self.name, self.paths, self.failures = name, paths, failures
+        self.not_read = not_read or NotRead()
 
     def count(self) -> int | None:
         """How many pictures and failures there are."""
@@ -42,12 +49,8 @@ def file_item(path: str) -> Item:
     return Item(path, read) if is_address(path) else Item(os.path.normpath(path), read, path)
 
 
-# Folders of thumbnails and of deleted files, as Synology, QNAP, Windows and macOS make them beside what was stored.
-EXCLUDED = ("@eaDir", "@__thumb", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
-
-
-def find_in_path(path: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str], list[Failure]]:
-    """The pictures that a path means, sorted, and what of it leads to none.
+def find_in_path(path: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str], list[Failure], NotRead]:
+    """The pictures that a path means, sorted, what of it leads to none, and what is not read here.
 
     In a folder, and the folders in it, files with a picture's suffix count; what is hidden does not.
     Symbolic links to folders are not followed below the one that was named.
@@ -58,61 +61,31 @@ def find_in_path(path: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str
     """
     if not os.path.isdir(path):
         if os.path.exists(path):
-            return [path], []
-        return [], [Failure(path, f"{path or repr(path)}: no such file or folder")]
+            return [path], [], NotRead()
+        return [], [Failure(path, f"{path or repr(path)}: no such file or folder")], NotRead()
     failures: list[Failure] = []
 
     def unreadable(error: OSError) -> None:
         failures.append(Failure(str(error.filename), f"{error.filename} cannot be read: {error.strerror}"))
 
-    pictures = [
-        os.path.join(folder, name) for folder, names in _walk(path, unreadable, exclude) for name in names
-    ]
+    pictures, not_read = images_of(files_below(path, unreadable, exclude))
     if not pictures and not failures:
-        failures.append(Failure(path, f"{path}: a folder without pictures (.jpg, .png, .webp, …)"))
-    return pictures, failures
+        failures.append(Failure(path, without_images(path, not_read)))
+    return pictures, failures, not_read
 
 
-def find_in_remote_folder(address: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str], list[Failure]]:
+def find_in_remote_folder(
+    address: str, exclude: Sequence[str] = EXCLUDED
+) -> tuple[list[str], list[Failure], NotRead]:
     """The same of a folder behind an address."""
     root = len(address.rstrip("/")) + 1
-    pictures = [
-        place
-        for place in below(address)
-        if os.path.splitext(place)[1].lower() in PICTURE_SUFFIXES and not is_excluded(place[root:], exclude)
-    ]
-    if pictures:
-        return pictures, []
-    return [], [Failure(address, f"{address}: a folder without pictures (.jpg, .png, .webp, …)")]
+    pictures, not_read = images_of(p for p in below(address) if not is_excluded(p[root:], exclude))
+    failures = [] if pictures else [Failure(address, without_images(address, not_read))]
+    return pictures, failures, not_read
 
 
-def is_excluded(path: str, exclude: Sequence[str]) -> bool:
-    """Whether a pattern fits a path, or a folder that it lies in; one without a slash fits their names alone.
-
-    Args:
-        path: relative to the folder that was named.
-        exclude: patterns as of a shell; `*` fits slashes, too.
-    """
-    parts = path.replace(os.sep, "/").split("/")
-    places = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(
-        fnmatch.fnmatch(candidate, pattern.rstrip("/"))
-        for pattern in exclude
-        for candidate in (places if "/" in pattern.rstrip("/") else parts)
+def without_images(folder: str, not_read: NotRead) -> str:
+    """What to say of a folder in which there is no image that can be read here."""
+    return f"{folder}: a folder without pictures (.jpg, .png, .webp, …)" + (
+        f"; {not_read.sentence}" if not_read else ""
     )
-
-
-def _walk(
-    path: str, onerror: Callable[[OSError], None], exclude: Sequence[str]
-) -> Iterator[tuple[str, list[str]]]:
-    """Folders with the names of the pictures in them, sorted."""
-    for folder, subfolders, names in os.walk(path, onerror=onerror):
-        below = os.path.relpath(folder, path)
-
-        def is_wanted(name: str, below: str = below) -> bool:
-            place = name if below == os.curdir else os.path.join(below, name)
-            return not name.startswith(".") and not is_excluded(place, exclude)
-
-        subfolders[:] = sorted(filter(is_wanted, subfolders))
-        pictures = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
-        yield folder, sorted(filter(is_wanted, pictures))

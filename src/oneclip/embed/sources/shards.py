@@ -10,11 +10,10 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import PurePosixPath
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.hub.addresses import is_address, open_binary
-from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.suffixes import NotRead, image_suffixes, is_image
 from oneclip.hub.tars import DAMAGE, members, open_tar
 
 
@@ -24,13 +23,16 @@ class Shard:
     Args:
         place: its path or address.
         texts: take the captions (`.txt`) in it instead of the pictures.
+
+    Attributes:
+        not_read: images and videos in it that are not read here; known once it was gone through.
     """
 
     is_bulky = True
 
     def __init__(self, place: str, *, texts: bool) -> None:
-        self.name = place
-        self._suffixes = frozenset((".txt",)) if texts else PICTURE_SUFFIXES
+        self.name, self._texts = place, texts
+        self.not_read = NotRead()
         self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
 
     def count(self) -> int | None:
@@ -39,12 +41,14 @@ class Shard:
 
     def __iter__(self) -> Iterator[Found]:
         found = 0
+        self.not_read.clear()
         try:
             for item in self._members():
                 found += 1
                 yield item
             if not found:
-                yield Failure(self.name, f"{self.name}: a tar file without {self._what}")
+                told = f"; {self.not_read.sentence}" if self.not_read else ""
+                yield Failure(self.name, f"{self.name}: a tar file without {self._what}{told}")
         except FileNotFoundError:
             yield Failure(self.name, f"{self.name}: no such file")
         except DAMAGE as error:
@@ -53,16 +57,20 @@ class Shard:
             )
 
     def _members(self) -> Iterator[Item]:
+        suffixes = frozenset((".txt",)) if self._texts else image_suffixes()
         is_indexed = not is_address(self.name) and self.name.endswith(".tar")
         with (
             open_binary(self.name, seekable=False) as stream,
             open_tar(stream, is_indexed=is_indexed) as archive,
         ):
             for member in members(archive):
-                path = PurePosixPath(member.name)
-                if member.isreg() and path.suffix.lower() in self._suffixes and not path.name.startswith("."):
+                if not member.isreg():
+                    continue
+                if is_image(member.name, suffixes):
                     file = self.name if is_indexed else None  # else its content was read to list it
                     yield Item(f"{self.name}/{member.name}", self._reader(archive, member, is_indexed), file)
+                elif not self._texts:
+                    self.not_read.see(member.name)
 
     def _reader(self, archive: tarfile.TarFile, member: tarfile.TarInfo, is_indexed: bool) -> partial[bytes]:
         if is_indexed and not member.issparse():

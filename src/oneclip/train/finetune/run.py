@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oneclip import checkpoint
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
-from oneclip.evaluate import HeldOut, OfEncoder, Task, open_task, read_templates
+from oneclip.evaluate import Classification, HeldOut, OfEncoder, Task, open_task, read_templates
 from oneclip.image import Preprocess
 from oneclip.pairs import Pairs, is_table, read_table
 from oneclip.train.checkpoints import make_folder
@@ -89,7 +89,10 @@ def finetune(
         teach=partial(teacher_of, cfg.teacher) if cfg.teacher is not None else None,
     )
     skipped = dict(result.skipped) | new.skipped | (old.skipped if old is not None else {})
-    return FinetuneResult(result, steps.path, steps.adapter, steps.notes, skipped)
+    not_read = [
+        task.not_read.sentence for task in (new, old) if isinstance(task, Classification) and task.not_read
+    ]
+    return FinetuneResult(result, steps.path, steps.adapter, steps.notes + not_read, skipped)
 
 
 def _data(cfg: FinetuneCfg) -> tuple[str, Task, int | None]:

@@ -43,6 +43,7 @@ class Mixture(Samples):
         self.left_out = sum(source.left_out for source in sources)
         for source in sources:
             self.skipped |= source.skipped
+            self.not_read.update(source.not_read)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

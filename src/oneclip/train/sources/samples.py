@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from oneclip.errors import ImageNotFoundError
 from oneclip.hub.addresses import read_bytes
+from oneclip.hub.suffixes import NotRead
 from oneclip.image import ImageSource
 
 
@@ -41,6 +42,7 @@ class Samples(ABC):
             alone. The order of a training keeps so many together.
         skipped: names of what was left out beforehand, and why.
         left_out: how many rows or keys lack a picture or a caption.
+        not_read: images and videos in tars that are not read here.
     """
 
     run: int = 1
@@ -48,6 +50,7 @@ class Samples(ABC):
 
     def __init__(self) -> None:
         self.skipped: dict[str, str] = {}
+        self.not_read = NotRead()
 
     @abstractmethod
     def __len__(self) -> int:

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from oneclip.errors import DataError, DownloadError
 from oneclip.hub.addresses import expand, is_address
 from oneclip.hub.ranges import Range, read_ranges
-from oneclip.hub.suffixes import PICTURE_SUFFIXES
+from oneclip.hub.suffixes import NotRead, image_suffixes
 from oneclip.progress import Progress, reporting
 from oneclip.train.sources.samples import Sample, Samples
 from oneclip.train.sources.tar_index import TarIndex, tar_index
 
 REMOTE_RUN = 16  # samples of a tar behind an address that are asked for at once
 _KEPT = 1 << 24  # samples whose places are in memory; tars that have more are looked up again
-_PICTURES = frozenset(suffix[1:] for suffix in PICTURE_SUFFIXES)
 
 
 class Rows(NamedTuple):
@@ -83,7 +82,9 @@ class ShardSamples(Samples):
             for tar, facts in zip(tars, pool.map(self._examine, tars), strict=True):
                 found[tar] = facts
                 done(1)
-        counts, lacking, digests = zip(*(found[tar] for tar in sorted(tars)), strict=True)
+        counts, lacking, digests, not_read = zip(*(found[tar] for tar in sorted(tars)), strict=True)
+        for others in not_read:
+            self.not_read.update(others)
         self.left_out = sum(lacking)
         self._starts = np.cumsum([0, *counts])
         self._digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
@@ -172,8 +173,8 @@ class ShardSamples(Samples):
     def _tar_of(self, number: int) -> int:
         return int(np.searchsorted(self._starts, number, side="right")) - 1
 
-    def _examine(self, tar: int) -> tuple[int, int, str]:
-        """How many samples a tar has, how many keys lack something, and a digest; keeps where they are."""
+    def _examine(self, tar: int) -> tuple[int, int, str, NotRead]:
+        """How many samples a tar has, how many keys lack something, a digest, and what is not read. Keeps places."""
         place = self.places[tar]
         if place.lower().endswith((".gz", ".tgz")):
             raise DataError(
@@ -188,7 +189,7 @@ class ShardSamples(Samples):
                 )
             self.skipped[place] = message
         rows = self._keep(tar, index)
-        return len(rows.numbers), _count(index) - len(rows.numbers), index.digest
+        return len(rows.numbers), _count(index) - len(rows.numbers), index.digest, _not_read(index)
 
     def _rows_of(self, tar: int) -> Rows:
         with self._lock:
@@ -213,7 +214,8 @@ class ShardSamples(Samples):
 
     def _choose(self, index: TarIndex) -> Rows:
         """The samples that have both a picture and a caption: the first of each."""
-        pictures = _first(index, [kind for kind in index.kinds if kind in _PICTURES])
+        suffixes = image_suffixes()
+        pictures = _first(index, [kind for kind in index.kinds if f".{kind}" in suffixes])
         captions = _first(index, [kind for kind in index.kinds if kind == self.captions])
         numbers, of_pictures, of_captions = np.intersect1d(
             index.samples[pictures], index.samples[captions], assume_unique=True, return_indices=True
@@ -232,11 +234,21 @@ class ShardSamples(Samples):
             f"no sample of {self.places[0]}{' and others' * (len(self.places) > 1)} has both a picture and a caption "
             f"(.{self.captions}); it has {', '.join('.' + kind for kind in kinds) or 'no files'}. "
             "Name the kind of captions (captions='json')"
+            + (f". {self.not_read.sentence}" if self.not_read else "")
         )
 
 
 def _count(index: TarIndex) -> int:
     return int(index.samples[-1]) + 1 if len(index.samples) else 0
+
+
+def _not_read(index: TarIndex) -> NotRead:
+    """Images and videos in a tar that are not read here."""
+    suffixes, found = image_suffixes(), NotRead()
+    for number, kind in enumerate(index.kinds):
+        if f".{kind}" not in suffixes:
+            found.see(f"a.{kind}", int(np.count_nonzero(index.kind == number)))
+    return found
 
 
 def _first(index: TarIndex, kinds: Sequence[str]) -> NDArray[np.int64]:
