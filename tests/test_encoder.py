@@ -115,6 +115,21 @@ def test_skipping_says_what_belongs_to_each_row(clip: Encoder, paths: list[Path]
     assert "not a picture" in str(skipped[0].error)
 
 
+def test_an_error_of_any_kind_while_reading_an_image_is_that_image_s(
+    clip: Encoder, paths: list[Path]
+) -> None:
+    class Odd(io.BytesIO):
+        def seek(self, *arguments: int) -> int:
+            raise ZeroDivisionError("no place to go")
+
+    features, kept, skipped = clip.encode_images([paths[0], Odd(), "a\0b.png", paths[1]], on_error="skip")
+    np.testing.assert_allclose(features, clip.encode_images(paths[:2]), atol=1e-6)
+    assert kept == [0, 3]
+    assert "ZeroDivisionError: no place to go" in str(skipped[0].error)
+    with pytest.raises(errors.ImageError, match=r"picture 1 \(counted from 0\): .*no place to go"):
+        clip.encode_images([paths[0], Odd()])
+
+
 def test_skipping_all_gives_no_rows(clip: Encoder, broken: Path) -> None:
     features, kept, skipped = clip.encode_images([broken, broken], on_error="skip")
     assert features.shape == (0, DIM)

@@ -10,8 +10,8 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("errors", "_version"),
     ("config", "machine", "progress"),
-    ("hub", "zoo", "pairs"),
-    ("image", "text", "model", "losses"),
+    ("hub", "zoo"),
+    ("image", "text", "model", "losses", "pairs"),
     ("checkpoint", "engine"),
     ("encoder",),
     ("evaluate", "search"),

@@ -56,7 +56,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_rows_that_lack_something_are_left_out_and_listed(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
-    path.write_text("filepath,caption\na.png,hello\n,alone\nb.png\nc.png,  \n")
+    path.write_text("filepath,caption\na.png,hello\n,alone\n\nb.png,\nc.png,  \n")
     pairs = read_table(path)
     assert pairs.pictures == ["a.png"]
     assert pairs.left_out == [(2, "filepath"), (3, "caption"), (4, "caption")]
@@ -66,6 +66,48 @@ def test_a_missing_column_gets_the_nearest_one(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("filepath,captions\na.png,hello\n")
     with pytest.raises(DataError, match=r"no column 'caption'; did you mean 'captions'\? it has"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.png,"a cat\nb.png,a dog\nc.png,a cow\n', r"row that begins in line 2 a quote .* never closed"),
+        ('a.png,a cat\nb.png,"a\ndog\nc.png,"two, cows"\n', r"begins in line 3 text follows .* in line 5"),
+        ("a.png,a cat\nb.png,a cat, grey\n", r"line 3 of .*pairs\.csv has 3 fields and its header has 2"),
+        ('a.png,"a\ncat"\n\nb.png\n', r"line 5 of .*pairs\.csv has 1 field and its header has 2"),
+    ],
+)
+def test_a_row_that_is_not_as_the_header_says_is_an_error_with_its_line(
+    tmp_path: Path, rows: str, message: str
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("filepath,caption\n" + rows)
+    with pytest.raises(DataError, match=message):
+        read_table(path)
+
+
+def test_a_caption_of_200000_characters_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("filepath,caption\na.png," + "word " * 40_000 + "end\n")
+    assert len(read_table(path).captions[0]) == 200_003  # csv.field_size_limit() is 131,072 by default
+
+
+def test_a_tsv_is_quoted_as_pandas_writes_it(tmp_path: Path) -> None:
+    import csv
+
+    rows = [("a.png", 'says "hello"'), ("b.png", '"quoted"'), ("c.png", "two\tparts\nand a line")]
+    path = tmp_path / "pairs.tsv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, csv.excel_tab).writerows([("filepath", "caption"), *rows])
+    pairs = read_table(path)
+    assert list(zip(pairs.pictures, pairs.captions, strict=True)) == rows
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("filepath,caption,caption\na.png,one,two\n")
+    with pytest.raises(DataError, match="has 2 columns 'caption'"):
         read_table(path)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oneclip.errors import DataError, MissingExtraError, nearest
+from oneclip.errors import DataError
+from oneclip.hub.addresses import with_slashes
+from oneclip.hub.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, TableReader
 
-SEPARATORS = (",", "\t", ";", "|")
-CSV_SUFFIXES = (".csv", ".tsv", ".txt")
-PARQUET_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = (*CSV_SUFFIXES, ".txt", *PARQUET_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -54,108 +53,54 @@ def read_table(
     """Read a table with a column of picture paths and one of captions.
 
     Args:
-        path: .csv, .tsv or .txt (UTF-8, a header in the first line), or .parquet.
+        path: .csv, .tsv or .txt (UTF-8, a header in the first line), or .parquet; see `oneclip.hub.tables`.
         image_column, caption_column: their names; other columns are ignored.
         separator: between columns of a CSV file; by default the one that makes both names part of the header.
 
     Raises:
-        DataError: if the file is missing or no table, lacks a column, or has no row with both.
+        DataError: if the file is missing or no table, lacks a column, has a row with more or fewer fields than its
+            header, or no row with both.
         MissingExtraError: for Parquet without pyarrow.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"the table {path} {what}; expected a CSV or Parquet file of pictures and captions")
-    columns = (image_column, caption_column)
-    if path.suffix.lower() in PARQUET_SUFFIXES:
-        rows = _parquet_rows(path, columns)
-    elif path.suffix.lower() in CSV_SUFFIXES:
-        rows = _csv_rows(path, columns, separator)
-    else:
-        known = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES)
+    if not is_table(path):
+        known = ", ".join(SUFFIXES)
         raise DataError(f"{path} has the suffix {path.suffix!r}; expected a table with one of {known}")
-    return _pairs(path, rows, columns)
-
-
-def _pairs(path: Path, rows: Iterable[tuple[object, object]], columns: tuple[str, str]) -> Pairs:
+    columns = (image_column, caption_column)
+    table = TableReader(str(path), separator=separator, wanted=columns)
+    if not table.names:
+        raise DataError(f"{path} is empty; expected a header with {image_column!r} and {caption_column!r}")
+    for column in columns:
+        table.check_column(column, ". Name the columns of pictures and captions")
     pairs = Pairs(str(path), [], [])
-    for number, values in enumerate(rows, start=1):
-        for value, column in zip(values, columns, strict=True):
+    for row in table.rows(columns):
+        if row.problem is not None:
+            raise DataError(row.problem)
+        for value, column in zip(row.values, columns, strict=True):
             if value is not None and not isinstance(value, str):
                 raise DataError(
-                    f"row {number} of {path} has {value!r} ({type(value).__name__}) as {column!r}; expected text"
+                    f"row {row.number} of {path} has {value!r} ({type(value).__name__}) as {column!r}; expected text"
                 )
         empty = [
-            column
-            for value, column in zip(values, columns, strict=True)
-            if not value or not str(value).strip()
+            column for value, column in zip(row.values, columns, strict=True) if not (value or "").strip()
         ]
         if empty:
-            pairs.left_out.append((number, " and ".join(empty)))
+            pairs.left_out.append((row.number, " and ".join(empty)))
         else:
-            pairs.pictures.append(str(values[0]))
-            pairs.captions.append(str(values[1]))
+            pairs.pictures.append(row.values[0])
+            pairs.captions.append(row.values[1])
     if not pairs.pictures:
         found = f"{len(pairs.left_out)} rows, none with both" if pairs.left_out else "no rows"
         raise DataError(f"{path} has {found}; expected at least one with {columns[0]!r} and {columns[1]!r}")
     return pairs
 
 
-def _csv_rows(path: Path, columns: tuple[str, str], separator: str | None) -> Iterator[tuple[object, object]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            if not header.strip():
-                raise DataError(f"{path} is empty; expected a header with {columns[0]!r} and {columns[1]!r}")
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator or _sniff(header, columns))
-            names = [name.strip() for name in next(reader)]
-            at = [_find(column, names, path) for column in columns]
-            for row in reader:
-                if row:
-                    first, second = (row[i] if i < len(row) else None for i in at)
-                    yield first, second
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV file in UTF-8: {error}") from error
-
-
-def _sniff(header: str, columns: tuple[str, str]) -> str:
-    """The separator that makes both columns part of the header, or else the one that makes most columns."""
-
-    def names(separator: str) -> list[str]:
-        return [name.strip() for name in next(csv.reader([header], delimiter=separator))]
-
-    return max(
-        SEPARATORS, key=lambda separator: (set(columns) <= set(names(separator)), len(names(separator)))
-    )
-
-
-def _parquet_rows(path: Path, columns: tuple[str, str]) -> Iterator[tuple[object, object]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Reading Parquet", "parquet") from error
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or no Parquet file: {error}") from error
-    with file:
-        for column in columns:
-            _find(column, file.schema_arrow.names, path)
-        for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-            yield from zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
-
-
-def _find(column: str, names: list[str], path: Path) -> int:
-    if column not in names:
-        near = nearest(column, names)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise DataError(
-            f"{path} has no column {column!r}; {hint}it has {', '.join(map(repr, names))}. "
-            "Name the columns of pictures and captions"
-        )
-    return names.index(column)
+def is_table(path: str | Path) -> bool:
+    """Whether a file is a table of pairs, by its name."""
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def present_pairs(
@@ -173,7 +118,9 @@ def present_pairs(
         DataError: naming the first files that are missing, and where they were looked for.
     """
     names = dict.fromkeys(pairs.pictures)
-    there = {name: is_elsewhere(name) or _is_file(folder, name) for name in names}
+    there = {
+        name: is_elsewhere(name) or os.path.isfile(with_slashes(os.path.join(folder, name))) for name in names
+    }
     missing = [name for name, is_there in there.items() if not is_there]
     if not missing:
         return pairs
@@ -186,12 +133,6 @@ def present_pairs(
     kept = [i for i, name in enumerate(pairs.pictures) if there[name]]
     return Pairs(
         pairs.name, [pairs.pictures[i] for i in kept], [pairs.captions[i] for i in kept], pairs.left_out
-    )
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    return os.path.isfile(folder / name) or (
-        "\\" in name and os.path.isfile(folder / name.replace("\\", "/"))
     )
 
 

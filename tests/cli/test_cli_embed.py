@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import io
+import json
 import os
 import signal
 import subprocess
@@ -259,3 +261,130 @@ def test_a_real_ctrl_c_keeps_what_was_done(pictures: Path, model: Path) -> None:
     assert "pictures are kept" in err
     assert "Traceback" not in err
     assert list(Path("vectors.npz.partial").glob("*.npz"))
+
+
+# ----------------------------------------------------------------------------------------- what is told, and options
+
+
+def test_dropped_and_kept_rows_are_counted_with_the_reason(run: Run, pictures: Path, model: Path) -> None:
+    Path("more").mkdir()
+    picture(9).save("more/9.png")
+    arguments = ("-o", "vectors.npz", "--model", model)
+    assert run("embed", pictures, "more", *arguments).code == 0
+    code, _, err = run("embed", "more", *arguments)
+    assert code == 0
+    assert "note: 8 rows of earlier runs dropped: no source of this run has them" in err
+    Path("more").rename("unmounted")
+    code, _, err = run("embed", pictures, "more", *arguments, "--skip")
+    assert code == 3
+    assert "note: 1 row kept of what could not be listed now" in err
+    assert len(np.load("vectors.npz")["names"]) == 9
+
+
+def test_json_says_what_the_run_did(run: Run, pictures: Path, model: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
+    code, out, _ = run("embed", pictures, "-o", "vectors.npz", "--model", model, "--skip", "--json")
+    assert code == 3
+    answer = json.loads(out)
+    weights = str(np.load("vectors.npz")["weights"])
+    assert {
+        key: answer[key] for key in ("output", "rows", "encoded", "from_earlier", "failed", "weights")
+    } == {
+        "output": "vectors.npz",
+        "rows": 8,
+        "encoded": 8,
+        "from_earlier": 0,
+        "failed": 1,
+        "weights": weights,
+    }
+    assert [one["path"] for one in answer["skipped"]] == ["pictures/broken.png"]
+    assert answer["errors"] == "vectors.npz.errors.csv"
+
+
+def test_excluded_files_and_thumbnails_of_a_nas_are_left_out(run: Run, pictures: Path, model: Path) -> None:
+    for name in ("@eaDir/SYNO_M.jpg", "sub/@eaDir/a.jpg", "sub/raw/b.png", "sub/c_thumb.png", "sub/d.png"):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(pictures / name)
+    arguments = ("embed", "pictures/sub", "-o", "vectors.npz", "--model", model)
+    assert run(*arguments).code == 0
+    assert [Path(n).name for n in np.load("vectors.npz")["names"]] == ["c_thumb.png", "d.png", "b.png"]
+    assert run(*arguments, "--exclude", "*_thumb.*", "--exclude", "raw").code == 0
+    assert np.load("vectors.npz")["names"].tolist() == ["pictures/sub/d.png"]
+    assert (
+        run(
+            "embed", "pictures", "-o", "b.npz", "--model", model, "--exclude", "sub/r*", "--exclude", "*t.png"
+        ).code
+        == 0
+    )
+    names = np.load("b.npz")["names"].tolist()
+    assert "pictures/sub/raw/b.png" not in names
+    assert "pictures/cat.png" not in names
+    assert "pictures/sub/d.png" in names
+
+
+def test_a_list_may_come_by_the_standard_input(
+    run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(text: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    given("pictures/sun.png\n\npictures/cat.png\n")
+    assert run("embed", "@-", "-o", "vectors.npz", "--model", model).code == 0
+    assert np.load("vectors.npz")["names"].tolist() == ["pictures/sun.png", "pictures/cat.png"]
+    given("a cat\na dog\n")
+    assert run("embed", "@-", "--texts", "-o", "texts.npz", "--model", model).code == 0
+    assert np.load("texts.npz")["names"].tolist() == ["stdin:1", "stdin:2"]
+    given("")
+    assert "the standard input is empty" in run("embed", "@-", "-o", "vectors.npz", "--model", model).err
+
+
+def test_rows_are_called_by_an_id_column_whose_ids_differ(run: Run, pictures: Path, model: Path) -> None:
+    Path("t.csv").write_text(
+        "sku,path\nA/7,pictures/cat.png\nB,pictures/sun.png\nB,pictures/tree.png\n,pictures/tree.png\n",
+        encoding="utf-8",
+    )
+    arguments = ("embed", "t.csv", "--id-column", "sku", "-o", "vectors.npz", "--model", model, "--skip")
+    code, _, err = run(*arguments)
+    assert code == 3
+    assert np.load("vectors.npz")["names"].tolist() == ["A/7", "B"]
+    assert "t.csv:3: its id 'B' is that of row 2, too" in err
+    assert "t.csv:4: its id in the column 'sku' is ''" in err
+    assert "2 from earlier" in run(*arguments).err
+    code, _, err = run("embed", pictures, "--id-column", "sku", "-o", "vectors.npz", "--model", model)
+    assert code == 2
+    assert "no SOURCE is one" in err
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "vectors.parquet", "folder", "vectors.lance"])
+def test_float16_is_half_as_large_and_never_mixed(run: Run, pictures: Path, model: Path, output: str) -> None:
+    pytest.importorskip("lance" if output.endswith("lance") else "pyarrow")
+    arguments = ("embed", pictures, "-o", output, "--model", model)
+    half = ("--output-precision", "fp16")
+    assert run(*arguments, *half).code == 0
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "stored fp16, not fp32" in err
+    (pictures / "cat.png").rename(pictures / "kitten.png")
+    assert "1 known by content" in run(*arguments, *half).err
+    if output == "vectors.npz":
+        vectors = np.load(output)["vectors"]
+        names = np.load(output)["names"].tolist()
+        assert vectors.dtype == np.float16
+        full = oneclip.load(model).encode_images(names)
+        np.testing.assert_array_equal(vectors, full.astype(np.float16))
+
+
+def test_a_table_without_rows_says_so(run: Run, pictures: Path, model: Path) -> None:
+    Path("t.csv").write_text("path\n", encoding="utf-8")
+    code, _, err = run("embed", "t.csv", "-o", "vectors.npz", "--model", model)
+    assert code == 1
+    assert "t.csv: a table with a header and no rows" in err
+    assert "None" not in err
+
+
+def test_base64_in_a_table_is_not_printed(run: Run, pictures: Path, model: Path) -> None:
+    Path("t.csv").write_text("image\n" + "iVBORw0K" * 30_000 + "\npictures/cat.png\n", encoding="utf-8")
+    code, _, err = run("embed", "t.csv", "-o", "vectors.npz", "--model", model, "--skip")
+    assert code == 3
+    assert "240,000 characters" in err
+    assert len(err) < 1000

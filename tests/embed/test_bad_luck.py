@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,40 @@ def test_paths_that_are_the_same_count_once_and_equal_pictures_are_computed_once
     assert len(names()) == len(set(names())) == 7
     vectors = np.load("vectors.npz")["vectors"]
     np.testing.assert_array_equal(vectors[names().index("photos/copy.jpg")], vectors[0])
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+def test_an_item_that_raises_anything_is_listed_and_the_others_are_written_every_time(
+    run: Embed, photos: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ONECLIP_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    bad = ["http://[::1/b.jpg", "photos/a\0b.jpg", "http://127.0.0.1:port/x.jpg"]
+    Path("list.txt").write_text("\n".join([*bad, "photos/0.jpg", "photos/1.jpg"]), encoding="utf-8")
+    errors = "folder/_errors.csv" if output == "folder" else "vectors.npz.errors.csv"
+    for kept in (0, 2):
+        outcome = run("list.txt", output=output)
+        assert (outcome.kept, outcome.failed, outcome.rows) == (kept, 3, 2)
+        assert list(reasons(errors)) == bad
+    assert "not a path: embedded null byte" in reasons(errors)["photos/a\0b.jpg"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), MemoryError(), RecursionError("too deep")])
+def test_an_error_of_any_kind_while_decoding_is_that_picture_s(
+    run: Embed, photos: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oneclip.embed import model as batches
+
+    def failing(content: io.BytesIO, **options: object) -> object:
+        if content.name.endswith("2.jpg"):  # type: ignore[attr-defined]
+            raise error
+        return open_image(content, **options)  # type: ignore[arg-type]
+
+    open_image = batches.open_image
+    monkeypatch.setattr(batches, "open_image", failing)
+    assert run(photos).rows == 5
+    why = "too large for the memory" if isinstance(error, MemoryError) else str(error)
+    assert why in reasons()["photos/2.jpg"]
 
 
 def test_nothing_readable_writes_nothing(run: Embed, photos: Path) -> None:
@@ -201,7 +236,10 @@ def test_a_full_disk_keeps_every_part_and_the_next_run_goes_on(
     monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
     written: list[int] = []
     with monkeypatch.context() as patch:
-        for module, name in (("numpy", "savez"), ("pyarrow.parquet", "write_table")):
+        for module, name in (
+            ("oneclip.embed.formats.npz", "_write_names"),
+            ("pyarrow.parquet", "write_table"),
+        ):
             write = getattr(__import__(module, fromlist=[name]), name)
 
             def until_full(*arguments: object, write: object = write, **arrays: object) -> None:
@@ -230,7 +268,7 @@ def test_a_disk_that_fills_up_at_the_end_leaves_the_finished_file_as_it_was(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("numpy.savez", full)
+        patch.setattr("oneclip.embed.formats.npz._write_names", full)
         with pytest.raises(OutputError, match="No space left"):
             run(photos)
     assert Path("vectors.npz").read_bytes() == before
@@ -261,7 +299,7 @@ def test_a_part_that_the_disk_damaged_is_put_aside_and_made_again(
 ) -> None:
     monkeypatch.setattr("oneclip.embed.store.PART_ROWS", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", lambda self, names: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(Store, "finish", lambda self, *given: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             run(photos, output=output)
     (part,) = Path().glob("*/part-000001.*")

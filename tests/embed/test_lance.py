@@ -38,7 +38,7 @@ def test_a_dataset_has_what_parquet_has_and_lance_searches_it(
 
     assert run(photos, output=OUT).rows == 6
     dataset = lance.dataset(OUT)
-    assert dataset.schema.names == ["name", "sha256", "vector"]
+    assert dataset.schema.names == ["name", "sha256", "vector", "size", "mtime_ns"]
     assert dataset.schema.field("vector").type == pa.list_(pa.float32(), DIM)
     assert dataset.schema.metadata[b"oneclip.weights"].decode() == Facts.of(encoder, "exact").weights
     paths = sorted(map(str, photos.iterdir()))
@@ -172,7 +172,7 @@ def test_a_damaged_dataset_says_so_and_stays(encoder: oneclip.Encoder, run: Embe
 def test_names_that_no_unicode_has_are_refused(encoder: oneclip.Encoder, photos: Path) -> None:
     with Store(Path(OUT), Facts.of(encoder, "exact")) as store:
         assert "no valid Unicode" in str(store.fault("\udcff.jpg"))
-        store._parts.write(Rows(["\0 'a'"], ["1" * 64], np.ones((1, DIM), np.float32)))
+        store._parts.write(Rows(["\0 'a'"], ["1" * 64], np.ones((1, DIM), np.float32), [None]))
         store.forget("\0 'a'")
         assert store.finish([]) == 0
     assert rows() == {}

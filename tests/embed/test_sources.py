@@ -49,7 +49,7 @@ def test_a_pattern_is_what_it_fits_sorted_and_a_name_that_exists_is_itself(photo
     assert names("photos/[2-4].jpg") == ["photos/2.jpg", "photos/3.jpg", "photos/4.jpg"]
     Path("[2-4].jpg").write_bytes(b"a file")
     assert names("[2-4].jpg") == ["[2-4].jpg"]
-    with pytest.raises(DataError, match="nothing here fits"):
+    with pytest.raises(DataError, match="no file matches"):
         names("photos/*.gif")
 
 
@@ -64,8 +64,8 @@ def test_braces_count_with_their_zeros_and_choose(tmp_path: Path) -> None:
 def test_a_list_has_paths_that_are_relative_to_it(photos: Path, word: str) -> None:
     Path("lists").mkdir()
     Path(word.lstrip("@")).write_text("../photos/1.jpg\n\n/abs/2.jpg\r\n", encoding="utf-8")
-    assert names(word) == ["lists/../photos/1.jpg", "/abs/2.jpg"]
-    assert names(word, folder="x") == ["x/../photos/1.jpg", "/abs/2.jpg"]
+    assert names(word) == ["photos/1.jpg", "/abs/2.jpg"]
+    assert names(word, folder="x/y") == ["x/photos/1.jpg", "/abs/2.jpg"]
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".tar", "w"), (".tar.gz", "w:gz"), (".tgz", "w:gz")])
@@ -174,6 +174,28 @@ def test_a_csv_table_finds_its_column_and_its_separator(photos: Path) -> None:
     assert names("t.csv", column="image_path", folder="f")[0] == "f/photos/0.jpg"
 
 
+def test_a_row_that_is_not_as_the_header_says_is_one_failure(photos: Path) -> None:
+    Path("t.csv").write_text("path,caption\nphotos/0.jpg,a cat, grey\nphotos/1.jpg,ok\nphotos/2.jpg\n")
+    first, second, third = items("t.csv")
+    assert isinstance(second, Item)
+    assert "line 2 of t.csv has 3 fields and its header has 2" in str(first)
+    assert "line 4 of t.csv has 1 field and its header has 2" in str(third)
+
+
+def test_backslashes_separate_folders_where_that_finds_the_file(photos: Path) -> None:
+    Path("t.csv").write_text("path\nphotos\\0.jpg\nphotos\\gone.jpg\n", encoding="utf-8")
+    Path("list.txt").write_text("photos\\1.jpg\n", encoding="utf-8")
+    assert names("t.csv", "list.txt") == ["photos/0.jpg", "photos\\gone.jpg", "photos/1.jpg"]
+
+
+def test_base64_in_a_column_of_paths_is_told_in_a_line(photos: Path) -> None:
+    Path("t.csv").write_text("image\n" + "iVBORw0K" * 30_000 + "\n", encoding="utf-8")
+    (failure,) = items("t.csv")
+    assert isinstance(failure, Failure)
+    assert "has 240,000 characters, which are no path" in str(failure)
+    assert len(str(failure)) < 300
+
+
 def test_a_table_without_a_column_that_we_know_asks_for_it(photos: Path) -> None:
     Path("t.csv").write_text("id,picture\n1,photos/0.jpg\n", encoding="utf-8")
     with pytest.raises(
@@ -203,6 +225,15 @@ def test_a_parquet_table_may_hold_paths_bytes_or_what_datasets_writes(photos: Pa
     assert first.read() == b"1"
     assert second.name == "photos/1.jpg"
     assert isinstance(third, Failure)
+
+
+def test_a_row_whose_struct_has_no_path_is_one_failure(photos: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": None, "path": 5}, {"bytes": None, "path": 0}]
+    pq.write_table(pa.table({"image": rows}), "t.parquet")
+    first, second = items("t.parquet")
+    assert str(first) == "t.parquet:1: its column 'image' has int where a path should be"
+    assert isinstance(second, Failure)
 
 
 def test_a_column_of_numbers_is_refused(photos: Path) -> None:
@@ -298,7 +329,7 @@ def test_a_scheme_whose_package_is_missing_or_that_is_none_says_so(
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(DataError, match="s3fs"):
         items("s3://bucket/*.tar")
-    with pytest.raises(DataError, match="no scheme"):
+    with pytest.raises(DataError, match="is not a scheme"):
         items("nonsense://bucket/*.tar")
 
 

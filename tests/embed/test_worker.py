@@ -52,13 +52,13 @@ def task(photos: Path, tmp_path: Path) -> Task:
     return Task(partial(oneclip.load, str(model)), "cpu", "exact", 2, 1, 1, str(tmp_path))
 
 
-def worker(task: Task, attempts: Attempts, known: object = None, facts: Facts | None = None) -> Worker:
+def worker(task: Task, attempts: Attempts, known: Known | None = None, facts: Facts | None = None) -> Worker:
     def ask(method: str, *what: object) -> object:
         return getattr(attempts, method)(*what)
 
     met = meet(task)
     assert isinstance(met, tuple)
-    return Worker(task, facts or met[0], lambda: known or Known([]).has, ask)  # type: ignore[arg-type, return-value]
+    return Worker(task, facts or met[0], lambda: known or Known([]), ask)
 
 
 # ------------------------------------------------------------------------------------------------------- workers
@@ -82,8 +82,8 @@ def test_a_worker_says_the_same_as_the_encoder(task: Task, encoder: oneclip.Enco
 def test_what_is_done_is_not_done_again(task: Task) -> None:
     (unit,) = units_of(find_sources(["photos"]), 100)
     first = [a for g in worker(task, Attempts()).groups(unit) for a in g.answers]
-    known = Known((a.name, str(a.digest)) for a in first[:4])
-    again = [a for g in worker(task, Attempts(), known.has).groups(unit) for a in g.answers]
+    known = Known((a.name, str(a.digest), None) for a in first[:4])
+    again = [a for g in worker(task, Attempts(), known).groups(unit) for a in g.answers]
     assert [a.vector is None and a.reason is None for a in again] == [True] * 4 + [False] * 2
 
 
@@ -113,9 +113,7 @@ def test_a_worker_with_another_model_or_none_says_so_and_does_nothing(task: Task
     dead = Attempts()
     for _ in range(4):
         dead.begin("load")
-    (group,) = Worker(task, facts, lambda: Known([]).has, lambda m, *w: getattr(dead, m)(*w)).groups(
-        Unit(0, [])
-    )
+    (group,) = Worker(task, facts, lambda: Known([]), lambda m, *w: getattr(dead, m)(*w)).groups(Unit(0, []))
     assert "while they loaded the model" in str(group.problem)
 
 
@@ -148,11 +146,14 @@ def test_lists_are_cut_and_bulky_sources_are_a_unit_each(photos: Path) -> None:
 
 
 def test_known_is_exact() -> None:
-    rows = [(f"photo \udcff {i}", f"{i:064x}") for i in range(1000)]
+    rows = [(f"photo \udcff {i}", f"{i:064x}", (i, 5) if i % 2 else None) for i in range(1000)]
     known = Known(rows)
-    assert all(known.has(*row) for row in rows)
-    assert not known.has(rows[0][0], rows[1][1])
-    assert not Known([]).has("a", "b")
+    assert all(known.has(digest) for _, digest, _ in rows)
+    assert not known.has(f"{1000:064x}")
+    unchanged = [known.is_unchanged(Item(name, bytes), (i, 5)) for i, (name, _, _) in enumerate(rows)]
+    assert unchanged == [i % 2 == 1 for i in range(1000)]
+    assert not known.is_unchanged(Item(rows[1][0], bytes), (3, 5))
+    assert not Known([]).has("b")
 
 
 def test_answers_that_come_twice_count_once_and_what_is_missing_is_noticed() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from oneclip.errors import ConfigError, ImageError, ImageTooLargeError
 from oneclip.image import DEFAULT_MAX_PIXELS, open_image, pixel_limit
+from oneclip.image.libtiff import silence_libtiff
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -43,7 +44,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_is_called_one(tmp_path):
-    with pytest.raises(ImageError, match="is a folder; give the pictures in it"):
+    with pytest.raises(ImageError, match="is a folder; give the images in it"):
         open_image(tmp_path)
 
 
@@ -183,3 +184,17 @@ def test_pillows_own_limit_is_neither_used_nor_changed(monkeypatch):
         Image.open(io.BytesIO(data))
     assert open_image(data).size == (100, 100)
     assert Image.MAX_IMAGE_PIXELS == 50
+
+
+def test_what_libtiff_says_does_not_reach_stderr_and_the_error_names_the_file(tmp_path, capfd):
+    path = tmp_path / "scan.tif"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[200:900] = b"\xff" * 700  # "tempfile.tif: Using code not yet in table."
+    path.write_bytes(content)
+    if not silence_libtiff():
+        pytest.skip("this Pillow does not give out its libtiff")
+    with pytest.raises(ImageError, match=r"scan\.tif is truncated or damaged \(TIFF, 64 x 64\)"):
+        open_image(path)
+    assert capfd.readouterr().err == ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,13 @@ class DecodeMode(str, Enum):
     fast = "fast"
 
 
+class Stored(str, Enum):
+    """What vectors are written in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
 class FolderFormat(str, Enum):
     """What the parts in a folder are."""
 
@@ -53,7 +62,7 @@ def embed(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Pictures, folders, patterns, lists (@list.txt), tables (.csv, .parquet), shards (.tar).",
+            help="Pictures, folders, patterns, lists (@list.txt, @- is stdin), tables (.csv, .parquet), shards.",
         ),
     ],
     output: Annotated[
@@ -73,6 +82,22 @@ def embed(
         str | None,
         typer.Option(
             "--column", metavar="NAME", help="Column of tables with paths, URLs, bytes, or captions."
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id-column",
+            metavar="NAME",
+            help="Column of tables that rows are called by, instead of the path.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave out files and folders of this name, or path where it has a slash; several times.",
         ),
     ] = None,
     images: Annotated[
@@ -100,6 +125,17 @@ def embed(
     parts: Annotated[
         FolderFormat, typer.Option("--parts", help="Format of the parts, where OUT is a folder.")
     ] = FolderFormat.parquet,
+    output_precision: Annotated[
+        Stored,
+        typer.Option("--output-precision", help="What the vectors are written in; fp16 is half as large."),
+    ] = Stored.fp32,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read files also where size and time are those of the last run, and compare content.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, whatever OUT holds; else the run goes on.")
     ] = False,
@@ -126,6 +162,7 @@ def embed(
     max_pixels: options.MaxPixels = None,
     truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: options.Skip = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write the vectors of pictures, or of captions, to disk.
 
@@ -138,12 +175,15 @@ def embed(
       oneclip embed drawings/ -o vectors.npz
       oneclip embed holiday/ -o vectors.npz --model ViT-B-32-256:datacomp_s34b_b86k
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
-      oneclip embed icons.csv --column image_url -o vectors.parquet
+      oneclip embed icons.csv --column image_url --id-column sku -o vectors.parquet
+      find . -name "*.png" | oneclip embed @- -o vectors.npz --exclude "*_thumb*" --json
       oneclip embed captions.txt --texts -o captions.npz
       oneclip embed s3://bucket/icons -o s3://bucket/vectors --engine ray
     """
     options.find_model(model)
     from oneclip.embed.outputs import check_output
+    from oneclip.embed.sources import find_sources
+    from oneclip.embed.sources.tables import Table
 
     suffix = f".{parts.value}"
     try:
@@ -152,20 +192,35 @@ def embed(
         raise typer.BadParameter(f"--output {error}") from error
     _check_engine(engine, workers, ray_address, cache)
     how: Decode = ("cut" if truncate else "text") if texts else decode.value
-    found = _find(sources, texts, column, images, skip)
+    find = partial(
+        find_sources,
+        texts=texts,
+        column=column,
+        folder=None if images is None else str(images),
+        id_column=id_column,
+        exclude=exclude or (),
+    )
+    found = _find(find(sources), skip)
+    if id_column is not None and not any(isinstance(source, Table) for source in found):
+        raise typer.BadParameter("--id-column is a column of tables, and no SOURCE is one")
     from oneclip.embed.store import Store
 
-    opened = partial(Store, output, overwrite=overwrite, folder_suffix=suffix)
+    def opened(facts: Facts) -> Store:
+        facts = replace(facts, stored=output_precision.value)
+        return Store(output, facts, overwrite=overwrite, folder_suffix=suffix)
+
     if engine is Engine.ray:
         options.tell_pocket(model)
         load = partial(_load, model, precision.value, max_pixels, truncated.value)
         store, outcome, width = _on_cluster(
-            load, device, workers, ray_address, opened, found, how, batch_size
+            load, device, workers, ray_address, opened, found, how, batch_size, verify
         )
     else:
         encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
-        store, outcome = _here(encoder, opened, found, how, batch_size, cache)
+        store, outcome = _here(encoder, opened, found, how, batch_size, cache, verify)
         width = encoder.embed_dim
+    if as_json:
+        print(json.dumps(_answer(outcome, store, width), indent=2))
     _tell(outcome, store, width, how, skip)
 
 
@@ -178,12 +233,10 @@ def _check_engine(engine: Engine, workers: int | None, ray_address: str | None, 
             raise typer.BadParameter(f"{option} belongs to --engine ray")
 
 
-def _find(words: list[str], texts: bool, column: str | None, images: Path | None, skip: bool) -> list[Source]:
+def _find(found: list[Source], skip: bool) -> list[Source]:
     """The sources; a path that leads nowhere is an error before the work, unless it may be left out."""
-    from oneclip.embed.sources import find_sources
     from oneclip.embed.sources.files import Files
 
-    found = find_sources(words, texts=texts, column=column, folder=None if images is None else str(images))
     files = [source for source in found if isinstance(source, Files)]
     for failure in (failure for source in files for failure in source.failures):
         if not skip:
@@ -201,6 +254,7 @@ def _here(
     how: Decode,
     batch_size: int,
     cache: Path | None,
+    verify: bool,
 ) -> tuple[Store, Outcome]:
     """Do the work in this process."""
     from oneclip.embed.cache import Cache
@@ -212,7 +266,16 @@ def _here(
         _going_on(opened(facts)) as (store, report),
         nullcontext() if cache is None else Cache(cache, facts) as base,
     ):
-        outcome = embed(encoder, sources, store, decode=how, batch_size=batch_size, cache=base, report=report)
+        outcome = embed(
+            encoder,
+            sources,
+            store,
+            decode=how,
+            batch_size=batch_size,
+            cache=base,
+            verify=verify,
+            report=report,
+        )
     return store, outcome
 
 
@@ -225,6 +288,7 @@ def _on_cluster(
     sources: list[Source],
     how: Decode,
     batch_size: int,
+    verify: bool,
 ) -> tuple[Store, Outcome, int]:
     """Do the work on a Ray cluster; the last of the three is D."""
     from oneclip.cli.progress import after_two_seconds
@@ -233,7 +297,7 @@ def _on_cluster(
     with ExitStack() as stack:
         with after_two_seconds("reaching the cluster, and loading the model there …"):
             cluster = stack.enter_context(Cluster(address, workers=workers, device=device))
-            job = cluster.prepare(load, how, batch_size)
+            job = cluster.prepare(load, how, batch_size, verify=verify)
         say(f"the cluster encodes with up to {cluster.pool}", kind="note")
         store, report = stack.enter_context(_going_on(opened(job.facts)))
         outcome = job.embed(sources, store, report=report)
@@ -271,6 +335,25 @@ def _going_on(store: Store) -> Iterator[tuple[Store, Callable[[Report], None]]]:
             raise
 
 
+def _answer(outcome: Outcome, store: Store, width: int) -> dict[str, object]:
+    """The end of a run, for programs."""
+    return {
+        "output": str(store.output),
+        "rows": outcome.rows,
+        "dim": width,
+        **store.facts.to_dict(),
+        "encoded": outcome.encoded,
+        "from_earlier": outcome.kept,
+        "known_by_content": outcome.repeated,
+        "failed": outcome.failed,
+        "errors": outcome.errors,
+        "skipped": [{"path": one.name, "reason": one.reason} for one in outcome.first_failures],
+        "dropped": outcome.dropped,
+        "not_listed": outcome.unlisted,
+        "not_read": dict(outcome.not_read),
+    }
+
+
 def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -> None:
     """The end of a run, for a person; exits with a code that says how it went."""
     tell_skipped(outcome.first_failures)
@@ -279,8 +362,14 @@ def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -
         times = "once" if outcome.deaths == 1 else f"{outcome.deaths} times"
         say(f"{times} a worker died at its work; what it had in hand was done again", kind="note")
     kind = store.facts.kind
+    for why, count in outcome.dropped.items():
+        say(f"{count} row{'s' * (count > 1)} of earlier runs dropped: {why}", kind="note")
+    if outcome.unlisted:
+        plural = "s" * (outcome.unlisted > 1)
+        say(f"{outcome.unlisted} row{plural} kept of what could not be listed now", kind="note")
     if not outcome.rows:
-        raise DataError(f"none of the {kind} could be read; {outcome.errors} has the reasons")
+        reasons = f"; {outcome.errors} has the reasons" if outcome.errors else ""
+        raise DataError(f"none of the {kind} could be read{reasons}")
     made = f"{outcome.encoded} encoded" + "".join(
         f", {count} {what}"
         for count, what in ((outcome.kept, "from earlier"), (outcome.repeated, "known by content"))

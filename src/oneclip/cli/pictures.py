@@ -11,6 +11,8 @@ from oneclip.embed.sources.files import find_in_path
 from oneclip.errors import ImageError
 from oneclip.hub.suffixes import NotRead
 
+LONGEST = 500  # characters of a reason that are shown; a name may be a whole file
+
 
 def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure], NotRead]:
     """Find the pictures that paths mean, each once: files in the order given, folders sorted; count what is not read.
@@ -46,7 +48,8 @@ def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[
 def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:
     """Name on stderr what was left out, and count what is too much to name."""
     for failure in skipped[:limit]:
-        say(f"skipped {failure}")
+        told = str(failure)
+        say(f"skipped {told if len(told) <= LONGEST else f'{told[:LONGEST]}…'}")
     if len(skipped) > limit:
         say(f"skipped {len(skipped) - limit} more")
 

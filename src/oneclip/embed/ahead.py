@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oneclip.embed.items import Failure, Item, Source
+from oneclip.embed.items import Failure, Item, Source, Stamp
 from oneclip.errors import OneCLIPError
 from oneclip.hub.addresses import size_of_file
 
@@ -29,15 +29,17 @@ class Ready:
 
     Attributes:
         item: what it is.
-        digest: SHA-256 of its content, in hexadecimal digits.
+        digest: SHA-256 of its content, in hexadecimal digits; empty if it was not read, since its file is unchanged.
         value: what `decode` made of it, or what `known` said of it.
         is_known: which of the two.
+        stamp: size and time of its file before it was read, if it has one.
     """
 
     item: Item
     digest: str
     value: Any
     is_known: bool = False
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def read_ahead(
     ahead: int,
     decoders: int | None = None,
     look: Callable[[str], None] | None = None,
+    unchanged: Callable[[Item, Stamp], bool] = lambda item, stamp: False,
 ) -> Generator[Ready | Unread | Failure, None, None]:
     """Read and decode items before they are asked for; what has no content of its own passes through.
 
@@ -142,6 +145,7 @@ def read_ahead(
         ahead: how many items may be ready or under way.
         decoders: how many are decoded at once; by default as many as there are processors, up to 8.
         look: raises for a large file, by its path, that need not be read.
+        unchanged: whether there is a vector of an item, made of a file of this size and time: it is then not read.
 
     Yields:
         in the order of the sources.
@@ -155,45 +159,50 @@ def read_ahead(
 
     def read(item: Item, result: Future[Ready | Unread]) -> None:
         taken = 0
-        digest: str | None = None
         try:
-            size = size_of_file(item.path) if item.path else item.size
-            if item.path and look is not None and size > LARGE:
-                try:
-                    look(item.path)
-                except OneCLIPError as error:
-                    return result.set_result(Unread(item, _reason(item, error), _digest_of(item.path)))
-            budget.take(taken := size)
-            with clock.counting("reading"):
-                content = item.read()
-                digest = hashlib.sha256(content).hexdigest()
+            stamp = item.stamp()  # before it is read: whoever changes it meanwhile changes its time, too
+            if stamp is not None and unchanged(item, stamp):
+                return result.set_result(Ready(item, "", True, is_known=True, stamp=stamp))
+            try:
+                size, whole = item.size or 0, item.file if item.size is None else None
+                if whole is not None:
+                    size = size_of_file(whole)
+                    if look is not None and size > LARGE:
+                        try:
+                            look(whole)
+                        except OneCLIPError as error:
+                            return result.set_result(Unread(item, _reason(item, error), _digest_of(whole)))
+                budget.take(taken := size)
+                with clock.counting("reading"):
+                    content = item.read()
+                    digest = hashlib.sha256(content).hexdigest()
+            except Exception as error:  # of whatever reads it: a bad item never ends a run
+                return result.set_result(Unread(item, _reason(item, error)))
             budget.give(taken - len(content))
             taken = len(content)
             found = known(item, digest)
             if found is not None:
-                result.set_result(Ready(item, digest, found, is_known=True))
+                result.set_result(Ready(item, digest, found, is_known=True, stamp=stamp))
             elif not stop.is_set():
-                pool.submit(decoded, item, digest, [content], result)
+                pool.submit(decoded, item, digest, stamp, [content], result)
                 taken = 0  # it is given back there
-        except (OneCLIPError, OSError) as error:
-            result.set_result(Unread(item, _reason(item, error), digest))
-        except MemoryError:
-            result.set_result(Unread(item, f"{item.name}: too large for the memory", digest))
-        except BaseException as error:
+        except (
+            BaseException
+        ) as error:  # of the output or the cache: it is raised where the items are asked for
             result.set_exception(error)
         finally:
             budget.give(taken)
 
-    def decoded(item: Item, digest: str, content: list[bytes], result: Future[Ready | Unread]) -> None:
+    def decoded(
+        item: Item, digest: str, stamp: Stamp | None, content: list[bytes], result: Future[Ready | Unread]
+    ) -> None:
         size = len(content[0])
         try:
             with clock.counting("decoding"):
                 value = decode(_Named(content.pop(), item.name))
-            result.set_result(Ready(item, digest, value))
-        except (OneCLIPError, OSError) as error:
+            result.set_result(Ready(item, digest, value, stamp=stamp))
+        except Exception as error:
             result.set_result(Unread(item, _reason(item, error), digest))
-        except MemoryError:
-            result.set_result(Unread(item, f"{item.name}: too large for the memory", digest))
         except BaseException as error:
             result.set_exception(error)
         finally:
@@ -281,8 +290,14 @@ def _digest_of(path: str) -> str:
 
 
 def _reason(item: Item, error: Exception) -> str:
-    text = getattr(error, "strerror", None) if not isinstance(error, OneCLIPError) else None
-    text = text or str(error) or type(error).__name__
+    if isinstance(error, OneCLIPError):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "it is too large for the memory"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
     return text if item.name in text else f"{item.name} cannot be read: {text}"
 
 

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from oneclip.embed.ahead import Clock
-from oneclip.embed.items import Source
+from oneclip.embed.items import Source, row_key
 from oneclip.embed.ledger import Ledger
 from oneclip.embed.meter import Meter, Report
 from oneclip.embed.model import Decode
@@ -101,19 +101,20 @@ class Cluster:
         if self._is_ours:
             self._ray.shutdown()
 
-    def prepare(self, load: Load, decode: Decode, batch_size: int = 32) -> Job:
+    def prepare(self, load: Load, decode: Decode, batch_size: int = 32, *, verify: bool = False) -> Job:
         """Have a first worker load the model.
 
         Args:
             load: gives the encoder on a worker; called with `device`. It is pickled.
             decode: as of `embed`.
             batch_size: pictures that go through the model at once.
+            verify: as of `embed`.
 
         Raises:
             ClusterError: if the model cannot be loaded there.
         """
         pool = self.pool
-        task = Task(load, pool.device, decode, batch_size, pool.threads, pool.workers, os.getcwd())
+        task = Task(load, pool.device, decode, batch_size, pool.threads, pool.workers, os.getcwd(), verify)
         first = self._ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=1)(meet)
         try:
             met = self._ray.get(first.remote(task))
@@ -180,7 +181,8 @@ class Job:
                 with suppress(Exception):  # a cluster that is gone has nobody to ask
                     ledger.outcome.deaths = self._ray.get(attempts.deaths.remote(), timeout=5)
             ledger.outcome.not_read.update(not_read(sources))
-            ledger.outcome.rows = store.finish(ledger.names())
+            ledger.outcome.rows = store.finish(ledger.names(), ledger.unlisted)
+            ledger.outcome.dropped, ledger.outcome.unlisted = store.dropped, store.unlisted
         return ledger.outcome
 
     def _groups(self, units: list[bytes], store: Store, attempts: Any) -> Iterator[Group]:
@@ -190,11 +192,11 @@ class Job:
         if not units:
             return
         ray = self._ray
-        reference = ray.put(Known(store.digests()))
+        reference = ray.put(Known((row_key(name), digest, stamp) for name, digest, stamp in store.rows()))
 
-        def known() -> Callable[[str, str], bool]:
-            has: Callable[[str, str], bool] = ray.get(reference).has
-            return has
+        def known() -> Known:
+            there: Known = ray.get(reference)
+            return there
 
         pool, workers = self._pool, min(self._pool.workers, len(units))
         with _settings(ray.data.DataContext.get_current()):

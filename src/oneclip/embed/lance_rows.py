@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oneclip.embed.formats.parquet import facts_of, to_table
+import numpy as np
+
+from oneclip.embed.formats.parquet import STAMP_COLUMNS, digests_of, facts_of, to_table
+from oneclip.embed.items import Stamp
 from oneclip.embed.rows import Facts, Rows
 from oneclip.errors import BrokenExtraError, DataError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Features
 
 SUFFIX = ".lance"
 _AT_ONCE = 1000  # names in one condition
@@ -40,15 +46,19 @@ class LanceRows:
         self._path, self._facts, self._begin = path, facts, overwrite
         self.damaged: list[str] = []
         self._digests: dict[str, str] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._by_content: dict[str, int] = {}  # digest to its place in the version that was there at first
+        self._first: Any = None  # that version
+        self._has_stamps = True  # datasets of before there were stamps stay as they are
         self._dropped: set[str] = set()  # rows that are there and must not be
         if overwrite or not is_dataset(path):
             self._begin = True
             return
         try:
-            made, self._digests = _read(path)
+            facts.check_same(_facts(path), path)
+            self._read()
         except DataError as error:
             raise OutputError(f"{error}. Name another output, or --overwrite to begin anew") from error
-        facts.check_same(made, path)
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -61,6 +71,21 @@ class LanceRows:
         """Names and hashes of all rows."""
         return iter(self._digests.items())
 
+    def stamp(self, name: str) -> Stamp | None:
+        """Size and time of the file that the row of this name was made of."""
+        return self._stamps.get(name)
+
+    def restamp(self, name: str, stamp: Stamp) -> None:
+        """Nothing: rows of a dataset are not written again because of a file's time."""
+
+    def vector(self, digest: str) -> Features | None:
+        """The vector (D,) of content with this hash that was there at first, whatever it is called."""
+        if digest not in self._by_content:
+            return None
+        with self._failing("read"):
+            found = self._first.take([self._by_content[digest]], columns=["vector"])["vector"]
+        return np.array(found.to_pylist()[0], np.float32)
+
     def write(self, rows: Rows) -> None:
         """Commit rows; those of the same names are replaced.
 
@@ -69,6 +94,8 @@ class LanceRows:
         """
         lance = _lance()
         table = to_table(rows, self._facts)
+        if not self._has_stamps and not self._begin:
+            table = table.drop_columns(list(STAMP_COLUMNS))
         with self._failing():
             if self._begin:
                 mode = "overwrite" if is_dataset(self._path) else "create"
@@ -80,11 +107,15 @@ class LanceRows:
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
         self._begin = False
         self._digests.update(zip(rows.names, rows.digests, strict=True))
+        self._stamps.update(
+            (name, s) for name, s in zip(rows.names, rows.stamps, strict=True) if s is not None
+        )
         self._dropped.difference_update(rows.names)
 
     def drop(self, name: str) -> None:
         """Forget the row of an item whose content is now another and cannot be encoded."""
         del self._digests[name]
+        self._stamps.pop(name, None)
         self._dropped.add(name)
 
     def tidy(self) -> None:
@@ -98,14 +129,30 @@ class LanceRows:
                 _lance().dataset(str(self._path)).delete(f"name IN ({quoted})")
         self._dropped.clear()
 
+    def _read(self) -> None:
+        """Names, digests and stamps of all rows."""
+        lance = _lance()
+        try:
+            self._first = lance.dataset(str(self._path))
+            self._has_stamps = set(STAMP_COLUMNS) <= set(self._first.schema.names)
+            columns = ["name", "sha256", *(STAMP_COLUMNS if self._has_stamps else ())]
+            for batch in self._first.to_batches(columns=columns):
+                for name, digest, stamp in zip(*digests_of(batch), strict=True):
+                    self._by_content[digest] = len(self._digests)
+                    self._digests[name] = digest
+                    if stamp is not None:
+                        self._stamps[name] = stamp
+        except Exception as error:
+            raise DataError(f"{self._path} is damaged: {_told(error)}") from error
+
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _failing(self, what: str = "written") -> Iterator[None]:
         """What Lance raises, made one error."""
         try:
             yield
         except Exception as error:  # a Rust library: OSError, ValueError, RuntimeError, and a panic's own
             raise OutputError(
-                f"{self._path} could not be written: {_told(error)}. Nothing that was there is lost"
+                f"{self._path} could not be {what}: {_told(error)}. Nothing that was there is lost"
             ) from error
 
 
@@ -146,18 +193,6 @@ def _facts(path: Path) -> Facts:
         raise DataError(
             f"{path} holds no vectors of `oneclip embed`, or is damaged: {_told(error)}"
         ) from error
-
-
-def _read(path: Path) -> tuple[Facts, dict[str, str]]:
-    """What made the vectors; and of each name the digest."""
-    facts = _facts(path)
-    digests: dict[str, str] = {}
-    try:
-        for batch in _lance().dataset(str(path)).to_batches(columns=["name", "sha256"]):
-            digests.update(zip(batch["name"].to_pylist(), batch["sha256"].to_pylist(), strict=True))
-    except Exception as error:
-        raise DataError(f"{path} is damaged: {_told(error)}") from error
-    return facts, digests
 
 
 def _told(error: Exception) -> str:

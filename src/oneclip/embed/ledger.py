@@ -19,12 +19,16 @@ class Ledger:
     Args:
         store: where vectors go.
         outcome: counts here.
+
+    Attributes:
+        unlisted: sources that could not be listed, or not to their end.
     """
 
     def __init__(self, store: Store, outcome: Outcome) -> None:
         self._store, self.outcome = store, outcome
         self._errors: ErrorTable
-        self._places: dict[str, tuple[int, int, str]] = {}  # of items by identity: unit, index, name
+        self.unlisted: list[Failure] = []
+        self._places: dict[str, tuple[int, int, str]] = {}  # of items by key: unit, index, name
 
     @contextmanager
     def counting(self, errors: ErrorTable) -> Iterator[None]:
@@ -53,13 +57,15 @@ class Ledger:
         if sees and len(tried) > 1 and not self.outcome.done and all(a.vector is None for a in tried):
             raise CheckpointError(str(tried[0].reason))  # it is the model, not the pictures
         for index, answer in enumerate(group.answers, group.first):
-            if answer.identity is None:
-                self._errors.add(Failure(answer.name, str(answer.reason)))
-            elif (known := self._places.get(answer.identity)) is None:
-                self._places[answer.identity] = (group.unit, index, answer.name)
+            if answer.key is None:
+                failure = Failure(answer.name, str(answer.reason), answer.hides_others)
+                self._errors.add(failure)
+                self.unlisted.append(failure)
+            elif (known := self._places.get(answer.key)) is None:
+                self._places[answer.key] = (group.unit, index, answer.name)
                 self._take(answer)
             elif (group.unit, index) < known[:2]:  # what a source names twice stands where it is named first
-                self._places[answer.identity] = (group.unit, index, known[2])
+                self._places[answer.key] = (group.unit, index, known[2])
 
     def _take(self, answer: Answer) -> None:
         fault = None if answer.vector is None else self._store.fault(answer.name)
@@ -68,10 +74,19 @@ class Ledger:
             self._errors.add(Failure(answer.name, reason))
             if answer.digest is not None and fault is None:
                 self._store.forget(answer.name)  # a vector of other content is none either
-        elif answer.vector is None:
+        elif answer.vector is None and self._store.keep(answer.name, str(answer.digest), answer.stamp):
             self.outcome.kept += 1
         else:
-            self._store.add(answer.name, str(answer.digest), answer.vector)
+            digest = str(answer.digest)
+            vector = answer.vector if answer.vector is not None else self._store.find(digest)
+            if vector is None:
+                self._errors.add(
+                    Failure(
+                        answer.name, "its vector of an earlier run cannot be read; run again to make it anew"
+                    )
+                )
+                return
+            self._store.add(answer.name, digest, vector, answer.stamp)
             if answer.is_new:
                 self.outcome.encoded += 1
             else:

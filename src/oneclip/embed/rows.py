@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from oneclip.embed.items import Stamp
 from oneclip.errors import OutputError
 
 if TYPE_CHECKING:
@@ -24,15 +25,42 @@ class Rows:
     Attributes:
         names: of the items.
         digests: SHA-256 of their contents, in hexadecimal digits.
-        vectors: (N, D) float32, unit length.
+        vectors: (N, D) float32 or float16, unit length.
+        stamps: size and time of the file that each was made of; None where that is not known.
     """
 
     names: list[str]
     digests: list[str]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
+    stamps: list[Stamp | None]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def chosen(self, indices: Sequence[int]) -> Rows:
+        """Some of them."""
+        return Rows(
+            [self.names[i] for i in indices],
+            [self.digests[i] for i in indices],
+            self.vectors[indices],
+            [self.stamps[i] for i in indices],
+        )
+
+
+def stamp_columns(stamps: Sequence[Stamp | None]) -> dict[str, NDArray[np.int64]]:
+    """Stamps as they are stored: (N,) `size` and `mtime_ns`, -1 where nothing is known."""
+    import numpy as np
+
+    pairs = np.array([stamp or (-1, -1) for stamp in stamps], np.int64).reshape(-1, 2)
+    return {"size": pairs[:, 0], "mtime_ns": pairs[:, 1]}
+
+
+def stamps_of(sizes: Iterable[int | None], times: Iterable[int | None]) -> list[Stamp | None]:
+    """The opposite."""
+    return [
+        None if size is None or time is None or size < 0 else (int(size), int(time))
+        for size, time in zip(sizes, times, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,7 @@ class Facts:
         precision: what it computed with.
         decode: "exact" or "fast", see `oneclip.image.fast`; of captions "text", or "cut" where long ones are.
         kind: "pictures" or "captions".
+        stored: "fp32" or "fp16", what they are written in.
     """
 
     model: str
@@ -54,9 +83,12 @@ class Facts:
     precision: str
     decode: str
     kind: str
+    stored: str = "fp32"
 
     @classmethod
-    def of(cls, encoder: Encoder, decode: Literal["exact", "fast", "text", "cut"]) -> Facts:
+    def of(
+        cls, encoder: Encoder, decode: Literal["exact", "fast", "text", "cut"], stored: str = "fp32"
+    ) -> Facts:
         """Those of an encoder; takes a moment, for the whole of the weights is hashed."""
         settings = {
             "model": encoder.cfg.to_dict(),
@@ -69,12 +101,20 @@ class Facts:
             precision=encoder.precision,
             decode=decode,
             kind="pictures" if decode in ("exact", "fast") else "captions",
+            stored=stored,
         )
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """What vectors are written in."""
+        import numpy as np
+
+        return np.dtype(np.float16 if self.stored == "fp16" else np.float32)
+
+    @property
     def identity(self) -> str:
-        """Sixteen digits that are the same where vectors may be mixed."""
-        values = [getattr(self, name) for name in _COMPARED]
+        """Sixteen digits that are the same where vectors may be mixed, however they are stored."""
+        values = [getattr(self, name) for name in _COMPARED if name != "stored"]
         return hashlib.sha256("\0".join(values).encode()).hexdigest()[:16]
 
     def check_same(self, others: Facts, place: object) -> None:
@@ -101,8 +141,8 @@ class Facts:
 
     @classmethod
     def from_dict(cls, values: dict[str, str]) -> Facts:
-        """The opposite; a KeyError if one is missing."""
-        return cls(**{name: str(values[name]) for name in FACTS})
+        """The opposite; a KeyError if one is missing that was always written."""
+        return cls(**{name: str(values[name]) for name in FACTS if name != "stored" or name in values})
 
 
 FACTS = tuple(field.name for field in fields(Facts))
@@ -119,17 +159,6 @@ def weights_digest(encoder: Encoder) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy())  # the bytes, whatever they mean
     return digest.hexdigest()
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Parts one after the other; at least one."""
-    import numpy as np
-
-    return Rows(
-        [name for part in parts for name in part.names],
-        [digest for part in parts for digest in part.digests],
-        np.concatenate([part.vectors for part in parts]),
-    )
 
 
 def _short(value: str) -> str:

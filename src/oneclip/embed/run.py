@@ -39,6 +39,8 @@ class Outcome:
         first_failures: some of them.
         deaths: how often a worker of a cluster died; what it had in hand was done again.
         rows: of the output in the end.
+        dropped: how many rows of earlier runs are no longer in it, by the reason.
+        unlisted: how many are in it although this run could not list them, such as those of a shard that is not there.
         errors: where the table is; it exists if `failed` is not 0.
         not_read: images and videos that were found beside the others and are not read here.
     """
@@ -50,6 +52,8 @@ class Outcome:
     first_failures: list[Failure] = field(default_factory=list)
     deaths: int = 0
     rows: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    unlisted: int = 0
     errors: str | None = None
     not_read: NotRead = field(default_factory=NotRead)
 
@@ -67,6 +71,7 @@ def embed(
     decode: Decode = "exact",
     batch_size: int = 32,
     cache: Cache | None = None,
+    verify: bool = False,
     report: Callable[[Report], None] = lambda report: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
@@ -79,6 +84,7 @@ def embed(
         decode: of pictures "exact" or "fast"; of captions "text", or "cut" to shorten what is too long.
         batch_size: pictures that go through the model at once.
         cache: vectors by content, of any earlier run.
+        verify: read files also where their size and time are those of the earlier run.
         report: is told how far it is, at most twice a second.
         outcome: counts here, so that the caller has them also when this raises.
 
@@ -94,20 +100,30 @@ def embed(
     size = run.model.batch(batch_size)
     seen: set[str] = set()
     names: list[str] = []
+    unlisted: list[Failure] = []
     pending: list[Ready] = []
     with store.error_table() as errors:
         run.errors = errors
         prepare = preparation(encoder, decode)
-        found = read_ahead(sources, prepare.decode, run.known, clock, ahead=2 * size + 8, look=prepare.look)
+        found = read_ahead(
+            sources,
+            prepare.decode,
+            run.known,
+            clock,
+            ahead=2 * size + 8,
+            look=prepare.look,
+            unchanged=lambda item, stamp: not verify and store.is_unchanged(item.name, stamp),
+        )
         try:
             for entry in found:
                 meter.advance()
                 if isinstance(entry, Failure):
                     errors.add(entry)
+                    unlisted.append(entry)
                     continue
-                if entry.item.identity in seen:
+                if entry.item.key in seen:
                     continue
-                seen.add(entry.item.identity)
+                seen.add(entry.item.key)
                 names.append(entry.item.name)
                 if isinstance(entry, Unread):
                     run.fail(entry)
@@ -134,7 +150,8 @@ def embed(
             outcome.errors = errors.place if errors.count else None
             found.close()
         outcome.not_read.update(not_read(sources))
-        outcome.rows = store.finish(names)
+        outcome.rows = store.finish(names, unlisted)
+        outcome.dropped, outcome.unlisted = store.dropped, store.unlisted
     return outcome
 
 
@@ -148,20 +165,24 @@ class _Run:
         self._begun: deque[tuple[Sequence[Ready], Finish]] = deque()
 
     def known(self, item: Item, digest: str) -> Any:
-        """True for an item of an earlier run, a vector from the cache, or None. Called in threads."""
+        """True for an item of an earlier run, the vector of equal content, or None. Called in threads."""
         if self.store.has(item.name, digest):
             return True
-        return self.cache.find(digest) if self.cache is not None else None
+        found = self.store.find(digest)  # a folder may have been renamed
+        if found is None and self.cache is not None:
+            found = self.cache.find(digest)
+        return found
 
     def take_known(self, entry: Ready) -> None:
-        """Count what is in the store; what is in the cache alone goes there."""
+        """Count what is in the store; a vector of equal content goes there."""
         if entry.value is True:
+            self.store.keep(entry.item.name, entry.digest, entry.stamp)
             self.outcome.kept += 1
         elif (reason := self.store.fault(entry.item.name)) is not None:
             self.fail(Unread(entry.item, reason))
         else:
             self.outcome.repeated += 1
-            self.store.add(entry.item.name, entry.digest, entry.value)
+            self.store.add(entry.item.name, entry.digest, entry.value, entry.stamp)
 
     def fail(self, entry: Unread) -> None:
         """Write down why there is no vector; one of other content, of an earlier run, is none either."""
@@ -187,7 +208,7 @@ class _Run:
             if isinstance(value, str):
                 self.fail(Unread(entry.item, value, entry.digest))
             else:
-                self.store.add(entry.item.name, entry.digest, value)
+                self.store.add(entry.item.name, entry.digest, value, entry.stamp)
         computed = {digest: vectors[digest] for digest in new & vectors.keys()}
         self.outcome.encoded += len(computed)
         self.outcome.repeated += sum(e.digest in vectors for e in entries) - len(computed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oneclip.embed.items import Found, Source
+from oneclip.embed.items import Found, Item, Source, Stamp
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
@@ -35,21 +35,25 @@ class Answer:
 
     Attributes:
         name: of it.
-        identity: of the item; None of a source.
+        key: of the item; None of a source.
         digest: SHA-256 of its content, if that could be read.
         vector: (D,); None for what has none, and for what was done in an earlier run.
         reason: why there is no vector; None if there is one, now or from earlier.
         is_new: whether the vector was computed for this item.
         is_tried: whether it came as far as the model.
+        stamp: size and time of the item's file, if they are known.
+        hides_others: as of a `Failure`.
     """
 
     name: str
-    identity: str | None
+    key: str | None
     digest: str | None = None
     vector: Features | None = None
     reason: str | None = None
     is_new: bool = False
     is_tried: bool = False
+    stamp: Stamp | None = None
+    hides_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,21 +97,36 @@ def units_of(sources: Sequence[Source], size: int) -> Iterator[Unit]:
 
 
 class Known:
-    """Which items are done: 16 bytes each, in an array that all processes of a machine share.
+    """Which contents have a vector, and which files have not changed: 16 bytes each, in arrays that all processes of
+    a machine share.
 
     Args:
-        rows: names, and hashes of what their vectors were made of.
+        rows: keys of items, hashes of what their vectors were made of, and stamps of their files.
     """
 
-    def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
-        self._marks = np.sort(np.fromiter((_mark(name, digest) for name, digest in rows), "S16"))
+    def __init__(self, rows: Iterable[tuple[str, str, Stamp | None]]) -> None:
+        contents, files = [], []
+        for key, digest, stamp in rows:
+            contents.append(_mark(digest))
+            if stamp is not None:
+                files.append(_mark(key, *stamp))
+        self._contents, self._files = (np.sort(np.array(marks, "S16")) for marks in (contents, files))
 
-    def has(self, name: str, digest: str) -> bool:
-        """Whether there is a vector of an item with this name and this content."""
-        mark: Any = np.array(_mark(name, digest), "S16")
-        place = int(np.searchsorted(self._marks, mark))
-        return place < len(self._marks) and bool(self._marks[place] == mark)
+    def has(self, digest: str) -> bool:
+        """Whether there is a vector of this content, under any name."""
+        return _is_among(_mark(digest), self._contents)
+
+    def is_unchanged(self, item: Item, stamp: Stamp) -> bool:
+        """Whether there is a vector of this item, made of a file of the same size and time."""
+        return _is_among(_mark(item.key, *stamp), self._files)
 
 
-def _mark(name: str, digest: str) -> bytes:
-    return hashlib.sha256(f"{digest}{name}".encode("utf-8", "surrogatepass")).digest()[:16]
+def _is_among(mark: bytes, marks: Any) -> bool:
+    wanted: Any = np.array(mark, "S16")
+    place = int(np.searchsorted(marks, wanted))
+    return place < len(marks) and bool(marks[place] == wanted)
+
+
+def _mark(*values: object) -> bytes:
+    text = "\0".join(map(str, values))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]

@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oneclip._version import __version__
@@ -17,7 +17,7 @@ from oneclip.embed.items import Failure, Found, Item, Source
 from oneclip.embed.model import Decode, Model, preparation
 from oneclip.embed.rows import Facts
 from oneclip.embed.sources import not_read
-from oneclip.embed.units import Answer, Group, Unit
+from oneclip.embed.units import Answer, Group, Known, Unit
 from oneclip.errors import OneCLIPError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Task:
         threads: that a worker may use.
         workers: how many there are.
         folder: the driver's current one, to which relative paths are relative.
+        verify: read files also where their size and time have not changed.
         version: of the driver's oneclip.
     """
 
@@ -51,6 +52,7 @@ class Task:
     threads: int
     workers: int
     folder: str
+    verify: bool = False
     version: str = __version__
 
 
@@ -89,7 +91,7 @@ class Worker:
     Args:
         task: what to do.
         facts: what the first worker's model makes vectors of; this one's must be the same.
-        known: whether an item of this name and digest is done; asked for once.
+        known: gives what is done already; asked once.
         ask: calls a method of `Attempts`.
     """
 
@@ -97,7 +99,7 @@ class Worker:
         self,
         task: Task,
         facts: Facts,
-        known: Callable[[], Callable[[str, str], bool]],
+        known: Callable[[], Known],
         ask: Callable[..., Any],
     ) -> None:
         self._task, self._ask = task, ask
@@ -194,15 +196,13 @@ class Worker:
         return read_ahead(
             sources,
             self._prepare.decode,
-            self._done,
+            lambda item, digest: self._known.has(digest) or None,
             clock,
             ahead=ahead,
             decoders=self._task.threads,
             look=self._prepare.look,
+            unchanged=lambda item, stamp: not self._task.verify and self._known.is_unchanged(item, stamp),
         )
-
-    def _done(self, item: Item, digest: str) -> bool | None:
-        return self._known(item.name, digest) or None
 
     def _answers(self, entries: Sequence[Ready | Unread | Failure]) -> list[Answer]:
         ready = [entry for entry in entries if isinstance(entry, Ready) and not entry.is_known]
@@ -210,23 +210,21 @@ class Worker:
         answers = []
         for entry in entries:
             if isinstance(entry, Failure):
-                answers.append(Answer(entry.name, None, reason=entry.reason))
+                answers.append(Answer(entry.name, None, reason=entry.reason, hides_others=entry.hides_others))
                 continue
             item = entry.item
             if isinstance(entry, Unread):
-                answers.append(Answer(item.name, item.identity, entry.digest, reason=entry.reason))
+                answers.append(Answer(item.name, item.key, entry.digest, reason=entry.reason))
             elif entry.is_known:
-                answers.append(Answer(item.name, item.identity, entry.digest))
+                answers.append(Answer(item.name, item.key, entry.digest, stamp=entry.stamp))
             else:
                 value, is_new = found[entry.digest], entry.digest in new
                 new.discard(entry.digest)
+                answer = Answer(item.name, item.key, entry.digest, is_tried=True, stamp=entry.stamp)
                 if isinstance(value, str):
-                    answer = Answer(item.name, item.identity, entry.digest, reason=value, is_tried=True)
+                    answers.append(replace(answer, reason=value))
                 else:
-                    answer = Answer(
-                        item.name, item.identity, entry.digest, value, is_new=is_new, is_tried=True
-                    )
-                answers.append(answer)
+                    answers.append(replace(answer, vector=value, is_new=is_new))
         return answers
 
 

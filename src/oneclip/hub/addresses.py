@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 from oneclip.errors import (
@@ -24,6 +25,7 @@ from oneclip.errors import (
     OneCLIPError,
 )
 from oneclip.hub.place import SWITCHED_OFF, offline
+from oneclip.hub.web import escaped, while_busy, whole
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
 LARGEST = 1 << 30  # bytes of one file from the web: more is no picture
@@ -40,12 +42,19 @@ def is_of_the_web(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
+def with_slashes(path: str) -> str:
+    """A path whose backslashes separate folders, where only that finds something: tables are made on Windows, too."""
+    if "\\" in path and not os.path.lexists(path) and os.path.exists(slashed := path.replace("\\", "/")):
+        return slashed
+    return path
+
+
 def read_bytes(place: str) -> bytes:
     """All bytes of a file.
 
     Raises:
         ImageNotFoundError: if there is no such file.
-        ImageError: if it is a folder or a device, or has more than a GiB.
+        ImageError: if it is a folder or a device, if it has more than a GiB, or if its name is not a path.
         DownloadError: if an address does not give it.
         OSError: if it cannot be read.
     """
@@ -70,8 +79,10 @@ def size_of_file(path: str) -> int:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageNotFoundError(f"{path}: no such file") from error
+    except ValueError as error:  # a null character
+        raise ImageError(f"{path!r} is not a path: {error}") from error
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{path} is a folder; give the pictures in it")
+        raise ImageError(f"{path} is a folder; give the images in it")
     if not stat.S_ISREG(found.st_mode):
         kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
         kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
@@ -159,9 +170,9 @@ def _fetch(address: str) -> bytes:
             return cast(bytes, filesystem.cat_file(path))
     try:
         with request(address) as answer:
-            content = cast(bytes, answer.read(LARGEST + 1))
+            content = whole(answer.read(LARGEST + 1), answer, LARGEST)
     except (OSError, http.client.HTTPException) as error:  # in the middle of it
-        if isinstance(error, DownloadError):
+        if isinstance(error, DownloadError) and address in str(error):
             raise
         raise DownloadError(f"{address}: {error}") from error
     if len(content) > LARGEST:
@@ -169,18 +180,27 @@ def _fetch(address: str) -> bytes:
     return content
 
 
-def request(address: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Any:
+def request(
+    address: str, headers: Mapping[str, str] | None = None, method: str = "GET", *, once: bool = False
+) -> Any:
     """The answer of a web server, of which nothing but the head is read yet.
+
+    Args:
+        address: as in a browser.
+        headers: of the request.
+        method: of the request.
+        once: for callers that try again themselves; otherwise a server that is busy is asked again.
 
     Raises:
         DownloadError: if it does not answer, or refuses.
     """
     _check_online(address)
-    question = urllib.request.Request(
-        address, headers={"User-Agent": "oneclip", **(headers or {})}, method=method
-    )
     try:
-        return urllib.request.urlopen(question, timeout=TIMEOUT)
+        question = urllib.request.Request(
+            escaped(address), headers={"User-Agent": "oneclip", **(headers or {})}, method=method
+        )
+        ask = partial(urllib.request.urlopen, question, timeout=TIMEOUT)
+        return ask() if once else while_busy(ask)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 
 from oneclip.errors import DataError, DownloadError, OfflineError
 from oneclip.hub.addresses import answering, is_address, is_of_the_web, remote, request
+from oneclip.hub.web import LONGEST_PAUSE, PAUSES, wait_asked
 
 GAP = 1 << 16  # bytes between two parts that are read along, so that both come at once
-_PAUSES = (0.5, 2.0, 8.0)  # seconds before what failed is tried again
+_PAUSES = PAUSES
 _FINAL = (400, 401, 403, 404, 405, 410, 416)  # answers that another attempt does not change
 # What file systems call that which changes with a file's content; the first that one has.
 _CHANGES = ("ETag", "etag", "md5Hash", "generation", "content_md5", "mtime", "LastModified", "last_modified")
@@ -94,7 +95,8 @@ def _read_remote(address: str, ranges: Sequence[Range]) -> list[bytes]:
 def _read_web(address: str, ranges: Sequence[Range]) -> list[bytes]:
     contents = []
     for start, stop in ranges:
-        with request(address, {"Range": f"bytes={start}-{stop - 1}"}) as answer, answering(address):
+        part = {"Range": f"bytes={start}-{stop - 1}"}
+        with request(address, part, once=True) as answer, answering(address):
             if answer.status != 206:
                 raise DataError(
                     f"{address}: the server does not give parts of files (it answers {answer.status}, expected 206); "
@@ -106,7 +108,7 @@ def _read_web(address: str, ranges: Sequence[Range]) -> list[bytes]:
 
 def _remote_stamp(address: str) -> tuple[int, str]:
     if is_of_the_web(address):
-        with request(address, method="HEAD") as answer:
+        with request(address, method="HEAD", once=True) as answer:
             size = answer.headers.get("Content-Length")
             change = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     else:
@@ -131,5 +133,6 @@ def _again(attempt: Callable[[], _T]) -> _T:
             cause = error.__cause__
             if isinstance(cause, urllib.error.HTTPError) and cause.code in _FINAL:
                 raise
-            time.sleep(pause)
+            wait = wait_asked(cause) if isinstance(cause, urllib.error.HTTPError) else None
+            time.sleep(max(pause, min(wait or 0.0, LONGEST_PAUSE)))
     return attempt()

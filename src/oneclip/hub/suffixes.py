@@ -5,12 +5,15 @@ Folders, tar files and addresses are listed by this one rule. A file that is nam
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+# Folders of thumbnails and of deleted files, as Synology, QNAP, Windows and macOS make them beside what was stored.
+EXCLUDED = ("@eaDir", "@__thumb", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
 
 _PILLOW = frozenset(
     (
@@ -91,12 +94,37 @@ class NotRead(Counter[str]):
 
 
 def files_below(
-    folder: str | os.PathLike[str], onerror: Callable[[OSError], None] | None = None
+    folder: str | os.PathLike[str],
+    onerror: Callable[[OSError], None] | None = None,
+    exclude: Sequence[str] = EXCLUDED,
 ) -> Iterator[str]:
     """The files in a folder and the folders in it, sorted; links to folders and hidden folders are not followed."""
     for place, folders, names in os.walk(folder, onerror=onerror):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(place, name) for name in sorted(names))
+        inside = os.path.relpath(place, folder)
+
+        def is_wanted(name: str, inside: str = inside) -> bool:
+            return not _fits(name if inside == os.curdir else os.path.join(inside, name), exclude)
+
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and is_wanted(name))
+        yield from (os.path.join(place, name) for name in sorted(names) if is_wanted(name))
+
+
+def is_excluded(path: str, exclude: Sequence[str]) -> bool:
+    """Whether a pattern fits a path, or a folder that it lies in; one without a slash fits their names alone.
+
+    Args:
+        path: relative to the folder that was named.
+        exclude: patterns as of a shell; `*` fits slashes, too.
+    """
+    parts = path.replace(os.sep, "/").split("/")
+    return any(_fits("/".join(parts[: i + 1]), exclude) for i in range(len(parts)))
+
+
+def _fits(path: str, exclude: Sequence[str]) -> bool:
+    path = path.replace(os.sep, "/")
+    name = path.rpartition("/")[2]
+    patterns = (pattern.rstrip("/") for pattern in exclude)
+    return any(fnmatch.fnmatch(path if "/" in pattern else name, pattern) for pattern in patterns)
 
 
 def images_of(files: Iterable[str]) -> tuple[list[str], NotRead]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from oneclip.errors import ImageError, ShapeError
+from oneclip.errors import ImageError, OneCLIPError, ShapeError
 from oneclip.image.arrays import to_8_bits
 from oneclip.image.decode import Truncated, open_image
 
@@ -85,10 +85,17 @@ def read_ahead(
                 image = to_8_bits(image, "it", item.format or "PIL")
             return preprocess(image)
         except ImageError as error:
-            if isinstance(item, (str, os.PathLike)):
-                return Skipped(index, os.fspath(item), error)
-            name = f"picture {index}"
-            return Skipped(index, name, type(error)(f"{name} (counted from 0): {error}"))
+            return skipped(index, item, error)
+        except OneCLIPError:  # no fault of this image, such as a setting that cannot be
+            raise
+        except Exception as error:  # of a library below, or of the image's own methods
+            return skipped(index, item, _as_image_error(error))
+
+    def skipped(index: int, item: Picture, error: ImageError) -> Skipped:
+        if isinstance(item, (str, os.PathLike)):
+            return Skipped(index, os.fspath(item), error)
+        name = f"picture {index}"
+        return Skipped(index, name, type(error)(f"{name} (counted from 0): {error}"))
 
     pending: deque[Future[Tensor | Skipped]] = deque()
     pool = ThreadPoolExecutor(_decoding_threads(), thread_name_prefix="oneclip-read")
@@ -100,6 +107,12 @@ def read_ahead(
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _as_image_error(error: Exception) -> ImageError:
+    made = ImageError(f"it cannot be read: {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
 
 
 def _decoding_threads() -> int:

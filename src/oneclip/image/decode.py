@@ -19,11 +19,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError, MissingExtraError
-from oneclip.hub.addresses import size_of_file
+from oneclip.hub.addresses import size_of_file, with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
 from oneclip.image.depths import before_loading
 from oneclip.image.identify import DAMAGE, MAX_PIXELS_VARIABLE, identify, pillow_limit
 from oneclip.image.lenient import JPEG, PNG, continued_jpegs, ended_jpeg, has_all_scans, without_metadata
+from oneclip.image.libtiff import silence_libtiff
 from oneclip.image.plugins import raw_preview
 
 ImageSource = (
@@ -162,11 +163,9 @@ def _existing_file(name: str) -> Path:
         raise ImageError("the path of the picture is empty")
     if "\0" in name:
         raise ImageError(f"{name!r} is not a path: it holds a null character")
-    path = Path(name)
-    if "\\" in name and not path.exists():
-        path = Path(name.replace("\\", "/"))
+    path = Path(with_slashes(name))
     if path.exists():
-        size_of_file(str(path))  # which refuses what is no file
+        size_of_file(str(path))  # which refuses what is not a regular file
     else:
         missing_folder = "" if path.parent.exists() else f" (there is no folder {path.parent} either)"
         raise ImageNotFoundError(f"{name}: no such file{missing_folder}")
@@ -246,6 +245,8 @@ def _decode_once(stream: BinaryIO, name: str, how: _How) -> Image.Image:
     if image is None:
         return _decode_raw(stream, name, how)
     kind, size = image.format, f"{image.width} x {image.height}"
+    if kind == "TIFF":
+        silence_libtiff()
     try:
         depth = before_loading(image, stream, name)
         if how.least is not None and kind in ("JPEG", "MPO"):

@@ -109,6 +109,18 @@ def test_a_broken_sample_is_named_and_another_from_far_away_takes_its_place(
     assert source.broken == 1
 
 
+def test_a_sample_that_raises_anything_is_broken_and_the_others_are_not() -> None:
+    class Odd(Numbered):
+        def read(self, number: int) -> Sample:
+            if number == 3:
+                raise ZeroDivisionError("no place to go")
+            return super().read(number)
+
+    source = Loader(Odd(10), 5, nothing, threads=1, max_broken=1.0)
+    assert "3" not in [text for step in (0, 1) for text in source.batch(step).texts]
+    assert source.skipped == {"sample 3": "sample 3: ZeroDivisionError: no place to go"}
+
+
 def test_a_stand_in_that_is_broken_has_a_stand_in() -> None:
     source = numbered(1000, 10, frozenset(range(0, 1000, 2)), max_broken=1.0)
     found = stream(source, 100)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeAlias
 
 from oneclip.embed.formats.npz import Npz
 from oneclip.embed.formats.parquet import Parquet
+from oneclip.embed.items import Stamp
 from oneclip.embed.rows import Facts, Rows
 from oneclip.errors import ConfigError
+
+Digests: TypeAlias = tuple[list[str], list[str], list[Stamp | None]]
+"""Names, digests and stamps of rows."""
 
 
 class Format(Protocol):
@@ -30,8 +34,8 @@ class Format(Protocol):
         Raises a DataError for one that was not written here, or is damaged.
         """
 
-    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
-        """Names and digests alone. Raises likewise."""
+    def read_digests(self, file: IO[bytes], place: object) -> Digests:
+        """All but the vectors. Raises likewise."""
 
 
 FORMATS: dict[str, Format] = {format.suffix: format for format in (Npz(), Parquet())}
@@ -48,4 +52,4 @@ def format_of(suffix: str) -> Format:
     return FORMATS[suffix.lower()]
 
 
-__all__ = ["FORMATS", "Format", "format_of"]
+__all__ = ["FORMATS", "Digests", "Format", "format_of"]

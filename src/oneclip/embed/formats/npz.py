@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
 
-from oneclip.embed.rows import FACTS, Facts, Rows
+from oneclip.embed.items import Stamp
+from oneclip.embed.rows import FACTS, Facts, Rows, stamp_columns, stamps_of
 from oneclip.errors import DataError, OneCLIPError
+
+AT_ONCE = 1 << 24  # bytes of names as NumPy has them
 
 
 class Npz:
@@ -28,31 +31,70 @@ class Npz:
     def write(self, file: IO[bytes], rows: Rows, facts: Facts) -> None:
         """Write rows and what made them."""
         arrays: dict[str, Any] = {
-            "names": np.array(rows.names, dtype=np.str_),
             "sha256": np.array(rows.digests, dtype="S64"),
             "vectors": rows.vectors,
+            **stamp_columns(rows.stamps),
             **facts.to_dict(),
         }
-        np.savez(file, **arrays)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            _write_names(archive, rows.names)
+            for name, array in arrays.items():
+                stored = zipfile.ZipInfo(f"{name}.npy")  # not compressed: vectors would not become smaller
+                with archive.open(stored, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
     def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
         with _opened(file, place) as content:
-            names, digests = _digests(content)
-            facts = Facts.from_dict({name: str(content[name]) for name in FACTS})
+            names, digests, stamps = _digests(content)
+            facts = Facts.from_dict({name: str(content[name]) for name in FACTS if name in content})
             vectors = content["vectors"]
         if vectors.ndim != 2 or not len(names) == len(digests) == len(vectors):
             raise DataError(f"{place} is damaged: {len(names)} names, and vectors {vectors.shape}")
-        return Rows(names, digests, vectors), facts
+        return Rows(names, digests, vectors, stamps), facts
 
-    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
-        """Names and digests alone."""
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
+        """All but the vectors."""
         with _opened(file, place) as content:
             return _digests(content)
 
 
-def _digests(content: Any) -> tuple[list[str], list[str]]:
-    return content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+def _digests(content: Any) -> tuple[list[str], list[str], list[Stamp | None]]:
+    names, digests = _read_names(content.zip), [digest.decode() for digest in content["sha256"].tolist()]
+    if "size" not in content:  # written before there were stamps
+        return names, digests, [None] * len(names)
+    return names, digests, stamps_of(content["size"].tolist(), content["mtime_ns"].tolist())
+
+
+def _write_names(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Write names as the array of strings that NumPy knows, in which all have the room of the longest.
+
+    What that wastes is compressed, and never all of it in memory.
+    """
+    dtype = np.dtype(f"<U{max((len(name) for name in names), default=0) or 1}")
+    with archive.open("names.npy", "w", force_zip64=True) as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(names),)}
+        np.lib.format.write_array_header_1_0(file, header)
+        step = max(1, AT_ONCE // dtype.itemsize)
+        for start in range(0, len(names), step):
+            file.write(np.array(names[start : start + step], dtype).tobytes())
+
+
+def _read_names(archive: zipfile.ZipFile) -> list[str]:
+    """Read them back, and never all of their array."""
+    with archive.open("names.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        if dtype.kind != "U" or len(shape) != 1 or not 0 < dtype.itemsize <= AT_ONCE:
+            raise ValueError(f"its names are an array {shape} of {dtype}")
+        names: list[str] = []
+        while len(names) < shape[0]:
+            count = min(shape[0] - len(names), AT_ONCE // dtype.itemsize)
+            names += np.frombuffer(file.read(count * dtype.itemsize), dtype, count).tolist()
+    return names
 
 
 @contextmanager

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
-from oneclip.embed.rows import FACTS, Facts, Rows
+from oneclip.embed.items import Stamp
+from oneclip.embed.rows import FACTS, Facts, Rows, stamp_columns, stamps_of
 from oneclip.errors import DataError, MissingExtraError, OneCLIPError
 
 PREFIX = "oneclip."
+STAMP_COLUMNS = ("size", "mtime_ns")
 T = TypeVar("T")
 
 
@@ -45,18 +47,16 @@ class Parquet:
             facts = facts_of(table.schema)
             width = table.schema.field("vector").type.list_size
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
-            return Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors), facts
+            names, digests, stamps = digests_of(table)
+            return Rows(names, digests, vectors, stamps), facts
 
         return _reading(place, rows_and_facts)
 
-    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
-        """Names and digests alone."""
-
-        def digests(pq: Any) -> tuple[list[str], list[str]]:
-            table = pq.read_table(file, columns=["name", "sha256"])
-            return table["name"].to_pylist(), table["sha256"].to_pylist()
-
-        return _reading(place, digests)
+    def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
+        """All but the vectors."""
+        return _reading(
+            place, lambda pq: digests_of(pq.ParquetFile(file).read(["name", "sha256", *STAMP_COLUMNS]))
+        )
 
 
 def to_table(rows: Rows, facts: Facts) -> Any:
@@ -65,15 +65,24 @@ def to_table(rows: Rows, facts: Facts) -> Any:
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.ravel()), rows.vectors.shape[1])
     names, digests = pa.array(rows.names, pa.string()), pa.array(rows.digests, pa.string())
+    stamps = {name: pa.array(column) for name, column in stamp_columns(rows.stamps).items()}
     metadata = {f"{PREFIX}{key}": value for key, value in facts.to_dict().items()}
-    table = pa.table({"name": names, "sha256": digests, "vector": vectors})
+    table = pa.table({"name": names, "sha256": digests, "vector": vectors, **stamps})
     return table.replace_schema_metadata(metadata)
+
+
+def digests_of(table: Any) -> tuple[list[str], list[str], list[Stamp | None]]:
+    """Names, digests and stamps of an Arrow table or batch; those of before there were stamps have none."""
+    names, digests = table["name"].to_pylist(), table["sha256"].to_pylist()
+    if STAMP_COLUMNS[0] not in table.schema.names:
+        return names, digests, [None] * len(names)
+    return names, digests, stamps_of(*(table[column].to_pylist() for column in STAMP_COLUMNS))
 
 
 def facts_of(schema: Any) -> Facts:
     """What made the vectors of a table with this Arrow schema; a KeyError if it does not say."""
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-    return Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS})
+    return Facts.from_dict({name: metadata[PREFIX + name] for name in FACTS if PREFIX + name in metadata})
 
 
 def _reading(place: object, read: Callable[[Any], T]) -> T:

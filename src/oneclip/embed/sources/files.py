@@ -8,7 +8,7 @@ from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.hub.addresses import below, is_address, read_bytes
-from oneclip.hub.suffixes import NotRead, files_below, images_of
+from oneclip.hub.suffixes import EXCLUDED, NotRead, files_below, images_of, is_excluded
 
 
 class Files:
@@ -44,17 +44,20 @@ class Files:
 
 
 def file_item(path: str) -> Item:
-    """A file, or an address, as an item; two ways to write a path are one item."""
-    if is_address(path):
-        return Item(path, partial(read_bytes, path), path)
-    return Item(path, partial(read_bytes, path), os.path.normpath(path), path=path)
+    """A file, or an address, as an item that is called by its normalised path."""
+    read = partial(read_bytes, path)
+    return Item(path, read) if is_address(path) else Item(os.path.normpath(path), read, path)
 
 
-def find_in_path(path: str) -> tuple[list[str], list[Failure], NotRead]:
+def find_in_path(path: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str], list[Failure], NotRead]:
     """The pictures that a path means, sorted, what of it leads to none, and what is not read here.
 
     In a folder, and the folders in it, files with a picture's suffix count; what is hidden does not.
     Symbolic links to folders are not followed below the one that was named.
+
+    Args:
+        path: of a file or a folder.
+        exclude: patterns of what to leave out in a folder, see `is_excluded`.
     """
     if not os.path.isdir(path):
         if os.path.exists(path):
@@ -65,15 +68,18 @@ def find_in_path(path: str) -> tuple[list[str], list[Failure], NotRead]:
     def unreadable(error: OSError) -> None:
         failures.append(Failure(str(error.filename), f"{error.filename} cannot be read: {error.strerror}"))
 
-    pictures, not_read = images_of(files_below(path, unreadable))
+    pictures, not_read = images_of(files_below(path, unreadable, exclude))
     if not pictures and not failures:
         failures.append(Failure(path, without_images(path, not_read)))
     return pictures, failures, not_read
 
 
-def find_in_remote_folder(address: str) -> tuple[list[str], list[Failure], NotRead]:
+def find_in_remote_folder(
+    address: str, exclude: Sequence[str] = EXCLUDED
+) -> tuple[list[str], list[Failure], NotRead]:
     """The same of a folder behind an address."""
-    pictures, not_read = images_of(below(address))
+    root = len(address.rstrip("/")) + 1
+    pictures, not_read = images_of(p for p in below(address) if not is_excluded(p[root:], exclude))
     failures = [] if pictures else [Failure(address, without_images(address, not_read))]
     return pictures, failures, not_read
 

@@ -91,8 +91,9 @@ class Shard:
                     wanted = [member.name] if member.isreg() else []
                 if wanted:
                     read = self._reader(archive, member, is_indexed)
+                    file = self.name if is_indexed else None  # else its content was read to list it
                     for name in wanted:
-                        yield Item(f"{self.name}/{name}", read, size=member.size)
+                        yield Item(f"{self.name}/{name}", read, file, size=member.size)
 
     def _survey(self, suffixes: frozenset[str]) -> tuple[bool, dict[int, list[str]] | None]:
         """Go through the members once, without their contents.

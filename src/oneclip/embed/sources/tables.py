@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.embed.sources.lines import beside
-from oneclip.errors import DataError, MissingExtraError, nearest
-from oneclip.hub.addresses import open_binary
+from oneclip.errors import DataError
+from oneclip.hub.tables import Row, TableReader
 
-CSV_SUFFIXES = (".csv", ".tsv")
-PARQUET_SUFFIXES = (".parquet", ".pq")
 PICTURE_COLUMNS = (
     *("filepath", "path", "image_path", "file_name", "filename", "image", "url", "image_url"),
     *("bytes", "jpg", "png"),
 )
 CAPTION_COLUMNS = ("caption", "text", "title")
-SEPARATORS = (",", "\t", ";", "|")
+LONGEST_PATH = 4096  # characters, as Linux has it; addresses may be longer in theory
 
 
 class Table:
@@ -34,63 +31,88 @@ class Table:
         texts: whether the column has captions.
         column: its name; by default the first that is called like one.
         folder: what paths in it are relative to; the table's own folder if not given.
+        id_column: what the items are called by, instead: text or whole numbers, each once.
     """
 
-    def __init__(self, place: str, *, texts: bool, column: str | None, folder: str | None) -> None:
+    def __init__(
+        self,
+        place: str,
+        *,
+        texts: bool,
+        column: str | None,
+        folder: str | None,
+        id_column: str | None = None,
+    ) -> None:
         self.name, self._texts, self._folder = place, texts, folder
-        self.is_parquet = place.lower().endswith(PARQUET_SUFFIXES)
-        self._count: int | None = None
-        types: dict[str, str] = {}
-        with _opened(place) as stream:
-            if self.is_parquet:
-                file = _parquet(stream, place)
-                names, self._count = file.schema_arrow.names, int(file.metadata.num_rows)
-                types = {field.name: str(field.type) for field in file.schema_arrow}
-            else:
-                header = _header(stream, place)
-                wanted = (column,) if column else _usual(texts)
-                self._separator = _separator(header, wanted)
-                names = next(csv.reader([header], delimiter=self._separator), [])
-        self._names: list[str] = [name.strip() for name in names]
+        self._reader = TableReader(place, wanted=(column,) if column else _usual(texts))
         self._column = self._choose(column)
-        self.is_bulky = types.get(self._column, "string") not in ("string", "large_string", "string_view")
+        self._id_column = None if id_column is None else self._reader.check_column(id_column)
+        column_type = self._reader.types.get(self._column, "string")
+        self.is_bulky = column_type not in ("string", "large_string", "string_view")
 
     def count(self) -> int | None:
         """How many rows a Parquet file has; of CSV nobody knows before it is read."""
-        return self._count
+        return self._reader.count
 
     def __iter__(self) -> Iterator[Found]:
-        for number, value in enumerate(self._values(), 1):
-            yield self._item(f"{self.name}:{number}", value)
+        rows = self._reader.rows([self._column, *([self._id_column] if self._id_column else [])])
+        ids: dict[str, int] = {}
+        number = 0
+        while True:
+            try:
+                row = next(rows, None)
+            except DataError as error:
+                yield Failure(self.name, str(error), hides_others=True)
+                return
+            if row is None:
+                break
+            number = row.number
+            name = f"{self.name}:{row.number}"
+            if row.problem is not None:
+                yield Failure(name, f"{name}: {row.problem}", hides_others=True)
+            else:
+                found = self._item(name, self._checked(row.values[0]))
+                yield found if len(row.values) == 1 else self._called(found, row, ids)
+        if not number:
+            yield Failure(self.name, f"{self.name}: a table with a header and no rows", hides_others=True)
+
+    def _called(self, found: Found, row: Row, ids: dict[str, int]) -> Found:
+        """An item by its id, if no row before it has that."""
+        if isinstance(found, Failure):
+            return found
+        value = row.values[1]
+        name = f"{self.name}:{row.number}"
+        if not isinstance(value, (str, int)) or not str(value).strip():
+            return Failure(
+                name,
+                f"{name}: its id in the column {self._id_column!r} is {value!r}; expected text or a number",
+            )
+        item = replace(found, name=str(value).strip(), key="")
+        first = ids.setdefault(item.key, row.number)
+        if first != row.number:
+            return Failure(name, f"{name}: its id {item.name!r} is that of row {first}, too; ids differ")
+        return item
 
     def _item(self, row: str, value: Any) -> Found:
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
-        if value is None or not len(value) or (isinstance(value, str) and not value.strip()):
+        if value is not None and not isinstance(value, (str, bytes)):
+            return Failure(
+                row, f"{row}: its column {self._column!r} has {type(value).__name__} where a path should be"
+            )
+        if not value or (isinstance(value, str) and not value.strip()):
             return Failure(row, f"{row}: nothing stands in its column {self._column!r}")
         if isinstance(value, bytes):
             return Item(row, partial(bytes, value))
         if self._texts:
-            return Item(row, partial(value.encode, "utf-8", "surrogatepass"))
+            return Item(row, str(value).encode)
+        if len(value) > LONGEST_PATH:
+            return Failure(
+                row,
+                f"{row}: its column {self._column!r} has {len(value):,} characters, which are no path or address "
+                f"({value[:20]}…); images in a table are bytes in Parquet, not base64",
+            )
         return file_item(beside(self.name, value.strip(), self._folder))
-
-    def _values(self) -> Iterator[Any]:
-        with _opened(self.name) as stream:
-            if self.is_parquet:
-                for batch in _batches(_parquet(stream, self.name), self._column, self.name):
-                    yield from map(self._checked, batch.column(0).to_pylist())
-                return
-            index = self._names.index(self._column)
-            try:
-                rows = csv.reader(
-                    io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=self._separator
-                )
-                next(rows, None)
-                for row in rows:
-                    if row:
-                        yield row[index] if index < len(row) else None
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise DataError(f"{self.name} is no CSV file in UTF-8: {error}") from error
 
     def _checked(self, value: Any) -> Any:
         if value is None or isinstance(value, (str, dict) if self._texts else (str, bytes, dict)):
@@ -101,66 +123,16 @@ class Table:
         )
 
     def _choose(self, column: str | None) -> str:
-        if column is not None and column in self._names:
-            return column
-        has = f"it has {', '.join(map(repr, self._names)) or 'none'}"
         if column is not None:
-            near = nearest(column, self._names)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise DataError(f"{self.name} has no column {column!r}; {hint}{has}")
-        lowered: dict[str, str] = {name.lower(): name for name in reversed(self._names)}
+            return self._reader.check_column(column)
+        lowered = {name.lower(): name for name in reversed(self._reader.names)}
         for usual in _usual(self._texts):
             if usual in lowered:
-                return lowered[usual]
+                return self._reader.check_column(lowered[usual])
         what = "captions" if self._texts else "pictures"
+        has = f"it has {', '.join(map(repr, self._reader.names)) or 'none'}"
         raise DataError(f"{self.name}: which column has the {what}? Say --column NAME; {has}")
 
 
 def _usual(texts: bool) -> tuple[str, ...]:
     return CAPTION_COLUMNS if texts else PICTURE_COLUMNS
-
-
-def _separator(header: str, wanted: Sequence[str]) -> str:
-    """The separator that makes a column we look for part of the header, or else the one that makes most columns."""
-
-    def rank(separator: str) -> tuple[bool, int]:
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
-        return bool({name.lower() for name in wanted} & set(names)), len(names)
-
-    return max(SEPARATORS, key=rank)
-
-
-def _header(stream: Any, place: str) -> str:
-    try:
-        return io.TextIOWrapper(stream, "utf-8-sig", newline="").readline()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place} is no CSV file in UTF-8: {error}") from error
-
-
-def _batches(file: Any, column: str, place: str) -> Iterator[Any]:
-    """Rows of one column, 256 at a time: a column of pictures is large."""
-    import pyarrow
-
-    try:
-        yield from file.iter_batches(256, columns=[column])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{place} is damaged: {error}") from error
-
-
-def _opened(place: str) -> Any:
-    try:
-        return open_binary(place)
-    except FileNotFoundError as error:
-        raise DataError(f"{place}: no such file; expected a table") from error
-
-
-def _parquet(stream: Any, place: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Reading Parquet", "parquet") from error
-    try:
-        return pyarrow.parquet.ParquetFile(stream)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{place} is damaged or no Parquet file: {error}") from error

@@ -18,7 +18,7 @@ from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.evaluate import Classification, HeldOut, OfEncoder, Task, open_task, read_templates
 from oneclip.image import Preprocess
-from oneclip.pairs import CSV_SUFFIXES, PARQUET_SUFFIXES, Pairs, read_table
+from oneclip.pairs import Pairs, is_table, read_table
 from oneclip.train.checkpoints import make_folder
 from oneclip.train.finetune import wise
 from oneclip.train.finetune.before import before_task
@@ -121,11 +121,6 @@ def _data(cfg: FinetuneCfg) -> tuple[str, Task, int | None]:
     ]
     task = open_task(paths[1], images=_images(cfg), skip_missing=cfg.skip_missing, **columns)
     return str(paths[0]), task, len(train)
-
-
-def is_table(data: str | Path) -> bool:
-    """Whether data is a table of pairs, by its name."""
-    return Path(data).suffix.lower() in (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
 
 
 def _pairs(cfg: FinetuneCfg) -> Pairs:

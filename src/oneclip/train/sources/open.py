@@ -11,7 +11,8 @@ from pathlib import Path
 from oneclip.errors import ConfigError, DataError
 from oneclip.hub.addresses import expand, is_address
 from oneclip.hub.suffixes import TAR_SUFFIXES
-from oneclip.pairs import CSV_SUFFIXES, PARQUET_SUFFIXES, read_table
+from oneclip.hub.tables import PARQUET_SUFFIXES
+from oneclip.pairs import is_table, read_table
 from oneclip.progress import Progress
 from oneclip.train.sources.datasets import DatasetSamples, holds_pictures, is_dataset
 from oneclip.train.sources.mixture import Mixture
@@ -72,12 +73,11 @@ def open_samples(
                 tars, captions=kind, field=field or "caption", skip_broken=skip, progress=progress
             )
         path = Path(place)
-        suffix = path.suffix.lower()
         if not is_address(place) and (
             (path.is_dir() and is_dataset(path)) or _has_pictures(path, image_column)
         ):
             return DatasetSamples(path, split=split, image_column=image_column, caption_column=caption_column)
-        if suffix not in CSV_SUFFIXES + PARQUET_SUFFIXES or is_address(place) or path.is_dir():
+        if not is_table(place) or is_address(place) or path.is_dir():
             what = "is a folder without any" if path.is_dir() else "is none that is known"
             raise DataError(f"the data {place} {what}; {_EXPECTED}")
         pairs = read_table(

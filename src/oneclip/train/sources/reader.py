@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from oneclip.errors import DataError
+from oneclip.errors import DataError, OneCLIPError
 from oneclip.image import open_image
 from oneclip.train.batches import Batch
 from oneclip.train.sources.order import Order
-from oneclip.train.sources.samples import BROKEN, Sample, Samples
+from oneclip.train.sources.samples import Sample, Samples
 
 Transform = Callable[[Image.Image, int], Tensor]
 """A picture and a seed to a (3, H, W) tensor; `oneclip.image.Augment` is one."""
@@ -109,9 +109,10 @@ class Reader:
     def _pair(self, number: int, epoch: int, sample: Sample | Exception) -> Pair | Broken:
         try:
             return self._made(number, epoch, sample)
-        except BROKEN as error:
+        except Exception as error:  # whatever a file or a transform raises is about this sample
             name = self.samples.name(number)
-            return Broken(number, name, str(error) if name in str(error) else f"{name}: {error}")
+            why = str(error) if isinstance(error, OneCLIPError) else f"{type(error).__name__}: {error}"
+            return Broken(number, name, why if name in why else f"{name}: {why}")
 
     def _made(self, number: int, epoch: int, sample: Sample | Exception) -> Pair:
         if isinstance(sample, Exception):

@@ -6,13 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from oneclip.errors import DataError, DownloadError, ImageError, ImageNotFoundError
+from oneclip.errors import ImageNotFoundError
 from oneclip.hub.addresses import read_bytes
 from oneclip.hub.suffixes import NotRead
 from oneclip.image import ImageSource
-
-BROKEN = (ImageError, DataError, DownloadError)
-"""What the reading of one sample may raise: that sample is broken, others are not."""
 
 
 def fetched(address: str) -> bytes:
@@ -64,7 +61,7 @@ class Samples(ABC):
         """Sample `number`, from 0.
 
         Raises:
-            ImageError, DataError, DownloadError: if this one cannot be had.
+            Exception: of any kind, if this one cannot be had: it counts as broken, others do not.
         """
 
     def read_run(self, numbers: Sequence[int]) -> list[Sample | Exception]:
@@ -83,5 +80,5 @@ class Samples(ABC):
     def _try(self, number: int) -> Sample | Exception:
         try:
             return self.read(number)
-        except BROKEN as error:
+        except Exception as error:
             return error
