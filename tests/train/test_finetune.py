@@ -17,6 +17,7 @@ from tiny import PIXELS, picture, tiny_cfg, write_tiny_model
 
 import oneclip
 from oneclip import checkpoint
+from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, DataError, MissingExtraError
 from oneclip.pairs import read_table
 from oneclip.train import Report
@@ -118,6 +119,25 @@ def test_full_changes_both_towers(model: Path, table: Path, tmp_path: Path) -> N
     names = changed(model, tune(model, table, tmp_path / "out", alpha="after"))
     assert "visual.conv1.weight" in names
     assert "transformer.resblocks.0.mlp.c_fc.weight" in names
+
+
+@pytest.mark.parametrize("way", ["full", "last"])
+def test_batch_norm_statistics_are_held_so_that_micro_batches_have_the_gradients_of_the_batch(
+    table: Path, tmp_path: Path, way: str
+) -> None:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, head_width=16, image_size=PIXELS, patch_size=None)
+    resnet = write_tiny_model(tmp_path / "resnet.safetensors", vision_cfg=vision)
+    last = {"last": 1} if way == "last" else {}
+    whole, parts = (
+        tune(resnet, table, tmp_path / f"{n}", way=way, alpha="after", train={"micro_batch": n}, **last)
+        for n in (0, 3)
+    )
+    names = changed(resnet, whole)
+    assert names
+    assert not any("running_" in name or "num_batches" in name for name in names)
+    expected, found = weights(whole.run.model), weights(parts.run.model)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_lit_leaves_the_image_tower_as_it_was(model: Path, table: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
+from oneclip.model.layers import freeze_batch_norm
 from oneclip.train.finetune.config import FinetuneCfg
 from oneclip.train.finetune.lora import Lora
 
@@ -61,13 +62,13 @@ def _full(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 
 
 def _lit(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    _lockable(model, "lock_image_tower")(freeze_bn_stats=True)
+    _lockable(model, "lock_image_tower")()
     return InPlace()
 
 
 def _last(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
     assert cfg.last is not None  # FinetuneCfg saw to that
-    _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last, freeze_bn_stats=True)
+    _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last)
     _lockable(model, "lock_text_tower")(unlocked_layers=cfg.last)
     return InPlace()
 
@@ -92,6 +93,7 @@ def adapt(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
         MissingExtraError: for LoRA without peft.
     """
     adapted = BY_NAME[cfg.way].adapt(model, cfg)
+    freeze_batch_norm(model)  # statistics that follow the new pictures cost most of what a model forgets
     trained = [name for name, p in model.named_parameters() if p.requires_grad and name not in NOT_A_TOWER]
     if not trained:
         raise ConfigError(
