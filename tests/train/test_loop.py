@@ -13,7 +13,8 @@ from torch import nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OutputError, TrainingError
 from oneclip.losses import ClipLoss
-from oneclip.train import Batch, Prepare, TrainCfg, Trainer, latest_checkpoint, loop
+from oneclip.train import Batch, Prepare, TrainCfg, Trainer, World, latest_checkpoint, loop
+from tests.train.together import Share, tiny_model
 
 
 def make(run: Path | None = None, **settings: object) -> Trainer:
@@ -171,6 +172,55 @@ def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
     assert Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2), prepare=Prepare(tokenize)).fit().step == 2
     with pytest.raises(ConfigError, match="tokenizer"):
         Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2)).fit()
+
+
+def test_the_loss_that_the_settings_name_is_learnt(run: Path) -> None:
+    from oneclip.losses import SigLipLoss
+
+    model = tiny_model("sigmoid")
+    trainer = Trainer(model, Share(World()), TrainCfg(steps=1, log_every=1, loss="sigmoid"), out=run)
+    batch = Share(World()).batch(0)
+    with torch.no_grad():
+        features = trainer.encode(batch)
+        expected = SigLipLoss()(features.image, features.text, features.logit_scale, features.logit_bias)
+    trainer.fit()
+    assert logged(run, "loss") == pytest.approx([float(expected)], rel=1e-5)
+    with pytest.raises(ConfigError, match="needs a model with a logit bias"):
+        Trainer(tiny_model("clip"), Share(World()), TrainCfg(steps=1, loss="sigmoid"))
+
+
+def test_a_coca_learns_captions(run: Path) -> None:
+    model, batch = tiny_model("coca"), Share(World()).batch(0)
+    with torch.no_grad():
+        output = model(batch.images, batch.texts)
+        expected = nn.functional.cross_entropy(output["logits"].mT, output["labels"], ignore_index=0)
+    Trainer(model, Share(World()), TrainCfg(steps=30, lr=3e-3, log_every=1), out=run).fit()
+    captions = logged(run, "caption")
+    assert captions[0] == pytest.approx(float(expected), rel=1e-5)
+    assert captions[-1] < captions[0] - 0.1
+
+
+@pytest.mark.parametrize(("start", "kept"), [(math.log(120), 120.0), (math.log(50), 100.0)])
+def test_a_temperature_is_kept_from_rising_and_never_lowered_below_its_start(
+    start: float, kept: float
+) -> None:
+    trainer = Trainer(TinyCLIP(), Pairs(), TrainCfg(steps=1, lr=0.0, weight_decay=0.0))
+    trainer.model.logit_scale.data.fill_(start)
+    trainer = Trainer(trainer.model, Pairs(), TrainCfg(steps=1, lr=0.0))
+    trainer.fit()
+    assert float(trainer.model.logit_scale.detach().exp()) == pytest.approx(math.exp(start))
+    trainer = Trainer(trainer.model, Pairs(), TrainCfg(steps=2, lr=0.0))
+    trainer.model.logit_scale.data.add_(1.0)
+    trainer.fit()
+    assert float(trainer.model.logit_scale.detach().exp()) == pytest.approx(kept)
+
+
+def test_a_frozen_temperature_is_untouched() -> None:
+    model = TinyCLIP()
+    model.logit_scale.data.fill_(5.0)
+    model.logit_scale.requires_grad_(False)
+    Trainer(model, Pairs(), TrainCfg(steps=1)).fit()
+    assert float(model.logit_scale) == 5.0
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(run: Path) -> None:

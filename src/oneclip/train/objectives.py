@@ -109,8 +109,17 @@ def make_objective(
     *,
     pad_id: int = 0,
     teach: Callable[[Batch], Features] | None = None,
+    loss_fn: nn.Module | None = None,
 ) -> Objective:
     """The objective that a configuration asks for: sigmoid or softmax, with captions for a CoCa, with a teacher.
+
+    Args:
+        cfg: the settings.
+        model: what is trained.
+        world: the processes that train together.
+        pad_id: what fills ids after a caption.
+        teach: a batch to the features of a teacher.
+        loss_fn: a contrastive loss in place of the one that `cfg.loss` names.
 
     Raises:
         ConfigError: if the loss does not fit the model or the teacher.
@@ -124,9 +133,10 @@ def make_objective(
                 "a teacher goes with a model of two towers; found one that writes captions, too"
             )
         return Distillation(DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight)
-    loss_fn: nn.Module
     place["tile_size"] = cfg.tile_size
-    if cfg.loss == "sigmoid":
+    if loss_fn is not None:
+        pass
+    elif cfg.loss == "sigmoid":
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
                 "loss=sigmoid needs a model with a logit bias, and this one has none: set init_logit_bias (-10 in "

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from oneclip import checkpoint, zoo
-from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
+from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import Tokenizer, get_tokenizer
@@ -45,11 +45,7 @@ class Start:
     @cached_property
     def prepare(self) -> Prepare:
         """What happens to a batch on its way to the model."""
-        return Prepare(
-            self.tokenizer,
-            crop_texts=is_crop_exact(self.cfg.text_cfg),
-            pad_id=self.tokenizer.pad_token_id,
-        )
+        return Prepare.of(self)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -120,9 +116,3 @@ def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
     cfg = ModelCfg.from_dict(values.get("model_cfg", values))
     preprocess = {"size": cfg.vision_cfg.image_size, **values.get("preprocess_cfg", {})}
     return cfg, PreprocessCfg.from_dict(preprocess)
-
-
-def is_crop_exact(cfg: CLIPTextCfg) -> bool:
-    """Whether a text tower computes the same from ids cut after the longest caption."""
-    is_causal = not cfg.no_causal_mask and not cfg.embed_cls and cfg.hf_model_name is None
-    return is_causal and cfg.pool_type in ("argmax", "eos", "first")
