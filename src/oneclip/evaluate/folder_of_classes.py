@@ -77,23 +77,7 @@ class Classification:
             DataError: if there are fewer than two classes, or one without pictures.
         """
         folder = Path(folder)
-        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        pictures: list[Picture] = []
-        labels: list[int] = []
-        for label, path in enumerate(found):
-            inside = _pictures_below(path)
-            if not inside:
-                raise DataError(
-                    f"the class {path} has no pictures (.jpg, .png, .webp, …); remove it, or fill it"
-                )
-            pictures += inside
-            labels += [label] * len(inside)
-        if len(found) < 2:
-            raise DataError(
-                f"{folder} has {len(found)} folders; expected one folder of pictures for each of two or more classes, "
-                "or the name of a table of pictures and captions"
-            )
-        classes = [path.name.replace("_", " ").strip() for path in found]
+        pictures, labels, classes = read_classes(folder)
         return cls(folder.name or str(folder), pictures, labels, classes, templates=templates)
 
     def __len__(self) -> int:
@@ -128,6 +112,38 @@ class Classification:
         top5 = {"top5": float((rank < 5).double().mean())} if len(self.classes) > 5 else {}
         mean = sum(self.per_class.values()) / len(self.per_class)
         return {"top1": float(right.mean())} | top5 | {"mean_per_class": mean}
+
+
+def read_classes(folder: Path) -> tuple[list[str], list[int], list[str]]:
+    """The images of a folder of classes, the number of each one's class, and the names of the classes.
+
+    Raises:
+        DataError: if there are fewer than two classes, or one without images.
+    """
+    found = _class_folders(folder)
+    pictures: list[str] = []
+    labels: list[int] = []
+    for label, path in enumerate(found):
+        inside = _pictures_below(path)
+        if not inside:
+            raise DataError(f"the class {path} has no pictures (.jpg, .png, .webp, …); remove it, or fill it")
+        pictures += inside
+        labels += [label] * len(inside)
+    if len(found) < 2:
+        raise DataError(
+            f"{folder} has {len(found)} folders; expected one folder of pictures for each of two or more classes, "
+            "or the name of a table of pictures and captions"
+        )
+    return pictures, labels, [path.name.replace("_", " ").strip() for path in found]
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether a folder looks like one of classes: a first folder in it with images."""
+    return any(_pictures_below(path) for path in _class_folders(folder)[:1])
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _pictures_below(folder: Path) -> list[str]:

@@ -23,7 +23,10 @@ class Batch(NamedTuple):
 
     `images` (B, 3, H, W): float, preprocessed; or uint8, which `Prepare` normalises.
     `texts`: (B, L) int64 token ids, or B captions, which `Prepare` tokenizes.
-    `extra`: further tensors that a loss wants, first axis B, such as the embeddings of a teacher.
+    `extra`: further tensors that a loss wants, first axis B, such as the embeddings of a teacher. Some names mean
+        something: `same` (B,) int64, pairs of one number are no negatives of each other; `label` (B,) int64, classes;
+        `negatives` (B, K, L) int64, ids of K captions that do not fit each image, which are encoded as
+        `Features.negatives`.
     """
 
     images: Tensor

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, DistillClipLoss, SigLipLoss
+from oneclip.losses.same import contrast_without_same
 from oneclip.train.batches import Batch
 from oneclip.train.config import TrainCfg
 from oneclip.train.distributed import World
@@ -36,8 +37,26 @@ class Objective(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch."""
+        return {"loss": self.contrast(features, batch)}
+
+    def contrast(self, features: Features, batch: Batch) -> Tensor:
+        """The contrastive loss; pairs that `batch.extra["same"]` gives one number are no negatives of each other."""
+        same, loss_fn = batch.extra.get("same"), self.loss_fn
+        if same is not None and isinstance(loss_fn, ClipLoss | SigLipLoss):
+            return contrast_without_same(
+                features.image,
+                features.text,
+                features.logit_scale,
+                features.logit_bias,
+                same,
+                is_sigmoid=isinstance(loss_fn, SigLipLoss),
+                rank=loss_fn.rank,
+                world_size=loss_fn.world_size,
+                tile_size=loss_fn.tile_size,
+            )
         bias = {} if features.logit_bias is None else {"logit_bias": features.logit_bias}
-        return {"loss": self.loss_fn(features.image, features.text, features.logit_scale, **bias)}
+        loss: Tensor = loss_fn(features.image, features.text, features.logit_scale, **bias)
+        return loss
 
 
 class Captioning(Objective):
@@ -56,7 +75,7 @@ class Captioning(Objective):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch."""
-        contrast = super().forward(features, batch)["loss"]
+        contrast = self.contrast(features, batch)
         logits, labels = features.captions["logits"], features.captions["labels"]
         total = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=self.pad_id, reduction="sum")
         count = (labels != self.pad_id).sum()
@@ -95,6 +114,8 @@ class Distillation(Objective):
             teacher.text,
             teacher.logit_scale,
         )
+        if "same" in batch.extra:
+            contrast = self.contrast(features, batch)
         return {
             "loss": contrast + self.weight * distance,
             "contrast": contrast.detach(),
