@@ -20,7 +20,7 @@ from oneclip.train.distributed import World
 from oneclip.train.ema import Ema
 from oneclip.train.meter import Meter
 from oneclip.train.objectives import Objective, make_objective
-from oneclip.train.optimizer import make_optimizer
+from oneclip.train.optimizer import lock_towers, make_optimizer
 from oneclip.train.parallel import Together, blocks, clip_gradients
 from oneclip.train.precision import computing_in
 from oneclip.train.schedule import learning_rate
@@ -60,6 +60,7 @@ class Stepper:
         self._logit_scale_range = scale_range(model, cfg.max_logit_scale)
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lock_towers(model, cfg)
         self.together = self._put_together()
         self.optimizer = make_optimizer([model, self.loss_fn], cfg)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
@@ -71,7 +72,7 @@ class Stepper:
         """Both towers, under autocast if the configuration says so; features are normalised in fp32."""
         assert isinstance(batch.texts, Tensor)
         with self.autocast():
-            features: Features = self.together.module(batch.images, batch.texts)
+            features: Features = self.together.module(batch.images, batch.texts, batch.extra.get("negatives"))
         return features
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, the text tower, the last groups of both towers, or LoRA adapters."""
+"""What of a model is trained: all of it, one tower, the last groups of both towers, or LoRA adapters."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def _lit(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
     return InPlace()
 
 
+def _image(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
+    _lockable(model, "lock_text_tower")()
+    return InPlace()
+
+
 def _last(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
     assert cfg.last is not None  # FinetuneCfg saw to that
     _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last)
@@ -80,6 +85,7 @@ def _lora(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 BY_NAME: Mapping[str, Way] = {
     "full": Way(3e-5, _full),  # that of Wortsman et al. 2022, appendix
     "lora": Way(3e-4, _lora),
+    "image": Way(3e-5, _image),
     "lit": Way(1e-4, _lit),
     "last": Way(1e-4, _last),
 }
