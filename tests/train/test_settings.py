@@ -147,3 +147,25 @@ def test_values_that_belong_together_are_given_together() -> None:
 def test_the_settings_need_no_torch() -> None:
     code = "import sys, oneclip.cli.train, oneclip.train.toml; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_options_of_several_values_take_them_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[RunCfg] = []
+    monkeypatch.setattr("oneclip.cli.train.configuration", _stopping(seen, configuration))
+    needed = ["train", "--data", "pairs.csv", "--out", "run", "--pretrained", "pocket"]
+    cli([*needed, "--crop-scale", "0.5", "1", "--color-jitter", "0.4", "0.4", "0.4", "0.1"])
+    cli(needed)
+    assert [cfg.crop_scale for cfg in seen] == [(0.5, 1.0), (0.9, 1.0)]
+    assert [cfg.color_jitter for cfg in seen] == [(0.4, 0.4, 0.4, 0.1), None]
+
+
+def _stopping(seen: list[RunCfg], make: Any) -> Any:
+    """Make the configuration, keep it, and go no further."""
+
+    def stopping(path: str | None, values: Any) -> RunCfg:
+        seen.append(make(path, values))
+        raise ConfigError("that is all")
+
+    return stopping
