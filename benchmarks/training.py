@@ -45,7 +45,7 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
                 oneclip.load(folder / "model", device="cpu").model,
                 SimpleNamespace(batch=lambda step: Batch(images, texts)),
                 cfg,
-                prepare=Prepare(),
+                prepare=Prepare(crop_texts=True),
             )
             tasks[_name(precision, is_compiled)] = partial(_ours, trainer, options["steps"])
     return tasks

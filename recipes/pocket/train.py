@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oneclip.checkpoint import load, save
-from oneclip.config import ModelCfg
+from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.model import CLIP, build_model
 from oneclip.text import CLIPTokenizer
 from oneclip.train import Batch, Features, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
@@ -215,7 +215,9 @@ def run_phase(
             augmentation=phase.augmentation,
             in_memory=True,
         )
-        prepare = Prepare(lambda texts: tokenizer(texts, context_length=CONTEXT))
+        prepare = Prepare(
+            lambda texts: tokenizer(texts, context_length=CONTEXT), PreprocessCfg(), crop_texts=True
+        )
         described = phase.description > 0
         source = PairBatches(pairs, teacher, phase.batch_size // 4, tokenizer, described)
         trainer: Trainer = PairTrainer(phase, model, source, cfg, prepare=prepare, evaluate=recall, **common)

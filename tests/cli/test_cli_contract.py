@@ -131,7 +131,7 @@ def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -
         (["evaluate", "--data", "x.csv"], "no model is given: oneclip evaluate MODEL --data DATA"),
         (["convert", "a", "--to", "openai"], "a model and a target were expected"),
         (["convert", "a", "b", "-o", "c", "--to", "openai"], "a model and a target were expected"),
-        (["finetune", "a", "b.csv", "-m", "c", "-o", "out"], "two models are given, a and --model c"),
+        (["finetune", "-m", "pocket", "-o", "out"], "DATA is missing: oneclip finetune MODEL DATA -o FOLDER"),
         (["pull"], "no model is given: oneclip pull MODEL"),
     ],
 )

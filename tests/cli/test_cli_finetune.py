@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_the_point_that_is_asked_for_is_written(run: Run, model: Path, table: Pa
         0.5,
         1,
     ]
+
+
+def test_the_report_is_of_the_weights_that_were_written(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--before", "none", "--alpha", "0", *SHORT)
+    assert "(alpha 0: unchanged)" in result.out
+    found = json.loads(Path("out/wise_ft.json").read_text())
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    headline, _, rest = page.partition("Last step of the training")
+    figure = found["points"][0]["new"][found["new_metric"]]
+    assert f'held-out mean recall@1</td><td class="number">{figure:.4g}' in headline
+    assert "model/ holds the weights at alpha 0: unchanged." in rest
+    assert re.search(r"waiting for data</td><td>[\d.]+ % of the time", rest)
+    assert re.search(r"memory</td><td>[\d.]+ GiB", rest)
 
 
 def test_an_unreadable_picture_is_named(run: Run, model: Path, table: Path) -> None:

@@ -68,7 +68,7 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path, classes: Path) 
     with pytest.raises(DataError, match="has 0 folders"):
         open_task(classes / "red" / "deeper")
     (classes / "empty").mkdir()
-    with pytest.raises(DataError, match=r"class .*empty has no pictures"):
+    with pytest.raises(DataError, match=r"class .*empty has no images"):
         open_task(classes)
     paint(classes / "empty" / "1.png", "red")
     paint(classes / "light green" / "1.png", "green")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -37,7 +38,8 @@ def trained(data: Path) -> Path:
 
 
 def goes_on(data: Path, *more: str) -> list[str]:
-    return arguments(data, "--epochs", "3", "--no-tensorboard", "--resume", "auto", *more)
+    longer = ["--epochs", "3", "--allow-changes"]
+    return arguments(data, *longer, "--no-tensorboard", "--resume", "auto", *more)
 
 
 def without_figures(run: dict[str, str]) -> dict[str, str]:
@@ -115,6 +117,21 @@ def test_a_folder_that_cannot_be_made_is_named(data: Path, capsys: pytest.Captur
     assert (data / "run").read_text() == "a file"
 
 
+def test_settings_that_would_change_the_losses_are_refused_and_kept_if_requested(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = held(trained / "run")
+    other = [argument for argument in goes_on(trained, "--lr", "0.01") if argument != "--allow-changes"]
+    assert cli(other) == ExitCode.ERROR
+    error = capsys.readouterr().err
+    assert "was trained with steps: 1, now 3; lr: 0.0005, now 0.01: going on would not" in error
+    assert held(trained / "run") == before
+    assert cli([*other, "--allow-changes"]) == ExitCode.OK
+    assert "going on with other settings: steps: 1, now 3; lr: 0.0005, now 0.01" in capsys.readouterr().err
+    starts = json.loads((trained / "run" / "environment.json").read_text())["starts"]
+    assert starts[1]["changed"][:2] == ["steps: 1, now 3", "lr: 0.0005, now 0.01"]
+
+
 def test_a_learning_rate_of_a_million_ends_the_run_and_keeps_the_checkpoints(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +185,7 @@ def test_a_checkpoint_of_another_model_is_refused(
     changes = {"width": ('"width": 32', '"width": 48'), "layers": ('"layers": 1', '"layers": 2')}
     (other / "model.json").write_text(text.replace(*changes[spoil], 1))
     before = held(trained / "run")
-    resume = ["--resume", str(trained / "run" / "epoch_1.pt"), "--epochs", "2"]
+    resume = ["--resume", str(trained / "run" / "epoch_1.pt"), "--epochs", "2", "--allow-changes"]
     assert cli(arguments(other, *resume)) == ExitCode.ERROR
     error = capsys.readouterr().err
     assert "epoch_1.pt does not fit the model; nothing was loaded" in error

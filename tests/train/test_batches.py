@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
+import oneclip
+from oneclip.config import PreprocessCfg
+from oneclip.errors import ConfigError
+from oneclip.image import Preprocess
 from oneclip.train import Batch, Prefetcher, Prepare
 from oneclip.train.batches import crop_to_longest
 
@@ -22,13 +27,31 @@ def test_ids_are_cut_after_the_longest_caption() -> None:
     assert crop_to_longest(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 1)
 
 
-def test_cropping_can_be_switched_off() -> None:
+def test_ids_are_cut_only_where_that_is_said_to_be_exact() -> None:
     batch = Batch(torch.zeros(1, 3, 2, 2), torch.tensor([[7, 9, 0, 0]]))
-    assert Prepare(crop_texts=False).on_host(batch).texts.shape == (1, 4)
+    assert Prepare().on_host(batch).texts.shape == (1, 4)
+    assert Prepare(crop_texts=True).on_host(batch).texts.shape == (1, 2)
+
+
+def test_a_loaded_model_says_how_its_batches_are_prepared() -> None:
+    clip = oneclip.load("pocket", device="cpu")
+    clip.preprocess = Preprocess(replace(clip.preprocess.cfg, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)))
+    prepare = Prepare.of(clip)
+    white = Batch(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), ["a cat"])
+    on_host = prepare.on_host(white)
+    assert on_host.texts.shape == (1, 4)  # start, two words, end: pocket's text tower is causal
+    images = prepare.on_device(on_host, torch.device("cpu")).images
+    torch.testing.assert_close(images[0, :, 0, 0], torch.tensor([2.0, 1.0, 0.5]))
+
+
+def test_of_uint8_pictures_nothing_is_guessed() -> None:
+    batch = Batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.ones(1, 1, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"nothing says how the model normalises them.*Prepare\.of\(clip\)"):
+        Prepare().on_device(batch, torch.device("cpu"))
 
 
 def test_uint8_pictures_are_normalised_and_floats_left_alone() -> None:
-    prepare = Prepare(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
+    prepare = Prepare(preprocess=PreprocessCfg(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)))
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     ids = torch.ones(1, 1, dtype=torch.long)
     normalised = prepare.on_device(Batch(images, ids), torch.device("cpu")).images

@@ -17,13 +17,16 @@ from tiny import PIXELS, picture, tiny_cfg, write_tiny_model
 
 import oneclip
 from oneclip import checkpoint
+from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, DataError, MissingExtraError
 from oneclip.pairs import read_table
-from oneclip.train import Report
+from oneclip.train import Report, TrainCfg, read_checkpoint
 from oneclip.train.finetune import FinetuneCfg, FinetuneResult, finetune
 from oneclip.train.finetune.split import split_pairs
 from oneclip.train.finetune.teacher import teacher_of
+from oneclip.train.flat import from_flat
 from oneclip.train.start import Start
+from oneclip.train.toml import read_settings
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
@@ -61,7 +64,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "old.csv"
 
 
-def tune(model: Path, table: Path, out: Path, **settings: Any) -> FinetuneResult:
+def tune(model: Path, table: Path | tuple[str, ...], out: Path, **settings: Any) -> FinetuneResult:
     defaults = {"before": "none", "epochs": 1, "batch_size": 8, "points": 3, "device": "cpu"}
     return finetune(FinetuneCfg(model=model, data=table, out=out, **(defaults | settings)))
 
@@ -91,13 +94,79 @@ def test_it_leaves_a_model_figures_and_a_plot(model: Path, table: Path, before: 
 
 
 def test_held_out_pictures_are_not_trained_on(model: Path, table: Path, tmp_path: Path) -> None:
-    tune(model, table, tmp_path / "out", split=0.25)
+    tune(model, table, tmp_path / "out", held_out=0.25)
     sides = []
     for name in ("train.csv", "held_out.csv"):
         with (tmp_path / "out" / "data" / name).open(newline="") as file:
             sides.append({row["filepath"] for row in csv.DictReader(file)})
     assert [len(side) for side in sides] == [18, 6]
     assert not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"seed": 1}, "holds another split"), ({}, "holds a run already")]
+)
+def test_a_refused_run_leaves_the_split_of_the_finished_one(
+    model: Path, table: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    tune(model, table, tmp_path / "out", held_out=0.25)
+    files = [tmp_path / "out" / "data" / name for name in ("train.csv", "held_out.csv")]
+    before = [path.read_bytes() for path in files]
+    resume = {"resume": "auto"} if changes else {}
+    with pytest.raises(ConfigError, match=message):
+        tune(model, table, tmp_path / "out", held_out=0.25, train=changes, **resume)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_config_toml_repeats_the_fine_tuning_from_any_folder(
+    model: Path, table: Path, before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table.parent)
+    first = tune(model, Path(table.name), tmp_path / "out", before=before, way="last", last=1, alpha="after")
+    monkeypatch.chdir(tmp_path)
+    text = (tmp_path / "out" / "config.toml").read_text()
+    assert text.startswith("# To run it again: oneclip finetune --config THIS_FILE --out OTHER_FOLDER\n")
+    assert f'data = "{table}"' in text
+    assert "# evaluate_every = 3\n" in text  # 22 pairs, 8 a batch
+    told = read_settings(tmp_path / "out" / "config.toml", FinetuneCfg)
+    again = finetune(from_flat(FinetuneCfg, told | {"out": str(tmp_path / "again")}))
+    expected, found = weights(first.run.model), weights(again.run.model)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not (tmp_path / "out" / "finetune.toml").exists()
+
+
+def test_several_tables_are_learnt_together(model: Path, table: Path, tmp_path: Path) -> None:
+    sources = (f"{table}@3", "synthetic:16@1")
+    result = tune(model, sources, tmp_path / "out", eval_data=table, alpha="after", train={"log_every": 1})
+    assert changed(model, result)
+    with pytest.raises(ConfigError, match="nothing can be held out, as of one table"):
+        tune(model, sources, tmp_path / "other")
+
+
+def test_the_image_tower_alone_changes(model: Path, table: Path, tmp_path: Path) -> None:
+    names = changed(model, tune(model, table, tmp_path / "out", way="image", alpha="after"))
+    assert {name for name in names if not name.startswith("visual.")} <= {"logit_scale"}
+    assert "visual.conv1.weight" in names
+
+
+def test_images_and_captions_may_have_another_size(model: Path, table: Path, tmp_path: Path) -> None:
+    result = tune(model, table, tmp_path / "out", image_size=48, context_length=16)
+    clip = oneclip.load(result.run.model, device="cpu")
+    assert clip.preprocess.cfg.size == 48
+    assert clip.model.visual.positional_embedding.shape[0] == 3 * 3 + 1
+    assert clip.tokenizer.context_length == 16
+    assert result.path.points[0].new.keys() == result.path.points[-1].new.keys()
+
+
+def test_the_best_of_a_training_is_what_comes_after(
+    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = {"keep_best": True, "log_every": 1}
+    kept = tune(model, table, tmp_path / "out", epochs=3, lr=3e-3, alpha="after", train=best)
+    step = kept.run.outcome.best_step
+    assert step
+    weights_then = read_checkpoint(tmp_path / "out" / "best.pt")["state_dict"]
+    assert torch.equal(weights(kept.run.model)["visual.proj"], weights_then["visual.proj"])
 
 
 def test_the_same_seed_holds_out_the_same_pictures(table: Path) -> None:
@@ -118,6 +187,25 @@ def test_full_changes_both_towers(model: Path, table: Path, tmp_path: Path) -> N
     names = changed(model, tune(model, table, tmp_path / "out", alpha="after"))
     assert "visual.conv1.weight" in names
     assert "transformer.resblocks.0.mlp.c_fc.weight" in names
+
+
+@pytest.mark.parametrize("way", ["full", "last"])
+def test_batch_norm_statistics_are_held_so_that_micro_batches_have_the_gradients_of_the_batch(
+    table: Path, tmp_path: Path, way: str
+) -> None:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, head_width=16, image_size=PIXELS, patch_size=None)
+    resnet = write_tiny_model(tmp_path / "resnet.safetensors", vision_cfg=vision)
+    last = {"last": 1} if way == "last" else {}
+    whole, parts = (
+        tune(resnet, table, tmp_path / f"{n}", way=way, alpha="after", train={"micro_batch": n}, **last)
+        for n in (0, 3)
+    )
+    names = changed(resnet, whole)
+    assert names
+    assert not any("running_" in name or "num_batches" in name for name in names)
+    expected, found = weights(whole.run.model), weights(parts.run.model)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_lit_leaves_the_image_tower_as_it_was(model: Path, table: Path, tmp_path: Path) -> None:
@@ -152,8 +240,8 @@ def test_from_a_teacher_its_similarities_are_learnt_too(
 ) -> None:
     seen = []
 
-    def recorded(name: str, start: Start) -> Any:
-        teach = teacher_of(name, start)
+    def recorded(name: str, start: Start, train_cfg: TrainCfg) -> Any:
+        teach = teacher_of(name, start, train_cfg)
         return lambda batch: seen.append(len(batch.images)) or teach(batch)
 
     monkeypatch.setattr("oneclip.train.finetune.run.teacher_of", recorded)
@@ -274,8 +362,8 @@ def test_it_learns_what_the_table_shows(model: Path, table: Path, tmp_path: Path
         ({"way": "lora", "train": {"strategy": "fsdp"}}, ConfigError, "strategy='ddp'"),
         ({"alpha": 1.5}, ConfigError, r"alpha is 1\.5"),
         ({"points": 1}, ConfigError, "points is 1"),
-        ({"split": 0.0}, ConfigError, r"split is 0\.0"),
-        ({"split": 0.97}, DataError, "leaves . of the .* images of .* to train on"),
+        ({"held_out": 0.0}, ConfigError, r"held_out is 0\.0"),
+        ({"held_out": 0.97}, DataError, "leaves . of the .* images of .* to train on"),
         ({"before": ""}, ConfigError, "say what .* could do before"),
         ({"before": "nowhere.csv"}, DataError, "nowhere.csv does not exist"),
         ({"caption_column": "captoin"}, DataError, "no column 'captoin'; did you mean 'caption'"),

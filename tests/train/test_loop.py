@@ -13,7 +13,19 @@ from torch import nn
 
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OutputError, TrainingError
 from oneclip.losses import ClipLoss
-from oneclip.train import Batch, Prepare, TrainCfg, Trainer, latest_checkpoint, loop
+from oneclip.train import (
+    Batch,
+    Features,
+    Objective,
+    Prepare,
+    TrainCfg,
+    Trainer,
+    World,
+    latest_checkpoint,
+    loop,
+)
+from oneclip.train.metrics import MetricsFile
+from tests.train.together import Share, tiny_model
 
 
 def make(run: Path | None = None, **settings: object) -> Trainer:
@@ -173,6 +185,88 @@ def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
         Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2)).fit()
 
 
+def test_the_loss_that_the_settings_name_is_learnt(run: Path) -> None:
+    from oneclip.losses import SigLipLoss
+
+    model = tiny_model("sigmoid")
+    trainer = Trainer(model, Share(World()), TrainCfg(steps=1, log_every=1, loss="sigmoid"), out=run)
+    batch = Share(World()).batch(0)
+    with torch.no_grad():
+        features = trainer.encode(batch)
+        expected = SigLipLoss()(features.image, features.text, features.logit_scale, features.logit_bias)
+    trainer.fit()
+    assert logged(run, "loss") == pytest.approx([float(expected)], rel=1e-5)
+    with pytest.raises(ConfigError, match="needs a model with a logit bias"):
+        Trainer(tiny_model("clip"), Share(World()), TrainCfg(steps=1, loss="sigmoid"))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_captions_that_do_not_fit_reach_an_objective_of_one_s_own(micro_batch: int) -> None:
+    class WithWrong(Share):
+        def batch(self, step: int) -> Batch:
+            batch = super().batch(step)
+            return batch._replace(extra={"negatives": batch.texts[:, None].roll(1, 0).repeat(1, 2, 1)})
+
+    class Hard(Objective):
+        """Cross-entropy of the right caption against two that are wrong."""
+
+        def forward(self, features: Features, batch: Batch) -> dict[str, torch.Tensor]:
+            right = (features.image * features.text).sum(-1, keepdim=True)
+            wrong = torch.einsum("bd,bkd->bk", features.image, features.negatives)
+            logits = features.logit_scale * torch.cat([right, wrong], 1)
+            return {"loss": nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))}
+
+    torch.manual_seed(0)
+    trainer = Trainer(
+        tiny_model("clip"),
+        WithWrong(World()),
+        TrainCfg(steps=15, lr=3e-3, micro_batch=micro_batch),
+        objective=Hard(ClipLoss()),
+    )
+    batch = trainer.prepare.on_host(trainer.source.batch(0))
+    before = float(trainer.training_step(batch)["loss"].detach())
+    trainer.fit()
+    assert float(trainer.training_step(batch)["loss"].detach()) < before - 0.1
+    with torch.no_grad():
+        features = trainer.encode(batch)
+    for number in range(2):  # each is given the caption of the pair before it
+        torch.testing.assert_close(features.negatives[:, number], features.text.roll(1, 0))
+
+
+def test_a_coca_learns_captions(run: Path) -> None:
+    model, batch = tiny_model("coca"), Share(World()).batch(0)
+    with torch.no_grad():
+        output = model(batch.images, batch.texts)
+        expected = nn.functional.cross_entropy(output["logits"].mT, output["labels"], ignore_index=0)
+    Trainer(model, Share(World()), TrainCfg(steps=30, lr=3e-3, log_every=1), out=run).fit()
+    captions = logged(run, "caption")
+    assert captions[0] == pytest.approx(float(expected), rel=1e-5)
+    assert captions[-1] < captions[0] - 0.1
+
+
+@pytest.mark.parametrize(("start", "kept"), [(math.log(120), 120.0), (math.log(50), 100.0)])
+def test_a_temperature_is_kept_from_rising_and_never_lowered_below_its_start(
+    start: float, kept: float
+) -> None:
+    trainer = Trainer(TinyCLIP(), Pairs(), TrainCfg(steps=1, lr=0.0, weight_decay=0.0))
+    trainer.model.logit_scale.data.fill_(start)
+    trainer = Trainer(trainer.model, Pairs(), TrainCfg(steps=1, lr=0.0))
+    trainer.fit()
+    assert float(trainer.model.logit_scale.detach().exp()) == pytest.approx(math.exp(start))
+    trainer = Trainer(trainer.model, Pairs(), TrainCfg(steps=2, lr=0.0))
+    trainer.model.logit_scale.data.add_(1.0)
+    trainer.fit()
+    assert float(trainer.model.logit_scale.detach().exp()) == pytest.approx(kept)
+
+
+def test_a_frozen_temperature_is_untouched() -> None:
+    model = TinyCLIP()
+    model.logit_scale.data.fill_(5.0)
+    model.logit_scale.requires_grad_(False)
+    Trainer(model, Pairs(), TrainCfg(steps=1)).fit()
+    assert float(model.logit_scale) == 5.0
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(run: Path) -> None:
     trainer = make(run, checkpoint_every=2, log_every=5)
     trainer.fit(until=4)
@@ -186,6 +280,113 @@ def test_resuming_with_other_settings_of_the_data_is_refused(run: Path) -> None:
     make(run).fit(until=2)
     with pytest.raises(ConfigError, match="seed = 0, and this one has 7"):
         make(run, seed=7).resume(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 1e-3}, "lr: 0.01, now 0.001"),
+        ({"weight_decay": 0.0, "steps": 20}, "steps: 12, now 20; weight_decay: 0.2, now 0.0"),
+        ({"schedule": "constant"}, "schedule: cosine, now constant"),
+    ],
+)
+def test_resuming_with_settings_that_change_the_losses_is_refused_unless_requested(
+    run: Path, changes: dict[str, object], message: str
+) -> None:
+    make(run).fit(until=2)
+    with pytest.raises(ConfigError, match=f"was trained with {message}: .*--allow-changes"):
+        make(run, **changes).resume(run)
+    assert make(run, **changes).resume(run, allow_changes=True) == message.split("; ")
+
+
+def test_resuming_with_settings_that_change_no_loss_says_which(run: Path) -> None:
+    make(run).fit(until=2)
+    trainer = make(run, log_every=3, keep=1)
+    assert trainer.resume(run) == ["log_every: 1, now 3", "keep: 3, now 1"]
+    make(run / "constant", schedule="constant").fit(until=2)
+    assert make(run / "constant", schedule="constant", steps=20).resume(run / "constant") == [
+        "steps: 12, now 20"
+    ]
+
+
+class Falling:
+    """An evaluation that is best at step 6, and fails once if that is asked for."""
+
+    def __init__(self, fail_at: int = 0) -> None:
+        self.steps: list[int] = []
+        self.fail_at = fail_at
+        self.trainer: Trainer
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        step = self.trainer.step
+        self.steps.append(step)
+        if step == self.fail_at:
+            raise RuntimeError("the machine went down")
+        return {"score": 10.0 - abs(step - 6), "val_loss": abs(step - 6.0)}
+
+
+def evaluated(run: Path, fail_at: int = 0, **settings: object) -> tuple[Trainer, Falling]:
+    evaluate = Falling(fail_at)
+    values = {"steps": 20, "lr": 1e-2, "evaluate_every": 2, "checkpoint_every": 2, **settings}
+    torch.manual_seed(0)
+    trainer = Trainer(TinyCLIP(), Pairs(), TrainCfg(**values), out=run, evaluate=evaluate)  # type: ignore[arg-type]
+    evaluate.trainer = trainer
+    return trainer, evaluate
+
+
+def test_a_checkpoint_is_saved_before_the_evaluation_and_a_run_that_goes_on_makes_up_for_it(
+    run: Path,
+) -> None:
+    trainer, _ = evaluated(run, fail_at=4)
+    with pytest.raises(RuntimeError, match="went down"):
+        trainer.fit()
+    assert latest_checkpoint(run) == run / "step_4.pt"
+    again, evaluate = evaluated(run)
+    again.resume(run)
+    again.fit(until=6)
+    assert evaluate.steps == [4, 6]
+    assert [line["score"] for line in logged(run, "evaluation")] == [6.0, 8.0, 10.0]
+    finished, evaluate = evaluated(run)
+    finished.resume(run)
+    assert finished.fit(until=6).evaluation == {"score": 10.0, "val_loss": 0.0}
+    assert not evaluate.steps  # it stands in metrics.jsonl
+
+
+@pytest.mark.parametrize("figure", ["score", "val_loss"])
+def test_the_best_checkpoint_is_kept_and_training_stops_early(run: Path, figure: str) -> None:
+    settings = {"keep_best": True, "patience": 2, "best_figure": figure, "keep": 1}
+    trainer, evaluate = evaluated(run, **settings)
+    outcome = trainer.fit()
+    assert (outcome.step, outcome.interrupted, outcome.best_step) == (10, False, 6)
+    assert evaluate.steps == [2, 4, 6, 8, 10]
+    trainer.take_best()
+    at_six, _ = evaluated(run / "other", checkpoint_every=0)
+    at_six.fit(until=6)
+    torch.testing.assert_close(trainer.model.state_dict(), at_six.model.state_dict(), rtol=0, atol=0)
+    assert trainer.evaluation["score"] == 10.0
+    again, evaluate = evaluated(run, **settings)
+    again.resume(run)
+    assert again.fit().step == 10  # it had stopped, and stays so
+    assert not evaluate.steps
+
+
+def test_the_best_needs_an_evaluation_and_its_figure(run: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no held-out data: name some"):
+        make(run, patience=3)
+    trainer, _ = evaluated(run, keep_best=True, best_figure="top1")
+    with pytest.raises(
+        ConfigError, match="no figure 'top1', which best_figure names; it has 'score', 'val_loss'"
+    ):
+        trainer.fit()
+    with pytest.raises(ConfigError, match="name it"):
+        evaluated(run, keep_best=True)
+
+
+def test_a_gradient_that_did_not_fit_into_fp16_is_null_in_the_metrics(run: Path) -> None:
+    metrics = MetricsFile(run / "metrics.jsonl")
+    metrics.write({"step": 1, "grad_norm": float("nan"), "loss": 2.0, "evaluation": {"top1": float("inf")}})
+    text = (run / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "grad_norm": null, "loss": 2.0, "evaluation": {"top1": null}}\n'
 
 
 def test_resuming_another_model_names_what_does_not_fit_and_loads_nothing(run: Path) -> None:

@@ -122,3 +122,21 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(MissingExtraError, match=r"oneclip\[train\]"):
         Lora(build(tiny_cfg()))
+
+
+def test_of_a_timm_tower_the_activation_behind_a_norm_stays() -> None:
+    pytest.importorskip("timm")
+    from oneclip.model.layers import freeze_batch_norm
+
+    vision = CLIPVisionCfg(timm_model_name="resnet10t", image_size=PIXELS)
+    model = build(replace(tiny_cfg(), vision_cfg=vision))
+    timm_norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    expected = outputs(model)
+    freeze_batch_norm(model)
+    torch.testing.assert_close(outputs(model), expected)
+    model.train()
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outputs(model)
+    assert timm_norms
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, statistics[name]), name

@@ -11,6 +11,7 @@ from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.train import TrainCfg, make_optimizer, parameter_groups
+from oneclip.train.optimizer import lock_towers
 
 
 def names_without_decay(model: nn.Module) -> set[str]:
@@ -72,3 +73,32 @@ def test_all_learn_at_one_rate_by_default(tiny: TinyCLIP) -> None:
 def test_settings_that_make_no_optimizer_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TrainCfg.from_dict({"steps": 1, **wrong})
+
+
+def small_clip() -> nn.Module:
+    vision = CLIPVisionCfg(layers=1, width=16, head_width=8, patch_size=16, image_size=32)
+    return build_model(ModelCfg(16, vision, CLIPTextCfg(width=16, heads=2, layers=1, vocab_size=32)))
+
+
+def test_each_tower_may_have_a_learning_rate_of_its_own() -> None:
+    model = small_clip()
+    names = {p: name for name, p in model.named_parameters()}
+    optimizer = make_optimizer([model], TrainCfg(steps=1, lr=1e-3, image_lr=1e-4, text_lr=2e-3))
+    rates = {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    assert {rate for name, rate in rates.items() if name.startswith("visual.")} == {1e-4}
+    assert rates["logit_scale"] == 1e-3
+    assert {rate for name, rate in rates.items() if not name.startswith(("visual.", "logit"))} == {2e-3}
+
+
+def test_a_rate_of_0_locks_a_tower() -> None:
+    model = small_clip()
+    lock_towers(model, TrainCfg(steps=1, text_lr=0.0))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name for name in trained if not name.startswith("visual.")} == {"logit_scale"}
+    assert "visual.conv1.weight" in trained
+
+
+def test_a_rate_of_a_tower_that_is_not_known_is_refused(tiny: TinyCLIP) -> None:
+    with pytest.raises(ConfigError, match="image_lr is set, and TinyCLIP has no towers"):
+        lock_towers(tiny, TrainCfg(steps=1, image_lr=1e-4))

@@ -17,7 +17,7 @@ import oneclip
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import MissingExtraError, OutputError
-from oneclip.train import Report, RunCfg
+from oneclip.train import Report, RunCfg, TrainCfg, World
 from oneclip.train.folder import RunFolder
 from oneclip.train.report import Section, page, picture, table
 from oneclip.train.reporters import Reporters, TensorBoard
@@ -213,7 +213,7 @@ def test_the_hooks_change_what_is_trained_evaluated_written_and_reported(data: P
         for parameter in frozen:
             parameter.requires_grad_(False)
 
-    def evaluate(start: Start) -> Any:
+    def evaluate(start: Start, cfg: TrainCfg, world: World) -> Any:
         return lambda model: {"trainable": sum(p.requires_grad for p in model.parameters())}
 
     def at_end(ending: Ending) -> None:

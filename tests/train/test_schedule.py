@@ -32,6 +32,17 @@ def test_a_constant_one_stays() -> None:
     assert [learning_rate(step, cfg) for step in (0, 2, 9)] == [0.15, 0.3, 0.3]
 
 
+def test_a_cooldown_is_that_of_open_clip() -> None:
+    cfg = TrainCfg(steps=50, lr=0.3, warmup=5, schedule="constant", cooldown=20, final_lr=0.01)
+    for step in range(50):  # const_lr_cooldown of open_clip_torch 3.3.0, scheduler.py, with power 1
+        expected = 0.3 * (step + 1) / 5 if step < 5 else 0.3
+        if step >= 30:
+            expected = (1 - (step - 30) / 20) * (0.3 - 0.01) + 0.01
+        assert learning_rate(step, cfg) == pytest.approx(expected)
+    with pytest.raises(ConfigError, match="cooldown is 3; expected 0 unless schedule is constant"):
+        TrainCfg(steps=10, cooldown=3)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

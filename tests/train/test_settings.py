@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.cli.train import configuration
 from oneclip.errors import ConfigError
 from oneclip.train import RunCfg, TrainCfg
+from oneclip.train.finetune import FinetuneCfg
 from oneclip.train.flat import DERIVED, from_flat, settings_of
 from oneclip.train.toml import read_settings, write_settings
 
@@ -101,12 +103,69 @@ def test_a_value_that_is_refused_is_a_usage_error_of_the_command(capsys: pytest.
 
 
 def test_the_length_is_counted_from_the_data_unless_it_is_said() -> None:
-    counted = RunCfg(**NEEDED, epochs=3).train_cfg(20)
+    counted = RunCfg(**NEEDED, epochs=3).train_cfg(20 * 64)
     assert (counted.steps, counted.warmup, counted.evaluate_every) == (60, 6, 20)
-    said = RunCfg(**NEEDED, steps=50, warmup=0, evaluate_every=7).train_cfg(20)
+    said = RunCfg(**NEEDED, steps=50, warmup=0, evaluate_every=7).train_cfg(20 * 64)
     assert (said.steps, said.warmup, said.evaluate_every, said.steps_per_epoch) == (50, 0, 7, 20)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulate", "epochs", "steps", "ends"),
+    [
+        (96, 32, 2, 10, 15, {2: 1, 3: 2, 4: 3, 6: 4, 15: 10}),  # 960 pairs in steps of 64
+        (100, 64, 1, 10, 16, {2: 1, 3: 2, 16: 10}),  # 1,000 pairs
+        (130, 64, 1, 1, 2, {1: 0, 2: 1}),
+    ],
+)
+def test_epochs_are_as_many_pairs_as_they_say(
+    rows: int, batch: int, accumulate: int, epochs: int, steps: int, ends: dict[int, int]
+) -> None:
+    cfg = RunCfg(**NEEDED, epochs=epochs, batch_size=batch, train={"accumulate": accumulate}).train_cfg(rows)
+    assert cfg.steps == steps
+    assert abs(steps * batch * accumulate - epochs * rows) <= batch * accumulate / 2
+    assert {step: cfg.epoch_ending(step) for step in ends} == ends
+
+
+def test_a_fine_tuning_has_every_setting_of_a_training() -> None:
+    named = {kind: {setting.name for setting in settings_of(kind)} for kind in (RunCfg, FinetuneCfg)}
+    assert named[RunCfg] <= named[FinetuneCfg]
+    told = {"by_picture": True, "wandb": "project", "preflight": "off", "tensorboard": False, "threads": 2}
+    cfg = FinetuneCfg(model="pocket", data=("a.csv@2", "b.csv@1"), out="run", eval_data="c.csv", **told)
+    run = cfg.run_cfg()
+    assert {name: getattr(run, name) for name in told} == told
+    assert run.sources == ("a.csv@2", "b.csv@1")
+    assert (run.model, run.pretrained) == (None, "pocket")
+    assert FinetuneCfg(model="RN50", pretrained="yfcc15m", data="a.csv", out="run").run_cfg().model == "RN50"
+
+
+def test_values_that_belong_together_are_given_together() -> None:
+    assert configuration(None, NEEDED | {"crop_scale": (0.5, 1.0)}).crop_scale == (0.5, 1.0)
+    with pytest.raises(typer.BadParameter, match="crop_scale is"):
+        configuration(None, NEEDED | {"crop_scale": (0.5,)})
 
 
 def test_the_settings_need_no_torch() -> None:
     code = "import sys, oneclip.cli.train, oneclip.train.toml; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_options_of_several_values_take_them_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[RunCfg] = []
+    monkeypatch.setattr("oneclip.cli.train.configuration", _stopping(seen, configuration))
+    needed = ["train", "--data", "pairs.csv", "--out", "run", "--pretrained", "pocket"]
+    cli([*needed, "--crop-scale", "0.5", "1", "--color-jitter", "0.4", "0.4", "0.4", "0.1"])
+    cli(needed)
+    assert [cfg.crop_scale for cfg in seen] == [(0.5, 1.0), (0.9, 1.0)]
+    assert [cfg.color_jitter for cfg in seen] == [(0.4, 0.4, 0.4, 0.1), None]
+
+
+def _stopping(seen: list[RunCfg], make: Any) -> Any:
+    """Make the configuration, keep it, and go no further."""
+
+    def stopping(path: str | None, values: Any) -> RunCfg:
+        seen.append(make(path, values))
+        raise ConfigError("that is all")
+
+    return stopping

@@ -33,7 +33,7 @@ class Pairs:
 
     def __init__(self, size: int = 8, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        self.images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=generator) / 64 - 2
         self.texts = torch.zeros(16, 12, dtype=torch.long)
         self.texts[:, :3] = torch.randint(1, 64, (16, 3), generator=generator)
         self.size, self.seed = size, seed

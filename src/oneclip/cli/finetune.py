@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import ExitCode, interruptible, say
+from oneclip.cli.exits import interruptible, say
 from oneclip.cli.from_settings import configured, over_file, takes
-from oneclip.cli.pictures import tell_not_read
+from oneclip.cli.train import exit_of, tell_left_out
 from oneclip.train.finetune.config import FinetuneCfg
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ def configuration(path: str | None, values: Mapping[str, Any]) -> FinetuneCfg:
     """
     values = dict(values)
     model = values.pop("model_option", None)
-    if model is not None:
-        if values.get("data") is not None:
-            raise typer.BadParameter(
-                f"two models are given, {values['model']} and --model {model}: oneclip finetune MODEL DATA -o FOLDER"
-            )
-        values |= {"model": model, "data": values.get("model")}
+    if model is not None:  # then all that stands without an option is data
+        data = [each for each in (values.get("model"), *(values.get("data") or ())) if each is not None]
+        values |= {"model": model, "data": data}
     told = over_file(path, values, FinetuneCfg, instead={"steps": ("epochs",), "epochs": ("steps",)})
     for name in ("model", "data"):
         if name not in told:
@@ -94,27 +91,16 @@ def _tell_point(point: Point) -> None:
 def _tell(result: FinetuneResult) -> None:
     """The end of a fine-tuning, for a person; exits with a code that says how it went."""
     from oneclip.train.finetune import gained_and_forgotten
+    from oneclip.train.finetune.section import alpha_in_words
 
     run = result.run
-    if not run.is_first:  # another process tells
-        raise typer.Exit(ExitCode.INTERRUPTED if run.outcome.interrupted else ExitCode.OK)
-    if run.rows_left_out:
-        say(f"{run.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
-    tell_not_read(run.not_read)
-    for name, reason in sorted(result.skipped.items()):
-        say(f"{name} was left out: {reason}", kind="note")
-    for note in result.notes:
-        say(note, kind="note")
-    if run.outcome.interrupted or result.path is None:
-        say(
-            f"interrupted after step {run.outcome.step} of {run.steps}; all of it is in {run.outcome.checkpoint}. "
-            "Go on with the same command and --resume auto"
-        )
-        raise typer.Exit(ExitCode.INTERRUPTED)
-    print(f"wrote {run.model} (alpha {result.path.chosen:g})")
+    tell_left_out(run, result.skipped, result.notes)
+    if result.path is None:
+        print("all checks held; nothing was trained")
+        return
+    print(f"wrote {run.model} ({alpha_in_words(result.path.chosen)})")
     if result.adapter is not None:
         print(f"wrote {result.adapter}")
     for line in gained_and_forgotten(result.path):
         print(line)
-    if result.skipped:
-        raise typer.Exit(ExitCode.SKIPPED)
+    raise typer.Exit(exit_of(result.skipped))

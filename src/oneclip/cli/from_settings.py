@@ -71,7 +71,7 @@ def over_file(
     """
     from oneclip.train.toml import read_settings
 
-    given = {name: value for name, value in values.items() if value is not None and value != []}
+    given = {name: value for name, value in values.items() if value is not None and value not in ([], ())}
     told = read_settings(path, kind) if path is not None else {}
     void = {other for name in given for other in (instead or {}).get(name, ())}
     return {name: value for name, value in told.items() if name not in void} | given
@@ -103,11 +103,12 @@ def configured(told: Mapping[str, Any], kind: type[Cfg], *, has_file: bool = Fal
 def _annotation(setting: Setting, *, by_place: bool = False) -> Any:
     """The parameter of a setting, as typer wants it: what is not given is None."""
     name, is_switch = option(setting.name), setting.kind is bool
+    is_several = setting.is_list or setting.count > 1
     described: dict[str, Any] = {
         "metavar": None if is_switch else setting.unit,
         "help": setting.explained,
         "show_default": False,
-        "parser": _or_none(setting.kind) if setting.is_optional and not setting.is_list else None,
+        "parser": _or_none(setting.kind) if setting.is_optional and not is_several else None,
     }
     if by_place:
         declared = typer.Argument(**described)
@@ -115,6 +116,8 @@ def _annotation(setting: Setting, *, by_place: bool = False) -> Any:
         names = f"{name}/--no-{name[2:]}" if is_switch and setting.default else name
         declared = typer.Option(names, *setting.short, rich_help_panel=setting.group, **described)
     kind: Any = list[str] if setting.is_list else setting.kind
+    if setting.count > 1:
+        kind = tuple[(setting.kind,) * setting.count]  # type: ignore[misc]
     return Annotated[kind | None, declared]
 
 

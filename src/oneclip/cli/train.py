@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,27 +67,41 @@ FILE = typer.Argument(metavar="FILE.toml", help="Settings; options go before the
 takes(train, RunCfg, file=Annotated[str | None, FILE])
 
 
-def _tell(result: RunResult) -> None:
-    """The end of a run, for a person; exits with a code that says how it went."""
-    if not result.is_first:  # another process tells
-        raise typer.Exit(ExitCode.INTERRUPTED if result.outcome.interrupted else ExitCode.OK)
+def tell_left_out(result: RunResult, skipped: Mapping[str, str], notes: Sequence[str] = ()) -> None:
+    """What was left out, and how to go on from an interrupted run; of several processes the first one tells."""
+    outcome = result.outcome
+    if not result.is_first:
+        raise typer.Exit(ExitCode.INTERRUPTED if outcome.interrupted else ExitCode.OK)
     if result.rows_left_out:
         say(f"{result.rows_left_out} samples lack a picture or a caption and were left out", kind="note")
     tell_not_read(result.not_read)
-    for name, reason in sorted(result.skipped.items()):
+    for name, reason in sorted(skipped.items()):
         say(f"{name} was left out: {reason}", kind="note")
-    outcome = result.outcome
+    for note in notes:
+        say(note, kind="note")
     if outcome.interrupted:
         say(
             f"interrupted after step {outcome.step} of {result.steps}; all of it is in {outcome.checkpoint}. "
             "Go on with the same command and --resume auto"
         )
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def exit_of(skipped: Mapping[str, str]) -> ExitCode:
+    """How a command ends that trained. Under torchrun any code but 0 is a failure, which skipped images are not."""
+    from oneclip.train.distributed import is_launched
+
+    return ExitCode.SKIPPED if skipped and not is_launched() else ExitCode.OK
+
+
+def _tell(result: RunResult) -> None:
+    """The end of a run, for a person; exits with a code that says how it went."""
+    tell_left_out(result, result.skipped)
+    outcome = result.outcome
     for name, value in outcome.evaluation.items():
         print(f"held-out {name}: {value:.4g}")
     if result.model is not None:
         print(f"wrote {result.model}, and {result.model.parent / 'report.html'}")
     else:
         print("all checks held; nothing was trained")
-    if result.skipped:
-        raise typer.Exit(ExitCode.SKIPPED)
+    raise typer.Exit(exit_of(result.skipped))

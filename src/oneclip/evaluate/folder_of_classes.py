@@ -78,26 +78,7 @@ class Classification:
             DataError: if there are fewer than two classes, or one without pictures.
         """
         folder = Path(folder)
-        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        pictures: list[Picture] = []
-        labels: list[int] = []
-        not_read = NotRead()
-        for label, path in enumerate(found):
-            inside, others = images_of(files_below(path))
-            not_read.update(others)
-            if not inside:
-                raise DataError(
-                    f"the class {path} has no pictures (.jpg, .png, .webp, …); remove it, or fill it"
-                    + (f". {others.sentence}" if others else "")
-                )
-            pictures += inside
-            labels += [label] * len(inside)
-        if len(found) < 2:
-            raise DataError(
-                f"{folder} has {len(found)} folders; expected one folder of pictures for each of two or more classes, "
-                "or the name of a table of pictures and captions"
-            )
-        classes = [path.name.replace("_", " ").strip() for path in found]
+        pictures, labels, classes, not_read = read_classes(folder)
         task = cls(folder.name or str(folder), pictures, labels, classes, templates=templates)
         task.not_read = not_read
         return task
@@ -134,3 +115,40 @@ class Classification:
         top5 = {"top5": float((rank < 5).double().mean())} if len(self.classes) > 5 else {}
         mean = sum(self.per_class.values()) / len(self.per_class)
         return {"top1": float(right.mean())} | top5 | {"mean_per_class": mean}
+
+
+def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], NotRead]:
+    """The images of a folder of classes, the class number of each, the names of the classes, and what is not read.
+
+    Raises:
+        DataError: if there are fewer than two classes, or one without images.
+    """
+    found = _class_folders(folder)
+    pictures: list[str] = []
+    labels: list[int] = []
+    not_read = NotRead()
+    for label, path in enumerate(found):
+        inside, others = images_of(files_below(path))
+        not_read.update(others)
+        if not inside:
+            raise DataError(
+                f"the class {path} has no images (.jpg, .png, .webp, …); remove it, or fill it"
+                + (f". {others.sentence}" if others else "")
+            )
+        pictures += inside
+        labels += [label] * len(inside)
+    if len(found) < 2:
+        raise DataError(
+            f"{folder} has {len(found)} folders; expected one folder of images for each of two or more classes, "
+            "or the name of a table of images and captions"
+        )
+    return pictures, labels, [path.name.replace("_", " ").strip() for path in found], not_read
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether a folder looks like one of classes: a first folder in it with images."""
+    return any(images_of(files_below(path))[0] for path in _class_folders(folder)[:1])
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

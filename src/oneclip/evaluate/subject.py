@@ -81,7 +81,8 @@ class OfModule:
         preprocess: one picture to one tensor.
         tokenize: captions to (N, L) ids.
         pad_id: what follows a caption's last token.
-        batch_size: of pictures, and of captions.
+        batch_size: pairs that a loss is taken over.
+        micro_batch: pictures, or captions, that are encoded at once; None for `batch_size`.
         device: where the model is.
         computing: the context that forward passes run in, such as autocast.
         max_pixels: pictures of more cannot be read.
@@ -95,13 +96,14 @@ class OfModule:
         *,
         pad_id: int = 0,
         batch_size: int = 64,
+        micro_batch: int | None = None,
         device: str | torch.device = "cpu",
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
         max_pixels: int | None = None,
     ) -> None:
         self.model, self.preprocess, self.tokenize, self.pad_id = model, preprocess, tokenize, pad_id
         self.batch_size, self.device, self.computing = batch_size, torch.device(device), computing
-        self.max_pixels = max_pixels
+        self.max_pixels, self._at_once = max_pixels, micro_batch or batch_size
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[int], list[Skipped]]:
@@ -111,7 +113,7 @@ class OfModule:
         skipped: list[Skipped] = []
         first = 0
         with closing(
-            read_ahead(pictures, self.preprocess, self.batch_size, max_pixels=self.max_pixels)
+            read_ahead(pictures, self.preprocess, self._at_once, max_pixels=self.max_pixels)
         ) as batches:
             for batch in batches:
                 skipped += [one for one in batch if isinstance(one, Skipped)]
@@ -126,7 +128,7 @@ class OfModule:
     def captions(self, captions: Sequence[str]) -> Tensor:
         """See `Subject`."""
         features: Tensor | None = None
-        for rows, ids in by_length(captions, self.tokenize, self.batch_size, self.pad_id):
+        for rows, ids in by_length(captions, self.tokenize, self._at_once, self.pad_id):
             part = self._encode("encode_text", ids)
             if features is None:
                 features = part.new_empty(len(captions), part.shape[1])

@@ -111,6 +111,7 @@ class HeldOut:
     Args:
         task: what to evaluate on.
         preprocess, tokenize: those of the model, as after training.
+        shared: makes a subject one whose work several processes share.
         options: further arguments of `OfModule`.
     """
 
@@ -123,9 +124,10 @@ class HeldOut:
         batch_size: int = 64,
         device: str | torch.device = "cpu",
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        shared: Callable[[Subject], Subject] | None = None,
         **options: Any,
     ) -> None:
-        self.task = task
+        self.task, self._shared = task, shared
         self._options: dict[str, Any] = {
             "preprocess": preprocess,
             "tokenize": tokenize,
@@ -142,4 +144,5 @@ class HeldOut:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Evaluate a model, which is in evaluation mode."""
-        return self.task(OfModule(model, **self._options))
+        subject: Subject = OfModule(model, **self._options)
+        return self.task(self._shared(subject) if self._shared is not None else subject)

@@ -4,6 +4,7 @@ Shapes: B batch, L tokens, C width.
 """
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -123,15 +124,38 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class FrozenBatchNormAct2d(FrozenBatchNorm2d):
+    """timm's batch norm with an activation behind it, its statistics frozen."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x: Tensor = self.act(self.drop(super().forward(input)))
+        return x
+
+
+def is_unfrozen_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm whose statistics move in training."""
+    return isinstance(module, nn.BatchNorm2d) and not isinstance(module, FrozenBatchNorm2d)
+
+
+def frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    """A frozen batch norm that shares the tensors of another, and its activation if it has one."""
+    kind = FrozenBatchNormAct2d if hasattr(norm, "act") else FrozenBatchNorm2d
+    same = kind(norm.num_features, eps=norm.eps, device="meta")
+    same._parameters, same._buffers, same._modules = norm._parameters, norm._buffers, norm._modules
+    return same.train(norm.training)
+
+
 def freeze_batch_norm(module: nn.Module, keep: Collection[nn.Module] = ()) -> None:
     """Replace every batch norm below `module`, but for those below `keep`, by a frozen one that shares its tensors."""
     for name, child in module.named_children():
         if child in keep:
             continue
-        if isinstance(child, nn.BatchNorm2d) and not isinstance(child, FrozenBatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps, device="meta")
-            frozen._parameters, frozen._buffers = child._parameters, child._buffers
-            setattr(module, name, frozen.train(child.training))
+        if is_unfrozen_batch_norm(child):
+            setattr(module, name, frozen(cast(nn.BatchNorm2d, child)))
         else:
             freeze_batch_norm(child, keep)
 

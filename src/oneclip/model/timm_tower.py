@@ -6,7 +6,7 @@ Shapes: B batch, (H, W) pixels, C width, D joint embedding.
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from oneclip import hub
 from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, DownloadError, OfflineError, ShapeError, nearest
-from oneclip.model.layers import FrozenBatchNorm2d
+from oneclip.model.layers import frozen as frozen_norm
+from oneclip.model.layers import is_unfrozen_batch_norm
 from oneclip.model.optional import optional_package
 from oneclip.model.scripting import unscripted
 
@@ -219,30 +220,13 @@ class TimmTower(nn.Module):
                 )
 
 
-class _FrozenNormAct(FrozenBatchNorm2d):
-    """timm's batch norm with an activation behind it, its statistics frozen."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        x: Tensor = self.act(self.drop(super().forward(input)))
-        return x
-
-
 def _freeze_norms(trunk: nn.Module, names: set[str]) -> None:
     """Replace the batch norms of those names by frozen ones that share their tensors."""
     for name in names:
         norm = trunk.get_submodule(name) if name else trunk
-        if not isinstance(norm, nn.BatchNorm2d) or isinstance(norm, FrozenBatchNorm2d):
-            continue
-        kind = _FrozenNormAct if hasattr(norm, "act") else FrozenBatchNorm2d
-        frozen = kind(norm.num_features, eps=norm.eps, device="meta")
-        frozen._parameters, frozen._buffers = norm._parameters, norm._buffers
-        frozen._modules = norm._modules
-        parent, _, last = name.rpartition(".")
-        setattr(trunk.get_submodule(parent), last, frozen.train(norm.training))
+        if is_unfrozen_batch_norm(norm):
+            parent, _, last = name.rpartition(".")
+            setattr(trunk.get_submodule(parent), last, frozen_norm(cast(nn.BatchNorm2d, norm)))
 
 
 def _create(cfg: CLIPVisionCfg, arguments: dict[str, Any]) -> Any:

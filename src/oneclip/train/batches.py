@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from oneclip.config import OPENAI_MEAN, OPENAI_STD
+from oneclip.config import CLIPTextCfg, PreprocessCfg
 from oneclip.errors import ConfigError
+from oneclip.image import Preprocess
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Encoder
+    from oneclip.train.start import Start
 
 
 class Batch(NamedTuple):
@@ -18,7 +23,10 @@ class Batch(NamedTuple):
 
     `images` (B, 3, H, W): float, preprocessed; or uint8, which `Prepare` normalises.
     `texts`: (B, L) int64 token ids, or B captions, which `Prepare` tokenizes.
-    `extra`: further tensors that a loss wants, first axis B, such as the embeddings of a teacher.
+    `extra`: further tensors that a loss wants, first axis B, such as the embeddings of a teacher. Some names mean
+        something: `same` (B,) int64, pairs of one number are no negatives of each other; `label` (B,) int64, classes;
+        `negatives` (B, K, L) int64, ids of K captions that do not fit each image, which are encoded as
+        `Features.negatives`.
     """
 
     images: Tensor
@@ -46,24 +54,39 @@ class Prepare:
 
     Args:
         tokenize: captions to (B, L) ids; needed if the source gives captions.
-        mean, std: per channel, for uint8 pictures, in [0, 1].
-        crop_texts: cut ids after the longest caption of the batch. Exact for causal towers pooled at the
-            end of text; leave it off for others.
+        preprocess: that of the model, such as `oneclip.load(…).preprocess`: its mean and deviation normalise uint8
+            images. Needed if the source gives any; no other values are guessed.
+        crop_texts: cut ids after the longest caption of the batch. Exact only for causal towers pooled at the
+            end of text (see `is_crop_exact`).
         pad_id: what fills the ids after a caption.
     """
 
     def __init__(
         self,
         tokenize: Callable[[Sequence[str]], Tensor] | None = None,
+        preprocess: Preprocess | PreprocessCfg | None = None,
         *,
-        mean: Sequence[float] = OPENAI_MEAN,
-        std: Sequence[float] = OPENAI_STD,
-        crop_texts: bool = True,
+        crop_texts: bool = False,
         pad_id: int = 0,
     ) -> None:
         self.tokenize, self.crop_texts, self.pad_id = tokenize, crop_texts, pad_id
-        self.mean = 255 * torch.tensor(mean).view(1, -1, 1, 1)
-        self.std = 255 * torch.tensor(std).view(1, -1, 1, 1)
+        self.preprocess_cfg = preprocess.cfg if isinstance(preprocess, Preprocess) else preprocess
+
+    @classmethod
+    def of(cls, clip: Encoder | Start) -> Prepare:
+        """What a model wants: its tokenizer and preprocessing, captions cut where that is exact.
+
+        Args:
+            clip: what `oneclip.load` gives.
+        """
+        tokenizer = clip.tokenizer
+        preprocess = clip.preprocess_cfg if hasattr(clip, "preprocess_cfg") else clip.preprocess.cfg
+        return cls(
+            tokenizer,
+            preprocess,
+            crop_texts=is_crop_exact(clip.cfg.text_cfg),
+            pad_id=tokenizer.pad_token_id,
+        )
 
     def on_host(self, batch: Batch) -> Batch:
         """Captions to ids as long as the longest one; runs in the threads that make batches."""
@@ -81,17 +104,34 @@ class Prepare:
         assert isinstance(batch.texts, Tensor)  # made so by on_host
         images = batch.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:
-            images = (images.float() - self.mean.to(device)) / self.std.to(device)
+            images = self._normalised(images.float())
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         extra = {key: value.to(device, non_blocking=True) for key, value in batch.extra.items()}
         return Batch(images, batch.texts.to(device, non_blocking=True), extra)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) values from 0 to 255 as the model takes them."""
+        cfg = self.preprocess_cfg
+        if cfg is None:
+            raise ConfigError(
+                "the batches hold uint8 images, and nothing says how the model normalises them: give Prepare the "
+                "model's preprocess (Prepare.of(clip)), or have the source normalise them"
+            )
+        mean, std = (255 * images.new_tensor(values).view(1, -1, 1, 1) for values in (cfg.mean, cfg.std))
+        return (images - mean) / std
 
 
 def crop_to_longest(ids: Tensor, pad_id: int = 0) -> Tensor:
     """(B, L) ids without the columns that only pad; at least one column stays."""
     used = (ids != pad_id).any(dim=0).nonzero()
     return ids[:, : int(used[-1]) + 1] if len(used) else ids[:, :1]
+
+
+def is_crop_exact(cfg: CLIPTextCfg) -> bool:
+    """Whether a text tower computes the same from ids cut after the longest caption."""
+    is_causal = not cfg.no_causal_mask and not cfg.embed_cls and cfg.hf_model_name is None
+    return is_causal and cfg.pool_type in ("argmax", "eos", "first")
 
 
 class Prefetcher:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from oneclip.errors import ConfigError
+from oneclip.model.layers import FrozenBatchNorm2d
 from oneclip.train.batches import Batch
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def cached_backward(
 def require_no_batch_statistics(model: nn.Module) -> None:
     """Raise ConfigError if a module normalises with the mean and variance of its batch: those of a part are others."""
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        is_held = isinstance(module, FrozenBatchNorm2d) or not isinstance(module, _BatchNorm)
+        if not is_held and (module.training or module.running_mean is None):
             raise ConfigError(
                 f"{name or 'the model'} ({type(module).__name__}) normalises with the statistics of its batch, and "
                 "those of a micro-batch are others, so gradients would not be the same. Hold them still (eval() on it, "

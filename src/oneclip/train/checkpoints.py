@@ -22,6 +22,7 @@ from oneclip.checkpoint.write import sync_folder
 from oneclip.errors import CheckpointError, CheckpointMismatchError, OutputError
 
 NAME = re.compile(r"(epoch|step)_\d+(\.pt)?")  # a file of one process, a folder of several
+BEST = "best"  # the checkpoint of the best evaluation, which none takes the place of but a better one
 FACTS = TRAINING  # in such a folder: all that is no tensor
 PART = ".part"  # behind the name of a folder that is being written, or deleted
 BEFORE = ".before"  # of one that stands aside while another takes its place

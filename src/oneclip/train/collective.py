@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from oneclip.errors import ClusterError, OneCLIPError
@@ -37,6 +39,23 @@ def by_first(world: World, do: Callable[[], Made]) -> Made:
     if text is not None:
         raise ClusterError(f"process {world.rank} ends because the first one did: {text}")
     return cast(Made, made)
+
+
+def from_first(world: World, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the first rank on every rank, each of which has to call this.
+
+    Args:
+        world: the processes.
+        tensors: on the CPU; those of other ranks than the first are not looked at.
+        like: tensors of the same names, shapes and types, which every rank has.
+    """
+    if world.is_alone:
+        return dict(tensors)
+    found = {}
+    for name, tensor in like.items():
+        found[name] = tensors[name].contiguous() if world.is_first else torch.empty_like(tensor)
+        dist.broadcast(found[name], src=0)
+    return found
 
 
 def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:

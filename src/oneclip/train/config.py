@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from oneclip.config import _Config
@@ -24,6 +25,14 @@ def setting(default: Any = MISSING, *, help: str, group: str = "Training") -> An
     return field(default=default, metadata={"help": help, "group": group})
 
 
+# what may differ when a training goes on: the losses stay those of one run, but for rounding
+FREE = (
+    *("steps_per_epoch", "log_every", "evaluate_every", "checkpoint_every", "stall_seconds", "keep"),
+    *("keep_best", "patience", "best_figure", "prefetch", "prefetch_workers", "text_groups", "micro_batch"),
+    *("strategy", "local_loss", "tile_size", "sigmoid_way", "grad_checkpointing", "compile", "channels_last"),
+)
+
+
 @dataclass
 class TrainCfg(_Config):
     """The settings of a `Trainer`. Steps are optimizer steps; 0 switches a "every" off.
@@ -33,7 +42,7 @@ class TrainCfg(_Config):
     """
 
     steps: int = setting(help="Optimizer steps of the whole training.")
-    steps_per_epoch: int = setting(0, help="Names checkpoints by epochs; 0: the data has none.")
+    steps_per_epoch: float = setting(0.0, help="Names checkpoints by epochs; 0: the data has none.")
     seed: int = setting(0, help="Of weights, order and augmentation.", group=RUN)
 
     lr: float = setting(
@@ -43,7 +52,18 @@ class TrainCfg(_Config):
     schedule: str = setting(
         "cosine", help="Of the learning rate after that: cosine or constant.", group=OPTIMIZER
     )
-    final_lr: float = setting(0.0, help="Where the cosine ends.", group=OPTIMIZER)
+    cooldown: int = setting(
+        0,
+        help="Of a constant schedule: the last steps, in which the rate falls to final_lr.",
+        group=OPTIMIZER,
+    )
+    final_lr: float = setting(0.0, help="Where the cosine, or the cooldown, ends.", group=OPTIMIZER)
+    image_lr: float | None = setting(
+        None, help="Of the image tower; 0 locks it. [default: lr]", group=OPTIMIZER
+    )
+    text_lr: float | None = setting(
+        None, help="Of the text tower; 0 locks it. [default: lr]", group=OPTIMIZER
+    )
     optimizer: str = setting("adamw", help="adamw (Loshchilov & Hutter 2019) or sgd.", group=OPTIMIZER)
     weight_decay: float = setting(0.2, help="Norms, biases and the temperature have none.", group=OPTIMIZER)
     beta1: float = setting(0.9, help="Of AdamW.", group=OPTIMIZER)
@@ -106,6 +126,15 @@ class TrainCfg(_Config):
 
     log_every: int = setting(10, help="Steps between reports.", group=RUN)
     evaluate_every: int = setting(0, help="Steps between evaluations.")
+    keep_best: bool = setting(
+        False, help="Keep the best checkpoint on held-out data, and write its weights in the end."
+    )
+    patience: int = setting(
+        0, help="Evaluations in a row without a better one after which to stop; 0: never stop early."
+    )
+    best_figure: str | None = setting(
+        None, help="Figure of the evaluation that says which is best. [default: the task's headline]"
+    )
     checkpoint_every: int = setting(0, help="Steps between checkpoints, besides those of epochs.", group=RUN)
     stall_seconds: float = setting(
         1800.0, help="Without a step after which a run is ended and says why; 0: never.", group=RUN
@@ -122,13 +151,22 @@ class TrainCfg(_Config):
             "micro_batch",
             "stall_seconds",
             "warmup",
+            "cooldown",
             "evaluate_every",
             "checkpoint_every",
             "keep",
+            "patience",
         ):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "weight_decay", "final_lr", "caption_weight", "teacher_weight"):
             self._require(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
+        for name in ("image_lr", "text_lr"):
+            value = getattr(self, name)
+            self._require(name, value is None or 0 <= value < float("inf"), "0 or more")
+            self._require(name, value is None or self.lr > 0, "None where lr is 0")
+        self._require(
+            "cooldown", self.cooldown == 0 or self.schedule == "constant", "0 unless schedule is constant"
+        )
         for name in ("beta1", "beta2", "momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._require("eps", self.eps > 0, "above 0")
@@ -140,6 +178,36 @@ class TrainCfg(_Config):
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, " or ".join(known))
 
+    def epoch_ending(self, step: int) -> int:
+        """The epoch, from 1, that ends with a step; 0 where none does. Ends are rounded to whole steps."""
+        if not self.steps_per_epoch:
+            return 0
+        epoch = int(
+            (step + 0.5) / self.steps_per_epoch
+        )  # the last one whose end is rounded to this step, or before
+        return epoch if epoch and round(epoch * self.steps_per_epoch) == step else 0
+
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+
+def differing(then: Mapping[str, Any], now: TrainCfg) -> tuple[list[str], list[str]]:
+    """The settings in which a training that goes on differs from before, as "lr: 0.001, now 0.0005".
+
+    Args:
+        then: `to_dict` of the settings before; those of another version of this package may have other names.
+        now: the settings.
+
+    Returns:
+        all of them, and those that change the losses.
+    """
+    before = {f.name: f.default for f in fields(TrainCfg)} | dict(then)
+    free = set(FREE)
+    if now.schedule == "constant" and not now.cooldown:
+        free.add("steps")  # the learning rate does not look at the end
+    pairs = {f.name: (before[f.name], getattr(now, f.name)) for f in fields(TrainCfg)}
+    all_of_them = {
+        name: f"{name}: {was}, now {is_now}" for name, (was, is_now) in pairs.items() if was != is_now
+    }
+    return list(all_of_them.values()), [text for name, text in all_of_them.items() if name not in free]

@@ -56,6 +56,18 @@ class World:
         dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank has, in the order of the ranks, on every rank; each has to ask at the same time.
+
+        Args:
+            value: can be pickled.
+        """
+        if self.is_alone:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
 
 def is_launched(environment: Mapping[str, str] | None = None) -> bool:
     """Whether torchrun, or what sets the same variables, started this process as one of several."""

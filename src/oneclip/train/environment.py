@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -48,17 +49,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def added_to(text: str | None) -> str:
+def added_to(text: str | None, changed: Sequence[str] = ()) -> str:
     """The content of `environment.json` with one more start of the run, the last one being this.
 
     Args:
         text: what the file held, if the run goes on.
+        changed: the settings that are others than before, a line each.
     """
     try:
         before = json.loads(text)["starts"] if text else []
     except (ValueError, KeyError, TypeError):  # cut short by a crash: what it said is not worth an error
         before = []
-    return json.dumps({"starts": [*before, environment()]}, indent=2, ensure_ascii=False) + "\n"
+    start = environment() | ({"changed": list(changed)} if changed else {})
+    return json.dumps({"starts": [*before, start]}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _versions() -> dict[str, str]:

@@ -36,6 +36,7 @@ class Setting(NamedTuple):
         short: other names of its option.
         is_optional: whether None is a value.
         is_list: whether there may be several.
+        count: values that are given together, such as the least and the most.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Setting(NamedTuple):
     short: tuple[str, ...]
     is_optional: bool
     is_list: bool
+    count: int = 1
 
     @property
     def explained(self) -> str:
@@ -113,7 +115,9 @@ def _fields(kind: Any) -> tuple[Any, ...]:
 def _setting(kind: Any, f: Any) -> Setting:
     hint = get_type_hints(kind)[f.name]
     parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    plain: type = next(part for part in parts if part in (bool, int, float, str))
+    tuples = [get_args(part) for part in parts if get_origin(part) is tuple]
+    several = next((inner for inner in tuples if ... not in inner), ())  # a fixed number of values
+    plain: type = next(part for part in (*several, *parts) if part in (bool, int, float, str))
     return Setting(
         name=f.name,
         kind=plain,
@@ -123,5 +127,6 @@ def _setting(kind: Any, f: Any) -> Setting:
         unit=f.metadata.get("unit") or {int: "N", float: "X", str: "NAME"}.get(plain, ""),
         short=f.metadata.get("short", ()),
         is_optional=type(None) in parts,
-        is_list=any(get_origin(part) is tuple for part in parts),
+        is_list=any(... in inner for inner in tuples),
+        count=max(1, len(several)),
     )

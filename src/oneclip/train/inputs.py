@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from oneclip.image import Augment, Preprocess
-from oneclip.pairs import Pairs, read_table
+from oneclip.evaluate import read_templates
+from oneclip.image import Augment, AugmentCfg
 from oneclip.train.config import TrainCfg
 from oneclip.train.distributed import World
-from oneclip.train.evaluate import HeldOut
+from oneclip.train.evaluate import HeldOut, eval_task, held_out
 from oneclip.train.settings import RunCfg
 from oneclip.train.sources import Loader, Samples, open_samples
 from oneclip.train.start import Start
@@ -22,7 +20,7 @@ class Inputs:
 
     Raises:
         DataError: if it cannot be used.
-        ConfigError: if only some of several sources have weights.
+        ConfigError: if only some of several sources have weights, or an augmentation is out of its range.
     """
 
     def __init__(self, cfg: RunCfg) -> None:
@@ -36,8 +34,16 @@ class Inputs:
             split=cfg.split,
             skip=cfg.skip_missing,
             by_picture=cfg.by_picture,
+            templates=read_templates(cfg.templates),
         )
-        self._held_out = self._pairs(cfg.eval_data) if cfg.eval_data is not None else None
+        self._augment = AugmentCfg(
+            cfg.crop_scale,
+            cfg.crop_ratio,
+            cfg.color_jitter,
+            cfg.color_jitter_prob if cfg.color_jitter is not None else 0.0,
+            cfg.gray_scale_prob,
+        )
+        self._task = eval_task(cfg) if cfg.eval_data is not None else None
 
     def loader(self, start: Start, world: World) -> Loader:
         """Batches for the model that a run starts from: this process's share of each."""
@@ -45,7 +51,7 @@ class Inputs:
         return Loader(
             self.samples,
             cfg.batch_size,
-            Augment(start.preprocess_cfg),
+            Augment(start.preprocess_cfg, self._augment),
             rank=world.rank,
             world_size=world.size,
             seed=cfg.seed,
@@ -55,26 +61,6 @@ class Inputs:
             max_pixels=cfg.max_pixels,
         )
 
-    def held_out(self, start: Start, train_cfg: TrainCfg) -> HeldOut | None:
+    def held_out(self, start: Start, train_cfg: TrainCfg, world: World) -> HeldOut | None:
         """What evaluates the model during training, if there is something to evaluate it on."""
-        cfg = self._cfg
-        if self._held_out is None or cfg.eval_data is None:
-            return None
-        images = cfg.eval_images if cfg.eval_images is not None else cfg.images
-        return HeldOut(
-            self._held_out,
-            Path(images) if images is not None else Path(cfg.eval_data).parent,
-            Preprocess(start.preprocess_cfg),
-            start.prepare,
-            batch_size=cfg.batch_size,
-            device=start.device,
-            precision=train_cfg.precision,
-            max_pixels=cfg.max_pixels,
-            skip_missing=cfg.skip_missing,
-        )
-
-    def _pairs(self, table: str | Path) -> Pairs:
-        cfg = self._cfg
-        columns = {"image_column": cfg.image_column, "caption_column": cfg.caption_column}
-        given = {name: column for name, column in columns.items() if column is not None}
-        return read_table(table, separator=cfg.delimiter, **given)
+        return held_out(self._task, start, self._cfg, train_cfg, world) if self._task is not None else None

@@ -43,6 +43,24 @@ def layers_above(modules: Iterable[nn.Module]) -> dict[Tensor, int]:
     return above
 
 
+def tower_parameters(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of the image towers and of the text towers in some modules; the temperature is of neither."""
+    images: list[nn.Parameter] = []
+    texts: list[nn.Parameter] = []
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, DualEncoder):
+            visual, text = _towers(part)
+            images += visual.parameters()
+            # a CLIP is its own text tower, with the image tower and the temperature in it
+            of_text = {p: name for name, p in text.named_parameters()}
+            texts += [
+                p
+                for p, name in of_text.items()
+                if not name.startswith(("visual.", "logit_scale", "logit_bias"))
+            ]
+    return images, texts
+
+
 def _towers(part: nn.Module) -> list[nn.Module]:
     return [part.visual, part._text_tower()] if isinstance(part, DualEncoder) else []
 

@@ -17,8 +17,9 @@ from torch import nn
 
 from oneclip.errors import ConfigError, TrainingError
 from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
-from oneclip.train.checkpoints import FACTS, latest_checkpoint
-from oneclip.train.config import TrainCfg
+from oneclip.train.best import Best
+from oneclip.train.checkpoints import BEST, FACTS, latest_checkpoint
+from oneclip.train.config import TrainCfg, differing
 from oneclip.train.distributed import World
 from oneclip.train.interrupt import Interrupt
 from oneclip.train.meter import Meter
@@ -51,6 +52,7 @@ class Outcome:
     interrupted: bool  # by Ctrl-C; the checkpoint holds all that was done
     checkpoint: Path | None
     evaluation: Mapping[str, float]  # the last one
+    best_step: int = 0  # of the best evaluation, if its weights were kept
 
 
 class Trainer(Stepper):
@@ -110,6 +112,8 @@ class Trainer(Stepper):
         writes = self.out is not None and world.is_first
         self.metrics = MetricsFile(self.out / "metrics.jsonl" if self.out and writes else None)
         self.evaluation: dict[str, float] = {}
+        self.best = Best(cfg, evaluate)
+        self._saved_step = -1
 
     def fit(self, until: int | None = None) -> Outcome:
         """Train up to step `until` (default: `cfg.steps`), from wherever the trainer is.
@@ -123,7 +127,7 @@ class Trainer(Stepper):
         until = min(until if until is not None else self.cfg.steps, self.cfg.steps)
         self.metrics.cut_after(self.step)
         meter = Meter(self.step, until, self.world)
-        checkpoint: Path | None = None
+        self._saved: Path | None = None
         self.model.train()
         self.loss_fn.train()
         cfg = self.cfg
@@ -134,7 +138,9 @@ class Trainer(Stepper):
             Interrupt() as interrupt,
         ):
             is_interrupted = self._any(interrupt.requested)
-            while self.step < until and not is_interrupted:
+            if self.step and not is_interrupted and self._is_evaluation_due(until):
+                is_interrupted = self._evaluate_now(meter, interrupt)  # what a killed run did not come to
+            while self.step < until and not is_interrupted and not self.best.is_over:
                 self.optimizer_step(batches, meter)
                 self.watchdog.stepped(self.step)
                 is_interrupted, has_failed = self._each(interrupt.requested, self.kept.has_failed)
@@ -142,20 +148,45 @@ class Trainer(Stepper):
                     self.kept.finish()  # which says why, on all ranks
                 if self.step % cfg.log_every == 0 or self.step == until:
                     self._report(meter)
-                is_evaluation_due = self._is_due(cfg.evaluate_every) or self.step == until
-                if is_evaluation_due and not is_interrupted:
-                    # a rank that left an evaluation by itself would leave the others waiting
-                    at_once = interrupt.immediate() if self.world.is_alone else contextlib.nullcontext()
-                    with at_once, meter.paused(), self.watchdog.doing("evaluation", self.step):
-                        self._evaluate()
-                    is_interrupted = self._any(interrupt.requested)
                 if is_interrupted or self._is_checkpoint_due() or self.step == until:
-                    self._check_finite(meter)
-                    with meter.paused(), self.watchdog.doing("checkpoint", self.step):
-                        checkpoint = self.save()
+                    self._save_now(meter)
+                if self._is_evaluation_due(until) and not is_interrupted:
+                    is_interrupted = self._evaluate_now(meter, interrupt)
+                    if (is_interrupted or self.best.is_over) and self._saved_step != self.step:
+                        self._save_now(meter)
             with self.watchdog.doing("checkpoint", self.step):
                 self.kept.finish()
-        return Outcome(self.step, self.step < until, checkpoint, dict(self.evaluation))
+        is_over, best_step = self.best.is_over, self.best.step if self.best.name is not None else 0
+        return Outcome(
+            self.step, self.step < until and not is_over, self._saved, dict(self.evaluation), best_step
+        )
+
+    def take_best(self) -> None:
+        """Go back to the weights that were best on held-out data, if `cfg.keep_best` kept any."""
+        if self.cfg.keep_best and self.best.name is not None and self.out is not None:
+            self.kept.finish()
+            self.kept.read(self.out / self.best.name, self._average())
+            self.evaluation = dict(self.best.evaluation)
+
+    def _save_now(self, meter: Meter) -> None:
+        self._check_finite(meter)
+        with meter.paused(), self.watchdog.doing("checkpoint", self.step):
+            self._saved, self._saved_step = self.save(), self.step
+
+    def _evaluate_now(self, meter: Meter, interrupt: Interrupt) -> bool:
+        """Evaluate, unless that was done at this step already; whether it was interrupted."""
+        known = self.world.first_says(self.metrics.evaluation_at(self.step))
+        # a rank that left an evaluation by itself would leave the others waiting
+        at_once = interrupt.immediate() if self.world.is_alone else contextlib.nullcontext()
+        with at_once, meter.paused(), self.watchdog.doing("evaluation", self.step):
+            if known is None:
+                self._evaluate()
+            else:
+                self.evaluation = known
+            if self.best.saw(self.step, self.evaluation) and self.cfg.keep_best and self.out is not None:
+                tensors = self.kept.tensors() | self._average()
+                self.best.name = self.kept.write(self.out / BEST, tensors, self.facts()).name
+        return self._any(interrupt.requested)
 
     def averaged(self) -> AbstractContextManager[None]:
         """A stretch in which the model has the weights to evaluate and export: their moving average, if any."""
@@ -165,8 +196,8 @@ class Trainer(Stepper):
         """Write a checkpoint of this moment, and delete those past `cfg.keep`; several processes go on meanwhile."""
         if self.out is None:
             return None
-        epoch, rest = divmod(self.step, self.cfg.steps_per_epoch or self.cfg.steps + 1)
-        name = f"epoch_{epoch}" if rest == 0 and epoch else f"step_{self.step}"
+        epoch = self.cfg.epoch_ending(self.step)
+        name = f"epoch_{epoch}" if epoch else f"step_{self.step}"
         return self.kept.write(self.out / name, self.kept.tensors() | self._average(), self.facts())
 
     def _average(self) -> dict[str, Any]:
@@ -178,22 +209,28 @@ class Trainer(Stepper):
             "step": self.step,
             "identity": dict(self.identity),
             "evaluation": dict(self.evaluation),
+            "best": self.best.state_dict(),
             "train_cfg": self.cfg.to_dict(),
             "scaler": self.scaler.state_dict(),
             "description": self.description,
         }
 
-    def resume(self, checkpoint: str | Path) -> None:
+    def resume(self, checkpoint: str | Path, *, allow_changes: bool = False) -> list[str]:
         """Go back to where a checkpoint was written; `fit` then gives the losses of an unbroken run.
 
         The number of processes may be another; with dropout, its random numbers then are others, too.
 
         Args:
             checkpoint: a file or a folder of one moment, or the folder of a run, for the latest in it.
+            allow_changes: go on although settings differ that change the losses.
+
+        Returns:
+            the settings that differ, as "lr: 0.001, now 0.0005".
 
         Raises:
             CheckpointError: if it is damaged, or of another model.
-            ConfigError: if the folder has none, or it is of a training with another seed, batch size or data.
+            ConfigError: if the folder has none, or it is of a training with another seed, batch size or data, or with
+                settings that would give other losses.
         """
         path = Path(checkpoint)
         if path.is_dir() and not (path / FACTS).is_file():
@@ -203,9 +240,17 @@ class Trainer(Stepper):
             path = latest
         facts = self.kept.facts(path)
         self._require_same_identity(path, facts.get("identity", {}))
+        changed, changing = differing(facts.get("train_cfg", {}), self.cfg)
+        if changing and not allow_changes:
+            raise ConfigError(
+                f"{path} was trained with {'; '.join(changing)}: going on would not give the losses of one run. "
+                "Use the same settings, request the change (allow_changes, --allow-changes), or start in another folder"
+            )
         self.kept.read(path, self._average())
         self.scaler.load_state_dict(facts.get("scaler", {}))
         self.step, self.evaluation = int(facts["step"]), dict(facts["evaluation"])
+        self.best.load_state_dict(facts.get("best", {}))
+        return changed
 
     def _batches(self, until: int) -> Prefetcher:
         def make(number: int) -> Batch:
@@ -240,12 +285,16 @@ class Trainer(Stepper):
         try:
             devices = [self.device] if self.device.type == "cuda" else []
             with self.averaged(), self.together.whole(), torch.random.fork_rng(devices), torch.no_grad():
-                self.evaluation = {key: float(value) for key, value in self.evaluate(self.model).items()}
+                found = {key: float(value) for key, value in self.evaluate(self.model).items()}
+            self.evaluation = self.world.first_says(found)
         finally:
             self.model.train()
         self.metrics.write({"step": self.step, "evaluation": self.evaluation})
         if self.reporter is not None and self.world.is_first:
             self.reporter.evaluated(self.step, self.evaluation)
+
+    def _is_evaluation_due(self, until: int) -> bool:
+        return self.evaluate is not None and (self._is_due(self.cfg.evaluate_every) or self.step == until)
 
     def _any(self, flag: bool) -> bool:
         """Whether a flag is up on any rank: they stop at the same step, or not at all."""
@@ -262,14 +311,14 @@ class Trainer(Stepper):
             raise TrainingError(
                 f"the loss or a gradient is no longer a finite number at step {self.step}; lower the "
                 f"learning rate ({self.cfg.lr}), lengthen the warm-up ({self.cfg.warmup} steps) or use fp32, "
-                "and resume"
+                "and resume (with --allow-changes)"
             )
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
     def _is_checkpoint_due(self) -> bool:
-        return self._is_due(self.cfg.checkpoint_every) or self._is_due(self.cfg.steps_per_epoch)
+        return self._is_due(self.cfg.checkpoint_every) or self.cfg.epoch_ending(self.step) > 0
 
     def _require_same_identity(self, path: Path, theirs: Mapping[str, Any]) -> None:
         for key, ours in self.identity.items():

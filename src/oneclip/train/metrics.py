@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,9 +68,16 @@ class MetricsFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(values) + "\n")
+                file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
         except OSError as error:
             raise OutputError(f"could not write to {self.path}: {error}; make room and resume") from error
+
+    def evaluation_at(self, step: int) -> dict[str, float] | None:
+        """The evaluation that was written at a step, if one was."""
+        lines = read_metrics(self.path) if self.path is not None else []
+        return next(
+            (line["evaluation"] for line in lines if line["step"] == step and "evaluation" in line), None
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -78,6 +86,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if _step(line) < float("inf")]
+
+
+def _finite(value: Any) -> Any:
+    """Null for what JSON has no number for, such as the gradient of a step that fp16 left out."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(line: str) -> float:

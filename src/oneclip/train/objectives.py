@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, DistillClipLoss, SigLipLoss
+from oneclip.losses.same import contrast_without_same
 from oneclip.train.batches import Batch
 from oneclip.train.config import TrainCfg
 from oneclip.train.distributed import World
@@ -36,8 +37,26 @@ class Objective(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch."""
+        return {"loss": self.contrast(features, batch)}
+
+    def contrast(self, features: Features, batch: Batch) -> Tensor:
+        """The contrastive loss; pairs that `batch.extra["same"]` gives one number are no negatives of each other."""
+        same, loss_fn = batch.extra.get("same"), self.loss_fn
+        if same is not None and isinstance(loss_fn, ClipLoss | SigLipLoss):
+            return contrast_without_same(
+                features.image,
+                features.text,
+                features.logit_scale,
+                features.logit_bias,
+                same,
+                is_sigmoid=isinstance(loss_fn, SigLipLoss),
+                rank=loss_fn.rank,
+                world_size=loss_fn.world_size,
+                tile_size=loss_fn.tile_size,
+            )
         bias = {} if features.logit_bias is None else {"logit_bias": features.logit_bias}
-        return {"loss": self.loss_fn(features.image, features.text, features.logit_scale, **bias)}
+        loss: Tensor = loss_fn(features.image, features.text, features.logit_scale, **bias)
+        return loss
 
 
 class Captioning(Objective):
@@ -56,7 +75,7 @@ class Captioning(Objective):
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """The losses of one batch."""
-        contrast = super().forward(features, batch)["loss"]
+        contrast = self.contrast(features, batch)
         logits, labels = features.captions["logits"], features.captions["labels"]
         total = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=self.pad_id, reduction="sum")
         count = (labels != self.pad_id).sum()
@@ -95,6 +114,8 @@ class Distillation(Objective):
             teacher.text,
             teacher.logit_scale,
         )
+        if "same" in batch.extra:
+            contrast = self.contrast(features, batch)
         return {
             "loss": contrast + self.weight * distance,
             "contrast": contrast.detach(),
@@ -109,8 +130,17 @@ def make_objective(
     *,
     pad_id: int = 0,
     teach: Callable[[Batch], Features] | None = None,
+    loss_fn: nn.Module | None = None,
 ) -> Objective:
     """The objective that a configuration asks for: sigmoid or softmax, with captions for a CoCa, with a teacher.
+
+    Args:
+        cfg: the settings.
+        model: what is trained.
+        world: the processes that train together.
+        pad_id: what fills ids after a caption.
+        teach: a batch to the features of a teacher.
+        loss_fn: a contrastive loss in place of the one that `cfg.loss` names.
 
     Raises:
         ConfigError: if the loss does not fit the model or the teacher.
@@ -124,9 +154,10 @@ def make_objective(
                 "a teacher goes with a model of two towers; found one that writes captions, too"
             )
         return Distillation(DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight)
-    loss_fn: nn.Module
     place["tile_size"] = cfg.tile_size
-    if cfg.loss == "sigmoid":
+    if loss_fn is not None:
+        pass
+    elif cfg.loss == "sigmoid":
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
                 "loss=sigmoid needs a model with a logit bias, and this one has none: set init_logit_bias (-10 in "

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneclip.errors import ConfigError
 from oneclip.train.config import TrainCfg
-from oneclip.train.layers import layers_above
+from oneclip.train.layers import layers_above, tower_parameters
 from oneclip.train.parallel import is_shard
 
 NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
@@ -22,7 +23,11 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def parameter_groups(
-    modules: Iterable[nn.Module], weight_decay: float, layer_decay: float = 1.0
+    modules: Iterable[nn.Module],
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    image_scale: float = 1.0,
+    text_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups for an optimizer; one that modules share counts once.
 
@@ -33,6 +38,7 @@ def parameter_groups(
         weight_decay: of the parameters that have any, see `decays`.
         layer_decay: of the learning rate, for each layer that lies above a parameter's (Bao et al. 2022, BEiT); see
             `layers_above`. 1.0: all learn at the same rate.
+        image_scale, text_scale: what the learning rate of each tower is multiplied by.
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_scale`, which the learning rate of the group is to be multiplied
@@ -44,11 +50,32 @@ def parameter_groups(
     modules = list(modules)
     named = {p: name for module in modules for name, p in module.named_parameters() if p.requires_grad}
     above = layers_above(modules) if layer_decay != 1.0 else {}
+    scales: dict[Tensor, float] = {}
+    for side, scale in zip(tower_parameters(modules), (image_scale, text_scale), strict=True):
+        scales |= dict.fromkeys(side, scale)
     groups: dict[tuple[float, float, bool], list[Tensor]] = {}
     for p, name in named.items():
         decay = weight_decay if decays(name, p) else 0.0
-        groups.setdefault((decay, layer_decay ** above.get(p, 0), is_shard(p)), []).append(p)
+        scale = scales.get(p, 1.0) * layer_decay ** above.get(p, 0)
+        groups.setdefault((decay, scale, is_shard(p)), []).append(p)
     return [{"params": groups[key], "weight_decay": key[0], "lr_scale": key[1]} for key in sorted(groups)]
+
+
+def lock_towers(model: nn.Module, cfg: TrainCfg) -> None:
+    """Lock the towers whose learning rate is 0.
+
+    Raises:
+        ConfigError: if a tower has a rate of its own, and the model has no such tower.
+    """
+    for side, name in zip(tower_parameters([model]), ("image_lr", "text_lr"), strict=True):
+        lr = getattr(cfg, name)
+        if lr is not None and not side:
+            raise ConfigError(
+                f"{name} is set, and {type(model).__name__} has no towers that are known; leave it out"
+            )
+        if lr == 0:
+            for parameter in side:
+                parameter.requires_grad_(False)
 
 
 def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.Optimizer:
@@ -57,7 +84,9 @@ def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.O
     Raises:
         ConfigError: if `layer_decay` is set and the layers of a tower are not known.
     """
-    groups = parameter_groups(modules, cfg.weight_decay, cfg.layer_decay)
+    modules = list(modules)
+    scales = [1.0 if lr is None else lr / cfg.lr for lr in (cfg.image_lr, cfg.text_lr)]
+    groups = parameter_groups(modules, cfg.weight_decay, cfg.layer_decay, *scales)
     for group in groups:
         group["lr"] = cfg.lr * group["lr_scale"]
     if cfg.optimizer == "sgd":

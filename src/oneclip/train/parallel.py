@@ -76,13 +76,24 @@ class Together:
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """A stretch in which the model's own methods may be called, by every rank alike, such as an evaluation."""
-        if self.is_sharded:
-            self.towers.unshard()  # type: ignore[operator]
+        if not self.is_sharded:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        # all of it, so that no forward pass exchanges anything: ranks may make another number of them
+        parts = [part for part in self.towers.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.unshard()
+        for part in parts[1:]:  # the first one, of which the others are parts, stays whole as it is
+            part.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
-            if self.is_sharded:
-                self.towers.reshard()  # type: ignore[operator]
+            for part in parts[1:]:
+                part.set_reshard_after_forward(True, recurse=False)
+            for part in parts:
+                part.reshard()
 
     def average_rest(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average over ranks the gradients that nothing else averages."""

@@ -48,7 +48,7 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
 
 
 def _curve(lines: Iterable[Mapping[str, Any]], name: str) -> Curve:
-    points = [(line["step"], line[name]) for line in lines if name in line]
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 

@@ -66,7 +66,7 @@ def check_shards(trainer: Trainer) -> str:
     Fewer are no error: every process reads what it needs of any shard. But they then wait for the same few files.
     """
     shards = getattr(getattr(trainer.source, "samples", None), "places", None)
-    readers = trainer.world.size * max(1, int(getattr(trainer.source, "workers", 1)))
+    readers = trainer.world.size * max(1, int(getattr(trainer.source, "workers", 0)))
     if not isinstance(shards, Sized):
         return "shards: the data has none"
     advice = "" if len(shards) >= readers else "; more of them would spread the reading"
@@ -176,7 +176,7 @@ def _checkpoints(trainer: Trainer) -> int:
     """How many will be written."""
     cfg = trainer.cfg
     every = [steps for steps in (cfg.steps_per_epoch, cfg.checkpoint_every) if steps]
-    return max(1, sum(cfg.steps // steps for steps in every))
+    return max(1, sum(int(cfg.steps / max(1, steps)) for steps in every))
 
 
 def _moments(trainer: Trainer) -> list[torch.Tensor]:

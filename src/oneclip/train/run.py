@@ -2,21 +2,28 @@
 
 `run` is the seam for what builds on it, such as fine-tuning. It calls, in this order, if they are given:
 
+- `begin(folder, is_new=…)`: on the first process alone, once the folder is this run's and before data is read;
 - `adapt(start)`: may change `start.model` in place, or give the module to train in its stead;
-- `evaluate(start)`: gives the function that evaluates during training, in place of the held-out table's;
-- `teach(start)`: gives a function from a batch to the features of a teacher, whose similarities are learnt, too;
+- `evaluate(start, train_cfg, world)`: gives the function that evaluates during training, in place of that of
+  `cfg.eval_data`;
+- `teach(start, train_cfg)`: gives a function from a batch to the features of a teacher, whose similarities are learnt,
+  too;
+- `objective(start, train_cfg, world)`: gives what a batch and its features are trained for, in place of what the
+  settings name; see `oneclip.train.Objective`;
 - `at_end(ending)`: may put other weights into `ending.state_dict`, by the names of the model that
   `ending.start.cfg` describes, and add sections to the report; what is there then becomes `model/`.
 
-Of several processes (torchrun), every one calls the first three, and the first alone `at_end`; it alone writes.
+Of several processes (torchrun), every one calls all but `begin`; the first alone writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +40,7 @@ from oneclip.train.flat import to_flat
 from oneclip.train.folder import RunFolder
 from oneclip.train.inputs import Inputs
 from oneclip.train.loop import Evaluate, Outcome, Reporter, Trainer
-from oneclip.train.objectives import make_objective
+from oneclip.train.objectives import Objective, make_objective
 from oneclip.train.preflight import preflight
 from oneclip.train.repeat import repeatable
 from oneclip.train.report import Section
@@ -51,10 +58,12 @@ class Ending:
     Attributes:
         start: what it started from; `start.model` was trained in place, unless `adapt` gave another module.
         model: what was trained, in evaluation mode.
-        state_dict: the weights that will be written, whole and on the CPU.
+        state_dict: the weights that will be written, whole and on the CPU; perhaps only on the first process.
         evaluation: the last one.
         folder: of the run.
+        world: the processes that trained.
         sections: of the report, beside those that every run has.
+        figures: of `state_dict` on held-out data, where it is no longer what the last evaluation saw.
     """
 
     start: Start
@@ -62,13 +71,22 @@ class Ending:
     state_dict: Mapping[str, Tensor]
     evaluation: Mapping[str, float]
     folder: RunFolder
+    world: World
     sections: list[Section] = field(default_factory=list)
+    figures: Mapping[str, float] | None = None
+
+
+class Begin(Protocol):
+    """See the top of this file."""
+
+    def __call__(self, folder: RunFolder, *, is_new: bool) -> None: ...
 
 
 Adapt = Callable[[Start], nn.Module | None]
-MakeEvaluate = Callable[[Start], Evaluate]
+MakeEvaluate = Callable[[Start, TrainCfg, World], Evaluate]
 AtEnd = Callable[[Ending], None]
-MakeTeach = Callable[[Start], Callable[[Batch], Features]]
+MakeTeach = Callable[[Start, TrainCfg], Callable[[Batch], Features]]
+MakeObjective = Callable[[Start, TrainCfg, World], Objective]
 
 
 @dataclass(frozen=True)
@@ -88,17 +106,21 @@ def run(
     cfg: RunCfg,
     reporter: Reporter | None = None,
     *,
+    told: RunCfg | None = None,
+    begin: Begin | None = None,
     adapt: Adapt | None = None,
     evaluate: MakeEvaluate | None = None,
     at_end: AtEnd | None = None,
     teach: MakeTeach | None = None,
+    objective: MakeObjective | None = None,
 ) -> RunResult:
     """Train as a configuration says; all that comes of it is in `cfg.out`.
 
     Args:
         cfg: the run.
         reporter: told how it goes.
-        adapt, evaluate, at_end, teach: see the top of this file.
+        told: the settings that repeat the run, if it is part of something larger.
+        begin, adapt, evaluate, at_end, teach, objective: see the top of this file.
 
     Raises:
         DataError: for a table or pictures that cannot be used.
@@ -111,51 +133,75 @@ def run(
     world, device = join(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with _folder_of(cfg, world) as folder:
         resume_from = by_first(world, lambda: find_checkpoint(folder.path, cfg.resume))
+        told = told if told is not None else cfg
+        is_new = resume_from is None
+        if begin is not None:
+            by_first(world, partial(begin, folder, is_new=is_new))
         inputs = Inputs(cfg)
-        reporters = Reporters(_reporters(cfg, folder, reporter) if world.is_first else [])
-        start = starting_model(_text(cfg.model), _text(cfg.pretrained), seed=cfg.seed, device=device)
+        reporters = Reporters(_reporters(told, folder, reporter) if world.is_first else [])
+        start = starting_model(
+            _text(cfg.model),
+            _text(cfg.pretrained),
+            seed=cfg.seed,
+            device=device,
+            image_size=cfg.image_size,
+            context_length=cfg.context_length,
+        )
         model = ((adapt(start) if adapt is not None else None) or start.model).to(device)
         source = inputs.loader(start, world)
         try:
-            train_cfg = cfg.train_cfg(source.batches_per_epoch // max(1, cfg.train.get("accumulate", 1)) or 1)
-            held_out = inputs.held_out(start, train_cfg) if evaluate is None else None
+            train_cfg = cfg.train_cfg(len(inputs.samples))
+            make_hook = evaluate if evaluate is not None else inputs.held_out
+            hook = make_hook(start, train_cfg, world)
             trainer = Trainer(
                 model,
                 source,
                 train_cfg,
                 out=folder.path,
                 prepare=start.prepare,
-                evaluate=evaluate(start) if evaluate is not None else held_out,
+                evaluate=hook,
                 reporter=reporters,
-                identity=source.identity,
+                identity={**source.identity, **told.identity},
                 description=start.description,
                 device=device,
                 world=world,
-                objective=make_objective(
-                    train_cfg,
-                    model,
-                    world,
-                    pad_id=start.prepare.pad_id,
-                    teach=teach(start) if teach is not None else None,
+                objective=(
+                    objective(start, train_cfg, world)
+                    if objective is not None
+                    else make_objective(
+                        train_cfg,
+                        model,
+                        world,
+                        pad_id=start.prepare.pad_id,
+                        teach=teach(start, train_cfg) if teach is not None else None,
+                    )
                 ),
             )
+            changed: list[str] = []
             if resume_from is not None:
-                trainer.resume(resume_from)
+                changed = trainer.resume(resume_from, allow_changes=cfg.allow_changes)
+                if changed:
+                    reporters.note(f"going on with other settings: {'; '.join(changed)}")
             for line in preflight(trainer, start) if cfg.preflight != "off" else ():
                 reporters.note(f"checked {line}")
             if cfg.preflight == "only":
                 outcome = Outcome(trainer.step, False, None, {})
                 return RunResult(outcome, train_cfg.steps, None, is_first=world.is_first)
-            is_new = resume_from is None
-            by_first(world, lambda: _write_beginning(folder, cfg, train_cfg, is_new=is_new))
+            by_first(world, lambda: _write_beginning(folder, told, train_cfg, changed, is_new=is_new))
             outcome = _fit(trainer, folder)
         finally:
             source.close()
+        if not outcome.interrupted:
+            trainer.take_best()
+            outcome = replace(outcome, evaluation=trainer.evaluation)
         with trainer.averaged():
             weights = whole_weights(model, world)
-        ending = Ending(start, model.eval(), weights, outcome.evaluation, folder)
-        written = by_first(world, lambda: _write_end(ending, outcome, train_cfg, at_end, reporters))
-        skipped = source.skipped | (held_out.skipped if held_out is not None else {})
+        ending = Ending(start, model.eval(), weights, trainer.evaluation, folder, world)
+        if at_end is not None and not outcome.interrupted:
+            at_end(ending)
+        written = by_first(world, lambda: _write_end(ending, outcome, train_cfg, reporters))
+        skipped = {name: why for each in world.gather(source.skipped) for name, why in each.items()}
+        skipped |= getattr(hook, "skipped", {})
     return RunResult(
         outcome,
         train_cfg.steps,
@@ -186,23 +232,22 @@ def _folder_of(cfg: RunCfg, world: World) -> Iterator[RunFolder]:
         yield folder
 
 
-def _write_beginning(folder: RunFolder, cfg: RunCfg, train_cfg: TrainCfg, *, is_new: bool) -> None:
+def _write_beginning(
+    folder: RunFolder, cfg: RunCfg, train_cfg: TrainCfg, changed: list[str], *, is_new: bool
+) -> None:
     """What the run was told, and what it runs on."""
     folder.write_text(folder.config, repeatable(cfg, train_cfg))
     before = folder.environment.read_text(encoding="utf-8") if folder.environment.is_file() else None
-    folder.write_text(folder.environment, added_to(None if is_new else before))
+    folder.write_text(folder.environment, added_to(None if is_new else before, changed))
 
 
-def _write_end(
-    ending: Ending, outcome: Outcome, train_cfg: TrainCfg, at_end: AtEnd | None, reporters: Reporters
-) -> Path | None:
+def _write_end(ending: Ending, outcome: Outcome, train_cfg: TrainCfg, reporters: Reporters) -> Path | None:
     """The model, if all steps are done, and what is to be told of them."""
     written = None
     if not outcome.interrupted:
-        if at_end is not None:
-            at_end(ending)
         written = ending.folder.write_model(ending.start, ending.state_dict)
-    for note in write_summary(ending.folder, _state(outcome, train_cfg), ending.sections):
+    state = _state(outcome, train_cfg)
+    for note in write_summary(ending.folder, state, ending.sections, ending.figures or ending.evaluation):
         reporters.note(note)
     return written
 
@@ -223,7 +268,13 @@ def _reporters(cfg: RunCfg, folder: RunFolder, reporter: Reporter | None) -> lis
 def _state(outcome: Outcome, train_cfg: TrainCfg) -> str:
     if outcome.interrupted:
         return f"Interrupted after step {outcome.step} of {train_cfg.steps}; it can be gone on with."
-    return f"All {train_cfg.steps} steps are done."
+    if outcome.step < train_cfg.steps:
+        done = f"Stopped early after step {outcome.step} of {train_cfg.steps}: held-out data no longer got better."
+    else:
+        done = f"All {train_cfg.steps} steps are done."
+    if train_cfg.keep_best and outcome.best_step:
+        done += f" The weights are those of step {outcome.best_step}, the best on held-out data."
+    return done
 
 
 def find_checkpoint(out: Path, resume: str | Path | None) -> Path | None:

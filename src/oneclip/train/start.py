@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from oneclip import checkpoint, zoo
-from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
+from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import Tokenizer, get_tokenizer
@@ -45,11 +45,7 @@ class Start:
     @cached_property
     def prepare(self) -> Prepare:
         """What happens to a batch on its way to the model."""
-        return Prepare(
-            self.tokenizer,
-            crop_texts=is_crop_exact(self.cfg.text_cfg),
-            pad_id=self.tokenizer.pad_token_id,
-        )
+        return Prepare.of(self)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -63,6 +59,8 @@ def starting_model(
     *,
     seed: int = 0,
     device: torch.device | None = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> Start:
     """The model to train, on the CPU in fp32: of random weights by the seed, or pretrained.
 
@@ -72,6 +70,8 @@ def starting_model(
         pretrained: with an architecture's name, a tag or a file of it; alone, what `oneclip.load` takes.
         seed: of random weights.
         device: where it will be trained; the CPU if not given.
+        image_size: pixels a side, for images of another size than the model's; positions are resized.
+        context_length: tokens a caption, likewise.
 
     Raises:
         ConfigError: if neither is given, or they do not go together.
@@ -88,7 +88,10 @@ def starting_model(
                 f"pretrained weights do not go with {architecture}; name their architecture, or give them alone"
             )
         loaded = checkpoint.load(
-            pretrained if architecture is None else f"{architecture}:{pretrained}", device="cpu"
+            pretrained if architecture is None else f"{architecture}:{pretrained}",
+            device="cpu",
+            image_size=image_size,
+            context_length=context_length,
         )
         return Start(loaded.model, loaded.cfg, loaded.preprocess_cfg, loaded.home, device)
     assert architecture is not None
@@ -97,6 +100,11 @@ def starting_model(
         cfg = checkpoint.pooled_at_end(cfg)
     else:
         cfg, preprocess_cfg = zoo.architecture(architecture), zoo.preprocess_of(architecture)
+    if image_size is not None:
+        cfg = replace(cfg, vision_cfg=replace(cfg.vision_cfg, image_size=image_size))
+        preprocess_cfg = replace(preprocess_cfg, size=image_size)
+    if context_length is not None:
+        cfg = replace(cfg, text_cfg=replace(cfg.text_cfg, context_length=context_length))
     torch.manual_seed(seed)
     return Start(build_model(cfg), cfg, preprocess_cfg, device=device)
 
@@ -120,9 +128,3 @@ def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
     cfg = ModelCfg.from_dict(values.get("model_cfg", values))
     preprocess = {"size": cfg.vision_cfg.image_size, **values.get("preprocess_cfg", {})}
     return cfg, PreprocessCfg.from_dict(preprocess)
-
-
-def is_crop_exact(cfg: CLIPTextCfg) -> bool:
-    """Whether a text tower computes the same from ids cut after the longest caption."""
-    is_causal = not cfg.no_causal_mask and not cfg.embed_cls and cfg.hf_model_name is None
-    return is_causal and cfg.pool_type in ("argmax", "eos", "first")

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oneclip.losses import ClipLoss
 from oneclip.train.batches import Batch, Prefetcher, Prepare
 from oneclip.train.cached import cached_backward
 from oneclip.train.config import TrainCfg
 from oneclip.train.distributed import World
 from oneclip.train.ema import Ema
 from oneclip.train.meter import Meter
-from oneclip.train.objectives import Objective
-from oneclip.train.optimizer import make_optimizer
+from oneclip.train.objectives import Objective, make_objective
+from oneclip.train.optimizer import lock_towers, make_optimizer
 from oneclip.train.parallel import Together, blocks, clip_gradients
 from oneclip.train.precision import computing_in
 from oneclip.train.schedule import learning_rate
@@ -54,13 +53,14 @@ class Stepper:
         device: torch.device,
     ) -> None:
         self.model, self.cfg, self.world, self.prepare, self.device = model, cfg, world, prepare, device
-        if loss_fn is None:
-            ways: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "tile_size": cfg.tile_size}
-            loss_fn = objective.loss_fn if objective is not None else ClipLoss(cfg.local_loss, True, **ways)
-        self.loss_fn: nn.Module = loss_fn
-        self.objective = objective if objective is not None else Objective(loss_fn)
+        if objective is None:
+            objective = make_objective(cfg, model, world, pad_id=prepare.pad_id, loss_fn=loss_fn)
+        self.objective = objective
+        self.loss_fn: nn.Module = loss_fn if loss_fn is not None else objective.loss_fn
+        self._logit_scale_range = scale_range(model, cfg.max_logit_scale)
         if cfg.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lock_towers(model, cfg)
         self.together = self._put_together()
         self.optimizer = make_optimizer([model, self.loss_fn], cfg)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
@@ -72,7 +72,7 @@ class Stepper:
         """Both towers, under autocast if the configuration says so; features are normalised in fp32."""
         assert isinstance(batch.texts, Tensor)
         with self.autocast():
-            features: Features = self.together.module(batch.images, batch.texts)
+            features: Features = self.together.module(batch.images, batch.texts, batch.extra.get("negatives"))
         return features
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
@@ -105,8 +105,9 @@ class Stepper:
             norm = self._clip()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            with torch.no_grad():
-                self.model.logit_scale.clamp_(0, math.log(self.cfg.max_logit_scale))  # type: ignore[operator]
+            if self._logit_scale_range is not None:
+                with torch.no_grad():
+                    self.model.logit_scale.clamp_(*self._logit_scale_range)  # type: ignore[operator]
             if self.ema is not None:
                 self.ema.update()
         self.step += 1
@@ -158,6 +159,19 @@ class Stepper:
             for block in blocks(towers):  # the same code for all of them, so that it is compiled once
                 block.compile()
         return Together(towers, self.world, cfg.strategy)
+
+
+def scale_range(model: nn.Module, largest: float) -> tuple[float, float] | None:
+    """Where training keeps the logarithm of the logit scale; None if it is not trained.
+
+    From 0 to that of `largest` (Radford et al. 2021, section 2.5), and as far out as a model starts that was
+    published with another.
+    """
+    scale: Any = model.logit_scale
+    if not scale.requires_grad:
+        return None
+    start = scale.detach().float()
+    return min(0.0, float(start.min())), max(math.log(largest), float(start.max()))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

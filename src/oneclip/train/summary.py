@@ -21,13 +21,19 @@ from oneclip.train.report import (
 )
 
 
-def write_summary(folder: RunFolder, state: str, sections: Sequence[Section] = ()) -> list[str]:
+def write_summary(
+    folder: RunFolder,
+    state: str,
+    sections: Sequence[Section] = (),
+    evaluation: Mapping[str, float] | None = None,
+) -> list[str]:
     """Write `plots/` and `report.html` from what the folder holds.
 
     Args:
         folder: of the run.
         state: how the run ended, a sentence.
         sections: further ones, before settings and environment.
+        evaluation: of the weights in `model/`; None where there are none.
 
     Returns:
         notes: what is missing, and why.
@@ -43,7 +49,9 @@ def write_summary(folder: RunFolder, state: str, sections: Sequence[Section] = (
         notes.append(f"{folder.plots} was not written. {error}")
     for name, content in pictures.items():
         folder.write_bytes(folder.plots / f"{name}.png", content)
-    parts = [Section("Result", paragraph(state) + table(_rows(lines)))]
+    held_out = [(f"held-out {_words(name)}", value) for name, value in (evaluation or {}).items()]
+    parts = [Section("Result", paragraph(state) + table(held_out))]
+    parts.append(Section("Last step of the training", table(_rows(lines))))
     parts += [curves_section(pictures)] if pictures else []
     parts += sections
     if folder.config.is_file():
@@ -56,9 +64,17 @@ def write_summary(folder: RunFolder, state: str, sections: Sequence[Section] = (
 
 
 def _rows(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """The last figures of everything that was measured."""
+    """The last figures of everything that was measured while training, with their units."""
     rows: dict[str, Any] = {}
     for line in lines:
-        rows |= {name: value for name, value in line.items() if name != "evaluation"}
-        rows |= {f"held-out {name}": value for name, value in line.get("evaluation", {}).items()}
-    return [(name.replace("_", " "), value) for name, value in rows.items()]
+        rows |= {name: value for name, value in line.items() if name != "evaluation" and value is not None}
+    if "memory" in rows:
+        rows["memory"] = f"{rows['memory'] / 2**30:.2f} GiB"
+    if "waiting" in rows:
+        rows["waiting"] = f"{100 * rows['waiting']:.1f} % of the time"
+    names = {"waiting": "waiting for data"}
+    return [(names.get(name, _words(name)), value) for name, value in rows.items()]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

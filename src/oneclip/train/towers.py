@@ -23,6 +23,7 @@ class Features(NamedTuple):
     logit_scale: Tensor  # exponentiated
     logit_bias: Tensor | None
     captions: Mapping[str, Tensor] = {}  # of a model that writes them: `logits` (B, L, V), `labels` (B, L)
+    negatives: Tensor | None = None  # (B, K, D) fp32, unit length, of `Batch.extra["negatives"]`
 
 
 class Towers(nn.Module):
@@ -44,14 +45,18 @@ class Towers(nn.Module):
         self.pad_id = pad_id
         self.writes_captions = hasattr(model, "text_decoder")
 
-    def forward(self, images: Tensor, texts: Tensor) -> Features:
-        """(B, 3, H, W) pictures and (B, L) ids to features, normalised in fp32."""
+    def forward(self, images: Tensor, texts: Tensor, negatives: Tensor | None = None) -> Features:
+        """(B, 3, H, W) pictures and (B, L) ids to features, normalised in fp32; likewise (B, K, L) further ids."""
         if self.writes_captions:
             output = self.model(images, texts)
             image, text = output["image_features"], output["text_features"]
             captions = {"logits": output["logits"].float(), "labels": output["labels"]}
         else:
             image, text, captions = self.encode_images(images), self.encode_texts(texts), {}
+        wrong = None
+        if negatives is not None:
+            flat = F.normalize(self.encode_texts(negatives.flatten(0, 1)).float(), dim=-1)
+            wrong = flat.unflatten(0, negatives.shape[:2])
         scale = self.model.logit_scale.float().exp()  # type: ignore[operator]
         bias = getattr(self.model, "logit_bias", None)
         return Features(
@@ -60,6 +65,7 @@ class Towers(nn.Module):
             scale,
             bias.float() if bias is not None else None,
             captions,
+            wrong,
         )
 
     def encode_images(self, images: Tensor) -> Tensor:

@@ -41,9 +41,8 @@ def before_task(cfg: FinetuneCfg) -> Task | None:
     return open_task(
         cfg.before,
         images=cfg.before_images,
-        image_column=cfg.image_column,
-        caption_column=cfg.caption_column,
         separator=cfg.delimiter,
         templates=read_templates(cfg.templates),
         skip_missing=cfg.skip_missing,
+        **cfg.columns,
     )

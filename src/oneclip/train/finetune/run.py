@@ -10,30 +10,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from oneclip import checkpoint
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
-from oneclip.evaluate import Classification, HeldOut, OfEncoder, Task, open_task, read_templates
+from oneclip.evaluate import Classification, HeldOut, OfEncoder, OfModule, Retrieval, Subject, Task
 from oneclip.image import Preprocess
-from oneclip.pairs import Pairs, is_table, read_table
-from oneclip.train.checkpoints import make_folder
+from oneclip.pairs import is_table, read_table
+from oneclip.train.collective import by_first, from_first
+from oneclip.train.config import TrainCfg
+from oneclip.train.distributed import World
+from oneclip.train.evaluate import Shared, eval_task, held_out
 from oneclip.train.finetune import wise
 from oneclip.train.finetune.before import before_task
 from oneclip.train.finetune.config import FinetuneCfg
 from oneclip.train.finetune.plot import draw
 from oneclip.train.finetune.section import section
-from oneclip.train.finetune.split import split_pairs, write_pairs
+from oneclip.train.finetune.split import pairs_as_csv, split_pairs
 from oneclip.train.finetune.teacher import teacher_of
 from oneclip.train.finetune.ways import BY_NAME, Adapted, adapt
+from oneclip.train.folder import RunFolder
 from oneclip.train.loop import Reporter
 from oneclip.train.precision import computing_in
-from oneclip.train.run import Ending, RunResult, run
+from oneclip.train.run import Ending, MakeObjective, RunResult, run
 from oneclip.train.settings import RunCfg
 from oneclip.train.start import Start
-from oneclip.train.toml import write_settings
 
 BATCH_SIZE = 64
 Advance = Callable[[wise.Point], None]
@@ -59,7 +63,11 @@ class FinetuneResult:
 
 
 def finetune(
-    cfg: FinetuneCfg, reporter: Reporter | None = None, *, advance: Advance | None = None
+    cfg: FinetuneCfg,
+    reporter: Reporter | None = None,
+    *,
+    advance: Advance | None = None,
+    objective: MakeObjective | None = None,
 ) -> FinetuneResult:
     """Fine-tune, evaluate what lies between before and after, and write the best of it to `cfg.out`.
 
@@ -67,6 +75,7 @@ def finetune(
         cfg: the fine-tuning.
         reporter: told how the training goes.
         advance: told each point between before and after when it was evaluated.
+        objective: what is learnt, in place of what the settings name; see `oneclip.train.run`.
 
     Raises:
         ConfigError: for settings that do not go together, a model that cannot be trained so, or no word on what to
@@ -78,89 +87,97 @@ def finetune(
         TrainingError: if the loss is no longer a number.
     """
     old = before_task(cfg)
-    data, new, pairs = _data(cfg)
-    steps = _Steps(cfg, new, old, advance)
+    data = _Data(cfg)
+    steps = _Steps(cfg, data.new, old, advance)
     result = run(
-        _run_cfg(cfg, data, pairs),
+        data.run_cfg(),
         reporter,
+        told=cfg,
+        begin=data.write,
         adapt=steps.adapt,
         evaluate=steps.evaluate,
         at_end=steps.at_end,
         teach=partial(teacher_of, cfg.teacher) if cfg.teacher is not None else None,
+        objective=objective,
     )
-    skipped = dict(result.skipped) | new.skipped | (old.skipped if old is not None else {})
+    skipped = dict(result.skipped) | data.new.skipped | (old.skipped if old is not None else {})
     not_read = [
-        task.not_read.sentence for task in (new, old) if isinstance(task, Classification) and task.not_read
+        task.not_read.sentence
+        for task in (data.new, old)
+        if isinstance(task, Classification) and task.not_read
     ]
     return FinetuneResult(result, steps.path, steps.adapter, steps.notes + not_read, skipped)
 
 
-def _data(cfg: FinetuneCfg) -> tuple[str, Task, int | None]:
-    """What to train on, the task that is trained for, and how many pairs there are, if they were counted."""
-    columns = {"image_column": cfg.image_column, "caption_column": cfg.caption_column}
-    if cfg.eval_data is not None:
-        task = open_task(
-            cfg.eval_data,
-            images=cfg.eval_images if cfg.eval_images is not None else cfg.images,
-            separator=cfg.delimiter,
-            templates=read_templates(cfg.templates),
-            skip_missing=cfg.skip_missing,
-            **columns,
-        )
-        return str(cfg.data), task, len(_pairs(cfg)) if is_table(cfg.data) else None
-    if not is_table(cfg.data):
-        raise ConfigError(
-            f"of {cfg.data} nothing can be held out, as of a table; name held-out data (eval_data, --eval-data)"
-        )
-    train, held_out = split_pairs(_pairs(cfg), cfg.split, cfg.seed)
-    folder = cfg.folder / "data"
-    make_folder(folder)
-    paths = [
-        write_pairs(part, folder / name, cfg.image_column, cfg.caption_column)
-        for part, name in ((train, "train.csv"), (held_out, "held_out.csv"))
-    ]
-    task = open_task(paths[1], images=_images(cfg), skip_missing=cfg.skip_missing, **columns)
-    return str(paths[0]), task, len(train)
+class _Data:
+    """What to train on, and what is held out of it.
 
+    Attributes:
+        new: the task that is trained for.
+    """
 
-def _pairs(cfg: FinetuneCfg) -> Pairs:
-    return read_table(
-        cfg.data,
-        image_column=cfg.image_column,
-        caption_column=cfg.caption_column,
-        separator=cfg.delimiter,
-    )
+    def __init__(self, cfg: FinetuneCfg) -> None:
+        self._cfg = cfg
+        self._files: dict[str, str] = {}
+        self._count: int | None = None
+        place = cfg.sources[0]
+        is_split = cfg.eval_data is None
+        if is_split and (len(cfg.sources) > 1 or not is_table(place)):
+            raise ConfigError(
+                f"of {' and '.join(cfg.sources)} nothing can be held out, as of one table; name held-out data "
+                "(eval_data, --eval-data)"
+            )
+        self._is_table = len(cfg.sources) == 1 and is_table(place)
+        pairs = read_table(place, separator=cfg.delimiter, **cfg.columns) if self._is_table else None
+        if cfg.eval_data is not None:
+            self.new: Task = eval_task(cfg)
+        else:
+            assert pairs is not None
+            pairs, aside = split_pairs(pairs, cfg.held_out, cfg.seed)
+            parts = {"train.csv": pairs, "held_out.csv": aside}
+            self._files = {name: pairs_as_csv(part, cfg.columns) for name, part in parts.items()}
+            task = Retrieval.of_pairs(aside, self._images, skip_missing=cfg.skip_missing)
+            task.name = "held_out.csv"
+            self.new = task
+        self._count = len(pairs) if pairs is not None else None
 
+    def run_cfg(self) -> RunCfg:
+        """The training that a fine-tuning is."""
+        cfg = self._cfg
+        lr = cfg.lr if cfg.lr is not None else BY_NAME[cfg.way].lr
+        changes: dict[str, Any] = {
+            "eval_data": None,  # the hook evaluates
+            "batch_size": cfg.batch_size or min(BATCH_SIZE, self._count or BATCH_SIZE),
+            "train": {**cfg.train, "lr": lr, "weight_decay": cfg.weight_decay},
+        }
+        if self._files:
+            changes |= {"data": str(self._folder / "train.csv"), "images": self._images, "separator": None}
+        return cfg.run_cfg(**changes)
 
-def _images(cfg: FinetuneCfg) -> str:
-    return str(cfg.images) if cfg.images is not None else str(Path(cfg.data).parent)
+    def write(self, folder: RunFolder, *, is_new: bool) -> None:
+        """Write the split, once the folder is this run's.
 
+        Raises:
+            ConfigError: if the run that goes on was trained on another split.
+        """
+        for name, text in self._files.items():
+            path = self._folder / name
+            if not is_new and path.is_file() and path.read_bytes() != text.encode("utf-8"):
+                raise ConfigError(
+                    f"{path} holds another split than {self._cfg.sources[0]}, held_out {self._cfg.held_out:g} and "
+                    f"seed {self._cfg.seed} make, so images that were trained on would be held out. Go on with the "
+                    "same data and settings, or choose another folder"
+                )
+            folder.write_text(path, text)
 
-def _run_cfg(cfg: FinetuneCfg, data: str, pairs: int | None) -> RunCfg:
-    """The training that a fine-tuning is."""
-    lr = cfg.lr if cfg.lr is not None else BY_NAME[cfg.way].lr
-    table = is_table(cfg.data)
-    return RunCfg(
-        data=data,
-        out=str(cfg.out),
-        pretrained=str(cfg.model),
-        images=_images(cfg) if table else cfg.images,
-        image_column=cfg.image_column if table else None,
-        caption_column=cfg.caption_column if table else None,
-        separator=cfg.separator if data == str(cfg.data) else None,
-        skip_missing=cfg.skip_missing,
-        max_pixels=cfg.max_pixels,
-        max_broken=cfg.max_broken,
-        threads=cfg.threads,
-        workers=cfg.workers,
-        epochs=cfg.epochs,
-        steps=cfg.steps,
-        batch_size=cfg.batch_size if cfg.batch_size is not None else min(BATCH_SIZE, pairs or BATCH_SIZE),
-        warmup=cfg.warmup,
-        resume=cfg.resume,
-        device=cfg.device,
-        train={**cfg.train, "lr": lr, "weight_decay": cfg.weight_decay},
-    )
+    @property
+    def _folder(self) -> Path:
+        return self._cfg.folder / "data"
+
+    @property
+    def _images(self) -> str:
+        cfg = self._cfg
+        return str(cfg.images) if cfg.images is not None else str(Path(cfg.sources[0]).parent)
 
 
 class _Steps:
@@ -180,25 +197,23 @@ class _Steps:
         self._adapted = adapt(start.model, self._cfg)
         return start.model
 
-    def evaluate(self, start: Start) -> HeldOut:
+    def evaluate(self, start: Start, train_cfg: TrainCfg, world: World) -> HeldOut:
         """The new task, during training."""
-        precision = str(self._cfg.train.get("precision", "fp32"))
-        return HeldOut(
-            self._new,
-            Preprocess(start.preprocess_cfg),
-            start.tokenizer,
-            pad_id=start.tokenizer.pad_token_id,
-            batch_size=self._cfg.batch_size or BATCH_SIZE,
-            device=start.device,
-            computing=partial(computing_in, precision, start.device),
-            max_pixels=self._cfg.max_pixels,
-        )
+        return held_out(self._new, start, self._cfg, train_cfg, world)
 
     def at_end(self, ending: Ending) -> None:
         """Walk from before to after, and put the best compromise in the place of what was trained."""
-        assert self._adapted is not None
-        after = {name: t.cpu() for name, t in self._adapted.after(ending.state_dict, self._before).items()}
-        shown = _Shown(ending.start, str(self._cfg.model), self._cfg.batch_size or BATCH_SIZE)
+        adapted, world = self._adapted, ending.world
+        assert adapted is not None
+        trained: dict[str, Tensor] = {}
+
+        def finish() -> None:
+            found = adapted.after(ending.state_dict, self._before)
+            trained.update({name: tensor.cpu() for name, tensor in found.items()})
+
+        by_first(world, finish)
+        after = from_first(world, trained, like=self._before)
+        shown = _Shown(ending.start, self._cfg, world)
 
         def evaluate(weights: Mapping[str, Tensor]) -> tuple[wise.Figures, wise.Figures | None]:
             subject = shown.with_weights(weights)
@@ -207,22 +222,18 @@ class _Steps:
         points = []
         for alpha in self._cfg.alphas:
             points += wise.walk(self._before, after, [alpha], evaluate)
-            if self._advance is not None:
+            if self._advance is not None and world.is_first:
                 self._advance(points[-1])
         old_name, old_metric = (self._old.name, self._old.headline) if self._old is not None else (None, None)
         chosen = wise.choose(points, self._new.headline, old_metric, self._cfg.wanted)
-        self.path = wise.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
-        ending.state_dict = wise.interpolate(self._before, after, chosen)
-        self.adapter = self._adapted.write(ending.folder.path / "adapter", chosen)
-        self._tell(ending, self.path)
+        path = wise.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
+        self.path = path = world.first_says(path)
+        ending.state_dict = wise.interpolate(self._before, after, path.chosen)
+        self.adapter = by_first(world, lambda: adapted.write(ending.folder.path / "adapter", path.chosen))
+        by_first(world, lambda: self._tell(ending, path))
 
     def _tell(self, ending: Ending, path: wise.Path) -> None:
         folder = ending.folder
-        folder.write_text(
-            folder.path / "finetune.toml",
-            "# To run it again: oneclip finetune --config THIS_FILE --out OTHER_FOLDER\n\n"
-            + write_settings(self._cfg, leave_out=("resume",)),
-        )
         folder.write_text(folder.path / "wise_ft.json", json.dumps(path.to_dict(), indent=2) + "\n")
         png = None
         try:
@@ -232,25 +243,35 @@ class _Steps:
         else:
             folder.write_bytes(folder.path / "wise_ft.png", png)
         ending.sections.append(section(path, png))
+        ending.figures = dict(path.at(path.chosen).new)
 
 
 class _Shown:
     """A model as it will be written, to be evaluated with one set of weights after the other."""
 
-    def __init__(self, start: Start, name: str, batch_size: int) -> None:
-        self._start, self._name, self._batch_size = start, name, batch_size
+    def __init__(self, start: Start, cfg: FinetuneCfg, world: World) -> None:
+        self._start, self._cfg, self._world = start, cfg, world
         self._model = checkpoint.build_blank(start.cfg)
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> OfEncoder:
-        """The model with these weights."""
-        start = self._start
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Subject:
+        """The model with these weights; processes share its work."""
+        start, cfg = self._start, self._cfg
         checkpoint.load_into(self._model, weights, source="the fine-tuned weights")
         model = self._model.float().to(start.device).eval()
-        encoder = Encoder(
-            model,
-            Preprocess(start.preprocess_cfg),
-            start.tokenizer,
-            start.cfg,
-            name=self._name,
-        )
-        return OfEncoder(encoder, batch_size=self._batch_size)
+        preprocess, batch_size = Preprocess(start.preprocess_cfg), cfg.batch_size or BATCH_SIZE
+        subject: Subject
+        if cfg.eval_precision in (None, "fp32"):
+            encoder = Encoder(model, preprocess, start.tokenizer, start.cfg, name=str(cfg.model))
+            subject = OfEncoder(encoder, batch_size=cfg.eval_batch_size or batch_size)
+        else:
+            subject = OfModule(
+                model,
+                preprocess,
+                start.tokenizer,
+                pad_id=start.tokenizer.pad_token_id,
+                batch_size=batch_size,
+                micro_batch=cfg.eval_batch_size,
+                device=start.device,
+                computing=partial(computing_in, str(cfg.eval_precision), start.device),
+            )
+        return Shared(subject, self._world) if not self._world.is_alone else subject

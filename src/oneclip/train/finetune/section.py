@@ -16,10 +16,17 @@ def section(path: Path, png: bytes | None) -> Section:
         old = path.old(point)
         mark = "written" if point.alpha == path.chosen else ""
         rows.append([point.alpha, path.new(point), *([old] if old is not None else []), mark])
-    body = [*map(paragraph, gained_and_forgotten(path))]
+    what = f"model/ holds the weights at {alpha_in_words(path.chosen)}."
+    body = [paragraph(what), *map(paragraph, gained_and_forgotten(path))]
     if png is not None:
         body.append(f"<p>{picture(png, 'figures by alpha')}</p>")
     return Section("From before to after", "\n".join([*body, table(rows, [*header, ""])]))
+
+
+def alpha_in_words(alpha: float) -> str:
+    """A point between before and after, and what it means at its ends."""
+    meaning = {0.0: ": unchanged", 1.0: ": as trained"}.get(alpha, "")
+    return f"alpha {alpha:g}{meaning}"
 
 
 def gained_and_forgotten(path: Path) -> tuple[str, str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from oneclip import checkpoint
 from oneclip.errors import DataError
 from oneclip.pairs import Pairs
 
@@ -38,27 +36,26 @@ def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
         )
     if count > len(pictures) - LEAST_HELD_OUT:
         raise DataError(
-            f"--split {share:g} leaves {len(pictures) - count} of the {len(pictures)} images of {pairs.name} to train "
-            "on; choose a smaller share"
+            f"--held-out {share:g} leaves {len(pictures) - count} of the {len(pictures)} images of {pairs.name} to "
+            "train on; choose a smaller share"
         )
     order = np.random.default_rng([seed, len(pictures)]).permutation(len(pictures))
     held_out = {pictures[i] for i in order[:count]}
     return _those(pairs, held_out, within=False), _those(pairs, held_out, within=True)
 
 
-def write_pairs(pairs: Pairs, path: Path, image_column: str, caption_column: str) -> Path:
-    """Write pairs as a CSV file with the columns that their table had.
+def pairs_as_csv(pairs: Pairs, columns: Mapping[str, str]) -> str:
+    """The text of a CSV file of pairs, with the columns that their table had.
 
-    Raises:
-        OutputError: if it cannot be written.
+    Args:
+        pairs: the rows.
+        columns: `image_column` and `caption_column`, where they have other names than usual.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([image_column, caption_column])
+    writer.writerow([columns.get("image_column", "filepath"), columns.get("caption_column", "caption")])
     writer.writerows(zip(pairs.pictures, pairs.captions, strict=True))
-    with checkpoint.replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-    return path
+    return text.getvalue()
 
 
 def _those(pairs: Pairs, pictures: Collection[str], within: bool) -> Pairs:

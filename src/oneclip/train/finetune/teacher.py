@@ -12,6 +12,8 @@ from oneclip import checkpoint
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.train.batches import Batch
+from oneclip.train.config import TrainCfg
+from oneclip.train.precision import computing_in
 from oneclip.train.start import Start
 from oneclip.train.towers import Features, Towers
 
@@ -22,14 +24,16 @@ PROBE = (
 )  # ids of two tokenizers that are one are alike
 
 
-def teacher_of(name: str, start: Start) -> Callable[[Batch], Features]:
+def teacher_of(name: str, start: Start, train_cfg: TrainCfg) -> Callable[[Batch], Features]:
     """A function from a batch to what a model makes of it, without gradient.
 
-    The teacher sees the very crops that the student sees, resized to the pixels that it takes.
+    The teacher sees the very crops that the student sees, resized to the pixels that it takes, and computes in the
+    student's precision and micro-batches.
 
     Args:
         name: whatever `oneclip.load` takes.
         start: the student.
+        train_cfg: its training.
 
     Raises:
         ConfigError: if it reads captions by other tokens than the student.
@@ -59,8 +63,12 @@ def teacher_of(name: str, start: Start) -> Callable[[Batch], Features]:
     @torch.no_grad()
     def teach(batch: Batch) -> Features:
         assert isinstance(batch.texts, Tensor)
-        features: Features = towers(see(batch.images), batch.texts)
-        return features
+        size = train_cfg.micro_batch or len(batch.images)
+        parts = zip(batch.images.split(size), batch.texts.split(size), strict=True)
+        with computing_in(train_cfg.precision, start.device):
+            seen: list[Features] = [towers(see(images), texts) for images, texts in parts]
+        image, text = (torch.cat([getattr(part, name) for part in seen]) for name in ("image", "text"))
+        return seen[0]._replace(image=image, text=text)
 
     return teach
 

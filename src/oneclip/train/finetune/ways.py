@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, the text tower, the last groups of both towers, or LoRA adapters."""
+"""What of a model is trained: all of it, one tower, the last groups of both towers, or LoRA adapters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
+from oneclip.model.layers import freeze_batch_norm
 from oneclip.train.finetune.config import FinetuneCfg
 from oneclip.train.finetune.lora import Lora
 
@@ -61,13 +62,18 @@ def _full(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 
 
 def _lit(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    _lockable(model, "lock_image_tower")(freeze_bn_stats=True)
+    _lockable(model, "lock_image_tower")()
+    return InPlace()
+
+
+def _image(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
+    _lockable(model, "lock_text_tower")()
     return InPlace()
 
 
 def _last(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
     assert cfg.last is not None  # FinetuneCfg saw to that
-    _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last, freeze_bn_stats=True)
+    _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last)
     _lockable(model, "lock_text_tower")(unlocked_layers=cfg.last)
     return InPlace()
 
@@ -79,6 +85,7 @@ def _lora(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
 BY_NAME: Mapping[str, Way] = {
     "full": Way(3e-5, _full),  # that of Wortsman et al. 2022, appendix
     "lora": Way(3e-4, _lora),
+    "image": Way(3e-5, _image),
     "lit": Way(1e-4, _lit),
     "last": Way(1e-4, _last),
 }
@@ -92,6 +99,7 @@ def adapt(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
         MissingExtraError: for LoRA without peft.
     """
     adapted = BY_NAME[cfg.way].adapt(model, cfg)
+    freeze_batch_norm(model)  # statistics that follow the new pictures cost most of what a model forgets
     trained = [name for name, p in model.named_parameters() if p.requires_grad and name not in NOT_A_TOWER]
     if not trained:
         raise ConfigError(

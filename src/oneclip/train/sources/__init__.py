@@ -1,5 +1,6 @@
 """Where pairs for training come from: samples by number, their order, and batches of them."""
 
+from oneclip.train.sources.classes import ClassSamples
 from oneclip.train.sources.datasets import DatasetSamples
 from oneclip.train.sources.loader import Loader
 from oneclip.train.sources.mixture import Mixture
@@ -12,6 +13,7 @@ from oneclip.train.sources.synthetic import SyntheticSamples
 from oneclip.train.sources.tables import TableSamples
 
 __all__ = [
+    "ClassSamples",
     "DatasetSamples",
     "Loader",
     "Mixture",

@@ -47,6 +47,7 @@ class Loader:
         batches_per_epoch: the nearest whole number; at least 1.
         skipped: names of samples that could not be used, and why; the first ten thousand.
         broken: how many there were.
+        workers: processes that make batches.
 
     Raises:
         ConfigError: if G is no multiple of `world_size` or larger than the data, or another setting is out of range.
@@ -78,6 +79,7 @@ class Loader:
                 f"threads={threads}, run={run}, workers={workers}, max_broken={max_broken}"
             )
         self.samples, self.batch_size, self.max_broken = samples, batch_size, max_broken
+        self.workers = workers
         self.skipped = dict(samples.skipped)
         self._run = samples.run if run is None else run
         order = Order(_parts(samples, self._run), batch_size, seed)

@@ -40,6 +40,7 @@ class Mixture(Samples):
         self.names = tuple(names) if names is not None else tuple(f"source {i}" for i in range(len(sources)))
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
         self.run = max(source.run for source in sources)
+        self.extras = tuple(dict.fromkeys(name for source in sources for name in source.extras))
         self.left_out = sum(source.left_out for source in sources)
         for source in sources:
             self.skipped |= source.skipped

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oneclip.errors import ConfigError, DataError
+from oneclip.evaluate.folder_of_classes import has_classes
+from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.hub.addresses import expand, is_address
 from oneclip.hub.suffixes import TAR_SUFFIXES
 from oneclip.hub.tables import PARQUET_SUFFIXES
 from oneclip.pairs import is_table, read_table
 from oneclip.progress import Progress
+from oneclip.text.prompts import Template
+from oneclip.train.sources.classes import ClassSamples
 from oneclip.train.sources.datasets import DatasetSamples, holds_pictures, is_dataset
 from oneclip.train.sources.mixture import Mixture
 from oneclip.train.sources.samples import Samples
@@ -25,7 +29,8 @@ SYNTHETIC = "synthetic:"
 _WEIGHT = re.compile(r"@(\d+(?:\.\d+)?|\.\d+)$")
 _EXPECTED = (
     "expected a table (.csv, .tsv, .parquet), tars (shard-{000..009}.tar, also behind an address), a folder of tars, "
-    "a dataset that `save_to_disk` wrote or one of Parquet files, or synthetic:COUNT"
+    "a dataset that `save_to_disk` wrote or one of Parquet files, a folder with a folder of images for each class, "
+    "or synthetic:COUNT"
 )
 
 
@@ -39,6 +44,7 @@ def open_samples(
     split: str | None = None,
     skip: bool = False,
     by_picture: bool = False,
+    templates: Sequence[Template] = SIMPLE_TEMPLATES,
     progress: Progress = False,
 ) -> Samples:
     """Say what each source is, and open it.
@@ -54,6 +60,7 @@ def open_samples(
         split: of a dataset; "train" by default.
         skip: leave out what is missing or cut short, instead of raising.
         by_picture: make the rows of a table that have the same picture one sample with several captions.
+        templates: prompts for the classes of a folder of classes.
         progress: of indexing tars, as `oneclip.progress.reporting` takes it.
 
     Raises:
@@ -77,6 +84,8 @@ def open_samples(
             (path.is_dir() and is_dataset(path)) or _has_pictures(path, image_column)
         ):
             return DatasetSamples(path, split=split, image_column=image_column, caption_column=caption_column)
+        if not is_address(place) and path.is_dir() and has_classes(path):
+            return ClassSamples(path, templates)
         if not is_table(place) or is_address(place) or path.is_dir():
             what = "is a folder without any" if path.is_dir() else "is none that is known"
             raise DataError(f"the data {place} {what}; {_EXPECTED}")

@@ -5,7 +5,7 @@ Shapes: B pairs of a rank, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +30,7 @@ class Pair(NamedTuple):
 
     image: Tensor  # (3, H, W)
     caption: str
+    extra: Mapping[str, int]
 
 
 class Broken(NamedTuple):
@@ -88,7 +89,10 @@ class Reader:
                     found[index], more = self._stand_in(start + index, wanted[index][1], one, there)
                     broken += more
         pairs = [one for one in found if isinstance(one, Pair)]
-        batch = Batch(torch.stack([pair.image for pair in pairs]), [pair.caption for pair in pairs])
+        extra = {
+            name: torch.tensor([pair.extra.get(name, -1) for pair in pairs]) for name in self.samples.extras
+        }
+        batch = Batch(torch.stack([pair.image for pair in pairs]), [pair.caption for pair in pairs], extra)
         return Made(batch, share + len(broken), broken)
 
     def _runs(self, wanted: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -123,7 +127,7 @@ class Reader:
         key = np.random.SeedSequence([self.order.seed, epoch, number])
         seed, choice = key.generate_state(2, np.uint64).tolist()
         image = self.transform(open_image(sample.picture, max_pixels=self.max_pixels), seed >> 1)
-        return Pair(image, captions[choice % len(captions)])
+        return Pair(image, captions[choice % len(captions)], sample.extra)
 
     def _stand_in(self, place: int, epoch: int, broken: Broken, there: set[int]) -> tuple[Pair, list[Broken]]:
         """Another sample for a place, if possible one that its batch does not hold; and those that were broken too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,11 +26,28 @@ def fetched(address: str) -> bytes:
         raise ImageNotFoundError(f"{address}: no such file") from error
 
 
+SAME = "same"
+"""In `Batch.extra`: pairs with the same number, 0 or more, are no negatives of each other."""
+LABEL = "label"
+"""In `Batch.extra`: the number of the class; -1 for a pair that has none."""
+
+
 class Sample(NamedTuple):
     """A picture, not decoded yet, and what is said of it."""
 
     picture: ImageSource
     captions: Sequence[str]  # one is drawn each time
+    extra: Mapping[str, int] = {}  # further numbers, for `Batch.extra`; a default that nothing writes to
+
+
+def number_of(name: str) -> int:
+    """A number, 0 or more, that practically no other name has, the same in every process."""
+    return (
+        int.from_bytes(
+            hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big"
+        )
+        >> 1
+    )
 
 
 class Samples(ABC):
@@ -43,9 +61,11 @@ class Samples(ABC):
         skipped: names of what was left out beforehand, and why.
         left_out: how many rows or keys lack a picture or a caption.
         not_read: images and videos in tars that are not read here.
+        extras: the names of the numbers that its samples have in `extra`; -1 stands for one that is missing.
     """
 
     run: int = 1
+    extras: tuple[str, ...] = ()
     left_out: int = 0
 
     def __init__(self) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from oneclip.hub.addresses import is_address
 from oneclip.pairs import Pairs, present_pairs
-from oneclip.train.sources.samples import Sample, Samples, fetched
+from oneclip.train.sources.samples import SAME, Sample, Samples, fetched, number_of
 
 
 class TableSamples(Samples):
-    """The rows of a table.
+    """The rows of a table. Several rows of one picture are no negatives of each other.
 
     Args:
         pairs: the rows; a picture is a path, or an address that it is fetched from each time.
@@ -38,6 +38,8 @@ class TableSamples(Samples):
             for row, picture in enumerate(self.pairs.pictures):
                 rows.setdefault(picture, []).append(row)
         self._rows = list(rows.values())
+        self._is_several = not by_picture and len(set(self.pairs.pictures)) < len(self.pairs)
+        self.extras = (SAME,) if self._is_several else ()
 
     def __len__(self) -> int:
         return len(self._rows) if self.by_picture else len(self.pairs)
@@ -46,7 +48,8 @@ class TableSamples(Samples):
         rows = self._rows[number] if self.by_picture else [number]
         name = self.pairs.pictures[rows[0]]
         picture = fetched(name) if is_address(name) else self.folder / name
-        return Sample(picture, [self.pairs.captions[row] for row in rows])
+        extra = {SAME: number_of(name)} if self._is_several else {}
+        return Sample(picture, [self.pairs.captions[row] for row in rows], extra)
 
     def name(self, number: int) -> str:
         return self.pairs.pictures[self._rows[number][0] if self.by_picture else number]
