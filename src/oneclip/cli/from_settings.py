@@ -103,7 +103,7 @@ def configured(told: Mapping[str, Any], kind: type[Cfg], *, has_file: bool = Fal
 def _annotation(setting: Setting, *, by_place: bool = False) -> Any:
     """The parameter of a setting, as typer wants it: what is not given is None."""
     name, is_switch = option(setting.name), setting.kind is bool
-    is_several = setting.is_list or setting.count > 1
+    is_several = setting.is_list or setting.together > 1
     described: dict[str, Any] = {
         "metavar": None if is_switch else setting.unit,
         "help": setting.explained,
@@ -116,8 +116,8 @@ def _annotation(setting: Setting, *, by_place: bool = False) -> Any:
         names = f"{name}/--no-{name[2:]}" if is_switch and setting.default else name
         declared = typer.Option(names, *setting.short, rich_help_panel=setting.group, **described)
     kind: Any = list[str] if setting.is_list else setting.kind
-    if setting.count > 1:
-        kind = tuple[(setting.kind,) * setting.count]  # type: ignore[misc]
+    if setting.together > 1:
+        kind = tuple[(setting.kind,) * setting.together]  # type: ignore[misc]
     return Annotated[kind | None, declared]
 
 

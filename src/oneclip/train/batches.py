@@ -15,7 +15,6 @@ from oneclip.image import Preprocess
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
-    from oneclip.train.start import Start
 
 
 class Batch(NamedTuple):
@@ -73,17 +72,16 @@ class Prepare:
         self.preprocess_cfg = preprocess.cfg if isinstance(preprocess, Preprocess) else preprocess
 
     @classmethod
-    def of(cls, clip: Encoder | Start) -> Prepare:
+    def of(cls, clip: Encoder) -> Prepare:
         """What a model wants: its tokenizer and preprocessing, captions cut where that is exact.
 
         Args:
             clip: what `oneclip.load` gives.
         """
         tokenizer = clip.tokenizer
-        preprocess = clip.preprocess_cfg if hasattr(clip, "preprocess_cfg") else clip.preprocess.cfg
         return cls(
             tokenizer,
-            preprocess,
+            clip.preprocess,
             crop_texts=is_crop_exact(clip.cfg.text_cfg),
             pad_id=tokenizer.pad_token_id,
         )

@@ -104,7 +104,7 @@ class Shared:
         parts = self._gather(lambda: self._subject.captions(mine) if mine else None)
         if not parts:
             return torch.empty(0, 0)
-        together = parts[0][1].new_empty(len(captions), parts[0][1].shape[1])
+        together: Tensor = parts[0][1].new_empty(len(captions), parts[0][1].shape[1])
         for rank, part in parts:
             together[rank :: self._world.size] = part
         return together

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
         short: other names of its option.
         is_optional: whether None is a value.
         is_list: whether there may be several.
-        count: values that are given together, such as the least and the most.
+        together: values that are given together, such as the least and the most.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
     short: tuple[str, ...]
     is_optional: bool
     is_list: bool
-    count: int = 1
+    together: int = 1
 
     @property
     def explained(self) -> str:
@@ -128,5 +128,5 @@ def _setting(kind: Any, f: Any) -> Setting:
         short=f.metadata.get("short", ()),
         is_optional=type(None) in parts,
         is_list=any(... in inner for inner in tuples),
-        count=max(1, len(several)),
+        together=max(1, len(several)),
     )

@@ -16,7 +16,7 @@ from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import Tokenizer, get_tokenizer
-from oneclip.train.batches import Prepare
+from oneclip.train.batches import Prepare, is_crop_exact
 
 
 @dataclass
@@ -45,7 +45,12 @@ class Start:
     @cached_property
     def prepare(self) -> Prepare:
         """What happens to a batch on its way to the model."""
-        return Prepare.of(self)
+        return Prepare(
+            self.tokenizer,
+            self.preprocess_cfg,
+            crop_texts=is_crop_exact(self.cfg.text_cfg),
+            pad_id=self.tokenizer.pad_token_id,
+        )
 
     @property
     def description(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Towers(nn.Module):
         wrong = None
         if negatives is not None:
             flat = F.normalize(self.encode_texts(negatives.flatten(0, 1)).float(), dim=-1)
-            wrong = flat.unflatten(0, negatives.shape[:2])
+            wrong = flat.view(*negatives.shape[:2], -1)
         scale = self.model.logit_scale.float().exp()  # type: ignore[operator]
         bias = getattr(self.model, "logit_bias", None)
         return Features(

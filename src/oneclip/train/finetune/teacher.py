@@ -64,7 +64,8 @@ def teacher_of(name: str, start: Start, train_cfg: TrainCfg) -> Callable[[Batch]
     def teach(batch: Batch) -> Features:
         assert isinstance(batch.texts, Tensor)
         size = train_cfg.micro_batch or len(batch.images)
-        parts = zip(batch.images.split(size), batch.texts.split(size), strict=True)
+        starts = range(0, len(batch.images), size)
+        parts = [(batch.images[at : at + size], batch.texts[at : at + size]) for at in starts]
         with computing_in(train_cfg.precision, start.device):
             seen: list[Features] = [towers(see(images), texts) for images, texts in parts]
         image, text = (torch.cat([getattr(part, name) for part in seen]) for name in ("image", "text"))
