@@ -37,7 +37,7 @@ def is_npz(path: Path) -> bool:
         CheckpointError: if it is damaged.
     """
     with explained(path):
-        archive = Zip(path)
+        archive = Zip(path.open("rb"))
         archive.close()
         return bool(archive.entries) and all(name.endswith(SUFFIX) for name in archive.entries)
 
@@ -53,7 +53,7 @@ def read_npz(path: Path, values: bool = True) -> dict[str, Tensor]:
         CheckpointError: if it is damaged, or holds objects instead of numbers.
     """
     with explained(path):
-        archive = Zip(path)
+        archive = Zip(path.open("rb"))
         try:
             return {name.removesuffix(SUFFIX): _array(archive, name, values) for name in archive.entries}
         finally:

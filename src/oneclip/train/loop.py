@@ -205,7 +205,7 @@ class Trainer(Stepper):
         self._require_same_identity(path, facts.get("identity", {}))
         self.kept.read(path, self._average())
         self.scaler.load_state_dict(facts.get("scaler", {}))
-        self.step, self.evaluation = int(facts["step"]), dict(facts["evaluation"])
+        self.step, self.evaluation = int(facts["step"]), dict(facts.get("evaluation", {}))
 
     def _batches(self, until: int) -> Prefetcher:
         def make(number: int) -> Batch:
