@@ -10,7 +10,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("errors", "_version"),
     ("config", "machine", "progress"),
-    ("hub", "zoo", "pairs"),
+    ("hub", "zoo", "pairs", "arrow"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),
     ("encoder",),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oneclip.errors import DataError, MissingExtraError, nearest
+from oneclip import arrow
+from oneclip.errors import DataError, nearest
 
 SEPARATORS = (",", "\t", ";", "|")
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -131,20 +132,11 @@ def _sniff(header: str, columns: tuple[str, str]) -> str:
 
 
 def _parquet_rows(path: Path, columns: tuple[str, str]) -> Iterator[tuple[object, object]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Reading Parquet", "parquet") from error
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or no Parquet file: {error}") from error
-    with file:
+    with arrow.explained(path), arrow.pyarrow().parquet.ParquetFile(path) as file:
         for column in columns:
             _find(column, file.schema_arrow.names, path)
         for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-            yield from zip(*(batch.column(column).to_pylist() for column in columns), strict=True)
+            yield from zip(*(arrow.values(batch.column(column)) for column in columns), strict=True)
 
 
 def _find(column: str, names: list[str], path: Path) -> int:

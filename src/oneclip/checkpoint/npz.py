@@ -25,6 +25,7 @@ DTYPES = {
     "i4": torch.int32,
     "i2": torch.int16,
     "i1": torch.int8,
+    "u2": torch.uint16,
     "u1": torch.uint8,
     "b1": torch.bool,
 }

@@ -85,7 +85,9 @@ def models(
     ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option("--resolution", metavar="PIXELS", help="Only those that see pictures of this size."),
+        typer.Option(
+            "--resolution", metavar="PIXELS", min=1, help="Only those that see pictures of this size."
+        ),
     ] = None,
     min_params: Annotated[
         float | None,

@@ -160,6 +160,7 @@ class Store:
         if len(rows):
             with replacing(self.output) as temporary, temporary.open("wb") as file:
                 self._format.write(file, rows, self.facts)
+            clear(self._folder)
             shutil.rmtree(self._path, ignore_errors=True)
         return len(rows)
 

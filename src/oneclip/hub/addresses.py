@@ -57,12 +57,17 @@ def read_bytes(place: str) -> bytes:
         raise ImageNotFoundError(f"{place}: no such file") from error
     except IsADirectoryError as error:
         raise ImageError(f"{place} is a folder; give the pictures in it") from error
+    except ValueError as error:  # a null character, or half of a pair of surrogates
+        raise ImageError(f"{place!r} is no path of a file: {error}") from error
 
 
 def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
     """A stream of a file, to be closed by the caller; to be `seekable`, what comes by http(s) is fetched first."""
     if not is_address(place):
-        return open(place, "rb")
+        try:
+            return open(place, "rb")
+        except ValueError as error:
+            raise DataError(f"{place!r} is no path of a file: {error}") from error
     if is_of_the_web(place):
         return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, request(place))
     filesystem, path = remote(place)

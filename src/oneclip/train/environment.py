@@ -55,8 +55,13 @@ def added_to(text: str | None) -> str:
         text: what the file held, if the run goes on.
     """
     try:
-        before = json.loads(text)["starts"] if text else []
-    except (ValueError, KeyError, TypeError):  # cut short by a crash: what it said is not worth an error
+        before = list(json.loads(text)["starts"]) if text else []
+    except (
+        ValueError,
+        KeyError,
+        RecursionError,
+        TypeError,
+    ):  # cut short by a crash: what it said is not worth an error
         before = []
     return json.dumps({"starts": [*before, environment()]}, indent=2, ensure_ascii=False) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from oneclip.embed.rows import FACTS, Facts, Rows
+from oneclip.embed.rows import FACTS, Facts, Rows, check_names, check_rows
 from oneclip.errors import DataError, OneCLIPError
 
 
@@ -38,30 +39,41 @@ class Npz:
     def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
         with _opened(file, place) as content:
-            names, digests = _digests(content)
             facts = Facts.from_dict({name: str(content[name]) for name in FACTS})
-            vectors = content["vectors"]
-        if vectors.ndim != 2 or not len(names) == len(digests) == len(vectors):
-            raise DataError(f"{place} is damaged: {len(names)} names, and vectors {vectors.shape}")
-        return Rows(names, digests, vectors), facts
+            rows = Rows(*_digests(content, place), content["vectors"])
+        check_rows(rows, place)
+        return rows, facts
 
     def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str]]:
         """Names and digests alone."""
         with _opened(file, place) as content:
-            return _digests(content)
+            return _digests(content, place)
 
 
-def _digests(content: Any) -> tuple[list[str], list[str]]:
-    return content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+def _digests(content: Any, place: object) -> tuple[list[str], list[str]]:
+    names, digests = content["names"].tolist(), [digest.decode() for digest in content["sha256"].tolist()]
+    check_names(names, digests, place)
+    return names, digests
+
+
+def _require_stored(file: IO[bytes]) -> None:
+    """Refuse an archive that would unpack to more than it has; what we write is not compressed."""
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > size:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes from {size:,}")
+    file.seek(0)
 
 
 @contextmanager
 def _opened(file: IO[bytes], place: object) -> Iterator[Any]:
     """`np.load`, its many ways to fail made one."""
     try:
+        _require_stored(file)
         with np.load(file, allow_pickle=False) as content:
             yield content
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, OneCLIPError):
-            raise
+    except OneCLIPError:
+        raise
+    except (Exception, MemoryError) as error:  # what is no array makes NumPy's reader raise nearly anything
         raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error

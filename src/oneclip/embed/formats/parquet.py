@@ -6,8 +6,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
-from oneclip.embed.rows import FACTS, Facts, Rows
-from oneclip.errors import DataError, MissingExtraError, OneCLIPError
+from oneclip.arrow import explained, pyarrow, sound
+from oneclip.embed.rows import FACTS, Facts, Rows, check_names, check_rows
+from oneclip.errors import MissingExtraError
 
 PREFIX = "oneclip."
 T = TypeVar("T")
@@ -41,11 +42,13 @@ class Parquet:
         """Read both back."""
 
         def rows_and_facts(pq: Any) -> tuple[Rows, Facts]:
-            table = pq.read_table(file)
+            table = sound(pq.read_table(file))
             facts = facts_of(table.schema)
             width = table.schema.field("vector").type.list_size
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
-            return Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors), facts
+            rows = Rows(table["name"].to_pylist(), table["sha256"].to_pylist(), vectors)
+            check_rows(rows, place)
+            return rows, facts
 
         return _reading(place, rows_and_facts)
 
@@ -53,8 +56,10 @@ class Parquet:
         """Names and digests alone."""
 
         def digests(pq: Any) -> tuple[list[str], list[str]]:
-            table = pq.read_table(file, columns=["name", "sha256"])
-            return table["name"].to_pylist(), table["sha256"].to_pylist()
+            table = sound(pq.read_table(file, columns=["name", "sha256"]))
+            names, digests = table["name"].to_pylist(), table["sha256"].to_pylist()
+            check_names(names, digests, place)
+            return names, digests
 
         return _reading(place, digests)
 
@@ -77,12 +82,5 @@ def facts_of(schema: Any) -> Facts:
 
 
 def _reading(place: object, read: Callable[[Any], T]) -> T:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return read(pyarrow.parquet)
-    except OneCLIPError:
-        raise
-    except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
-        raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error
+    with explained(place, "vectors of `oneclip embed`"):
+        return read(pyarrow().parquet)

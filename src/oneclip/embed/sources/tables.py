@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from oneclip import arrow
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.embed.sources.lines import beside
-from oneclip.errors import DataError, MissingExtraError, nearest
+from oneclip.errors import DataError, nearest
 from oneclip.hub.addresses import open_binary
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -139,12 +140,9 @@ def _header(stream: Any, place: str) -> str:
 
 def _batches(file: Any, column: str, place: str) -> Iterator[Any]:
     """Rows of one column, 256 at a time: a column of pictures is large."""
-    import pyarrow
-
-    try:
-        yield from file.iter_batches(256, columns=[column])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{place} is damaged: {error}") from error
+    with arrow.explained(place):
+        for batch in file.iter_batches(256, columns=[column]):
+            yield arrow.sound(batch)
 
 
 def _opened(place: str) -> Any:
@@ -155,12 +153,6 @@ def _opened(place: str) -> Any:
 
 
 def _parquet(stream: Any, place: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Reading Parquet", "parquet") from error
-    try:
+    pyarrow = arrow.pyarrow()
+    with arrow.explained(place):
         return pyarrow.parquet.ParquetFile(stream)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{place} is damaged or no Parquet file: {error}") from error

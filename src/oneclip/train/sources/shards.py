@@ -150,7 +150,7 @@ class ShardSamples(Samples):
         for number, picture, caption in zip(inside, contents[::2], contents[1::2], strict=True):
             try:
                 samples.append(Sample(picture, self._texts(caption)))
-            except ValueError as error:  # of Unicode and JSON
+            except (RecursionError, ValueError) as error:  # of Unicode and JSON
                 name = self.name(first + number)
                 samples.append(DataError(f"the caption of {name} cannot be read: {error}"))
         return samples
