@@ -9,7 +9,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 ROWS = (
     ("errors", "_version"),
-    ("config", "machine", "progress"),
+    ("config", "machine", "progress", "arrow"),
     ("hub", "zoo"),
     ("image", "text", "model", "losses", "pairs"),
     ("checkpoint", "engine"),

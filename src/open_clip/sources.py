@@ -167,6 +167,7 @@ def _of_place(model_name: str, cache_dir: str | None) -> Found:
             model_name, _MODEL_CONFIGS, kind="model", hint="open_clip.list_models() has all architectures."
         ) from error
     described = checkpoint.describe(source, cache_dir)
+    checkpoint.check_size(described)
     return Found(
         described.cfg.to_dict(),
         _fields(described.preprocess_cfg),

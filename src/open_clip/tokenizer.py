@@ -160,7 +160,12 @@ class HFTokenizer(_HFTokenizer):
             raise ConfigError(
                 f"the files of {self.name} lie in {len(folders)} folders; transformers wants one"
             )
-        return AutoTokenizer.from_pretrained(folders.pop())
+        try:
+            return AutoTokenizer.from_pretrained(folders.pop(), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"transformers makes no tokenizer of the files of {self.name}: {error}"
+            ) from error
 
 
 _tokenizer = SimpleTokenizer()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 import oneclip
 from oneclip.checkpoint import read
+from oneclip.checkpoint.sharded import Table
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError
 from oneclip.model import build_model
@@ -111,12 +114,11 @@ def test_a_tensor_that_calls_something_is_refused(folder: Path, tmp_path: Path) 
 def test_a_value_that_calls_something_is_refused_in_resuming(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
-    from oneclip.checkpoint.sharded import Table
     from oneclip.train.shards import read_shards
 
     folder = write(tmp_path / "step_3", weights, value=Hostile(tmp_path / "ran"))
     (tmp_path / "ran").unlink(missing_ok=True)
-    with pytest.raises(CheckpointError, match=r"(?i)weights.only"):
+    with pytest.raises(CheckpointError, match="asks for"):
         read_shards(Table(folder), {"value": None})
     assert not (tmp_path / "ran").exists()
 
@@ -155,3 +157,52 @@ def test_a_missing_file_is_told(folder: Path) -> None:
     (folder / "__0_0.distcp").unlink()
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp"):
         read(folder)
+
+
+def pickled(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def test_a_table_of_contents_changes_no_class_of_the_process(folder: Path, tmp_path: Path) -> None:
+    changes = b"\x80\x04cpathlib\nPosixPath\nN}" + pickled("_str") + pickled("elsewhere") + b"s\x86b."
+    (folder / ".metadata").write_bytes(changes)
+    with pytest.raises(CheckpointError, match=r"changes pathlib\.PosixPath"):
+        oneclip.load(folder)
+    (tmp_path / "here").write_text("x")
+    assert str(tmp_path / "here") == f"{tmp_path}/here"
+    assert (tmp_path / "here").read_text() == "x"
+
+
+NESTED = b"N" + b"q\x00h\x00\x86" * 60  # a tuple of a tuple twice, and so on: 2 ** 60 elements to hash
+BOMBS = {
+    "a tuple as a key": b"\x80\x04}" + NESTED + b"Ns.",
+    "a place in the memo": b"\x80\x04}r" + struct.pack("<I", 2**28) + b".",
+    "a long text": b"\x80\x04\x8d" + struct.pack("<Q", 2**28) + b".",
+    "long bytes": b"\x80\x04B" + struct.pack("<I", 2**28) + b".",
+    "a frame": b"\x80\x04\x95" + struct.pack("<Q", 2**28) + b"}.",
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_table_of_contents_takes_no_memory(folder: Path, kind: str) -> None:
+    (folder / ".metadata").write_bytes(BOMBS[kind])
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"step_3 cannot be used"):
+            read(folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_value_outside_of_the_files_takes_no_memory(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    folder = write(tmp_path / "step_3", weights, value=[1.5])
+
+    def change(table: Any) -> None:
+        index = next(index for index in table.storage_data if index.fqn == "value")
+        table.storage_data[index].length = 2**60
+
+    assert Table(folder).value("value") == [1.5]
+    change_table(folder, change)
+    with pytest.raises(CheckpointError, match="is truncated"):
+        Table(folder).value("value")

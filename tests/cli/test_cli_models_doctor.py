@@ -1,6 +1,9 @@
 """`oneclip models` and `oneclip doctor`: what they list is so."""
 
+import errno
+import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -206,3 +209,46 @@ def test_doctor_misses_pocket(run: Run, tmp_path: Path, monkeypatch: pytest.Monk
     code, out, _ = run("doctor")
     assert code == 1
     assert "the model in the wheel is missing" in out
+
+
+@pytest.mark.parametrize("pixels", [0, -1])
+def test_a_resolution_that_no_picture_has_is_refused(run: Run, pixels: int) -> None:
+    found = run("models", "--resolution", pixels)
+    assert (found.code, found.out) == (2, "")
+    assert "--resolution" in found.err
+
+
+def test_in_a_folder_that_is_gone_it_is_said(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    found = run("models")
+    assert (found.code, found.err) == (
+        1,
+        "error: the current folder no longer exists; change to one that does (cd)\n",
+    )
+
+
+def test_where_standard_output_is_closed_the_result_is_not_lost_in_silence(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    found = run("models", "pocket")
+    assert found.code == 1
+    assert found.err == "error: standard output is closed, and the result cannot be written there\n"
+
+
+class Full(io.StringIO):
+    """A disk without room, as it shows when what was written has to leave the buffer."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_behind_standard_output_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    found = run("models", "pocket")
+    assert found.code == 1
+    assert found.err == "error: a result could not be written: No space left on device\n"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tiny import tiny_cfg
 
 import open_clip
 from oneclip import checkpoint
@@ -19,7 +22,7 @@ from oneclip.errors import (
     ConfigError,
     UnknownModelError,
 )
-from oneclip.model import QuickGELU
+from oneclip.model import QuickGELU, build_model
 from open_clip import architectures
 from open_clip.sources import find
 
@@ -348,3 +351,12 @@ def test_towers_of_other_packages_begin_with_their_own_weights_only_where_that_i
     monkeypatch.setitem(architectures._MODEL_CONFIGS, "with-timm", {**SMALL, "vision_cfg": vision})
     open_clip.create_model("with-timm", pretrained_image=asked)
     assert any(given) == asked
+
+
+def test_a_folder_whose_configuration_is_of_a_far_larger_model_is_refused(tmp_path: Path) -> None:
+    cfg = tiny_cfg()
+    save_file(build_model(cfg).state_dict(), tmp_path / "open_clip_model.safetensors")
+    cfg = replace(cfg, vision_cfg=replace(cfg.vision_cfg, layers=900, width=4096, head_width=64))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg.to_dict()}))
+    with pytest.raises(CheckpointError, match="they do not belong together"):
+        open_clip.create_model(f"local-dir:{tmp_path}")

@@ -125,3 +125,19 @@ def test_lengths_follow_the_published_rule(tmp_path: Path) -> None:
     assert tokenizer("a").shape == (1, open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     assert tokenizer("a", 12).shape == (1, 12)
     assert tokenizer("a", context_length=12).dtype == torch.int64
+
+
+def test_the_tokenizer_of_transformers_runs_no_code_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *given: pytest.fail("it asks on standard input"))
+    bert(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["odd.Odd", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "odd.py").write_text("open('ran', 'w')\nclass Odd: pass\n")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), 9, "lower", pad_token="[PAD]")
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        _ = tokenizer.tokenizer
+    assert not (tmp_path / "ran").exists()

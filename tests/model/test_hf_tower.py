@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from oneclip import zoo
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import (
     CheckpointError,
@@ -22,6 +23,7 @@ from oneclip.errors import (
     TokenRangeError,
 )
 from oneclip.model import build_model
+from oneclip.model.hf_config import config_from
 from oneclip.model.hf_poolers import POOLERS, register_pooler
 from oneclip.model.hf_tower import HFTextTower
 
@@ -319,3 +321,59 @@ def test_intermediates_of_text_are_refused_in_words() -> None:
         model = build_model(ModelCfg(24, VISION, cfg))
     with pytest.raises(ConfigError, match="gives no intermediates"):
         model.forward_intermediates(text=torch.ones(1, 4, dtype=torch.long))
+
+
+def test_a_configuration_brings_only_what_decides_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    make = transformers.AutoConfig.for_model
+
+    def noted(model_type: str, **values: Any) -> Any:
+        given.update(values)
+        return make(model_type, **values)
+
+    monkeypatch.setattr(transformers.AutoConfig, "for_model", noted)
+    harm = {
+        "num_labels": 10**7,
+        "attn_implementation": "org/kernel",
+        "_attn_implementation": "org/kernel",
+        "auto_map": {"AutoModel": "org/code--model.Model"},
+        "quantization_config": {"quant_method": "bitsandbytes"},
+        "torch_dtype": "float16",
+    }
+    config = config_from({**small_towers.TEXT["bert"], **harm})
+    assert given == {key: value for key, value in small_towers.TEXT["bert"].items() if key != "model_type"}
+    assert (config.num_labels, config.hidden_size) == (2, 32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 2**40},
+        {"num_hidden_layers": 10**6},
+        {"num_attention_heads": 0},
+        {"vocab_size": -1},
+        {"vocab_size": 1.5},
+        {"vocab_size": True},
+        {"hidden_dropout_prob": float("nan")},
+        {"layer_norm_eps": "1e-5"},
+        {"hidden_act": "org/kernel"},
+        {"hidden_act": ["gelu"]},
+        {"is_decoder": True},
+        {"position_embedding_type": "relative_key"},
+        {"model_type": ["bert"]},
+    ],
+)
+def test_a_value_that_no_text_model_has_is_named(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        config_from({**small_towers.TEXT["bert"], **change})
+
+
+@pytest.mark.parametrize("name", zoo.text_towers())
+def test_all_values_of_known_text_models_are_known(name: str) -> None:
+    row = zoo.text_tower(name)
+    assert row is not None
+    config = config_from(row).to_dict()
+    decides = {
+        key: value for key, value in row.items() if key != "tie_word_embeddings"
+    }  # which a tower has none of
+    assert {key: config[key] for key in decides} == decides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import html.entities
+from typing import Any
 
 import ftfy
 import pytest
@@ -120,3 +121,33 @@ def test_canonical_text_keeps_what_it_is_told_to() -> None:
 def test_unknown_cleaning_is_refused() -> None:
     with pytest.raises(ConfigError, match="available: lower, whitespace, canonicalize"):
         get_clean_fn("none")
+
+
+AMPERSANDS = ("amp;", "#38;", "#x26;", "AMP;", "#0038;", "#X026;")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 60])
+@pytest.mark.parametrize("end", ["", "lt;b", "eacute; Ã©", "nbsp", "#109;", "x;\n<b> &amp;amp;amp;gt;"])
+def test_a_chain_of_references_is_what_it_was_published_as(count: int, end: str) -> None:
+    chain = "Ã© &" + "".join(AMPERSANDS[n % len(AMPERSANDS)] for n in range(count)) + end
+    for text in (chain, f"{chain} and &&{chain}", f"<i>\n{chain}", f"{chain}<", f"{chain}\r\n&amp;amp;amp;<"):
+        assert basic_clean(text) == html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&" + "amp;" * 2500, "&" + "#38;" * 2500, "&#x3" * 2500 + "5" + ";" * 2500, "&am&#112;;" * 900],
+)
+def test_a_chain_of_references_is_not_gone_through_for_each_of_them(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    fix_encoding = ftfy.fix_encoding
+
+    def counted(*given: Any, **options: Any) -> str:
+        rounds.append(1)
+        return fix_encoding(*given, **options)
+
+    monkeypatch.setattr(ftfy, "fix_encoding", counted)
+    basic_clean(text)
+    assert len(rounds) < 20

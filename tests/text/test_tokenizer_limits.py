@@ -134,3 +134,29 @@ def test_a_length_beyond_any_caption_is_refused(tmp_path: Path) -> None:
         arguments = (LONGEST + 1,) if isinstance(make, type) else ("a", LONGEST + 1)
         with pytest.raises(ConfigError, match="a context length of 1,048,577 is longer than any caption"):
             make(*arguments)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"},
+        {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aaa"}],
+        },
+    ],
+)
+def test_replacements_that_make_texts_longer_and_longer_are_refused(
+    tmp_path: Path, step: dict[str, Any]
+) -> None:
+    bert(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    for count, is_sound in ((3, True), (40, False)):
+        content["normalizer"] = {"type": "Sequence", "normalizers": [step] * count}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        if is_sound:
+            assert HFTokenizer(tmp_path)("a cat").shape == (1, 77)
+        else:
+            with pytest.raises(CheckpointError, match="replacements follow each other"):
+                HFTokenizer(tmp_path)

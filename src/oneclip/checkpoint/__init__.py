@@ -6,7 +6,7 @@ from oneclip.checkpoint.end_of_text import pooled_at_end
 from oneclip.checkpoint.examine import Examined, examine
 from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
 from oneclip.checkpoint.heads import Heads
-from oneclip.checkpoint.load import Loaded, load
+from oneclip.checkpoint.load import Loaded, check_size, load
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
 from oneclip.checkpoint.quantise import quantised
@@ -24,6 +24,7 @@ __all__ = [
     "Preprocessing",
     "Said",
     "build_blank",
+    "check_size",
     "check_target",
     "describe",
     "examine",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -37,17 +37,18 @@ class Archive:
     """An archive, open for reading.
 
     Args:
-        path: of the file.
+        path: of the file, or of the one that it is a part of.
+        part: that part.
 
     Raises:
         CheckpointError: if it is damaged or is no such archive.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], part: BinaryIO | None = None) -> None:
         self.path = Path(path)
         self._storages: dict[str, Tensor] = {}
         with explained(self.path):
-            self._zip = Zip(self.path)
+            self._zip = Zip(part or self.path.open("rb"))
         try:
             with explained(self.path):
                 self.root = self._find_root()
@@ -91,6 +92,18 @@ class Archive:
             if not values:
                 return {name: ref.blank(held[ref.storage.key]) for name, ref in described.items()}
             return {name: self._tensor(ref) for name, ref in described.items()}
+
+    def whole(self, values: bool = True) -> Any:
+        """What `torch.save` was given, tensors and all, made of plain types; no code of it is run.
+
+        Args:
+            values: as in `tensors`.
+        """
+        content = self.content()
+        with explained(self.path):
+            refs = {str(number): ref for number, ref in enumerate(_refs(content))}
+        made = self.tensors(refs, values)
+        return _replaced(content, {id(refs[name]): tensor for name, tensor in made.items()}, {})
 
     def parameters(self, module: Record) -> dict[str, TensorRef]:
         """The parameters and buffers of a module, by their dotted names."""
@@ -178,3 +191,50 @@ class Archive:
         if order in self._zip.entries and self._zip.start(order, 16) != b"little":
             raise Unsound("it was written on a big-endian machine; save it again on a usual one")
         return roots[0]
+
+
+def _refs(content: Any) -> list[TensorRef]:
+    """The tensors in what a pickle describes, each list, dict and tuple being gone through once.
+
+    Raises:
+        PickleError: for what lies too deep, in itself, or is much larger than its file because it holds the same again
+            and again.
+    """
+    found: dict[int, TensorRef] = {}
+    sizes: dict[int, int | None] = {}
+
+    def size(value: Any, depth: int = 0) -> int:
+        if isinstance(value, TensorRef):
+            found[id(value)] = value
+        if not isinstance(value, dict | list | tuple):
+            return 1
+        if id(value) not in sizes and depth <= DEEPEST:
+            sizes[id(value)] = None
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(item, depth + 1) for item in items)
+        known = sizes.get(id(value))
+        if known is None or known > pickles.MOST_WORK:
+            raise PickleError("its lists and dicts are nested deeper than any checkpoint needs")
+        return known
+
+    size(content)
+    return list(found.values())
+
+
+def _replaced(value: Any, tensors: Mapping[int, Tensor], made: dict[int, Any]) -> Any:
+    """A value with tensors for their descriptions; what was one object stays one."""
+    if isinstance(value, TensorRef):
+        return tensors[id(value)]
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) in made:
+        return made[id(value)]
+    if isinstance(value, tuple):
+        made[id(value)] = tuple(_replaced(item, tensors, made) for item in value)
+    elif isinstance(value, list):
+        made[id(value)] = whole = []
+        whole.extend(_replaced(item, tensors, made) for item in value)
+    else:
+        made[id(value)] = whole = {}
+        whole.update({key: _replaced(item, tensors, made) for key, item in value.items()})
+    return made[id(value)]

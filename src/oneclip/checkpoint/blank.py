@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from oneclip.config import ModelCfg
-from oneclip.errors import OneCLIPError
 from oneclip.model import build_model
 
 _DEFAULT_DTYPE = threading.RLock()
@@ -23,27 +22,27 @@ _DEFAULT_DTYPE = threading.RLock()
 def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
     """A model of an architecture, without the random numbers that a checkpoint would replace anyway.
 
-    They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. Buffers, which are computed
-    rather than drawn (causal masks, relative positions, rotary tables), are there; parameters hold no values.
+    They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. While `build` runs, parameters
+    are on the `meta` device, where an initialiser has nothing to write and nothing to read, however it is written.
+    Buffers are computed as ever (causal masks, relative positions, rotary tables). A package that needs values of
+    its parameters while it builds cannot have them there: its model is initialised like any other, and takes its time.
+
+    The random generator is afterwards where it was before.
 
     Args:
         cfg: the architecture.
-        build: what makes a model of it.
+        build: what makes a model of it; called again if it needs values.
 
     Returns:
         What `build` gives.
     """
-    place = torch.empty(0).device
-    try:
-        with _NoRandomNumbers(place), _weightless_parameters():
-            model = build(cfg)
-    except OneCLIPError:
-        raise
-    except (NotImplementedError, RuntimeError):
-        model = None
-    if model is None or any(buffer.device != place for buffer in model.buffers()):
-        # a package that needs values while it builds: it gets them, and takes its time
-        with _NoRandomNumbers(place):
+    with torch.random.fork_rng(devices=_generators()):
+        try:
+            with _MixedDevices(torch.empty(0).device), _weightless_parameters():
+                model = build(cfg)
+        except Exception:  # the meta device refuses in many ways; a fault of the configuration comes again
+            return build(cfg)
+        if _computed_without_values(model):
             return build(cfg)
     _give_place(model)
     return model
@@ -66,19 +65,25 @@ def float32_by_default() -> Iterator[None]:
 
 def outline(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` makes, all of it on the `meta` device: names, types and shapes, and no memory for numbers."""
-    meta = torch.device("meta")
-    with _NoRandomNumbers(meta), meta:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return build()
 
 
-class _NoRandomNumbers(TorchFunctionMode):
-    """Inside, whatever draws numbers leaves its tensor as it is.
+def _generators() -> list[torch.device]:
+    """The accelerator on which tensors are made by default, whose random generator building would use."""
+    place = torch.empty(0).device
+    return [place] if place.type == "cuda" else []
+
+
+class _MixedDevices(TorchFunctionMode):
+    """Inside, parameters on `meta` do beside real tensors: what is computed of both is on `meta`, and has no value.
+
+    Some towers run a part of themselves to learn its shapes, and some compute tables on the device of a parameter.
 
     Args:
-        place: where parameters say they are even if they are on `meta`, so that buffers computed beside them are real.
+        place: where parameters on `meta` say that they are.
     """
 
-    IN_PLACE = (Tensor.normal_, Tensor.uniform_)
     DEVICE = Tensor.device.__get__
 
     def __init__(self, place: torch.device) -> None:
@@ -93,13 +98,13 @@ class _NoRandomNumbers(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function in self.IN_PLACE or getattr(function, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if function == self.DEVICE and isinstance(args[0], nn.Parameter):
+        if function == self.DEVICE and isinstance(args[0], nn.Parameter) and args[0].is_meta:
             return self.place
-        if function is torch.randn:
-            function = torch.empty
-        if not _writes(function, args):  # some towers run a part of themselves, to learn its shapes
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:  # where it would write nothing, and take its time
+                return tensor
+        if getattr(function, "__name__", "") != "__get__" and not _writes(function, args):
             args, kwargs = _on_one_device(args, kwargs)
         return function(*args, **kwargs)
 
@@ -122,14 +127,12 @@ def _on_one_device(args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def _weightless_parameters() -> Iterator[None]:
-    """Inside, parameters of modules are on the `meta` device, where arithmetic costs nothing.
-
-    Packages initialise in many ways, and one pass over the weights of a large tower takes seconds, whatever it writes.
-    """
+    """Inside, parameters that this thread gives to modules are on the `meta` device."""
     made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the originals too, so that no id comes again
+    builder = threading.get_ident()
 
     def weightless(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if type(parameter) is not nn.Parameter or parameter.is_meta:
+        if type(parameter) is not nn.Parameter or parameter.is_meta or threading.get_ident() != builder:
             return parameter
         if id(parameter) not in made:  # one that several modules share stays one
             meta = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -141,6 +144,14 @@ def _weightless_parameters() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _computed_without_values(model: nn.Module) -> bool:
+    """Whether a tensor that is no parameter was computed from parameters, so that it has no values either."""
+    others = (
+        tensor for module in model.modules() for tensor in (*module._buffers.values(), *vars(module).values())
+    )
+    return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in others)
 
 
 def _give_place(model: nn.Module) -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from oneclip import zoo
+from oneclip.checkpoint import sound
 from oneclip.checkpoint.blank import build_blank, float32_by_default
 from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe
 from oneclip.checkpoint.heads import Heads
 from oneclip.checkpoint.match import load_into
 from oneclip.checkpoint.resize import position_names, resize_positions
 from oneclip.checkpoint.shapes import parameters
-from oneclip.checkpoint.sound import check_size
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OneCLIPError
 from oneclip.text import get_tokenizer
@@ -140,10 +140,19 @@ def _of_size(
     return replace(found, cfg=cfg, preprocess_cfg=pixels)
 
 
+def check_size(found: Described) -> None:
+    """Compare how large a model of a configuration would be with the file that it is for.
+
+    Raises:
+        CheckpointError: if it would be many times larger.
+    """
+    sound.check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
+
+
 def _built(found: Described, build: Callable[[ModelCfg], nn.Module] = build_blank) -> nn.Module:
     """A model without values, if its configuration makes sense beside its weights."""
     try:
-        check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
+        check_size(found)
         with float32_by_default():
             model: nn.Module = build(found.cfg)
     except OneCLIPError:

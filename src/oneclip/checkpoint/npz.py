@@ -25,6 +25,7 @@ DTYPES = {
     "i4": torch.int32,
     "i2": torch.int16,
     "i1": torch.int8,
+    "u2": torch.uint16,
     "u1": torch.uint8,
     "b1": torch.bool,
 }
@@ -37,7 +38,7 @@ def is_npz(path: Path) -> bool:
         CheckpointError: if it is damaged.
     """
     with explained(path):
-        archive = Zip(path)
+        archive = Zip(path.open("rb"))
         archive.close()
         return bool(archive.entries) and all(name.endswith(SUFFIX) for name in archive.entries)
 
@@ -53,7 +54,7 @@ def read_npz(path: Path, values: bool = True) -> dict[str, Tensor]:
         CheckpointError: if it is damaged, or holds objects instead of numbers.
     """
     with explained(path):
-        archive = Zip(path)
+        archive = Zip(path.open("rb"))
         try:
             return {name.removesuffix(SUFFIX): _array(archive, name, values) for name in archive.entries}
         finally:

@@ -21,6 +21,7 @@ LARGEST = 2**25
 MOST_WORK = 2**21
 MOST_MARKS = 1000  # open at once: how deep lists and dicts lie in each other
 LONGEST_NAME = 1000
+STATE = "(state)"
 
 
 class PickleError(Unsound):
@@ -33,10 +34,15 @@ class Record:
 
     Attributes:
         kind: the class's name in the file, such as `__torch__.clip.model.CLIP`.
+        attributes: what it was given; a state that is neither a dict nor two of them is under `STATE`.
     """
 
     kind: str
     attributes: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Key(Record):
+    """A record that a dict may have as a key; two of them are never the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +191,8 @@ class _Machine:
                 self.spend(_length(part))
                 if isinstance(part, dict):
                     target.attributes.update((str(key), value) for key, value in part.items())
+                elif part is not None:
+                    target.attributes[STATE] = part
         elif isinstance(target, Name):
             raise PickleError(f"it changes {target.text}")
 
@@ -229,10 +237,13 @@ class _Machine:
 
 
 def is_key(value: Any) -> bool:
-    """Whether a dict may have this key. Large numbers may not: many could be made that hash alike."""
+    """Whether a dict may have this key.
+
+    Large numbers may not, since many could be made that hash alike; nor tuples, which could take years to hash.
+    """
     if isinstance(value, int):
         return abs(value) < 2**32
-    return value is None or isinstance(value, str | bytes | float)
+    return value is None or isinstance(value, str | bytes | float | Key)
 
 
 def _length(value: Any) -> int:

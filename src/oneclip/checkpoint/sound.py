@@ -17,7 +17,6 @@ from oneclip.checkpoint.blank import outline
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.model import build_text_tower, build_visual_tower
-from oneclip.model.hf_config import text_config
 
 # The largest that a whole number may be, several times beyond any model that there is.
 LARGEST = {
@@ -148,10 +147,6 @@ def _text(cfg: CLIPTextCfg, embed_dim: int) -> int:
 
 def _foreign_text(cfg: CLIPTextCfg, embed_dim: int) -> int:
     """Of a tower of transformers' whose configuration is a file from somewhere."""
-    for name, value in text_config(str(cfg.hf_model_name)).to_dict().items():
-        most = LARGEST["layers"] if name.endswith("layers") else LARGEST["vocab_size"]
-        if isinstance(value, int) and value > most:
-            raise CheckpointError(f"{cfg.hf_model_name} describes no text model: {name} is {_short(value)}")
     random = replace(cfg, hf_model_pretrained=False)
     return _numbers(outline(lambda: build_text_tower(embed_dim, random)))
 

@@ -128,7 +128,7 @@ def storage(description: Any) -> StorageRef:
     match description:
         case ("storage", Name(text=text), str(key), str(_), int(count), *_):
             dtype = STORAGES.get(text.removeprefix("torch."))
-            if dtype is not None and _are_sizes((count,)) and re.fullmatch(r"[\w.-]{1,255}", key):
+            if dtype is not None and are_sizes((count,)) and re.fullmatch(r"[\w.-]{1,255}", key):
                 return StorageRef(dtype, key, count)
     raise PickleError("it describes a storage in a way that is not known")
 
@@ -139,7 +139,7 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
     sizes = (offset,), shape, stride
     if isinstance(shape, list | tuple) and len(shape) > MOST_AXES:
         raise PickleError(f"it describes a tensor of {len(shape):,} axes")
-    if not isinstance(source, StorageRef) or not all(map(_are_sizes, sizes)) or len(shape) != len(stride):
+    if not isinstance(source, StorageRef) or not all(map(are_sizes, sizes)) or len(shape) != len(stride):
         raise PickleError("it describes a tensor by something that is no storage, shape or stride")
     size = math.prod(shape)
     end = offset  # behind the last number that is read
@@ -180,7 +180,7 @@ def _not_callable(text: str) -> Any:
     return refuse
 
 
-def _are_sizes(values: Any) -> bool:
+def are_sizes(values: Any) -> bool:
     """Whether these are sizes that a tensor can have: whole numbers from 0 on, of 63 bits."""
     if not isinstance(values, list | tuple):
         return False

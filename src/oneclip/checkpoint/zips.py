@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zipfile
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from oneclip.checkpoint.damage import Unsound
@@ -24,20 +24,21 @@ class Zip:
     """A zip file, open for reading.
 
     Args:
-        path: of the file.
+        file: open for reading, and closed with this.
 
     Raises:
         Unsound: for entries that overlap, share a name, lie about their size or unpack to far too much.
         zipfile.BadZipFile: if it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        listed = _directory_size(path)
-        if listed > LARGEST_DIRECTORY:
-            raise Unsound(f"its list of entries has {listed:,} bytes, which no checkpoint needs")
-        self._zip = zipfile.ZipFile(path)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         try:
+            self._size = file.seek(0, io.SEEK_END)
+            listed = _directory_size(file, self._size)
+            if listed > LARGEST_DIRECTORY:
+                raise Unsound(f"its list of entries has {listed:,} bytes, which no checkpoint needs")
+            self._zip = zipfile.ZipFile(file)
             self.entries = {entry.filename: entry for entry in self._zip.infolist()}
             self._check()
         except BaseException:
@@ -46,7 +47,7 @@ class Zip:
 
     def close(self) -> None:
         """Close the file."""
-        self._zip.close()
+        self._file.close()
 
     def read(self, name: str, most: int | None = None) -> bytearray:
         """An entry as a whole, if it has not more bytes than `most`; its checksum is compared."""
@@ -76,7 +77,7 @@ class Zip:
         return entry
 
     def _check(self) -> None:
-        total = self.path.stat().st_size
+        total = self._size
         entries = self._zip.infolist()
         if len(entries) != len(self.entries):
             raise Unsound("it holds two entries of the same name")
@@ -90,30 +91,30 @@ class Zip:
         for entry in entries:
             if _LEADS_ELSEWHERE.search(entry.filename):
                 raise Unsound(f"its entry {entry.filename[:80]!r} leads out of it, which no honest name does")
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Unsound(f"{entry.filename[:80]} is compressed in a way that no checkpoint is")
             if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
                 raise Unsound(f"the sizes of {entry.filename} contradict each other")
 
 
-def _directory_size(path: Path) -> int:
+def _directory_size(file: BinaryIO, total: int) -> int:
     """How long the list of entries says it is; 0 where there is none, which `zipfile` then tells."""
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        start = max(0, total - _MOST_COMMENT - struct.calcsize(_END_LAYOUT))
-        file.seek(start)
-        tail = file.read()
-        plain = len(tail) - struct.calcsize(_END_LAYOUT)  # where it lies without a comment
-        at = plain if plain >= 0 and tail[plain : plain + 4] == _END else tail.rfind(_END)
-        if at < 0 or len(tail) - at < struct.calcsize(_END_LAYOUT):
-            return 0
-        size = int(struct.unpack_from(_END_LAYOUT, tail, at)[5])
-        locator_at = start + at - struct.calcsize(_LOCATOR_LAYOUT)
-        locator = _part(file, locator_at, _LOCATOR_LAYOUT)
-        if locator is None or locator[0] != _LOCATOR:
-            return size
-        # `zipfile` looks right before the locator, or, in later versions, where the locator says
-        places = locator_at - struct.calcsize(_END64_LAYOUT), locator[2]
-        ends = [end for place in places if (end := _part(file, place, _END64_LAYOUT)) and end[0] == _END64]
-        return max([end[8] for end in ends], default=size)
+    start = max(0, total - _MOST_COMMENT - struct.calcsize(_END_LAYOUT))
+    file.seek(start)
+    tail = file.read()
+    plain = len(tail) - struct.calcsize(_END_LAYOUT)  # where it lies without a comment
+    at = plain if plain >= 0 and tail[plain : plain + 4] == _END else tail.rfind(_END)
+    if at < 0 or len(tail) - at < struct.calcsize(_END_LAYOUT):
+        return 0
+    size = int(struct.unpack_from(_END_LAYOUT, tail, at)[5])
+    locator_at = start + at - struct.calcsize(_LOCATOR_LAYOUT)
+    locator = _part(file, locator_at, _LOCATOR_LAYOUT)
+    if locator is None or locator[0] != _LOCATOR:
+        return size
+    # `zipfile` looks right before the locator, or, in later versions, where the locator says
+    places = locator_at - struct.calcsize(_END64_LAYOUT), locator[2]
+    ends = [end for place in places if (end := _part(file, place, _END64_LAYOUT)) and end[0] == _END64]
+    return max([end[8] for end in ends], default=size)
 
 
 def _part(file: BinaryIO, place: int, layout: str) -> tuple[Any, ...] | None:

@@ -19,11 +19,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # before or after there was a command to tell of it
         code = 130
+    _flush()
     if _is_one_of_several():  # threads of gloo have aborted what is taken apart while they live
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Write what is left. An output that refuses, such as a full disk, has been told of once, which is enough."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_one_of_several() -> bool:

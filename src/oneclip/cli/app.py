@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
 from oneclip.cli.train import train
+from oneclip.errors import ConfigError, OutputError
 
 
 class _Commands(TyperGroup):
@@ -97,6 +99,23 @@ def oneclip(
         typer.echo(f"oneclip {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    else:
+        _require_folder()
+
+
+def _require_folder() -> None:
+    """Raise ConfigError in a folder that has been deleted, where no relative path means anything."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError("the current folder no longer exists; change to one that does (cd)") from error
+
+
+class _Closed(io.TextIOBase):
+    """Stands for standard output where the shell has closed it (`>&-`): a result that is lost is an error."""
+
+    def write(self, text: str) -> int:
+        raise OutputError("standard output is closed, and the result cannot be written there")
 
 
 class _Notes(logging.Handler):
@@ -115,6 +134,10 @@ def run(argv: Sequence[str]) -> int:
     Returns:
         the exit code.
     """
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the end of the process
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -189,7 +189,7 @@ class Parts:
         try:
             with self.folder.open(MADE_BY) as file:
                 facts = Facts.from_dict(json.load(io.TextIOWrapper(file, "utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, RecursionError, TypeError) as error:
             raise OutputError(
                 f"{place} cannot be read, so nobody knows what made the vectors beside it: {error}"
             ) from error
@@ -205,10 +205,13 @@ class Parts:
 
 
 def clear(folder: Folder) -> None:
-    """Remove all parts, and what says what made them."""
-    for name in folder.names():
-        if name == MADE_BY or _PART.fullmatch(name.removeprefix(ASIDE)):
+    """Remove all parts, and then what says what made them: without that, parts are strangers to the next run."""
+    names = folder.names()
+    for name in names:
+        if _PART.fullmatch(name.removeprefix(ASIDE)):
             folder.remove(name)
+    if MADE_BY in names:
+        folder.remove(MADE_BY)
 
 
 def check_folder(folder: Folder, names: list[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from oneclip.embed.items import Stamp
-from oneclip.errors import OutputError
+from oneclip.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,6 +146,7 @@ class Facts:
         return cls(**{name: str(values[name]) for name in FACTS if name != "stored" or name in values})
 
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 FACTS = tuple(field.name for field in fields(Facts))
 _COMPARED = FACTS[1:]
 
@@ -159,6 +161,24 @@ def weights_digest(encoder: Encoder) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy())  # the bytes, whatever they mean
     return digest.hexdigest()
+
+
+def check_names(names: list[str], digests: list[str], place: object) -> None:
+    """Raise DataError unless what was read are names and SHA-256 digests, as many of the one as of the other."""
+    fit = len(names) == len(digests) and all(isinstance(name, str) for name in names)
+    if not fit or not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
+        raise DataError(
+            f"{place} is damaged: its {len(names)} names and {len(digests)} digests are not what was written"
+        )
+
+
+def check_rows(rows: Rows, place: object) -> None:
+    """Raise DataError unless what was read are rows: `check_names`, and vectors (N, D) of floats for them."""
+    check_names(rows.names, rows.digests, place)
+    if rows.vectors.ndim != 2 or rows.vectors.dtype.kind != "f" or len(rows.vectors) != len(rows):
+        raise DataError(
+            f"{place} is damaged: it has {len(rows)} names, and vectors {rows.vectors.shape} of {rows.vectors.dtype}"
+        )
 
 
 def _short(value: str) -> str:

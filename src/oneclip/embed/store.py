@@ -233,6 +233,7 @@ class Store:
         if len(rows):
             with replacing(self.output) as temporary, temporary.open("wb") as file:
                 self._format.write(file, rows, self.facts)
+            clear(self._folder)
             shutil.rmtree(self._path, ignore_errors=True)
         else:
             self.dropped.clear()  # what stood there stays

@@ -79,7 +79,7 @@ def size_of_file(path: str) -> int:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageNotFoundError(f"{path}: no such file") from error
-    except ValueError as error:  # a null character
+    except ValueError as error:  # a null character, or half of a pair of surrogates
         raise ImageError(f"{path!r} is not a path: {error}") from error
     if stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{path} is a folder; give the images in it")
@@ -93,7 +93,10 @@ def size_of_file(path: str) -> int:
 def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
     """A stream of a file, to be closed by the caller; to be `seekable`, what comes by http(s) is fetched first."""
     if not is_address(place):
-        return open(place, "rb")
+        try:
+            return open(place, "rb")
+        except ValueError as error:
+            raise DataError(f"{place!r} is no path of a file: {error}") from error
     if is_of_the_web(place):
         return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, request(place))
     filesystem, path = remote(place)

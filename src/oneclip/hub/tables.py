@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from oneclip.errors import DataError, MissingExtraError, OneCLIPError, nearest
+from oneclip import arrow
+from oneclip.errors import DataError, OneCLIPError, nearest
 from oneclip.hub.addresses import open_binary
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -134,18 +135,14 @@ class TableReader:
             )
 
     def _parquet_rows(self, stream: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
-        import pyarrow
-
         number = 0
-        try:
+        with arrow.explained(self.place):
             for batch in self._parquet(stream).iter_batches(
                 _ROWS_AT_ONCE, columns=list(dict.fromkeys(columns))
             ):
-                for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                for values in zip(*(arrow.values(batch.column(column)) for column in columns), strict=True):
                     number += 1
                     yield Row(number, values)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{self.place} is damaged: {error}") from error
 
     def _opened(self) -> BinaryIO:
         try:
@@ -158,15 +155,9 @@ class TableReader:
             raise DataError(f"{self.place} cannot be read: {error.strerror or error}") from error
 
     def _parquet(self, stream: BinaryIO) -> Any:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise MissingExtraError("Reading Parquet", "parquet") from error
-        try:
+        pyarrow = arrow.pyarrow()
+        with arrow.explained(self.place):
             return pyarrow.parquet.ParquetFile(stream)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{self.place} is damaged or no Parquet file: {error}") from error
 
     def _quoting_problem(self, error: str, first_line: int, line: int) -> str:
         where = f"{self.place}: in the row that begins in line {first_line}"

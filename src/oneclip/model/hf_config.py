@@ -1,5 +1,6 @@
 """The name of a Hugging Face text model to its configuration, and to how its parts are called there."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,33 @@ KINDS: Mapping[str, TextModelKind] = {
     "mt5": TextModelKind("d_model", "mean_pooler", "embed_tokens", "block", "computed"),
     "m2m_100": TextModelKind("d_model", "cls_pooler", "embed_tokens", "layers", "computed"),
 }
+
+
+# Values that decide what is computed. Of the others (labels, precision, kernels to fetch, …) a tower needs none, and
+# transformers does whatever a file says of them.
+INTEGERS = {  # and the least and the largest they may be
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "encoder_layers"), (1, 2**10)),
+    **dict.fromkeys(("decoder_layers", "num_decoder_layers"), (0, 2**10)),
+    "vocab_size": (1, 2**24),
+    "max_position_embeddings": (1, 2**20),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), (-1, 2**24)),
+    **dict.fromkeys(("num_attention_heads", "num_heads"), (1, 2**12)),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), (1, 2**12)),
+    **dict.fromkeys(("hidden_size", "d_model", "d_kv", "type_vocab_size"), (1, 2**16)),
+    **dict.fromkeys(("intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), (1, 2**20)),
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (1, 2**16)),
+}
+FRACTIONS = {  # from 0 to 1
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "dropout", "attention_dropout"),
+    *("activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "layer_norm_eps", "layer_norm_epsilon"),
+    *("initializer_range", "initializer_factor", "init_std"),
+}
+SWITCHES = {"scale_embedding", "is_encoder_decoder", "tie_word_embeddings"}
+WORDS = {"hidden_act", "activation_function", "feed_forward_proj"}
+KNOWN = {*INTEGERS, *FRACTIONS, *SWITCHES, *WORDS}
+ATTENTIONS = ("eager", "sdpa")  # others would be fetched, and compute the same
+USUAL = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+_WORD = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 def kind_of(config: Any) -> TextModelKind:
@@ -116,6 +144,31 @@ def text_config(name: str) -> Any:
         ) from error
 
 
+def _checked(name: str, value: Any) -> Any:
+    """A value of a configuration.
+
+    Raises:
+        ConfigError: if it is none that a model can have.
+    """
+    if value is None:
+        return value
+    least, most = INTEGERS.get(name, (0, 1))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    if name in INTEGERS:
+        is_sound = is_number and isinstance(value, int)
+    elif name in FRACTIONS:
+        is_sound = is_number
+    elif name in SWITCHES:
+        is_sound = isinstance(value, bool)
+    else:
+        is_sound = isinstance(value, str) and _WORD.fullmatch(value) is not None
+    if not is_sound:
+        raise ConfigError(
+            f"the configuration of the text model has {name} {str(value)[:80]}, which no model has"
+        )
+    return value
+
+
 def config_from(values: Mapping[str, Any]) -> Any:
     """The `PretrainedConfig` of what a `config.json` holds.
 
@@ -124,19 +177,21 @@ def config_from(values: Mapping[str, Any]) -> Any:
         ConfigError: if it names no `model_type`, one that is no text tower here, or values that do not fit it.
     """
     transformers = optional_package("transformers", "A Hugging Face text tower", "hf")
-    rest = dict(values)
-    model_type = rest.pop("model_type", None)
-    if model_type not in KINDS:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in KINDS:
         raise ConfigError(
-            f"a configuration of model_type {model_type!r} is of no text tower; those are {', '.join(KINDS)}"
+            f"a configuration of model_type {str(model_type)[:80]!r} is of no text tower; those are {', '.join(KINDS)}"
         )
-    for precision in (
-        "torch_dtype",
-        "dtype",
-    ):  # of the file's weights; a tower is made in torch's own precision
-        rest.pop(precision, None)
+    known = {name: _checked(name, value) for name, value in values.items() if name in KNOWN}
+    if values.get("attn_implementation") in ATTENTIONS:
+        known["attn_implementation"] = values["attn_implementation"]
+    for name, usual in USUAL.items():
+        if name in values and values[name] not in (usual, None):
+            raise ConfigError(
+                f"the configuration of the text model has {name} {str(values[name])[:80]!r}; {usual!r} was expected"
+            )
     try:
-        config = transformers.AutoConfig.for_model(model_type, **rest)
+        config = transformers.AutoConfig.for_model(model_type, **known)
     except Exception as error:  # transformers checks values in ways that differ from release to release
         raise ConfigError(f"transformers does not take this {model_type} configuration: {error}") from error
     pad_id_of(config)

@@ -218,7 +218,7 @@ def _encoder(config: Any, pooling_layer: bool, published: str | None) -> Any:
     else:
         try:
             model = whole(config, **arguments)
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"transformers cannot make this {config.model_type}: {error}") from error
     return model.encoder if config.model_type in ("mt5", "m2m_100") else model
 

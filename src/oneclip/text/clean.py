@@ -6,12 +6,17 @@ import html
 import re
 import string
 from collections.abc import Callable
+from typing import Literal
 
 from oneclip.errors import ConfigError
 
 # Text in which there is nothing to mend: printable ASCII, tab and newline, with no "&" that might begin a
 # character reference. Most captions are, and cleaning is many times faster where ftfy is not asked.
 _is_sound = re.compile(r"[\t\n -%'-~]*(?:&(?![^\t\n <&;])[\t\n -%'-~]*)*").fullmatch
+
+DEEPEST = 8  # levels of references in references to characters
+_REFERENCE = re.compile(r"&#?[0-9A-Za-z]{1,24};")
+_CHAIN = re.compile(r"&(?:(?:amp|AMP|#0{0,22}38|#[xX]0{0,21}26);){2,}")
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -21,8 +26,33 @@ def basic_clean(text: str) -> str:
     if not _is_sound(text):
         import ftfy  # here, since it takes longer to import than all of ours, and few captions need it
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text, unescape = _shallow(text)
+        text = html.unescape(html.unescape(ftfy.fix_text(text, unescape_html=unescape)))
     return text.strip()
+
+
+def _shallow(text: str) -> tuple[str, Literal["auto", False]]:
+    """The same text for ftfy, which unescapes one level of HTML after the other until nothing changes.
+
+    A chain such as `&amp;amp;amp;` ends as `&` however long it is. What lies deeper than people write in another way
+    is unescaped here, and no further.
+
+    Returns:
+        the text, and what ftfy is to do about HTML.
+    """
+    tag = text.find("<")  # from the line of the first tag on ftfy leaves HTML as it is
+    end = len(text) if tag < 0 else text.rfind("\n", 0, tag) + 1
+    head, tail = _CHAIN.sub("&amp;", text[:end]), text[end:]
+    if not _REFERENCE.search(head):
+        return head + tail, "auto"
+    from ftfy.fixes import unescape_html
+
+    deeper = head
+    for _ in range(DEEPEST):
+        before, deeper = deeper, unescape_html(deeper)
+        if deeper == before:
+            return head + tail, "auto"
+    return deeper + tail, False
 
 
 def whitespace_clean(text: str) -> str:

@@ -6,6 +6,8 @@ vocabulary only; the rest is what the tokenizer's kind prescribes.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,8 @@ from oneclip.text.settings import (
     Settings,
     check_file_size,
 )
+
+MOST_GROWTH = 10_000  # times that a text may become longer; published tokenizers hardly make it longer at all
 
 
 class TokenIds(Mapping[str, int]):
@@ -137,6 +141,12 @@ def _from_json(path: Path, settings: Settings) -> Tokenizer:
             tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+    for steps in (tokenizer.normalizer, tokenizer.decoder):
+        if steps is not None and _growth(json.loads(steps.__getstate__())) > MOST_GROWTH:
+            raise CheckpointError(
+                f"{path} cannot be used as a tokenizer: its replacements follow each other and make a text more than "
+                f"{MOST_GROWTH:,} times longer"
+            )
     options = settings.options
     if settings.kind in BERT_KINDS and isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         tokenizer.normalizer = _bert_normalizer(options)
@@ -151,6 +161,19 @@ def _from_json(path: Path, settings: Settings) -> Tokenizer:
         steps = [normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
     return tokenizer
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times longer a step of a tokenizer can make a text, at most and roughly."""
+    kind, content = step.get("type"), step.get("content")
+    if kind == "Sequence":
+        inner = step.get("normalizers") or step.get("decoders") or ()
+        return math.prod(map(_growth, inner), start=1.0)
+    if kind != "Replace" or not isinstance(content, str):
+        return 1.0
+    plain = (step.get("pattern") or {}).get("String")
+    # an expression can match between any two characters
+    return max(1.0, len(content) / len(plain)) if plain else 1.0 + len(content)
 
 
 def _word_piece(path: Path, settings: Settings) -> Tokenizer:

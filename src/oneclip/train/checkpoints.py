@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import pickle
 import random
 import re
 import shutil
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,11 @@ import numpy as np
 import torch
 
 from oneclip.checkpoint import replacing
+from oneclip.checkpoint.archive import Archive
 from oneclip.checkpoint.places import TRAINING
 from oneclip.checkpoint.write import sync_folder
 from oneclip.errors import CheckpointError, CheckpointMismatchError, OutputError
+from oneclip.hub import read_json
 
 NAME = re.compile(r"(epoch|step)_\d+(\.pt)?")  # a file of one process, a folder of several
 BEST = "best"  # the checkpoint of the best evaluation, which none takes the place of but a better one
@@ -56,20 +55,22 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"the folder {path} could not be made: {error.strerror}") from error
 
 
-def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, values: bool = True) -> dict[str, Any]:
     """The state in a checkpoint of this loop, tensors on the CPU. Runs no code of the file.
 
     Args:
-        mmap: leave the tensors in the file until they are used.
+        values: False to read no numbers: the tensors are on the meta device.
 
     Raises:
         CheckpointError: if it is missing, damaged, or not a checkpoint of a training.
     """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint to resume from")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint to resume from") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        with Archive(path) as archive:
+            state = archive.whole(values)
+    except CheckpointError as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
         ) from error
@@ -78,6 +79,8 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             f"{path} holds weights but no state of a training (optimizer, step, random states), so it "
             "cannot be resumed; start a training from these weights instead"
         )
+    strange = [name for name, is_sound in _TENSORS.items() if not is_sound(state.get(name, {}))]
+    _require_sound(path, state, strange)
     return state
 
 
@@ -93,7 +96,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 def checkpoint_step(path: str | Path) -> int:
     """How many steps had been done when a checkpoint was written."""
     path = Path(path)
-    return int((read_facts(path) if path.is_dir() else read_checkpoint(path, mmap=True))["step"])
+    return int((read_facts(path) if path.is_dir() else read_checkpoint(path, values=False))["step"])
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -103,16 +106,46 @@ def read_facts(folder: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged, or no checkpoint of a training.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = read_json(folder / FACTS)
+    except CheckpointError as error:
         raise CheckpointError(
             f"{folder} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
         ) from error
-    if not isinstance(facts, dict) or "step" not in facts:
-        raise CheckpointError(
-            f"{folder / FACTS} says nothing of a step; remove {folder} to use an earlier one"
-        )
+    _require_sound(folder / FACTS, facts)
     return facts
+
+
+def _require_sound(path: Path, facts: Mapping[str, Any], strange: Iterable[str] = ()) -> None:
+    """Raise CheckpointError unless what a checkpoint says is of the types that are written."""
+    step = facts.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53:
+        raise CheckpointError(
+            f"{path} says that it is of step {str(step)[:40]!r}, and a whole number was expected; remove it to use an "
+            "earlier checkpoint"
+        )
+    strange = [*strange, *(name for name in _DICTS if not isinstance(facts.get(name, {}), dict))]
+    if strange:
+        raise CheckpointError(
+            f"{path} is damaged: its {strange[0]} is not what a training writes; remove it to use an earlier checkpoint"
+        )
+
+
+def _are_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _is_optimizer(value: Any) -> bool:
+    state = value.get("state", {}) if isinstance(value, dict) else None
+    return isinstance(state, dict) and all(isinstance(kinds, dict) for kinds in state.values())
+
+
+_DICTS = ("identity", "scaler", "evaluation", "random", "description")
+_TENSORS = {
+    "state_dict": _are_tensors,
+    "loss_state_dict": _are_tensors,
+    "ema": _are_tensors,
+    "optimizer": _is_optimizer,
+}
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -198,7 +231,20 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put the global random generators back to where `random_states` found them."""
+    """Put the global random generators back to where `random_states` found them.
+
+    Raises:
+        CheckpointError: if these are no such states.
+    """
+    try:
+        _restore(states)
+    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the random states in the checkpoint are damaged ({error}); resume from an earlier one"
+        ) from error
+
+
+def _restore(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"].clone())
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

@@ -57,8 +57,13 @@ def added_to(text: str | None, changed: Sequence[str] = ()) -> str:
         changed: the settings that are others than before, a line each.
     """
     try:
-        before = json.loads(text)["starts"] if text else []
-    except (ValueError, KeyError, TypeError):  # cut short by a crash: what it said is not worth an error
+        before = list(json.loads(text)["starts"]) if text else []
+    except (
+        ValueError,
+        KeyError,
+        RecursionError,
+        TypeError,
+    ):  # cut short by a crash: what it said is not worth an error
         before = []
     start = environment() | ({"changed": list(changed)} if changed else {})
     return json.dumps({"starts": [*before, start]}, indent=2, ensure_ascii=False) + "\n"

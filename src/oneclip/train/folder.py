@@ -134,5 +134,5 @@ class RunFolder:
         try:
             facts = json.loads((self.path / HOLDER).read_text(encoding="utf-8"))
             return f"process {facts['process']} on {facts['machine']}, since {facts['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, RecursionError, TypeError):
             return "it does not say which"

@@ -248,7 +248,7 @@ class Trainer(Stepper):
             )
         self.kept.read(path, self._average())
         self.scaler.load_state_dict(facts.get("scaler", {}))
-        self.step, self.evaluation = int(facts["step"]), dict(facts["evaluation"])
+        self.step, self.evaluation = int(facts["step"]), dict(facts.get("evaluation", {}))
         self.best.load_state_dict(facts.get("best", {}))
         return changed
 

@@ -52,7 +52,7 @@ class MetricsFile:
         """Drop the lines past a step, and a line cut short by a crash."""
         if self.path is None or not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+        kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step(line) <= step]
         temporary = self.path.with_suffix(".part")
         temporary.write_text("".join(line + "\n" for line in kept))
         os.replace(temporary, self.path)
@@ -84,7 +84,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of metrics, without one that was cut short; none if there is no file."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [json.loads(line) for line in lines if _step(line) < float("inf")]
 
 
@@ -98,5 +98,5 @@ def _finite(value: Any) -> Any:
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, OverflowError, RecursionError, TypeError):
         return float("inf")

@@ -148,7 +148,7 @@ class Board:
     def _read(self, rank: int) -> Post:
         beat, since = self._seen[rank]
         post = Post(rank, -1, "", 0, 0.0, is_overdue=False)
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, RecursionError, TypeError, ValueError):
             post = Post(**json.loads(self._place(rank).read_text(encoding="utf-8")))
         if post.beat != beat:
             since = time.monotonic()

@@ -237,7 +237,11 @@ def _write_beginning(
 ) -> None:
     """What the run was told, and what it runs on."""
     folder.write_text(folder.config, repeatable(cfg, train_cfg))
-    before = folder.environment.read_text(encoding="utf-8") if folder.environment.is_file() else None
+    before = (
+        folder.environment.read_text(encoding="utf-8", errors="replace")
+        if folder.environment.is_file()
+        else None
+    )
     folder.write_text(folder.environment, added_to(None if is_new else before, changed))
 
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemWriter, async_save, load
 from torch.distributed.checkpoint.api import CheckpointException
 
 from oneclip.checkpoint import read, save
-from oneclip.checkpoint.sharded import Planner, Reader, Table
+from oneclip.checkpoint.sharded import Reader, Table
 from oneclip.errors import CheckpointError, OneCLIPError, OutputError
 from oneclip.train.checkpoints import (
     FACTS,
@@ -140,7 +140,7 @@ def read_shards(table: Table, into: dict[str, Any]) -> None:
         CheckpointError: if it is damaged.
     """
     try:
-        load(into, storage_reader=Reader(table), planner=Planner(), no_dist=not _is_joined())
+        load(into, storage_reader=Reader(table), no_dist=not _is_joined())
     except OneCLIPError:
         raise
     except (Exception, CheckpointException) as error:  # as above

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import nn
 
 from oneclip import checkpoint, zoo
 from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.errors import ConfigError
+from oneclip.errors import CheckpointError, ConfigError
+from oneclip.hub import read_json
 from oneclip.model import build_model
 from oneclip.text import Tokenizer, get_tokenizer
 from oneclip.train.batches import Prepare, is_crop_exact
@@ -121,15 +121,13 @@ def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
         ConfigError: if it is missing, no JSON object, or has an unknown or a missing key.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds a {type(values).__name__}; expected an object with the model's configuration"
-        )
-    cfg = ModelCfg.from_dict(values.get("model_cfg", values))
-    preprocess = {"size": cfg.vision_cfg.image_size, **values.get("preprocess_cfg", {})}
-    return cfg, PreprocessCfg.from_dict(preprocess)
+        values = read_json(path)
+        cfg = ModelCfg.from_dict(values.get("model_cfg", values))
+        preprocess = {"size": cfg.vision_cfg.image_size, **(values.get("preprocess_cfg") or {})}
+        return cfg, PreprocessCfg.from_dict(preprocess)
+    except CheckpointError as error:
+        raise ConfigError(f"the configuration cannot be read: {error}") from error
+    except ConfigError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} does not describe a model: {error}") from error

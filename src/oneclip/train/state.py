@@ -101,7 +101,7 @@ class State:
 
     def facts(self, path: Path) -> dict[str, Any]:
         """What a checkpoint says beside its tensors."""
-        return read_facts(path) if path.is_dir() else read_checkpoint(path, mmap=True)
+        return read_facts(path) if path.is_dir() else read_checkpoint(path, values=False)
 
     def read(self, path: Path, also: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Bring weights and optimizer back to a checkpoint, and the tensors of `also` in place, as far as it has them.
@@ -141,7 +141,7 @@ class State:
         for part, module in (("state_dict", "model"), ("loss_state_dict", "loss_fn")):
             own = _under(self._trained.state_dict(), f"{module}.")
             require_same_shapes(
-                str(path), *({k: tuple(v.shape) for k, v in s.items()} for s in (file[part], own))
+                str(path), *({k: tuple(v.shape) for k, v in s.items()} for s in (file.get(part, {}), own))
             )
         _, optimizer = get_state_dict(self._trained, self._optimizer)
         require_same_trained(path, _slots(file["optimizer"]), _slots(optimizer))
@@ -149,16 +149,22 @@ class State:
             self._set(path, file, is_full=True)
         else:
             load_into(self._trained["model"], file["state_dict"], source=str(path))
-            load_into(self._trained["loss_fn"], file["loss_state_dict"], source=f"the loss in {path}")
+            load_into(self._trained["loss_fn"], file.get("loss_state_dict", {}), source=f"the loss in {path}")
             self._set_optimizer(path, file["optimizer"])
         for name, tensors in also.items():
-            load_by_name(tensors, file.get(name, {}))
+            there = {key: value for key, value in file.get(name, {}).items() if key in tensors}
+            require_same_shapes(
+                f"{name} in {path}",
+                {key: tuple(value.shape) for key, value in there.items()},
+                {key: tuple(tensors[key].shape) for key in there},
+            )
+            load_by_name(tensors, there)
         if self._world.is_alone:
             restore_random_states(file["random"])
 
     def _set(self, path: Path, state: Mapping[str, Any], *, is_full: bool) -> None:
         weights = {f"model.{name}": tensor for name, tensor in state["state_dict"].items()}
-        weights |= {f"loss_fn.{name}": tensor for name, tensor in state["loss_state_dict"].items()}
+        weights |= {f"loss_fn.{name}": tensor for name, tensor in state.get("loss_state_dict", {}).items()}
         try:
             set_state_dict(
                 self._trained,
@@ -167,7 +173,7 @@ class State:
                 optim_state_dict=self._in_groups(state["optimizer"]),
                 options=StateDictOptions(full_state_dict=is_full),
             )
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path} was written while other parameters were trainable ({error})"
             ) from error
@@ -180,7 +186,7 @@ class State:
                 self._in_groups(state),
                 options=StateDictOptions(full_state_dict=True),
             )
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path} was written while other parameters were trainable ({error})"
             ) from error
@@ -188,7 +194,7 @@ class State:
     def _in_groups(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """What was read of an optimizer, in the groups that this one has."""
         _, own = get_state_dict(self._trained, self._optimizer)
-        return {"state": state["state"], "param_groups": own["param_groups"]}
+        return {"state": state.get("state", {}), "param_groups": own["param_groups"]}
 
 
 def require_same_trained(path: Path, there: Iterable[str], here: Iterable[str]) -> None:
@@ -221,7 +227,7 @@ def load_by_name(into: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
 
 def _slots(optimizer: Mapping[str, Any]) -> set[str]:
     """The names of the tensors that an optimizer keeps, as `PARAMETER.KIND`."""
-    state = optimizer["state"].items()
+    state = optimizer.get("state", {}).items()
     return {
         f"{name}.{kind}"
         for name, kinds in state

@@ -33,7 +33,7 @@ def read_settings(path: str | Path, kind: type[_Config]) -> dict[str, Any]:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # of UTF-8 or of TOML
+    except (RecursionError, ValueError) as error:  # of UTF-8 or of TOML
         raise ConfigError(f"{path} is no TOML: {error}") from error
     known = {setting.name for setting in settings_of(kind)}
     for name, value in values.items():

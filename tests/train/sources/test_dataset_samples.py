@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tars import png
 
@@ -143,3 +144,50 @@ def test_the_identity_changes_with_a_caption_of_the_same_length(tmp_path: Path) 
         parquet.write_table(table([0, 1]).set_column(1, "caption", [[caption, "same"]]), folder / "a.parquet")
         identities.append(DatasetSamples(folder / "a.parquet").identity["data"])
     assert len(set(identities)) == 4
+
+
+def with_offsets_beyond_the_end(path: Path) -> None:
+    """The captions of the first batch, their offsets made to lead far out of it."""
+    content = path.read_bytes()
+    with pyarrow.ipc.open_stream(content) as stream:
+        batch = stream.read_next_batch()
+    buffer = batch.column("caption").buffers()[1]
+    offsets = buffer.to_pybytes()
+    assert content.count(offsets) == 1
+    harm = np.frombuffer(offsets, np.int32).copy()
+    harm[1:] = 2**30
+    path.write_bytes(content.replace(offsets, harm.tobytes()))
+
+
+def test_offsets_that_lead_out_of_a_batch_are_an_error_and_no_crash(tmp_path: Path) -> None:
+    folder = save_to_disk(tmp_path / "saved", table(range(3)))
+    with_offsets_beyond_the_end(folder / "data-00000-of-00001.arrow")
+    samples = DatasetSamples(folder)
+    for number in range(3):
+        with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow is damaged"):
+            samples.read(number)
+
+
+@pytest.mark.parametrize("indices", [[0, 9], [2**63], [2**64 - 1]])
+def test_indices_of_rows_that_are_not_there_are_an_error(tmp_path: Path, indices: list[int]) -> None:
+    folder = save_to_disk(tmp_path / "saved", table(range(3)), indices=indices)
+    with pytest.raises(DataError, match=r"indices\.arrow is damaged: it names rows"):
+        DatasetSamples(folder)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[" * 100_000,
+        '{"_data_files": 3}',
+        '{"_data_files": [3]}',
+        '{"_data_files": [{}]}',
+        '{"_data_files": [{"filename": "../x.arrow"}]}',
+        '{"_data_files": [{"filename": "/etc/passwd"}]}',
+        '{"_data_files": [{"filename": "a\\u0000b"}]}',
+    ],
+)
+def test_a_state_that_is_none_is_an_error(tmp_path: Path, state: str) -> None:
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(DataError, match=r"state\.json"):
+        DatasetSamples(tmp_path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tars import members, write_tar
 
@@ -142,3 +144,35 @@ def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache:
     lines = [line for process in processes for line in process.communicate()[0].split()]
     assert sorted(lines).count("made") == 1
     assert len(set(lines)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("starts", -1),
+        ("starts", 2**40),
+        ("starts", 2**63 - 1),
+        ("sizes", 2**63 - 1),
+        ("sizes", -(2**62)),
+        ("samples", 9),
+        ("samples", -1),
+        ("kind", 7),
+    ],
+)
+def test_an_index_that_leads_out_of_its_tar_is_made_anew(
+    tmp_path: Path, made: list[str], name: str, value: int
+) -> None:
+    path = write_tar(tmp_path / "a.tar", members(3))
+    first = tar_index(str(path))
+    index = tmp_path / "a.tar.index"
+    with np.load(index) as file:
+        arrays = {key: file[key].copy() for key in file.files}
+    arrays[name][-1] = value
+    forged = {key: arrays[key] for key in ("samples", "kind", "starts", "sizes")}
+    about = json.loads(arrays["about"].tobytes())
+    about["digest"] = module._digest(first.keys, first.kinds, forged)
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    with index.open("wb") as kept:
+        np.savez(kept, **arrays)
+    assert tar_index(str(path)).starts.tolist() == first.starts.tolist()
+    assert made == [str(path)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from oneclip.embed.items import Stamp
-from oneclip.embed.rows import FACTS, Facts, Rows, stamp_columns, stamps_of
+from oneclip.embed.rows import FACTS, Facts, Rows, check_names, check_rows, stamp_columns, stamps_of
 from oneclip.errors import DataError, OneCLIPError
 
 AT_ONCE = 1 << 24  # bytes of names as NumPy has them
@@ -46,21 +47,22 @@ class Npz:
     def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
         """Read both back."""
         with _opened(file, place) as content:
-            names, digests, stamps = _digests(content)
             facts = Facts.from_dict({name: str(content[name]) for name in FACTS if name in content})
-            vectors = content["vectors"]
-        if vectors.ndim != 2 or not len(names) == len(digests) == len(vectors):
-            raise DataError(f"{place} is damaged: {len(names)} names, and vectors {vectors.shape}")
-        return Rows(names, digests, vectors, stamps), facts
+            names, digests, stamps = _digests(content, place)
+            rows = Rows(names, digests, content["vectors"], stamps)
+        check_rows(rows, place)
+        return rows, facts
 
     def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
         """All but the vectors."""
         with _opened(file, place) as content:
-            return _digests(content)
+            return _digests(content, place)
 
 
-def _digests(content: Any) -> tuple[list[str], list[str], list[Stamp | None]]:
-    names, digests = _read_names(content.zip), [digest.decode() for digest in content["sha256"].tolist()]
+def _digests(content: Any, place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
+    digests = [digest.decode() for digest in content["sha256"].tolist()]
+    names = _read_names(content.zip, len(digests))
+    check_names(names, digests, place)
     if "size" not in content:  # written before there were stamps
         return names, digests, [None] * len(names)
     return names, digests, stamps_of(content["size"].tolist(), content["mtime_ns"].tolist())
@@ -80,7 +82,7 @@ def _write_names(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
             file.write(np.array(names[start : start + step], dtype).tobytes())
 
 
-def _read_names(archive: zipfile.ZipFile) -> list[str]:
+def _read_names(archive: zipfile.ZipFile, expected: int) -> list[str]:
     """Read them back, and never all of their array."""
     with archive.open("names.npy") as file:
         version = np.lib.format.read_magic(file)
@@ -88,22 +90,33 @@ def _read_names(archive: zipfile.ZipFile) -> list[str]:
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read_header(file)
-        if dtype.kind != "U" or len(shape) != 1 or not 0 < dtype.itemsize <= AT_ONCE:
-            raise ValueError(f"its names are an array {shape} of {dtype}")
+        if dtype.kind != "U" or shape != (expected,) or not 0 < dtype.itemsize <= AT_ONCE:
+            raise ValueError(f"its names are an array {shape} of {dtype}, and it has {expected} digests")
         names: list[str] = []
-        while len(names) < shape[0]:
-            count = min(shape[0] - len(names), AT_ONCE // dtype.itemsize)
+        while len(names) < expected:
+            count = min(expected - len(names), AT_ONCE // dtype.itemsize)
             names += np.frombuffer(file.read(count * dtype.itemsize), dtype, count).tolist()
     return names
+
+
+def _require_stored(file: IO[bytes]) -> None:
+    """Refuse an archive that would unpack to more than it has: of what we write only names are compressed."""
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist() if entry.filename != "names.npy")
+    if unpacked > size:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes from {size:,}")
+    file.seek(0)
 
 
 @contextmanager
 def _opened(file: IO[bytes], place: object) -> Iterator[Any]:
     """`np.load`, its many ways to fail made one."""
     try:
+        _require_stored(file)
         with np.load(file, allow_pickle=False) as content:
             yield content
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, OneCLIPError):
-            raise
+    except OneCLIPError:
+        raise
+    except (Exception, MemoryError) as error:  # what is no array makes NumPy's reader raise nearly anything
         raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error

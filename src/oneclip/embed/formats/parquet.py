@@ -6,9 +6,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
+from oneclip.arrow import explained, pyarrow, sound
 from oneclip.embed.items import Stamp
-from oneclip.embed.rows import FACTS, Facts, Rows, stamp_columns, stamps_of
-from oneclip.errors import DataError, MissingExtraError, OneCLIPError
+from oneclip.embed.rows import FACTS, Facts, Rows, check_names, check_rows, stamp_columns, stamps_of
+from oneclip.errors import MissingExtraError
 
 PREFIX = "oneclip."
 STAMP_COLUMNS = ("size", "mtime_ns")
@@ -43,20 +44,26 @@ class Parquet:
         """Read both back."""
 
         def rows_and_facts(pq: Any) -> tuple[Rows, Facts]:
-            table = pq.read_table(file)
+            table = sound(pq.read_table(file))
             facts = facts_of(table.schema)
             width = table.schema.field("vector").type.list_size
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
             names, digests, stamps = digests_of(table)
-            return Rows(names, digests, vectors, stamps), facts
+            rows = Rows(names, digests, vectors, stamps)
+            check_rows(rows, place)
+            return rows, facts
 
         return _reading(place, rows_and_facts)
 
     def read_digests(self, file: IO[bytes], place: object) -> tuple[list[str], list[str], list[Stamp | None]]:
         """All but the vectors."""
-        return _reading(
-            place, lambda pq: digests_of(pq.ParquetFile(file).read(["name", "sha256", *STAMP_COLUMNS]))
-        )
+
+        def digests(pq: Any) -> tuple[list[str], list[str], list[Stamp | None]]:
+            found = digests_of(sound(pq.ParquetFile(file).read(["name", "sha256", *STAMP_COLUMNS])))
+            check_names(*found[:2], place)
+            return found
+
+        return _reading(place, digests)
 
 
 def to_table(rows: Rows, facts: Facts) -> Any:
@@ -86,12 +93,5 @@ def facts_of(schema: Any) -> Facts:
 
 
 def _reading(place: object, read: Callable[[Any], T]) -> T:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return read(pyarrow.parquet)
-    except OneCLIPError:
-        raise
-    except (pyarrow.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
-        raise DataError(f"{place} holds no vectors of `oneclip embed`, or is damaged: {error}") from error
+    with explained(place, "vectors of `oneclip embed`"):
+        return read(pyarrow().parquet)

@@ -7,7 +7,6 @@ pyarrow is needed.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -18,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from oneclip.errors import DataError, MissingExtraError, nearest
+from oneclip import arrow
+from oneclip.errors import CheckpointError, DataError, nearest
+from oneclip.hub import read_json
 from oneclip.hub.addresses import is_address
 from oneclip.train.sources.samples import Sample, Samples, fetched
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentences", "title", "txt")
+FEATURE, STREAM = "Reading datasets", "Arrow stream"
 PARQUET_RUN = 64  # rows of a Parquet file that are read at once
 _ENDING = 1 << 14  # bytes at the end of a file that tell whether it is still the same
 _GROUPS = 4  # row groups in memory
@@ -137,16 +139,38 @@ class ArrowRows(Rows):
         if self._indices is not None:
             number = int(self._indices[number])
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        batch = self._batches[index]
-        return [batch.column(column)[number - int(self._starts[index])].as_py() for column in columns]
+        file, batch = self._batches[index]
+        with arrow.explained(file, STREAM):
+            row = [
+                self._column(index, batch, column)[number - int(self._starts[index])] for column in columns
+            ]
+            return [value.as_py() for value in row]
+
+    def _column(self, index: int, batch: Any, name: str) -> Any:
+        """A column of a batch, looked over when it is read for the first time."""
+        if (index, name) not in self._sound:
+            arrow.sound(batch.column(name))
+            self._sound.add((index, name))
+        return batch.column(name)
 
     def _map(self) -> None:
         files, indices = self._state
-        self._batches = [batch for file in files for batch in _stream(file)]
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self.names = self._batches[0].schema.names if self._batches else ()
-        parts = [batch.column(0).to_numpy() for file in indices for batch in _stream(file)]
+        self._batches = [(file, batch) for file in files for batch in _stream(file)]
+        self._sound: set[tuple[int, str]] = set()
+        self._starts = np.cumsum([0, *(batch.num_rows for _, batch in self._batches)])
+        self.names = self._batches[0][1].schema.names if self._batches else ()
+        parts = [self._numbers(file, batch) for file in indices for batch in _stream(file)]
         self._indices = np.concatenate(parts) if parts else None
+
+    def _numbers(self, file: Path, batch: Any) -> Any:
+        """The numbers of rows in a batch of indices."""
+        with arrow.explained(file, STREAM):
+            numbers = arrow.sound(batch.column(0)).to_numpy(zero_copy_only=False)
+        if numbers.dtype.kind not in "iu" or (
+            len(numbers) and not 0 <= numbers.min() <= numbers.max() < self._starts[-1]
+        ):
+            raise DataError(f"{file} is damaged: it names rows that the dataset does not have")
+        return numbers
 
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files, "digest": self.digest, "_state": self._state}
@@ -166,7 +190,7 @@ class ParquetRows(Rows):
         self._groups: list[tuple[Path, int]] = []
         counts = [0]
         for path in files:
-            with _parquet(path) as file:
+            with _parquet(path) as file, arrow.explained(path):
                 self.names = file.schema_arrow.names
                 for group in range(file.num_row_groups):
                     self._groups.append((path, group))
@@ -179,8 +203,9 @@ class ParquetRows(Rows):
 
     def read(self, number: int, columns: Sequence[str]) -> list[Any]:
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        table = self._table(index, tuple(columns))
-        return [table.column(column)[number - int(self._starts[index])].as_py() for column in columns]
+        with arrow.explained(self._groups[index][0]):
+            table = self._table(index, tuple(columns))
+            return [table.column(column)[number - int(self._starts[index])].as_py() for column in columns]
 
     def _table(self, index: int, columns: tuple[str, ...]) -> Any:
         with self._lock:
@@ -188,7 +213,7 @@ class ParquetRows(Rows):
         if found is None:
             path, group = self._groups[index]
             with _parquet(path) as file:
-                found = file.read_row_group(group, columns=list(columns), use_threads=False)
+                found = arrow.sound(file.read_row_group(group, columns=list(columns), use_threads=False))
             with self._lock:
                 self._tables[index] = found
                 while len(self._tables) > _GROUPS:
@@ -231,12 +256,14 @@ def _open(place: Path, split: str | None) -> Rows:
             f"{place}: no such folder; expected a dataset that `save_to_disk` wrote, or Parquet files"
         )
     if (place / "dataset_dict.json").is_file():
-        splits = _json(place / "dataset_dict.json").get("splits", [])
+        splits = _names(place / "dataset_dict.json", _json(place / "dataset_dict.json").get("splits", []))
         return _open(place / _split(place, split, splits), None)
     if (place / "state.json").is_file():
         state = _json(place / "state.json")
-        files = [place / entry["filename"] for entry in state.get("_data_files", [])]
-        indices = [place / entry["filename"] for entry in state.get("_indices_data_files") or []]
+        files, indices = (
+            [place / name for name in _names(place / "state.json", state.get(key) or [], "filename")]
+            for key in ("_data_files", "_indices_data_files")
+        )
         missing = [file.name for file in [*files, *indices] if not file.is_file()]
         if missing or not files:
             raise DataError(
@@ -291,36 +318,30 @@ def _end(path: Path) -> bytes:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}; expected an object")
-    return values
+        return read_json(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+
+
+def _names(path: Path, entries: Any, key: str | None = None) -> list[str]:
+    """Names of files or folders that lie in the folder of a JSON file, as it lists them."""
+    names = entries if isinstance(entries, list) else [entries]
+    if key is not None:
+        names = [entry.get(key) if isinstance(entry, dict) else entry for entry in names]
+    for name in names:
+        is_name = isinstance(name, str) and 0 < len(name) <= 255 and "\0" not in name
+        if not is_name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{path} lists {str(name)[:80]!r}, and the name of a file beside it was expected")
+    return names
 
 
 def _stream(path: Path) -> list[Any]:
-    pyarrow = _pyarrow()
-    try:
-        with pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))) as stream:
-            return list(stream)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or no Arrow stream: {error}") from error
+    pyarrow = arrow.pyarrow(FEATURE)
+    with arrow.explained(path, STREAM), pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))) as stream:
+        return list(stream)
 
 
 def _parquet(path: Path) -> Any:
-    pyarrow = _pyarrow()
-    try:
+    pyarrow = arrow.pyarrow(FEATURE)
+    with arrow.explained(path):
         return pyarrow.parquet.ParquetFile(path, memory_map=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or no Parquet file: {error}") from error
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Reading datasets", "parquet") from error
-    return pyarrow

@@ -13,9 +13,7 @@ import io
 import json
 import os
 import threading
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from oneclip.errors import DataError
+from oneclip.checkpoint.npz import read_npz
+from oneclip.errors import CheckpointError, DataError
 from oneclip.hub.addresses import is_address, open_binary
 from oneclip.hub.place import cache_folder
 from oneclip.hub.ranges import stamp
@@ -152,10 +151,13 @@ def _made(place: str, size: int) -> TarIndex:
             rows.append((number, kinds.setdefault(kind, len(kinds)), start, length))
     table = np.array(sorted(rows, key=lambda row: row[0]), dtype=np.int64).reshape(-1, 4)
     keys = "\0".join(numbers).encode("utf-8", "surrogateescape")
-    digest = hashlib.sha256(keys + "\0".join(kinds).encode("utf-8", "surrogateescape") + table.tobytes())
-    samples, kind_numbers = table[:, 0].astype(np.int32), table[:, 1].astype(np.uint16)
-    starts, sizes = table[:, 2].copy(), table[:, 3].copy()
-    return TarIndex(keys, tuple(kinds), samples, kind_numbers, starts, sizes, damage, digest.hexdigest()[:16])
+    arrays: dict[str, NDArray[Any]] = {
+        "samples": table[:, 0].astype(np.int32),
+        "kind": table[:, 1].astype(np.uint16),
+        "starts": table[:, 2].copy(),
+        "sizes": table[:, 3].copy(),
+    }
+    return TarIndex(keys, tuple(kinds), **arrays, damage=damage, digest=_digest(keys, tuple(kinds), arrays))
 
 
 def compressed(place: str) -> DataError:
@@ -173,14 +175,46 @@ def _split(name: str) -> tuple[str, str]:
 def _kept(path: Path, about: dict[str, Any]) -> TarIndex | None:
     """The index in a file, if it is of the same tar; None also for a damaged file, which is made anew."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            facts = json.loads(bytes(file["about"]))
-            if any(facts.pop(key, None) != value for key, value in about.items()):
-                return None
-            arrays = {name: file[name] for name in ("samples", "kind", "starts", "sizes")}
-            return TarIndex(bytes(file["keys"]), tuple(facts.pop("kinds")), **arrays, **facts)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        held = {name: tensor.numpy() for name, tensor in read_npz(path).items()} if path.exists() else {}
+        facts = json.loads(held.pop("about").tobytes())
+        if any(facts.pop(key, None) != value for key, value in about.items()):
+            return None
+        keys, kinds, damage = held.pop("keys").tobytes(), tuple(facts.pop("kinds")), str(facts.pop("damage"))
+        index = TarIndex(keys, kinds, **held, damage=damage, digest=_digest(keys, kinds, held))
+        return index if index.digest == facts.pop("digest") and _fits(index, about["size"]) else None
+    except (CheckpointError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
+
+
+def _fits(index: TarIndex, size: int) -> bool:
+    """Whether an index speaks of samples and kinds that it has, and of places in the tar."""
+    arrays = (index.samples, index.kind, index.starts, index.sizes)
+    dtypes = (np.int32, np.uint16, np.int64, np.int64)
+    if any(array.dtype != dtype or array.ndim != 1 for array, dtype in zip(arrays, dtypes, strict=True)):
+        return False
+    if len({len(array) for array in arrays}) != 1 or not all(isinstance(kind, str) for kind in index.kinds):
+        return False
+    if not len(index.samples):
+        return not index.kinds
+    ends = index.starts + index.sizes
+    return bool(
+        index.samples[0] == 0
+        and (np.diff(index.samples) >= 0).all()
+        and index.samples[-1] == index.keys.count(b"\0")
+        and index.kind.max() < len(index.kinds)
+        and index.starts.min() >= 0
+        and index.sizes.min() >= 0
+        and index.starts.max() <= size
+        and 0 <= ends.min() <= ends.max() <= size
+    )
+
+
+def _digest(keys: bytes, kinds: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Text that changes with anything in an index."""
+    digest = hashlib.sha256(keys + "\0".join(kinds).encode("utf-8", "surrogateescape"))
+    for name in ("samples", "kind", "starts", "sizes"):
+        digest.update(arrays[name].astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _keep(path: Path, index: TarIndex, about: dict[str, Any]) -> bool:

@@ -1,0 +1,71 @@
+"""Every hostile file as two cases: it is inspected, then loaded. Nothing of it may run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import hostile
+import hostile_configurations
+import hostile_files
+from sandbox import Case
+
+from oneclip import checkpoint, zoo
+
+
+def files() -> Iterator[tuple[str, hostile.Writer]]:
+    yield from hostile.whole_pickles()
+    for writers in (
+        hostile_files.archives,
+        hostile_files.stored,
+        hostile_files.arrays,
+        hostile_files.indices,
+        hostile_configurations.configurations,
+        hostile_configurations.others,
+    ):
+        yield from writers()
+
+
+def cases(root: Path) -> Iterator[Case]:
+    """The cases, in this order.
+
+    Args:
+        root: an empty folder, which is the current one while they run.
+    """
+    for number, (name, write) in enumerate(files()):
+        folder = root / "files" / str(number)
+        yield f"inspect {name}", partial(inspect, folder, write)
+        yield f"load {name}", partial(load, folder, write, root)
+
+
+def inspect(folder: Path, write: hostile.Writer) -> None:
+    path = written(folder, write)
+    found = checkpoint.examine(source(path), values=False)
+    if path.is_dir():
+        checkpoint.settled(found)
+
+
+def load(folder: Path, write: hostile.Writer, root: Path) -> None:
+    path = written(folder, write)
+    try:
+        if path.is_dir():
+            checkpoint.load(path, device="cpu")
+        else:
+            checkpoint.read(path)
+    finally:
+        ran = list(root.rglob("ran"))
+        shutil.rmtree(root / "files")
+        if ran:
+            raise AssertionError(f"it ran a command, which wrote {ran[0]}")
+
+
+def written(folder: Path, write: hostile.Writer) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return write(folder)
+
+
+def source(path: Path) -> zoo.Source:
+    return zoo.Source(str(path), "folder" if path.is_dir() else "file", path=path)
