@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ import oneclip
 import open_clip
 from oneclip import checkpoint
 from open_clip.push_to_hf_hub import generate_readme, save_for_hf
+from tests import programs
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "embed_dim": 16,
     "quick_gelu": True,
@@ -68,9 +67,8 @@ def hub() -> Iterator[Hub]:
 
 def run(hub: Hub, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.json").write_text(json.dumps(CONFIG))
-    variables = {**os.environ, **environment(hub, str(folder)), "PYTHONPATH": str(ROOT / "src"), **changes}
-    command = [sys.executable, "-c", PROGRAM, str(folder), *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    variables = {**os.environ, **environment(hub, str(folder)), **changes}
+    return programs.run(["-c", PROGRAM, folder, *arguments], variables)
 
 
 def files_of(hub: Hub, repo: str) -> dict[str, bytes]:
