@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# modules are compiled when they are first imported: of these packages, most never are
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
 .PHONY: demo test check bench clean
@@ -15,8 +16,10 @@ SOURCES := pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/oneclip
 
-test: check .parity/.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+# the packages of .parity are fetched beside the checks
+test:
+	@$(MAKE) --no-print-directory --jobs=2 check .parity/.installed
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.testing
 	$(BIN)/ruff format --check .
@@ -27,22 +30,25 @@ bench: $(VENV)/.benching .parity/.installed
 	$(BIN)/python benchmarks/document.py
 
 # torch comes first: its pinned version is the small CPU build where one is offered
-$(VENV)/.installed: $(SOURCES)
+$(VENV)/.torch: $(SOURCES)
 	@echo "making the environment $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) install --constraint constraints.txt --editable .
+	@$(INSTALL) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.testing: $(VENV)/.installed
-	@echo "adding what the tests need"
-	@$(PIP) install --constraint constraints.txt --editable ".[test]"
-	@$(PIP) install --constraint constraints.txt --no-deps torchvision
+$(VENV)/.installed: $(VENV)/.torch
+	@$(INSTALL) --editable .
 	@touch $@
+
+$(VENV)/.testing: $(VENV)/.torch
+	@echo "adding what the tests need"
+	@$(INSTALL) --editable ".[test]"
+	@$(INSTALL) --no-deps torchvision
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.benching: $(VENV)/.testing
 	@echo "adding what ours is measured against"
-	@$(PIP) install --constraint constraints.txt --editable ".[bench]"
+	@$(INSTALL) --editable ".[bench]"
 	@touch $@
 
 # published packages own our import names, so they live in a folder of their own
