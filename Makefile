@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# modules are compiled when they are first imported: of these packages, most never are
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
 # run a command, with a dot every five seconds to show that it is alive
@@ -18,8 +19,10 @@ alive = (while sleep 5; do printf .; done) & dots=$$!; $(1); status=$$?; kill $$
 demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/oneclip
 
-test: check .parity/.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+# the packages of .parity are fetched beside the checks
+test:
+	@$(MAKE) --no-print-directory --jobs=2 check .parity/.installed
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.testing
 	$(BIN)/ruff format --check .
@@ -30,20 +33,25 @@ bench: $(VENV)/.benching .parity/.installed
 	$(BIN)/python benchmarks/document.py
 
 # torch comes first: its pinned version is the small CPU build where one is offered
-$(VENV)/.installed: $(SOURCES)
+$(VENV)/.torch: $(SOURCES)
 	@printf "making the environment $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(call alive,$(PIP) install "$$(grep '^torch==' constraints.txt)" && $(PIP) install --constraint constraints.txt --editable .)
+	@$(call alive,$(INSTALL) "$$(grep '^torch==' constraints.txt)")
 	@touch $@
 
-$(VENV)/.testing: $(VENV)/.installed
-	@printf "installing what the tests need"
-	@$(call alive,$(PIP) install --constraint constraints.txt --editable ".[test]" && $(PIP) install --constraint constraints.txt --no-deps torchvision)
+$(VENV)/.installed: $(VENV)/.torch
+	@printf "installing oneclip"
+	@$(call alive,$(INSTALL) --editable .)
 	@touch $@
+
+$(VENV)/.testing: $(VENV)/.torch
+	@printf "installing what the tests need"
+	@$(call alive,$(INSTALL) --editable ".[test]" && $(INSTALL) --no-deps torchvision)
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.benching: $(VENV)/.testing
 	@printf "installing what the benchmarks compare with"
-	@$(call alive,$(PIP) install --constraint constraints.txt --editable ".[bench]")
+	@$(call alive,$(INSTALL) --editable ".[bench]")
 	@touch $@
 
 # published packages own our import names, so they live in a folder of their own

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
+from tests import programs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_ranks(
-    world: int, command: list[str | Path], *, environment: Mapping[str, str] | None = None, timeout: int = 300
-) -> None:
+def run_ranks(world: int, command: programs.Command, *, timeout: int = 300) -> None:
     """Run a Python command (a script or `-m module`, and its arguments) once a rank; all of them must succeed.
 
     The ranks find each other as under torchrun, through a store that this process holds: none of them leaves
     while another still needs it.
     """
-    codes = [
-        process.wait() for process in start_ranks(world, command, environment=environment, timeout=timeout)
-    ]
+    codes = [process.exitcode for process in start_ranks(world, command, timeout=timeout)]
     assert codes == [0] * world
 
 
-def start_ranks(
-    world: int, command: list[str | Path], *, environment: Mapping[str, str] | None = None, timeout: int = 300
-) -> list[subprocess.Popen[bytes]]:
+def start_ranks(world: int, command: programs.Command, *, timeout: int = 300) -> list[BaseProcess]:
     """Likewise, and give the processes, all of them ended, whatever their exit codes."""
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this build of torch has no gloo")
@@ -42,19 +37,15 @@ def start_ranks(
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world),
         "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", *map(str, command)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | dict(environment or {}),
-        )
+        programs.start(command, os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(world)
     ]
     try:
         for process in processes:
-            process.wait(timeout=timeout)
+            process.join(timeout)
+        assert None not in [process.exitcode for process in processes], f"ranks still run after {timeout} s"
     finally:
         for process in processes:
             process.kill()

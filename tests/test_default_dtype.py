@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,15 @@ def other_default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
 def written(cfg: ModelCfg, path: Path) -> Path:
+    """A model in a file, written by the first test that needs it."""
+    if path.is_file():
+        return path
     torch.manual_seed(0)
     model = build_model(cfg)
     for parameter in model.parameters():
@@ -93,6 +102,12 @@ def facts(clip: Encoder) -> dict[str, Any]:
     return found
 
 
+@cache
+def by_default(path: Path, **options: Any) -> dict[str, Any]:
+    """What an encoder gives before the default dtype is another one."""
+    return facts(oneclip.load(path, device="cpu", **options))
+
+
 def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -107,11 +122,11 @@ def _bits(values: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "fp16"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_bit_is_the_same(tmp_path: Path, other_default: torch.dtype, kind: str, precision: str) -> None:
+def test_every_bit_is_the_same(folder: Path, other_default: torch.dtype, kind: str, precision: str) -> None:
     if other_default != torch.bfloat16 and precision not in ("fp32", "int8"):
         pytest.skip("one is enough")
-    path = written(MODELS[kind], tmp_path / "model.safetensors")
-    expected = facts(oneclip.load(path, device="cpu", precision=precision))
+    path = written(MODELS[kind], folder / f"{kind}.safetensors")
+    expected = by_default(path, precision=precision)
     torch.set_default_dtype(other_default)
     found = facts(oneclip.load(path, device="cpu", precision=precision))
     assert torch.get_default_dtype() == other_default
@@ -119,34 +134,32 @@ def test_every_bit_is_the_same(tmp_path: Path, other_default: torch.dtype, kind:
     same(found, expected)
 
 
-def test_sizes_that_are_changed_while_loading_are_the_same(
-    tmp_path: Path, other_default: torch.dtype
-) -> None:
-    path = written(MODELS["flat"], tmp_path / "model.safetensors")
-    expected = facts(oneclip.load(path, device="cpu", image_size=48, context_length=20))
+def test_sizes_that_are_changed_while_loading_are_the_same(folder: Path, other_default: torch.dtype) -> None:
+    path = written(MODELS["flat"], folder / "flat.safetensors")
+    expected = by_default(path, image_size=48, context_length=20)
     torch.set_default_dtype(other_default)
     found = facts(oneclip.load(path, device="cpu", image_size=48, context_length=20))
     torch.set_default_dtype(torch.float32)
     same(found, expected)
 
 
-def test_captions_are_the_same(tmp_path: Path, other_default: torch.dtype) -> None:
-    path = written(MODELS["coca"], tmp_path / "model.safetensors")
+def test_captions_are_the_same(folder: Path, other_default: torch.dtype) -> None:
+    path = written(MODELS["coca"], folder / "coca.safetensors")
     expected = oneclip.load(path, device="cpu").caption(picture(), seq_len=12)
     torch.set_default_dtype(other_default)
     assert oneclip.load(path, device="cpu").caption(picture(), seq_len=12) == expected
 
 
 @pytest.mark.parametrize("family", ["eva02", "vit_relpos", "swin", "pe_core", "convnext", "vitamin"])
-def test_towers_of_timm_are_the_same(tmp_path: Path, other_default: torch.dtype, family: str) -> None:
+def test_towers_of_timm_are_the_same(folder: Path, other_default: torch.dtype, family: str) -> None:
     pytest.importorskip("timm")
     small_towers.register()
     cfg = changed(
         {"timm_model_name": small_towers.timm_name(family), "timm_proj": "linear", "timm_pool": "avg"},
         custom_text=True,
     )
-    path = written(cfg, tmp_path / "model.safetensors")
-    expected = facts(oneclip.load(path, device="cpu"))
+    path = written(cfg, folder / f"{family}.safetensors")
+    expected = by_default(path)
     torch.set_default_dtype(other_default)
     found = facts(oneclip.load(path, device="cpu"))
     torch.set_default_dtype(torch.float32)
@@ -154,13 +167,13 @@ def test_towers_of_timm_are_the_same(tmp_path: Path, other_default: torch.dtype,
 
 
 @pytest.mark.parametrize("kind", small_towers.TEXT)
-def test_towers_of_transformers_are_the_same(tmp_path: Path, other_default: torch.dtype, kind: str) -> None:
+def test_towers_of_transformers_are_the_same(folder: Path, other_default: torch.dtype, kind: str) -> None:
     pytest.importorskip("transformers")
-    folder = small_towers.text_folder(kind, tmp_path)
+    config = small_towers.text_folder(kind, folder)
     cfg = changed(
-        text={"hf_model_name": folder, "hf_model_pretrained": False, "context_length": 20}, custom_text=True
+        text={"hf_model_name": config, "hf_model_pretrained": False, "context_length": 20}, custom_text=True
     )
-    path = written(cfg, tmp_path / "model.safetensors")
+    path = written(cfg, folder / f"{kind}.safetensors")
     ids = torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1]])
 
     def tower() -> dict[str, Any]:

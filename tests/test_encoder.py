@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import oneclip
 from oneclip import errors
 from oneclip.encoder import Encoder
+from tests import programs
 
 
 @pytest.fixture(scope="module")
@@ -421,7 +422,7 @@ oneclip.zoo.resolve, oneclip.evaluate.Retrieval, oneclip.image.open_image, onecl
 oneclip.checkpoint.read, oneclip.text.get_tokenizer, oneclip.model.CLIP, oneclip.losses.ClipLoss
 oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, oneclip.embed, oneclip.encoder.load
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    done = programs.run(["-c", code])
     assert done.returncode == 0, done.stderr
 
 

@@ -1,6 +1,7 @@
 """The encoder as an object: parts that are replaced, copies, kinds of arrays, labels, similarity."""
 
 import copy
+import io
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -8,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from tiny import DIM, PIXELS, picture, tiny_cfg, write_tiny_model
 from torch.nn import functional as F
@@ -195,9 +198,16 @@ def test_a_tokenizer_that_is_assigned_is_followed(clip: Encoder) -> None:
 
 
 def cloudpickled(clip: Encoder) -> Encoder:
-    """As joblib sends it to a worker."""
+    """As Ray sends it to a worker."""
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     found: Encoder = cloudpickle.loads(cloudpickle.dumps(clip))
+    return found
+
+
+def dumped_by_joblib(clip: Encoder) -> Encoder:
+    file = io.BytesIO()
+    joblib.dump(clip, file)
+    found: Encoder = joblib.load(file)
     return found
 
 
@@ -205,6 +215,7 @@ COPIES: dict[str, Callable[[Encoder], Encoder]] = {
     "pickle": lambda clip: pickle.loads(pickle.dumps(clip)),
     "deepcopy": copy.deepcopy,
     "cloudpickle": cloudpickled,
+    "joblib": dumped_by_joblib,
 }
 
 
@@ -243,6 +254,14 @@ def test_an_encoder_goes_to_a_spawned_process(clip: Encoder) -> None:
         images, texts = pool.apply(encode_elsewhere, [clip])
     np.testing.assert_array_equal(images, three(clip))
     np.testing.assert_array_equal(texts, clip.encode_texts(TEXTS))
+
+
+def test_an_encoder_works_in_the_processes_of_joblib(clip: Encoder) -> None:
+    with joblib.parallel_config(backend="loky", n_jobs=2):
+        for images, texts in joblib.Parallel()(joblib.delayed(encode_elsewhere)(clip) for _ in range(2)):
+            np.testing.assert_array_equal(images, three(clip))
+            np.testing.assert_array_equal(texts, clip.encode_texts(TEXTS))
+    get_reusable_executor().shutdown(wait=True)  # its processes would wait five minutes for more to do
 
 
 # --------------------------------------------------------------------------------------------- arrays and tensors

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from tiny import picture
 
 import oneclip
 from oneclip.errors import ChecksumError, DownloadError, OfflineError
+from tests import programs
 
 CAPTIONS = ["a photo of a cat", "the sun"]
 PROGRAM = """
@@ -55,13 +54,7 @@ def publish(server: Hub) -> None:
 
 def load_in_a_process(server: Hub, home: Path, picture: Path, *names: str, **changes: str) -> dict[str, Any]:
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(picture), *names],
-        env=kept | environment(server, str(home), **changes),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(["-c", PROGRAM, picture, *names], kept | environment(server, str(home), **changes))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

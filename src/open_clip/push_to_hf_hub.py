@@ -149,15 +149,18 @@ def save_for_hf(
     safe_serialization: bool | str = "both",
     skip_weights: bool = False,
 ) -> None:
-    """Write what a repository holds into a folder; arguments as for `push_to_hf_hub`."""
+    """Write what a repository holds into a folder; arguments as for `push_to_hf_hub`.
+
+    The weights carry the configurations too, so that a file that is taken out of the folder still says what it is.
+    """
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     if not skip_weights:
-        tensors = model.state_dict()
+        tensors, metadata = model.state_dict(), _configs(model, model_config) if model_config else None
         if safe_serialization in (True, "both"):
-            checkpoint.save(folder / HF_SAFE_WEIGHTS_NAME, tensors)
+            checkpoint.save(folder / HF_SAFE_WEIGHTS_NAME, tensors, metadata)
         if safe_serialization in (False, "both"):
-            checkpoint.save(folder / HF_WEIGHTS_NAME, tensors)
+            checkpoint.save(folder / HF_WEIGHTS_NAME, tensors, metadata)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     else:  # CLIP's, in the files that other libraries read it from
@@ -169,12 +172,15 @@ def save_config_for_hf(
     model: nn.Module, config_path: str | os.PathLike[str], model_config: Mapping[str, Any] | None
 ) -> None:
     """Write the configurations of a model and of its preprocessing as JSON."""
+    Path(config_path).write_text(json.dumps(_configs(model, model_config), indent=2), encoding="utf-8")
+
+
+def _configs(model: nn.Module, model_config: Mapping[str, Any] | None) -> dict[str, Any]:
     pixels = get_model_preprocess_cfg(model)
-    content = {
+    return {
         "model_cfg": model_config,
         "preprocess_cfg": {key: pixels[key] for key in PIXELS if key in pixels and pixels[key] != 0},
     }
-    Path(config_path).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def generate_readme(model_card: Mapping[str, Any], model_name: str) -> str:

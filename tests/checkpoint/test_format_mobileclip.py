@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
+from oneclip.checkpoint.blank import outline
 from oneclip.checkpoint.formats import Converted, recognise
 from oneclip.checkpoint.formats.mobileclip import CONVOLUTIONAL, NAMES, MobileCLIP
 from oneclip.errors import CheckpointError, ConfigError
@@ -19,8 +20,8 @@ from oneclip.model import build_model
 def model(name: str) -> Converted:
     """An architecture with numbers that tell every place of every tensor, but for the largest tables."""
     cfg = zoo.architecture(name)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in build_model(cfg).state_dict().items()}
+    outlined = outline(lambda: build_model(cfg)).state_dict()
+    shapes = {name: tensor.shape for name, tensor in outlined.items()}
     shapes["text.token_embedding.weight"] = torch.Size((5, 512))
     tensors = {name: torch.arange(shape.numel()).float().reshape(shape) for name, shape in shapes.items()}
     return Converted({k: t * 0 if k in BIASES else t for k, t in tensors.items()}, cfg)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from oneclip import zoo
 from oneclip.checkpoint import Exportable, Said, export, load, save, settled
+from oneclip.checkpoint.blank import outline
 from oneclip.checkpoint.examine import Examined
 from oneclip.checkpoint.heads import heads_of
 from oneclip.checkpoint.read import Checkpoint
@@ -25,6 +23,7 @@ from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError
 from oneclip.model import build_model
 from oneclip.zoo import catalogue
+from tests import programs
 
 VISION = CLIPVisionCfg(layers=1, width=160, head_width=80, patch_size=8, image_size=16)
 TEXT = CLIPTextCfg(context_length=9, vocab_size=60, width=64, heads=4, layers=1)
@@ -58,8 +57,7 @@ def shapes_of(arch: str, pixels: int, tokens: int) -> Examined:
     """A published architecture at another image size and context length, as a bare file has it, without numbers."""
     cfg = zoo.architecture(arch)
     sizes = replace(cfg.vision_cfg, image_size=pixels), replace(cfg.text_cfg, context_length=tokens)
-    with torch.device("meta"):
-        state = build_model(replace(cfg, vision_cfg=sizes[0], text_cfg=sizes[1])).state_dict()
+    state = outline(lambda: build_model(replace(cfg, vision_cfg=sizes[0], text_cfg=sizes[1]))).state_dict()
     return Examined(Checkpoint(state, "state-dict"), Path("m.pt"), "state-dict")
 
 
@@ -186,10 +184,8 @@ def test_it_is_one_line_on_stderr(tiny: Path) -> None:
         "from tiny import tiny_cfg; from oneclip.zoo import catalogue; import oneclip\n"
         f"catalogue._rows()['tiny'] = tiny_cfg().to_dict(); oneclip.load('tiny:{tiny}/tiny.pt', device='cpu')"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    done = programs.run(["-c", program])
+    assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"{tiny}/tiny.pt does not say what it is: GELU, 2 and 2 heads")
 

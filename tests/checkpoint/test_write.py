@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 
 from oneclip.checkpoint import read, replacing, save, write
 from oneclip.errors import CheckpointError, OutputError
+from tests import programs
 
 WEIGHTS = {
     "a": torch.arange(6.0).reshape(2, 3),
@@ -101,7 +101,7 @@ def test_a_disk_that_fills_leaves_the_old_file(tmp_path: Path, suffix: str) -> N
     path = tmp_path / f"m{suffix}"
     save(path, WEIGHTS)
     before = path.read_bytes()
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
+    done = programs.run(["-c", FULL_DISK, path])
     assert done.returncode == 7, done.stderr
     assert f"{path} could not be written" in done.stdout
     assert "File too large" in done.stdout

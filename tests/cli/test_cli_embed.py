@@ -6,8 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tiny import picture, write_tiny_model
 
 import oneclip
 from oneclip.engine import Towers
+from tests import programs
 
 
 def test_npz_has_names_and_vectors_side_by_side(run: Run, pictures: Path, model: Path) -> None:
@@ -244,20 +243,18 @@ def test_a_real_ctrl_c_keeps_what_was_done(pictures: Path, model: Path) -> None:
         "Towers.image = slow\nfrom oneclip.cli import main\nmain()\n"
     )
     arguments = ["embed", str(pictures), "-o", "vectors.npz", "--batch-size", "1", "--model", str(model)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    for _ in range(3):  # batches begun
-        process.stdout.readline()
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    with Path("errors").open("w+") as errors:
+        process, printed = programs.begin(["-c", program, *arguments], stderr=errors.fileno())
+        with printed:
+            for _ in range(3):  # batches begun
+                printed.readline()
+            time.sleep(0.05)
+            os.kill(process.pid, signal.SIGINT)
+            printed.read()
+        process.join()
+        errors.seek(0)
+        err = errors.read()
+    assert process.exitcode == 130, err
     assert "pictures are kept" in err
     assert "Traceback" not in err
     assert list(Path("vectors.npz.partial").glob("*.npz"))

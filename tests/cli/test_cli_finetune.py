@@ -10,6 +10,7 @@ import pytest
 from commandline import Run
 from tiny import picture
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SHORT = ("--epochs", "1", "--points", "3", "--batch-size", "8", "--device", "cpu")
 
 

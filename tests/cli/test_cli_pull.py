@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from hub_server import Fault, Hub, environment, in_this_process, running, sha256
 
 import oneclip
 import open_clip
+from tests import programs
 
 SIGLIP, CLIP, TRANSFORMERS = "hf-hub:own/siglip", "hf-hub:own/clip", "hf-hub:own/transformers"
 CAPTIONS = ["a photo of a cat", "the sun"]
@@ -164,23 +163,25 @@ def test_pocket_is_always_here(pocket: Path, run: Run) -> None:
 
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path) -> None:
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "SYSTEMROOT")}
-    command = [sys.executable, "-m", "oneclip", "pull", CLIP, SIGLIP]
+    command = ["-m", "oneclip", "pull", CLIP, SIGLIP]
     weights = sha256(hub_models.siglip()[WEIGHTS])
     with running() as server:
         publish(server)
         server.faults = [Fault(weights, wait=30.0)]
         settings = kept | environment(server, str(tmp_path))
-        first = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
+        first, errors = programs.begin(command, settings, stream=2)
         deadline = time.monotonic() + 60
         while not any(weights in request.path for request in server.requests):
-            assert first.poll() is None, first.communicate()
+            assert first.exitcode is None, errors.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        first.send_signal(signal.SIGINT)
-        _, err = first.communicate(timeout=60)
-        assert first.returncode == 130, err
+        os.kill(first.pid, signal.SIGINT)
+        with errors:
+            err = errors.read()
+        first.join()
+        assert first.exitcode == 130, err
         assert "interrupted" in err
         server.requests.clear()
-        again = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=False)
+        again = programs.run(command, settings)
         assert again.returncode == 0, again.stderr
         assert [request.path for request in server.downloads(WEIGHTS)] == [f"/blobs/{weights}"]

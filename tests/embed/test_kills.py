@@ -2,9 +2,6 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 from tiny import picture, write_tiny_model
 
 import oneclip
+from tests import programs
 
 N, BATCH, PART, KILLS = 60, 2, 4, 3
 
@@ -51,18 +49,17 @@ def test_kills_lose_the_part_in_hand_at_most_and_double_nothing(
     chance = random.Random(output)
     encoded = 0
     for run in range(KILLS + 1):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(model), output], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        lines = []
-        if run < KILLS:
-            lines = [process.stdout.readline() for _ in range(chance.randint(1, 8))]
-            time.sleep(chance.random() * 0.05)
-            process.send_signal(signal.SIGKILL)
-        lines += process.communicate(timeout=60)[0].splitlines()
+        process, printed = programs.begin(["-c", PROGRAM, model, output])
+        with printed:
+            lines = []
+            if run < KILLS:
+                lines = [printed.readline() for _ in range(chance.randint(1, 8))]
+                time.sleep(chance.random() * 0.05)
+                process.kill()
+            lines += printed.read().splitlines()
+        process.join()
         encoded += sum(int(line) for line in lines if line.strip().isdigit())
-    assert process.returncode == 0
+    assert process.exitcode == 0
     expected = [f"photos/{i:02}.jpg" for i in range(N)]
     names, vectors = read(output)
     assert names == expected

@@ -8,8 +8,6 @@ import importlib
 import inspect
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ from PIL import Image
 
 import clip
 import open_clip
+from tests import programs
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(
     gzip.decompress(Path(__file__).with_name("published_names.json.gz").read_bytes())
@@ -156,11 +155,13 @@ def test_small_helpers_do_what_programs_import_them_for() -> None:
 def test_every_published_module_is_there_once_the_package_is_imported() -> None:
     modules = [name for name, entry in PUBLISHED["open_clip"].items() if entry["kind"] == "module"]
     program = f"import open_clip; print(*[m for m in {modules} if not hasattr(open_clip, m)])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = programs.run(["-c", program])
+    assert done.returncode == 0, done.stderr
     assert not done.stdout.split()
 
 
 def test_importing_the_package_loads_neither_timm_nor_transformers_nor_torchvision() -> None:
     program = "import sys, open_clip; print(*{'timm', 'transformers', 'torchvision'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = programs.run(["-c", program])
+    assert done.returncode == 0, done.stderr
     assert not done.stdout.split()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from hub_server import TOKEN, Hub, environment
 from hub_upload import taking_uploads
 from safetensors.torch import load
 
+import oneclip
 import open_clip
-from open_clip.push_to_hf_hub import generate_readme
+from oneclip import checkpoint
+from open_clip.push_to_hf_hub import generate_readme, save_for_hf
+from tests import programs
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "embed_dim": 16,
     "quick_gelu": True,
@@ -66,9 +67,8 @@ def hub() -> Iterator[Hub]:
 
 def run(hub: Hub, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     (folder / "small.json").write_text(json.dumps(CONFIG))
-    variables = {**os.environ, **environment(hub, str(folder)), "PYTHONPATH": str(ROOT / "src"), **changes}
-    command = [sys.executable, "-c", PROGRAM, str(folder), *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    variables = {**os.environ, **environment(hub, str(folder)), **changes}
+    return programs.run(["-c", PROGRAM, folder, *arguments], variables)
 
 
 def files_of(hub: Hub, repo: str) -> dict[str, bytes]:
@@ -134,17 +134,20 @@ def test_the_readme_lists_what_it_is_given() -> None:
     assert card["tags"] == ["clip", "zero-shot"]
 
 
+def write_small_model(folder: Path) -> open_clip.CLIP:
+    model = open_clip.CLIP(**{k: CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
+    pixels = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "longest", "size": 32}
+    open_clip.set_model_preprocess_cfg(model, pixels)
+    save_for_hf(model, open_clip.SimpleTokenizer(context_length=20), CONFIG, folder)
+    return model
+
+
 def test_a_folder_loads_by_its_place_without_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "model"
-    from open_clip.push_to_hf_hub import save_for_hf
-
-    model = open_clip.CLIP(**{k: CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
-    pixels = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "longest", "size": 32}
-    open_clip.set_model_preprocess_cfg(model, pixels)
-    save_for_hf(model, open_clip.SimpleTokenizer(context_length=20), CONFIG, folder)
+    model = write_small_model(folder)
     loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     assert loaded.visual.preprocess_cfg["resize_mode"] == "longest"
     assert preprocess.cfg.mean == (0.5,) * 3
@@ -152,3 +155,16 @@ def test_a_folder_loads_by_its_place_without_the_network(
     torch.testing.assert_close(loaded.state_dict(), model.state_dict())
     with pytest.warns(UserWarning, match="not used"):
         open_clip.create_model(f"local-dir:{folder}", pretrained="openai")
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_weights_that_leave_their_folder_still_say_what_they_are(name: str, tmp_path: Path) -> None:
+    model = write_small_model(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
+    alone = (tmp_path / "model" / name).rename(tmp_path / name)
+    metadata = checkpoint.read(alone).metadata
+    assert {key: metadata[key] for key in config} == config
+    loaded = oneclip.load(alone, device="cpu")  # without what it says, its heads, 16 wide, would be asked for
+    assert loaded.preprocess.cfg.resize_mode == "longest"
+    assert loaded.preprocess.cfg.mean == (0.5,) * 3
+    torch.testing.assert_close(loaded.model.state_dict(), model.state_dict())

@@ -53,6 +53,7 @@ def test_the_sums_of_memory_are_right(name: str) -> None:
     assert [float(value) for value in told] == [round(value, 1) for value in SUMS[name]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_smoke_recipe_trains_and_leaves_a_model(tmp_path: Path) -> None:
     smoke = next(path for path in RECIPES if path.stem == "cpu-smoke")
     assert cli(["train", str(smoke), "--out", str(tmp_path / "smoke")]) == ExitCode.OK

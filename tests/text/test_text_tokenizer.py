@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, ShapeError, TextTooLongError, TextTypeError, TokenRangeError
 from oneclip.text import CLIPTokenizer, clean_text, get_tokenizer, words
+from tests import programs
 
 SOT, EOT = 49_406, 49_407
 GOLDEN = json.loads(Path(__file__).with_name("golden_tokens.json").read_text(encoding="ascii"))
@@ -211,12 +212,7 @@ if not child:
     os._exit(0 if (tokenizer(["a photo of a cat"] * 2_000) == rows).all() else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
-    python = [
-        sys.executable,
-        "-W",
-        "ignore::DeprecationWarning",
-    ]  # Python's own, that forking with threads is risky
-    result = subprocess.run([*python, "-c", program], capture_output=True, text=True, timeout=120)
+    result = programs.run(["-c", program])
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

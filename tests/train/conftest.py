@@ -17,6 +17,10 @@ def tiny() -> TinyCLIP:
 
 
 @pytest.fixture(autouse=True)
+def _undrawn(undrawn: None) -> None: ...
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 

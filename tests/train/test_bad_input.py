@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.train import latest_checkpoint, read_checkpoint
 from oneclip.train.folder import RunFolder
+from tests import programs
 
 KEPT = ("*.pt", "model/*", "metrics.jsonl")
 
@@ -199,20 +198,20 @@ def test_ctrl_c_twice_ends_at_once_and_keeps_the_last_checkpoint(trained: Path) 
     # a step takes a second or so: the first Ctrl-C waits for its end, the second does not
     slow = ["--accumulate", "100", "--epochs", "1000", "--checkpoint-every", "1", "--preflight", "off"]
     first = arguments(trained, *slow, "--no-tensorboard", "--out", str(trained / "slow"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oneclip", *first], stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step 1/"):
-            break
-    while latest_checkpoint(trained / "slow") is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == ExitCode.INTERRUPTED
+    process, printed = programs.begin(["-m", "oneclip", *first], stream=2)
+    with printed:
+        for line in printed:
+            if line.startswith("step 1/"):
+                break
+        while latest_checkpoint(trained / "slow") is None:
+            assert process.exitcode is None, printed.read()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        error = printed.read()
+    process.join()
+    assert process.exitcode == ExitCode.INTERRUPTED
     assert "interrupted" in error
     assert "Traceback" not in error
     assert not list((trained / "slow").glob(".*.tmp"))

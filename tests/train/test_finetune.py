@@ -78,6 +78,7 @@ def changed(model: Path, result: FinetuneResult) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
+@pytest.mark.draws
 def test_it_leaves_a_model_figures_and_a_plot(model: Path, table: Path, before: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import nn
 
 from oneclip.train import TrainCfg, Trainer
 from oneclip.train.interrupt import Interrupt
+from tests import programs
 
 
 def losses(run: Path) -> list[float]:
@@ -26,17 +25,16 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_a_training_that_got_ctrl_c_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     script = Path(__file__).with_name("interrupted.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "a")], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == "step 5\n":
-            process.send_signal(signal.SIGINT)
-            break
-    last = process.communicate(timeout=300)[0].splitlines()[-1].split()
+    process, printed = programs.begin([script, tmp_path / "a"])
+    with printed:
+        for line in printed:
+            if line == "step 5\n":
+                os.kill(process.pid, signal.SIGINT)
+                break
+        last = printed.read().splitlines()[-1].split()
+    process.join()
     assert last[0] == "interrupted"
-    assert process.returncode == 0
+    assert process.exitcode == 0
     step = int(last[1])
     assert 5 <= step < 120
     assert last[2] == str(tmp_path / "a" / f"step_{step}.pt")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
-from tests.ranks import ROOT
+from tests import programs
 from tests.train.kills import EVERY
 
 KILLS, SIZES = 5, (1, 2)  # of trainings of so many processes
@@ -23,13 +20,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this build of torch has no gloo")
     folder = tmp_path_factory.mktemp("killed")
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    script = [sys.executable, "-W", "ignore", "-m", "tests.train.kills", folder, KILLS, *SIZES]
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [str(word) for word in script], env=environment, check=True, timeout=300, stdout=subprocess.PIPE
-    )
-    return folder, json.loads(ended.stdout.splitlines()[-1])
+    done = programs.run(["-m", "tests.train.kills", folder, KILLS, *SIZES])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout.splitlines()[-1])
 
 
 def losses(run: Path) -> list[float]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import oneclip
 from oneclip.checkpoint import read
 from oneclip.train import consolidate
 from oneclip.train.checkpoints import BEFORE, PART, latest_checkpoint, prune, put_in_place, tidy
-from tests.ranks import ROOT
+from tests import programs
 from tests.train.resumed import STRATEGIES
 
 CHECKPOINTS = ("step_6", "epoch_2.pt")  # of four processes, and of one
@@ -28,10 +25,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this build of torch has no gloo")
     folder = tmp_path_factory.mktemp("runs")
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    script = [sys.executable, "-W", "ignore", "-m", "tests.train.resumed", str(folder)]
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run(script, env=environment, check=True, timeout=300)
+    done = programs.run(["-m", "tests.train.resumed", folder])
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 

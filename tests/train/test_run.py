@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from oneclip.errors import ConfigError, OutputError
 from oneclip.train import RunCfg
 from oneclip.train.run import run as train
 from oneclip.train.start import read_config
+from tests import programs
 
 
 def test_a_model_that_learnt_six_colours_classifies_them(
@@ -118,14 +117,14 @@ def test_a_configuration_with_an_unknown_key_is_refused(data: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_says_how_to_go_on(data: Path) -> None:
-    command = [sys.executable, "-m", "oneclip", *arguments(data, "--epochs", "100000")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step "):
-            process.send_signal(signal.SIGINT)
-            break
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == ExitCode.INTERRUPTED
+    process, printed = programs.begin(["-m", "oneclip", *arguments(data, "--epochs", "100000")], stream=2)
+    with printed:
+        for line in printed:
+            if line.startswith("step "):
+                os.kill(process.pid, signal.SIGINT)
+                break
+        error = printed.read()
+    process.join()
+    assert process.exitcode == ExitCode.INTERRUPTED
     assert "--resume auto" in error
     assert list((data / "run").glob("*.pt"))

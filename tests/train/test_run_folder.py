@@ -43,6 +43,7 @@ def report(step: int = 1, loss: float = 0.5) -> Report:
     return Report(step, 10, {"loss": loss}, 1e-3, 14.0, 1.0, 100.0, 0.25, 60.0, memory=2**30)
 
 
+@pytest.mark.draws
 def test_a_run_leaves_all_of_it_in_its_folder(data: Path) -> None:
     assert cli(arguments(data, "--epochs", "2", "--eval-data", str(data / "pairs.csv"))) == ExitCode.OK
     out = data / "run"

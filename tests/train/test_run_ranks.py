@@ -48,7 +48,7 @@ def test_two_processes_do_what_one_does(data: Path, strategy: str) -> None:
 def test_a_folder_that_is_taken_ends_all_processes(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RunFolder(data / "two"):
         ended = start_ranks(2, ["-m", "oneclip.train", *alike(data, "two")], timeout=120)
-    assert [process.returncode for process in ended] == [ExitCode.ERROR] * 2
+    assert [process.exitcode for process in ended] == [ExitCode.ERROR] * 2
     told = capfd.readouterr().err
     assert told.count("error: another run is writing to") == 1
     assert "error: process 1 ends because the first one did: another run" in told

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from oneclip.train.posts import Board, Post, stall_message
 from oneclip.train.watch import STALLED, Watchdog
+from tests import programs
 from tests.ranks import start_ranks
 
 SCRIPT = Path(__file__).with_name("stalling.py")
@@ -27,7 +26,7 @@ def test_two_ranks_end_when_one_waits_for_data_that_never_comes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     processes = start_ranks(2, [SCRIPT, "data", tmp_path], timeout=60)
-    assert [process.returncode for process in processes] == [STALLED, STALLED]
+    assert [process.exitcode for process in processes] == [STALLED, STALLED]
     stalled, waiting = ((tmp_path / f"stalled-rank-{rank}.txt").read_text() for rank in (1, 0))
     for text in (stalled, waiting, capfd.readouterr().err):
         assert "furthest behind is rank 1 (waiting for data, after step 3" in text
@@ -38,7 +37,7 @@ def test_two_ranks_end_when_one_waits_for_data_that_never_comes(
 
 def test_a_rank_that_is_frozen_is_named_by_the_others(tmp_path: Path) -> None:
     processes = start_ranks(2, [SCRIPT, "frozen", tmp_path], timeout=60)
-    assert processes[0].returncode == STALLED
+    assert processes[0].exitcode == STALLED
     text = (tmp_path / "stalled-rank-0.txt").read_text()
     assert "furthest behind is rank 1" in text
     assert "no sign of life" in text
@@ -46,15 +45,13 @@ def test_a_rank_that_is_frozen_is_named_by_the_others(tmp_path: Path) -> None:
 
 def test_ranks_wait_for_one_that_evaluates_for_longer_than_a_step_may_take(tmp_path: Path) -> None:
     processes = start_ranks(2, [SCRIPT, "evaluates", tmp_path], timeout=60)
-    assert [process.returncode for process in processes] == [0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     assert not list(tmp_path.glob("stalled*"))
 
 
 def test_a_process_alone_ends_too(tmp_path: Path) -> None:
     before = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "data", tmp_path], capture_output=True, text=True, timeout=60
-    )
+    done = programs.run([SCRIPT, "data", tmp_path], timeout=60)
     assert done.returncode == STALLED
     assert "rank 0: waiting for data, after step 3" in done.stderr
     assert "time.sleep(60)" in (tmp_path / "stalled-rank-0.txt").read_text()

@@ -65,8 +65,34 @@ def float32_by_default() -> Iterator[None]:
 
 def outline(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` makes, all of it on the `meta` device: names, types and shapes, and no memory for numbers."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoNumbers():
         return build()
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Inside, where all tensors are on the `meta` device, nothing computes what initialisation would.
+
+    On that device each of its steps goes through Python, and all of them take longer than the rest of a build.
+    """
+
+    STEPS = frozenset(
+        (
+            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_),
+            *(Tensor.mul_, Tensor.add_, Tensor.fill_, Tensor.zero_, Tensor.copy_),
+        )
+    )
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in self.STEPS or getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def _generators() -> list[torch.device]:

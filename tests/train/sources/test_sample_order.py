@@ -54,7 +54,7 @@ def test_each_epoch_has_each_sample_once(size: int, batch_size: int, run: int, e
     assert set(picks.epochs.tolist()) == {epoch}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 30), st.integers(0, 60), st.integers(1, 9), st.integers(0, 3))
 def test_no_batch_has_a_sample_twice_where_epochs_meet(
     batch_size: int, more: int, run: int, seed: int

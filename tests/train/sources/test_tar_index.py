@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from tars import members, write_tar
 from oneclip.errors import DataError
 from oneclip.train.sources import tar_index as module
 from oneclip.train.sources.tar_index import TarIndex, tar_index
+from tests import programs
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def test_no_file_and_no_tar(tmp_path: Path) -> None:
 def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache: Path) -> None:
     path = write_tar(tmp_path / "a.tar", members(5))
     program = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from oneclip.train.sources import tar_index as module\n"
         "make = module._made\n"
         "def slow(place, size):\n"
@@ -132,16 +131,18 @@ def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache:
         "    return make(place, size)\n"
         "module._made = slow\n"
         "print('ready', flush=True)\n"
-        "sys.stdin.read(1)\n"
+        "while not os.path.exists(sys.argv[2]):\n"
+        "    time.sleep(0.01)\n"
         "print(module.tar_index(sys.argv[1]).digest)\n"
     )
-    command = [sys.executable, "-c", program, str(path)]
-    processes = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2  # type: ignore[union-attr]
-    for process in processes:
-        process.stdin.write("\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
-    lines = [line for process in processes for line in process.communicate()[0].split()]
+    begin = tmp_path / "begin"
+    begun = [programs.begin(["-c", program, path, begin]) for _ in range(2)]
+    assert [printed.readline() for _, printed in begun] == ["ready\n"] * 2
+    begin.touch()
+    lines = [line for _, printed in begun for line in printed.read().split()]
+    for process, printed in begun:
+        printed.close()
+        process.join()
     assert sorted(lines).count("made") == 1
     assert len(set(lines)) == 2
 

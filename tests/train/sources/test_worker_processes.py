@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError, DataError
 from oneclip.image import Augment
 from oneclip.train.sources import Loader, Samples, ShardSamples
+from tests import programs
 
 
 @pytest.fixture
@@ -54,6 +53,7 @@ from oneclip.image import Augment
 from oneclip.train.sources import Loader, SyntheticSamples
 
 if __name__ == "__main__":
+    os.setsid()
     source = Loader(SyntheticSamples(100), 4, Augment(), workers=1, threads=1)
     source.batch(0)
     try:
@@ -70,16 +70,15 @@ if __name__ == "__main__":
 def test_processes_outlive_ctrl_c_but_not_the_training(tmp_path: Path, kill: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(PROGRAM)
-    training = subprocess.Popen([sys.executable, script], stdout=-1, text=True, start_new_session=True)
-    assert training.stdout is not None
-    worker = int(training.stdout.readline())
-    if kill == signal.SIGINT:
-        os.killpg(training.pid, kill)  # as a terminal does
-        assert training.stdout.readline() == "4\n"
-    else:
-        training.kill()
-    training.wait(60)
-    training.stdout.close()
+    training, printed = programs.begin([script])
+    with printed:
+        worker = int(printed.readline())
+        if kill == signal.SIGINT:
+            os.killpg(training.pid, kill)  # as a terminal does
+            assert printed.readline() == "4\n"
+        else:
+            training.kill()
+        training.join(60)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and is_running(worker):
         time.sleep(0.05)
