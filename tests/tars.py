@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,21 @@ def members(count: int, first: int = 0, size: int | None = None) -> dict[str, by
     return files
 
 
-def tar(files: Mapping[str, bytes]) -> bytes:
-    """A tar of these files."""
+def tar(
+    files: Mapping[str, bytes], *, more: Iterable[tuple[str, bytes | str]] = (), mode: str = "w"
+) -> bytes:
+    """A tar of these files, and of more whose names may repeat: "target" is a symbolic link, "=target" a hard one."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in files.items():
+    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in (*files.items(), *more):
             info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+            if isinstance(content, str):
+                info.type = tarfile.LNKTYPE if content.startswith("=") else tarfile.SYMTYPE
+                info.linkname = content.removeprefix("=")
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
     return stream.getvalue()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import oneclip
 from oneclip.train.evaluate import recall_at_k
@@ -44,6 +45,14 @@ def test_it_finds_pictures_of_styles_it_never_saw(pocket: oneclip.Encoder, split
     # among fewer pictures than the whole split holds, recall can only be better than there
     assert recall_at_k(similarity, 1) >= RESULTS["shipped"][f"{split}/recall@1"]
     assert recall_at_k(similarity, 5) >= RESULTS["shipped"][f"{split}/recall@5"]
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_a_scan_and_a_palette_image_are_what_they_look_like(pocket: oneclip.Encoder, mode: str) -> None:
+    """Their embeddings once differed from those of the same pixels in RGB, of a scan by 0.38."""
+    drawing = Image.open(Path(__file__).parents[1] / "examples/pictures/cat.png").convert("RGB").convert(mode)
+    picked, mixed = pocket.encode_images([drawing, drawing.convert("RGB")])
+    assert picked @ mixed > 0.9999
 
 
 def test_quantising_cost_less_than_a_point_of_recall() -> None:

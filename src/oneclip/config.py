@@ -204,7 +204,7 @@ class PreprocessCfg(_Config):
     interpolation: str = "bicubic"  # or "bilinear"
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
     fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
-    # behind transparency; None drops alpha, as published pipelines do
+    # behind transparency, and images become RGB before they are resized; None drops alpha after that, as published
     background: tuple[int, int, int] | None = field(default=None, kw_only=True)
 
 

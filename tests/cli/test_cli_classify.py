@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commandline import Run
 from PIL import Image
-from tiny import write_tiny_model
+from tiny import picture, write_tiny_model
 
 import oneclip
 
@@ -146,6 +146,18 @@ def test_a_broken_file_costs_only_its_own_result(
     code, out, err = run("classify", pictures / "note.png", *LABELS, "--model", model, *skip)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "error: no image could be read"
+
+
+def test_a_truncated_image_is_classified_where_that_is_allowed(run: Run, pictures: Path, model: Path) -> None:
+    picture(0, (400, 300)).save("half.jpg")
+    content = Path("half.jpg").read_bytes()
+    Path("half.jpg").write_bytes(content[: len(content) // 2])
+    command = ("classify", "half.jpg", *LABELS, "--model", model)
+    assert run(*command).code == 1
+    code, out, err = run(*command, "--truncated", "accept")
+    assert (code, err) == (0, "")
+    assert "half.jpg" in out
+    assert run("embed", "half.jpg", "-o", "v.npz", "--model", model, "--truncated", "accept").code == 0
 
 
 def test_ctrl_c_prints_what_is_done(

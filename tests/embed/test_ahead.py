@@ -1,16 +1,28 @@
 """Items in threads: their order, how far ahead they are read, what a run says that it waits for."""
 
+import hashlib
+import io
+import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
+from tiny import picture
 
 from oneclip.cli.progress import _duration, _sentence
+from oneclip.embed import ahead
 from oneclip.embed.ahead import Clock, Ready, Unread, limit, read_ahead
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.embed.meter import Meter, Report
-from oneclip.errors import DataError
+from oneclip.embed.sources.files import file_item
+from oneclip.embed.worker import _Listed as Listed
+from oneclip.errors import DataError, ImageError
+from oneclip.hub.addresses import read_bytes
+from oneclip.image import check_header, open_image
 
 
 class Numbers:
@@ -77,6 +89,112 @@ def test_what_is_known_is_not_decoded() -> None:
 
     found = list(read_ahead([Numbers(3)], decode, lambda item, digest: digest, Clock(), ahead=4))
     assert all(isinstance(entry, Ready) and entry.value == entry.digest for entry in found)
+
+
+class Files:
+    """A source of files of so many bytes, which are counted while they wait."""
+
+    name = "files"
+    is_bulky = False
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+        self.lock = threading.Lock()
+        self.waiting = self.most = 0
+
+    def count(self) -> int | None:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[Found]:
+        for i, size in enumerate(self._sizes):
+            yield Item(str(i), lambda size=size: self._bytes(size), size=size)  # type: ignore[misc]
+
+    def _bytes(self, size: int) -> bytes:
+        with self.lock:
+            self.waiting += size
+            self.most = max(self.most, self.waiting)
+        return bytes(size)
+
+    def decode(self, content: io.BytesIO) -> str:
+        time.sleep(0.001)
+        with self.lock:
+            self.waiting -= len(content.getvalue())
+        return threading.current_thread().name
+
+
+def test_bytes_that_wait_to_be_decoded_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "WAITING_BYTES", 100)
+    files = Files([30, 40] * 20 + [250] + [30, 40] * 20)  # one is larger than all that may wait
+    found = list(read_ahead([files], files.decode, unknown, Clock(), ahead=64))
+    assert all(isinstance(entry, Ready) for entry in found)
+    assert files.most == 250
+    files = Files([30, 40] * 40)
+    list(read_ahead([files], files.decode, unknown, Clock(), ahead=64))
+    assert files.most <= 100
+    assert files.waiting == 0
+
+
+def test_no_more_threads_decode_than_are_allowed_to() -> None:
+    files = Files([1] * 60)  # each thread that decodes keeps the memory of the largest image it had
+    found = list(read_ahead([files], files.decode, unknown, Clock(), ahead=32, decoders=2))
+    assert len({entry.value for entry in found if isinstance(entry, Ready)}) <= 2
+
+
+def test_a_run_that_ends_early_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "WAITING_BYTES", 1)
+    before = set(threading.enumerate())
+    files = Files([10] * 100)
+    found = read_ahead([files], files.decode, unknown, Clock(), ahead=32)
+    next(found)
+    found.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive(), thread.name
+
+
+def test_a_large_file_that_is_no_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "LARGE", 1000)
+    content = b"P6 30000 30000 255\n" + bytes(2000)
+    (tmp_path / "bomb.ppm").write_bytes(content)
+    (tmp_path / "film.jpg").write_bytes(b"a film" * 500)
+    picture(0, (400, 300)).save(tmp_path / "a.bmp")
+
+    def read() -> bytes:
+        pytest.fail("it was read")
+
+    items = [replace(file_item(str(tmp_path / name)), read=read) for name in ("bomb.ppm", "film.jpg")]
+    items.append(file_item(str(tmp_path / "a.bmp")))
+    bomb, film, image = read_ahead(
+        [Listed(items)], open_image, unknown, Clock(), ahead=4, look=partial(check_header, max_pixels=10**6)
+    )
+    assert isinstance(bomb, Unread)
+    assert "30000 x 30000 pixels" in bomb.reason
+    assert bomb.digest == hashlib.sha256(content).hexdigest()  # so that a vector of its former content goes
+    assert isinstance(film, Unread)
+    assert "film.jpg is not a picture" in film.reason
+    assert isinstance(image, Ready)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_what_is_no_regular_file_is_neither_waited_for_nor_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")  # to open it would wait for a writer
+    picture(0).save(tmp_path / "a.jpg")
+    paths = [str(tmp_path / "x.jpg"), "/dev/zero", str(tmp_path), str(tmp_path / "a.jpg")]
+    pipe, device, folder, image = read_ahead(
+        [Listed([file_item(path) for path in paths])], open_image, unknown, Clock(), ahead=4
+    )
+    assert isinstance(pipe, Unread)
+    assert pipe.reason == f"{tmp_path / 'x.jpg'} is a pipe; expected a regular file"
+    assert isinstance(device, Unread)
+    assert device.reason == "/dev/zero is a device; expected a regular file"
+    assert isinstance(folder, Unread)
+    assert "is a folder" in folder.reason
+    assert isinstance(image, Ready)
+    for path in paths[:3]:
+        with pytest.raises(ImageError, match="is a"):
+            open_image(path)
+        with pytest.raises(ImageError, match="is a"):
+            read_bytes(path)
 
 
 @pytest.mark.parametrize(

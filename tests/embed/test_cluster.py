@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def deadly_load(name: str, precision: str, max_pixels: int | None, device: str |
     """What a worker calls: pictures of 41 pixels kill it, the first time that one does."""
     from oneclip.embed import worker
 
-    def preparation(encoder: oneclip.Encoder, decode: Any) -> Callable[[Any], Any]:
+    def preparation(encoder: oneclip.Encoder, decode: Any) -> Any:
         prepare = worker_preparation(encoder, decode)
 
         def deadly(content: Any) -> Any:
@@ -60,9 +61,9 @@ def deadly_load(name: str, precision: str, max_pixels: int | None, device: str |
                 Path(MARKER).write_text("once", encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
             content.seek(0)
-            return prepare(content)
+            return prepare.decode(content)
 
-        return deadly
+        return replace(prepare, decode=deadly)
 
     worker_preparation, worker.preparation = worker.preparation, preparation
     return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)  # type: ignore[arg-type]

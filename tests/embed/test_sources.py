@@ -3,6 +3,9 @@
 import base64
 import gzip
 import io
+import os
+import posixpath
+import subprocess
 import tarfile
 import threading
 from functools import partial
@@ -10,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 
 import pytest
+from tars import tar
 
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
+from oneclip.embed.sources.shards import Shard
 from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
 from oneclip.hub.addresses import expand
 
@@ -90,6 +95,61 @@ def test_a_shard_that_breaks_off_gives_what_is_before_it(photos: Path, compresse
     assert len(before) >= 3
     assert isinstance(last, Failure)
     assert "truncated or damaged" in last.reason
+
+
+LINKS: list[tuple[str, bytes | str]] = [
+    ("b/link.jpg", "../a/1.jpg"),
+    ("hard.jpg", "=a/2.jpg"),
+    ("chain.jpg", "b/link.jpg"),
+    ("early.jpg", "late/blob"),
+    ("out.jpg", "../../etc/passwd"),
+    ("round.jpg", "round.jpg"),
+    ("notes.txt", "a/1.jpg"),
+    ("late/blob", b"late"),
+    ("./a/1.jpg", b"new one"),
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar", "w:gz"), ("a.tar.gz", "w:gz")])
+def test_links_in_a_shard_are_followed_and_of_one_name_the_last_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str
+) -> None:
+    """The contents are those that `tar -x` leaves behind."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(tar({"a/1.jpg": b"old one", "a/2.jpg": b"two"}, more=LINKS, mode=mode))
+    found = list(Shard(name, texts=False))
+    contents = {item.name: item.read() for item in found if isinstance(item, Item)}
+    Path("unpacked").mkdir()
+    subprocess.run(["tar", "-xf", name, "-C", "unpacked"], check=True)
+    unpacked = [path for path in Path("unpacked").rglob("*.jpg") if os.path.isfile(path)]
+    expected = {path.relative_to("unpacked").as_posix(): path.read_bytes() for path in unpacked}
+    assert {posixpath.normpath(key).removeprefix(f"{name}/"): v for key, v in contents.items()} == expected
+    assert set(expected) == {"a/1.jpg", "a/2.jpg", "b/link.jpg", "hard.jpg", "chain.jpg", "early.jpg"}
+    assert sorted(str(failure) for failure in found if isinstance(failure, Failure)) == [
+        f"{name}/out.jpg is a link to ../../etc/passwd, which is not in it",
+        f"{name}/round.jpg is a link to round.jpg, which is not in it",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_called_like_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    (failure,) = Shard(str(tmp_path / "a.tar"), texts=False)
+    assert str(failure).endswith("a.tar is a pipe; expected a regular file")
+
+
+def test_of_a_shard_far_away_links_and_what_comes_twice_are_failures() -> None:
+    import fsspec
+
+    with fsspec.open("memory://far/a.tar", "wb") as file:
+        file.write(tar({"a/1.jpg": b"one"}, more=[("b.jpg", "a/1.jpg"), ("a/1.jpg", b"again")]))
+    item, *failures = Shard("memory://far/a.tar", texts=False)
+    assert isinstance(item, Item)
+    assert item.read() == b"one"
+    assert [str(failure) for failure in failures] == [
+        "memory://far/a.tar/b.jpg is a link; they are followed in tar files on this machine alone",
+        "memory://far/a.tar/a/1.jpg is in it twice; the first was taken, since the tar is far away",
+    ]
 
 
 def test_shards_that_are_missing_or_hold_nothing_are_failures(photos: Path) -> None:

@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 from PIL import Image
-
-_TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 10: "ii"}  # TIFF's types of values, as of `struct`
-
-
-class _Tiff:
-    """Bytes that entries point into."""
-
-    def __init__(self) -> None:
-        self.content = bytearray(b"II*\0\0\0\0\0")
-
-    def put(self, data: bytes) -> int:
-        """Append; gives where."""
-        self.content += b"\0" * (len(self.content) % 2)
-        start = len(self.content)
-        self.content += data
-        return start
-
-    def directory(self, entries: dict[int, tuple[int, list[object] | bytes]]) -> int:
-        """Append a directory of {tag: (type, values)}; gives where."""
-        rows = []
-        for tag, (kind, values) in sorted(entries.items()):
-            if isinstance(values, bytes):
-                data = values
-            else:
-                flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
-                data = struct.pack(f"<{len(flat)}{_TYPES[kind][0]}", *flat)
-            place = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", self.put(data))
-            rows.append(struct.pack("<HHI", tag, kind, len(values)) + place)
-        return self.put(struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4))
+from tiff_file import Tiff
 
 
 def dng(preview: Image.Image | None, orientation: int = 1, size: tuple[int, int] = (128, 96)) -> bytes:
     """A raw file of a sensor of (width, height) pixels that all see the same, with a JPEG preview."""
     width, height = size
-    file = _Tiff()
+    file = Tiff()
     sensor = np.full((height, width), 2000, "<u2").tobytes()
     entries: dict[int, tuple[int, list[object] | bytes]] = {
         254: (4, [0]), 256: (4, [width]), 257: (4, [height]), 258: (3, [16]), 259: (3, [1]), 262: (3, [32803]),
@@ -61,5 +32,4 @@ def dng(preview: Image.Image | None, orientation: int = 1, size: tuple[int, int]
             279: (4, [len(content)]),
         })  # fmt: skip
         entries[330] = (4, [below])
-    file.content[4:8] = struct.pack("<I", file.directory(entries))
-    return bytes(file.content)
+    return file.finish(file.directory(entries))

@@ -13,6 +13,7 @@ from raw_file import dng
 
 from oneclip.errors import ImageError, ImageTooLargeError
 from oneclip.image import open_image, plugins
+from oneclip.image.jpeg_xl import jpeg_xl_size
 
 UPRIGHT = gradient(48, 32)
 TURNED = UPRIGHT.transpose(
@@ -46,6 +47,23 @@ def test_a_file_is_read_through_its_package(module: str, kind: str, monkeypatch:
     assert distance(open_image(data), UPRIGHT) < 6
     with pytest.raises(ImageTooLargeError, match="48 x 32 pixels"):
         open_image(data, max_pixels=1000)
+
+
+@pytest.mark.parametrize("size", [(48, 32), (8, 8), (300, 1), (1, 300), (1600, 900), (257, 513), (5000, 3)])
+@pytest.mark.parametrize("use_container", [False, True])
+def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(
+    size: tuple[int, int], use_container: bool
+) -> None:
+    with_reader("pillow_jxl")
+    data = encoded(Image.new("RGB", size), "JXL", effort=1, use_container=use_container, exif=exif(1))
+    assert jpeg_xl_size(io.BytesIO(data)) == size
+    assert jpeg_xl_size(io.BytesIO(encoded(UPRIGHT, "PNG"))) is None
+
+
+def test_a_jpeg_xl_of_too_many_pixels_is_not_decoded() -> None:
+    header = b"\xff\x0a" + (0 | 3 << 1 | (1 << 30) - 1 << 3 | 1 << 33).to_bytes(8, "little")  # 2**30 squared
+    with pytest.raises(ImageTooLargeError, match="1073741824 x 1073741824"):
+        open_image(header)
 
 
 def test_a_heic_that_was_turned_stands_upright_once() -> None:

@@ -70,7 +70,7 @@ def oneclip(
 
     \b
     Example:
-      oneclip classify cat.jpg --label "a cat" --label "a dog"
+      oneclip classify cat.png --label "a cat" --label "a dog"
 
     Each command has its own help: oneclip classify --help
     """

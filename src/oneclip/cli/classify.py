@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oneclip.encoder import Encoded, Encoder, Features
 
 TOP = 5  # labels that a person is shown
-EXAMPLE = 'as in: oneclip classify cat.jpg --label "a cat" --label "a dog"'
+EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
 
 
 def classify(
@@ -42,6 +42,7 @@ def classify(
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
     max_pixels: options.MaxPixels = None,
+    truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: options.Skip = False,
     as_json: options.Json = False,
 ) -> None:
@@ -52,15 +53,16 @@ def classify(
 
     \b
     Examples:
-      oneclip classify cat.jpg --label "a cat" --label "a dog"
-      oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --json
+      oneclip classify examples/pictures/cat.png --label "a cat" --label "a dog"
+      oneclip classify drawings/ -l "a tree" -l "a house" --json
+      oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --model ViT-B-32:datacomp_xl_s13b_b90k
     """
     labels = label or []
     if not labels:
         raise typer.BadParameter(f"say what a picture may show, {EXAMPLE}")
     check_labels(labels, template)
     paths, skipped, not_read = find_pictures(pictures, skip=skip)
-    encoder = options.load_encoder(model, device, precision, max_pixels)
+    encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
     if len(labels) == 1 and encoder.model.logit_bias is None:
         raise typer.BadParameter(f"one label leaves nothing to choose from: give two or more, {EXAMPLE}")
     try:

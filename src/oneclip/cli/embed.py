@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from oneclip.embed.run import Outcome
     from oneclip.embed.store import Store
     from oneclip.encoder import Encoder
+    from oneclip.image import Truncated
 
 
 class DecodeMode(str, Enum):
@@ -159,6 +160,7 @@ def embed(
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
     max_pixels: options.MaxPixels = None,
+    truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: options.Skip = False,
     as_json: options.Json = False,
 ) -> None:
@@ -170,12 +172,13 @@ def embed(
 
     \b
     Examples:
-      oneclip embed holiday/ -o vectors.npz
+      oneclip embed drawings/ -o vectors.npz
+      oneclip embed holiday/ -o vectors.npz --model ViT-B-32:datacomp_xl_s13b_b90k
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
-      oneclip embed shop.csv --column image_url --id-column sku -o vectors.parquet
-      find . -name "*.jpg" | oneclip embed @- -o vectors.npz --exclude "*_thumb*" --json
+      oneclip embed icons.csv --column image_url --id-column name -o vectors.parquet
+      find . -name "*.svg.png" | oneclip embed @- -o vectors.npz --exclude "*_thumb*" --json
       oneclip embed captions.txt --texts -o captions.npz
-      oneclip embed s3://bucket/photos -o s3://bucket/vectors --engine ray
+      oneclip embed s3://bucket/icons -o s3://bucket/vectors --engine ray
     """
     from oneclip.embed.outputs import check_output
     from oneclip.embed.sources import find_sources
@@ -206,12 +209,13 @@ def embed(
         return Store(output, facts, overwrite=overwrite, folder_suffix=suffix)
 
     if engine is Engine.ray:
-        load = partial(_load, model, precision.value, max_pixels)
+        options.tell_pocket(model)
+        load = partial(_load, model, precision.value, max_pixels, truncated.value)
         store, outcome, width = _on_cluster(
             load, device, workers, ray_address, opened, found, how, batch_size, verify
         )
     else:
-        encoder = options.load_encoder(model, device, precision, max_pixels)
+        encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
         store, outcome = _here(encoder, opened, found, how, batch_size, cache, verify)
         width = encoder.embed_dim
     if as_json:
@@ -299,11 +303,13 @@ def _on_cluster(
     return store, outcome, job.embed_dim
 
 
-def _load(name: str, precision: str, max_pixels: int | None, device: str | None) -> Encoder:
+def _load(
+    name: str, precision: str, max_pixels: int | None, truncated: Truncated, device: str | None
+) -> Encoder:
     """What a worker calls."""
     import oneclip
 
-    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)
+    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels, truncated=truncated)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def evaluate(
     precision: options.PrecisionOption = options.Precision.fp32,
     batch_size: options.BatchSize = 32,
     max_pixels: options.MaxPixels = None,
+    truncated: options.TruncatedOption = options.Truncated.refuse,
     skip: Annotated[
         bool,
         typer.Option("--skip", help="Leave out pictures that are missing; otherwise they are an error."),
@@ -88,7 +89,7 @@ def evaluate(
         templates=read_templates(templates),
         skip_missing=skip,
     )
-    encoder = options.load_encoder(model, device, precision, max_pixels)
+    encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
     with bar("pictures", len(task)) as advance:
         results = task(OfEncoder(encoder, batch_size=batch_size, advance=advance))
     skipped = [Failure(name, why) for name, why in task.skipped.items()]

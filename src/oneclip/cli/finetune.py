@@ -28,7 +28,7 @@ def finetune(config: str | None = None, **values: Any) -> None:
     Examples:
       oneclip finetune pocket pairs.csv -o tuned/
       oneclip finetune ViT-B/32 pairs.csv -o tuned/ --way lora --before imagenet/val/
-      oneclip classify cat.jpg -l cat -l dog --model tuned/model
+      oneclip classify cat.png -l cat -l dog --model tuned/model
     """
     cfg = configuration(config, values)
     from oneclip.train.finetune import finetune as run_finetune

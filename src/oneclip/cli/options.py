@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oneclip.cli.exits import say
+
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
@@ -19,6 +21,13 @@ class Precision(str, Enum):
     fp16 = "fp16"
     int8 = "int8"
     auto = "auto"
+
+
+class Truncated(str, Enum):
+    """What becomes of images whose pixels break off."""
+
+    refuse = "refuse"
+    accept = "accept"
 
 
 Model = Annotated[
@@ -41,6 +50,12 @@ BatchSize = Annotated[
 MaxPixels = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger pictures. [default: 178956970]"),
+]
+TruncatedOption = Annotated[
+    Truncated,
+    typer.Option(
+        "--truncated", help="Images whose pixels break off: refuse them, or accept what there is of them."
+    ),
 ]
 Skip = Annotated[
     bool,
@@ -65,11 +80,36 @@ Prefix = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table for people.")]
 
 
-def load_encoder(name: str, device: str | None, precision: Precision, max_pixels: int | None) -> Encoder:
+def load_encoder(
+    name: str,
+    device: str | None,
+    precision: Precision,
+    max_pixels: int | None,
+    truncated: Truncated = Truncated.refuse,
+) -> Encoder:
     """`oneclip.load`, with a word on stderr when it takes long."""
     from oneclip.cli.progress import after_two_seconds
 
     with after_two_seconds(f"loading {name} …"):
         import oneclip
 
-        return oneclip.load(name, device=device, precision=precision.value, max_pixels=max_pixels)
+        encoder = oneclip.load(
+            name,
+            device=device,
+            precision=precision.value,
+            max_pixels=max_pixels,
+            truncated=truncated.value,
+        )
+    tell_pocket(name)
+    return encoder
+
+
+def tell_pocket(name: str) -> None:
+    """Say what "pocket" is for, if that is the model: of photographs it is confident, and wrong."""
+    from oneclip.zoo import FOR_PHOTOGRAPHS, POCKET
+
+    if name == POCKET:
+        say(
+            f"pocket knows drawings, icons and emoji; for photographs take --model {FOR_PHOTOGRAPHS}",
+            kind="note",
+        )

@@ -31,7 +31,7 @@ def train(file: str | None = None, config: str | None = None, **values: Any) -> 
       oneclip train --data pairs.csv --images pictures/ --model ViT-B-32 --out run/ --precision bf16
       oneclip train --data pairs.csv --pretrained pocket --lr 1e-4 --eval-data held_out.csv --out run/
       oneclip train run/config.toml --out again/
-      oneclip classify cat.jpg -l cat -l dog --model run/model
+      oneclip classify cat.png -l cat -l dog --model run/model
     """
     cfg = configuration(file or config, values)
     from oneclip.train.progress import ProgressBar

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oneclip.embed.items import Failure, Item, Source, Stamp
 from oneclip.errors import OneCLIPError
+from oneclip.hub.addresses import size_of_file
 
 READERS = 16  # threads that wait for a disk or a network, beside those that decode
+WAITING_BYTES = 64 << 20  # of files that were read and are not decoded yet
+LARGE = 32 << 20  # bytes of a file whose header is looked at before it is read
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,34 @@ def limit(before: dict[str, float], now: dict[str, float]) -> str:
     return "reading" if spent["reading"] > spent["decoding"] else "decoding"
 
 
+class _Budget:
+    """How many bytes may be in memory before they are decoded; what is larger than all of it waits to be alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken, self._is_closed = most, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or not self._taken or self._taken + size <= self._most
+            )
+            self._taken += size
+
+    def give(self, size: int) -> None:
+        """Make room; less than nothing to take without waiting."""
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let everybody pass."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
 def read_ahead(
     sources: Iterable[Source],
     decode: Callable[[io.BytesIO], Any],
@@ -99,9 +130,12 @@ def read_ahead(
     *,
     ahead: int,
     decoders: int | None = None,
+    look: Callable[[str], None] | None = None,
     unchanged: Callable[[Item, Stamp], bool] = lambda item, stamp: False,
 ) -> Generator[Ready | Unread | Failure, None, None]:
     """Read and decode items before they are asked for; what has no content of its own passes through.
+
+    Threads that read are not those that decode, since each that decodes keeps the memory of the largest image it had.
 
     Args:
         sources: where the items are.
@@ -110,36 +144,72 @@ def read_ahead(
         clock: is told how long reading and decoding take.
         ahead: how many items may be ready or under way.
         decoders: how many are decoded at once; by default as many as there are processors, up to 8.
+        look: raises for a large file, by its path, that need not be read.
         unchanged: whether there is a vector of an item, made of a file of this size and time: it is then not read.
 
     Yields:
         in the order of the sources.
     """
     decoders = decoders or _processors()
-    turn = threading.Semaphore(decoders)  # more would only take memory
+    budget = _Budget(WAITING_BYTES)
+    line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="oneclip-read")
+    pool = ThreadPoolExecutor(decoders, thread_name_prefix="oneclip-decode")
 
-    def prepare(item: Item) -> Ready | Unread:
+    def read(item: Item, result: Future[Ready | Unread]) -> None:
+        taken = 0
         try:
+            stamp = item.stamp()  # before it is read: whoever changes it meanwhile changes its time, too
+            if stamp is not None and unchanged(item, stamp):
+                return result.set_result(Ready(item, "", True, is_known=True, stamp=stamp))
+            size = size_of_file(item.path) if item.path else item.size
+            if item.path and look is not None and size > LARGE:
+                try:
+                    look(item.path)
+                except OneCLIPError as error:
+                    return result.set_result(Unread(item, _reason(item, error), _digest_of(item.path)))
+            budget.take(taken := size)
             with clock.counting("reading"):
-                stamp = item.stamp()  # before it is read: whoever changes it meanwhile changes its time, too
-                if stamp is not None and unchanged(item, stamp):
-                    return Ready(item, "", True, is_known=True, stamp=stamp)
                 content = item.read()
                 digest = hashlib.sha256(content).hexdigest()
         except Exception as error:  # of whatever reads it: a bad item never ends a run
-            return Unread(item, _reason(item, error))
-        found = known(item, digest)
-        if found is not None:
-            return Ready(item, digest, found, is_known=True, stamp=stamp)
+            budget.give(taken)
+            return result.set_result(Unread(item, _reason(item, error)))
+        except BaseException as error:  # it is raised where the item is asked for
+            budget.give(taken)
+            return result.set_exception(error)
         try:
-            with turn, clock.counting("decoding"):
-                return Ready(item, digest, decode(_Named(content, item.name)), stamp=stamp)
-        except Exception as error:
-            return Unread(item, _reason(item, error), digest)
+            budget.give(taken - len(content))
+            taken = len(content)
+            found = known(item, digest)
+            if found is not None:
+                result.set_result(Ready(item, digest, found, is_known=True, stamp=stamp))
+            elif not stop.is_set():
+                pool.submit(decoded, Ready(item, digest, None, stamp=stamp), [content], result)
+                taken = 0  # it is given back there
+        except BaseException as error:  # of the store or the cache: no item's fault
+            result.set_exception(error)
+        finally:
+            budget.give(taken)
 
-    line: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(decoders + READERS, thread_name_prefix="oneclip-read")
+    def decoded(entry: Ready, content: list[bytes], result: Future[Ready | Unread]) -> None:
+        size = len(content[0])
+        try:
+            with clock.counting("decoding"):
+                value = decode(_Named(content.pop(), entry.item.name))
+            result.set_result(replace(entry, value=value))
+        except Exception as error:
+            result.set_result(Unread(entry.item, _reason(entry.item, error), entry.digest))
+        except BaseException as error:
+            result.set_exception(error)
+        finally:
+            budget.give(size)
+
+    def begun(item: Item) -> Future[Ready | Unread]:
+        result: Future[Ready | Unread] = Future()
+        readers.submit(read, item, result)
+        return result
 
     def put(entry: Any) -> None:
         while not stop.is_set():
@@ -156,7 +226,7 @@ def read_ahead(
                 for found in _timed(iter(source), clock):
                     if stop.is_set():
                         return
-                    put(pool.submit(prepare, found) if isinstance(found, Item) else found)
+                    put(begun(found) if isinstance(found, Item) else found)
         except BaseException as error:  # it is raised where the items are asked for
             end = _Raised(error)
         put(end)
@@ -176,7 +246,9 @@ def read_ahead(
             yield entry
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        budget.close()
+        for threads in (readers, pool):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Named(io.BytesIO):
@@ -204,6 +276,15 @@ def _timed(found: Iterator[Any], clock: Clock) -> Iterator[Any]:
             except StopIteration:
                 return
         yield entry
+
+
+def _digest_of(path: str) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _reason(item: Item, error: Exception) -> str:

@@ -44,14 +44,18 @@ class Item:
     Attributes:
         name: what its row is called: a path, an address, `shard.tar/key.jpg`, or `table.csv:7`.
         read: gives its bytes, a file's or UTF-8. May raise an OSError or a OneCLIPError; called in a thread.
-        file: the path of the local file that its bytes are in, if they are in one.
         key: what makes it the same as another, see `row_key`.
+        path: of a file on this machine that is this item and nothing else; "" for other items.
+        size: of what `read` gives, in bytes, where that is known beforehand; of a `path` it is looked up.
+        file: the path of the file on this machine that its bytes are in, if that is another; "" for other items.
     """
 
     name: str
     read: Callable[[], bytes]
-    file: str | None = None
     key: str = ""
+    path: str = ""
+    size: int = 0
+    file: str = ""
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -59,10 +63,11 @@ class Item:
 
     def stamp(self) -> Stamp | None:
         """Size and time of its file; None if it has none, or one that was changed a moment ago."""
-        if self.file is None:
+        file = self.path or self.file
+        if not file:
             return None
         try:
-            status = os.stat(self.file)
+            status = os.stat(file)
         except (OSError, ValueError):
             return None  # reading it says why
         is_recent = time.time_ns() - status.st_mtime_ns < RECENT_NS

@@ -10,13 +10,15 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from oneclip.embed.ahead import Ready
 from oneclip.encoder.feed import Feed
 from oneclip.engine import is_out_of_memory
 from oneclip.errors import CheckpointError, ConfigError, TextError
-from oneclip.image import open_image
+from oneclip.image import check_header, open_image
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
@@ -27,15 +29,31 @@ RECENT_BYTES = 64 << 20  # of vectors whose content may come again: what is equa
 CAPTIONS_AT_ONCE = 2048  # to be sorted by length before they become batches
 
 
-def preparation(encoder: Encoder, decode: Decode) -> Callable[[io.BytesIO], Any]:
-    """What turns the bytes of an item into what the model takes: a tensor (3, H, W), or a caption."""
+@dataclass(frozen=True)
+class Preparation:
+    """What turns the bytes of an item into what the model takes: a tensor (3, H, W), or a caption.
+
+    Attributes:
+        decode: the bytes of one item to that.
+        look: refuses a file, by its path, of which the first bytes show that it cannot be decoded; None for captions.
+    """
+
+    decode: Callable[[io.BytesIO], Any]
+    look: Callable[[str], None] | None = None
+
+
+def preparation(encoder: Encoder, decode: Decode) -> Preparation:
+    """How the items of an encoder are prepared."""
     if decode in ("text", "cut"):
-        return _caption
+        return Preparation(_caption)
     if decode not in ("exact", "fast"):
         raise ConfigError(f"decode is {decode!r} and must be 'exact' or 'fast', of captions 'text' or 'cut'")
     preprocess = Feed(encoder, decode).preprocess
-    least, limit = getattr(preprocess, "least", None), encoder.max_pixels
-    return lambda content: preprocess(open_image(content, max_pixels=limit, least=least))
+    least, limit, truncated = getattr(preprocess, "least", None), encoder.max_pixels, encoder.truncated
+    return Preparation(
+        lambda content: preprocess(open_image(content, max_pixels=limit, least=least, truncated=truncated)),
+        partial(check_header, max_pixels=limit),
+    )
 
 
 class Model:

@@ -104,12 +104,14 @@ def embed(
     pending: list[Ready] = []
     with store.error_table() as errors:
         run.errors = errors
+        prepare = preparation(encoder, decode)
         found = read_ahead(
             sources,
-            preparation(encoder, decode),
+            prepare.decode,
             run.known,
             clock,
             ahead=2 * size + 8,
+            look=prepare.look,
             unchanged=lambda item, stamp: not verify and store.is_unchanged(item.name, stamp),
         )
         try:
@@ -147,7 +149,7 @@ def embed(
             outcome.failed, outcome.first_failures = errors.count, errors.first
             outcome.errors = errors.place if errors.count else None
             found.close()
-            outcome.not_read.update(not_read(sources))
+        outcome.not_read.update(not_read(sources))
         outcome.rows = store.finish(names, unlisted)
         outcome.dropped, outcome.unlisted = store.dropped, store.unlisted
     return outcome

@@ -195,11 +195,12 @@ class Worker:
     def _read(self, sources: Sequence[Source], clock: Clock, ahead: int) -> Any:
         return read_ahead(
             sources,
-            self._prepare,
+            self._prepare.decode,
             lambda item, digest: self._known.has(digest) or None,
             clock,
             ahead=ahead,
             decoders=self._task.threads,
+            look=self._prepare.look,
             unchanged=lambda item, stamp: not self._task.verify and self._known.is_unchanged(item, stamp),
         )
 

@@ -32,7 +32,7 @@ from oneclip.encoder.parts import (
 )
 from oneclip.engine import DTYPES, PLANNED, Towers, mean_features, temperature, usable_device
 from oneclip.errors import ConfigError, TextError
-from oneclip.image import Preprocess
+from oneclip.image import Preprocess, Truncated
 from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.model.pictures import pair
@@ -88,6 +88,7 @@ class Encoder:
         cfg: the configuration the model was built of.
         name: what to call it in messages and stored results.
         max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        truncated: "refuse" files whose pixels break off, or "accept" what there is of them.
         precision: of what is computed, see `Towers`; None for that of the weights.
     """
 
@@ -100,9 +101,10 @@ class Encoder:
         *,
         name: str,
         max_pixels: int | None = None,
+        truncated: Truncated = "refuse",
         precision: str | None = None,
     ) -> None:
-        self.cfg, self.name, self.max_pixels = cfg, name, max_pixels
+        self.cfg, self.name, self.max_pixels, self.truncated = cfg, name, max_pixels, truncated
         self._preprocess, self._precision = preprocess, precision
         self._tokenizer: Tokenizer | None = tokenizer if is_tokenizer(tokenizer) else None
         self._find_tokenizer = cast("Callable[[], Tokenizer]", tokenizer)
@@ -313,7 +315,9 @@ class Encoder:
         _check_positive("batch_size", batch_size)
         _check_choice("decode", decode, ("exact", "fast"))
         feed = Feed(self, decode)
-        batches = read_ahead(images, feed.preprocess, batch_size, max_pixels=self.max_pixels)
+        batches = read_ahead(
+            images, feed.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
+        )
         with closing(batches), closing(delayed(self._begin(feed, batches, on_error), by=feed.ahead)) as begun:
             for features, kept, skipped in begun:
                 yield Encoded(features(), kept, skipped)
@@ -495,7 +499,10 @@ class Encoder:
         captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
         captions: list[str] = []
         with reporting(progress, total, "pictures") as advance:
-            for results in read_ahead(images, self.preprocess, batch_size, max_pixels=self.max_pixels):
+            reading = read_ahead(
+                images, self.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
+            )
+            for results in reading:
                 captions += captioner.write(readable(results).to(self.device, self.towers.dtype))
                 advance(len(results))
         return captions[0] if is_picture(images) else captions

@@ -15,7 +15,7 @@ from oneclip.encoder.encoder import Encoder
 from oneclip.encoder.parts import check_int8
 from oneclip.engine import PLANNED, automatic_precision, usable_device
 from oneclip.errors import DownloadError, TokenizerNotFoundError
-from oneclip.image import Preprocess
+from oneclip.image import Preprocess, Truncated
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.text import Tokenizer, get_tokenizer
 from oneclip.text.files import is_folder, look_for_files
@@ -28,6 +28,7 @@ def load(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
+    truncated: Truncated = "refuse",
     quick_gelu: bool | None = None,
     heads: Heads | None = None,
     preprocess: Preprocessing | None = None,
@@ -48,6 +49,7 @@ def load(
             precision themselves.
         cache_dir: where downloads are kept, instead of the usual folder.
         max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        truncated: "refuse" files whose pixels break off, or "accept" what there is of them.
         quick_gelu: the activation that the weights were trained with, where nothing says it.
         heads: attention heads of both towers, or (image tower, text tower), where nothing says it.
         preprocess: how images are prepared, where nothing says it: "openai", or a mapping such as
@@ -98,6 +100,7 @@ def load(
         loaded.cfg,
         name=loaded.name,
         max_pixels=max_pixels,
+        truncated=truncated,
         precision=precision if packed else None,
     )
 

@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import stat
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -53,21 +54,40 @@ def read_bytes(place: str) -> bytes:
 
     Raises:
         ImageNotFoundError: if there is no such file.
-        ImageError: if it is a folder, or its name is none.
+        ImageError: if it is a folder or a device, has more than a GiB, or its name is none.
         DownloadError: if an address does not give it.
         OSError: if it cannot be read.
     """
     if is_address(place):
         return _fetch(place)
+    size_of_file(place)
+    with open(place, "rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ImageError(f"{place} has more than {LARGEST >> 30} GiB, which is no picture")
+    return content
+
+
+def size_of_file(path: str) -> int:
+    """The size in bytes of a file on this machine that can be read to its end.
+
+    Raises:
+        ImageNotFoundError: if there is no such file.
+        ImageError: if it is a folder, or a pipe, socket or device, whose end may never come.
+    """
     try:
-        with open(place, "rb") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise ImageNotFoundError(f"{place}: no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{place} is a folder; give the pictures in it") from error
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageNotFoundError(f"{path}: no such file") from error
     except ValueError as error:  # a null character
-        raise ImageError(f"{place!r} is not a path: {error}") from error
+        raise ImageError(f"{path!r} is not a path: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path} is a folder; give the pictures in it")
+    if not stat.S_ISREG(found.st_mode):
+        kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
+        raise ImageError(f"{path} is {kind}; expected a regular file")
+    return found.st_size
 
 
 def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:

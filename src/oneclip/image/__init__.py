@@ -5,7 +5,15 @@
 """
 
 from oneclip.image.augment import Augment, AugmentCfg
-from oneclip.image.decode import DEFAULT_MAX_PIXELS, MAX_PIXELS_VARIABLE, ImageSource, open_image, pixel_limit
+from oneclip.image.decode import (
+    DEFAULT_MAX_PIXELS,
+    MAX_PIXELS_VARIABLE,
+    ImageSource,
+    Truncated,
+    check_header,
+    open_image,
+    pixel_limit,
+)
 from oneclip.image.fast import FastPreprocess
 from oneclip.image.preprocess import Preprocess
 
@@ -17,6 +25,8 @@ __all__ = [
     "FastPreprocess",
     "ImageSource",
     "Preprocess",
+    "Truncated",
+    "check_header",
     "open_image",
     "pixel_limit",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oneclip.errors import ImageError, OneCLIPError, ShapeError
 from oneclip.image.arrays import to_8_bits
-from oneclip.image.decode import open_image
+from oneclip.image.decode import Truncated, open_image
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
 Preprocessing: TypeAlias = Callable[[Image.Image], Tensor]
@@ -53,6 +53,7 @@ def read_ahead(
     batch_size: int,
     *,
     max_pixels: int | None = None,
+    truncated: Truncated = "refuse",
 ) -> Generator[list[Tensor | Skipped], None, None]:
     """Read pictures, up to two batches before they are asked for.
 
@@ -61,6 +62,7 @@ def read_ahead(
         preprocess: one picture to one tensor.
         batch_size: how many pictures a batch has; the last one may have fewer.
         max_pixels: pictures with more pixels count as unreadable; None for the limit of `open_image`.
+        truncated: as of `open_image`.
 
     Yields:
         for each batch, in the order given, a tensor for each picture, or why there is none.
@@ -78,7 +80,7 @@ def read_ahead(
 
     def read(index: int, item: Picture) -> Tensor | Skipped:
         try:
-            image = open_image(item, max_pixels=max_pixels, least=least)
+            image = open_image(item, max_pixels=max_pixels, least=least, truncated=truncated)
             if isinstance(item, Image.Image):  # 16-bit files are scaled where they are opened, these were not
                 image = to_8_bits(image, "it", item.format or "PIL")
             return preprocess(image)

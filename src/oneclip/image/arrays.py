@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from oneclip.errors import ImageError
+from oneclip.image.depths import Depth, stretched
 
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEPTH = Depth()
 _ROUNDING_SLACK = 1e-4  # how far a float may lie outside [0, 1], as resampling leaves them
 
 
@@ -39,16 +41,25 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(_samples(array, name))
 
 
-def to_8_bits(image: Image.Image, name: str, kind: str) -> Image.Image:
-    """Scale a decoded picture of more than 8 bits a sample to "L"; others come back as they are.
+def to_8_bits(image: Image.Image, name: str, kind: str, depth: Depth = _DEPTH) -> Image.Image:
+    """Scale a decoded picture of more than 8 bits a sample to "L"; most others come back as they are.
 
     Args:
         image: as Pillow decoded it.
         name: the picture's, for messages.
         kind: its file format: PNG and PPM fill 16 bits even where Pillow calls the mode "I".
+        depth: where its file differs from what Pillow makes of it.
     """
+    if depth.opaque:
+        return image.convert("RGB")
+    if depth.bits < 8:
+        return stretched(image, depth.bits)
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        return Image.fromarray(_samples(np.asarray(image).astype(np.uint16), name))
+        array = np.asarray(image).astype(np.uint16)
+        if (depth.black, depth.white) != (0, 65535):
+            scaled = (array.astype(np.float64) - depth.black) * (65535 / (depth.white - depth.black))
+            array = np.rint(np.clip(scaled, 0, 65535)).astype(np.uint16)
+        return Image.fromarray(_samples(array, name))
     if image.mode == "I":
         raise ImageError(
             f"{name} has 32-bit integer samples ({kind}), whose white level is unknown: "

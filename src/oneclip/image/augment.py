@@ -22,7 +22,7 @@ from torch import Tensor
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image.preprocess import checked_size, run, to_model_input
-from oneclip.image.steps import ToRGB, require_image, resampling, resized
+from oneclip.image.steps import Flatten, ToRGB, require_image, resampling, resized
 
 _ATTEMPTS = 10  # crops drawn before the centre is taken
 
@@ -122,7 +122,9 @@ class Augment:
     def __init__(self, cfg: PreprocessCfg | None = None, augment: AugmentCfg | None = None) -> None:
         self.cfg, self.augment = cfg or PreprocessCfg(), augment or AugmentCfg()
         self.size = checked_size(self.cfg.size)
+        over = [Flatten(self.cfg.background)] if self.cfg.background is not None else []
         self.transforms: list[Callable[..., Any]] = [
+            *over,
             RandomResizedCrop(self.size, self.augment, self.cfg.interpolation),
             ToRGB(),
         ]

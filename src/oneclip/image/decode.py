@@ -9,37 +9,32 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError, MissingExtraError
-from oneclip.hub.addresses import with_slashes
+from oneclip.hub.addresses import size_of_file, with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
+from oneclip.image.depths import before_loading
+from oneclip.image.identify import DAMAGE, MAX_PIXELS_VARIABLE, identify, pillow_limit
+from oneclip.image.lenient import JPEG, PNG, continued_jpegs, ended_jpeg, has_all_scans, without_metadata
 from oneclip.image.libtiff import silence_libtiff
-from oneclip.image.plugins import is_raw, raw_preview, register_for
+from oneclip.image.plugins import raw_preview
 
 ImageSource = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]
 )
 
 DEFAULT_MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, calls a picture a decompression bomb
-MAX_PIXELS_VARIABLE = "ONECLIP_MAX_PIXELS"
-
-# What Pillow's readers raise on damaged files: each format has its own habits.
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    EOFError, OverflowError, RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
 
 Least = Callable[[tuple[int, int]], tuple[int, int]]
+Truncated: TypeAlias = Literal["refuse", "accept"]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,24 +51,16 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations that make the height of a file the widt
 # Where a picture's metadata may repeat an orientation that has been applied.
 _ORIENTED_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
-_LOOKALIKES = (
-    (b"%PDF", "a PDF; render its page to a picture first"),
-    (b"<svg", "an SVG drawing; render it to PNG first"),
-    (b"<?xml", "XML, perhaps an SVG drawing; render it to PNG first"),
-    (b"<!doctype html", "a web page, not the picture it shows"),
-    (b"<html", "a web page, not the picture it shows"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-    (b"%!PS", "PostScript; render it to PNG first"),
-    (b"\xc5\xd0\xd3\xc6", "PostScript; render it to PNG first"),
-    (b"PK\x03\x04", "a zip archive"),
-)
-
 # Loading a lazily opened PIL image changes it, so two threads given the same one must take turns.
 _LOAD_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 def open_image(
-    source: ImageSource, *, max_pixels: int | None = None, least: Least | None = None
+    source: ImageSource,
+    *,
+    max_pixels: int | None = None,
+    least: Least | None = None,
+    truncated: Truncated = "refuse",
 ) -> Image.Image:
     """Open one picture and load its pixels. Safe to call from many threads.
 
@@ -85,6 +72,8 @@ def open_image(
             ONECLIP_MAX_PIXELS, or 178,956,970.
         least: the (height, width) of a picture to the (height, width) that are needed of it: a JPEG is shrunk by
             2, 4 or 8 while it is decoded where that leaves as many. None for all pixels of the file.
+        truncated: "accept" a file whose pixels break off, as far as they can be decoded; the rest is gray or black.
+            Damaged metadata, and a JPEG that lacks its end mark alone, cost no image in either case.
 
     Returns:
         A loaded image in the mode that its file has ("RGB", "L", "P", "CMYK", ...).
@@ -98,23 +87,44 @@ def open_image(
         return load_pixels(source)
     if isinstance(source, np.ndarray):
         return image_from_array(source)
-    limit = pixel_limit(max_pixels)
+    if truncated not in ("refuse", "accept"):
+        raise ConfigError(f"truncated is {truncated!r} and must be 'refuse' or 'accept'")
+    how = _How(pixel_limit(max_pixels), least, truncated)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), f"the picture given as {len(source)} bytes", limit, least)
+        return _decode(io.BytesIO(source), f"the picture given as {len(source)} bytes", how)
     if isinstance(source, (str, os.PathLike)):
         path = _existing_file(os.fspath(source))
         try:
             with path.open("rb") as file:
-                return _decode(file, str(path), limit, least)
+                return _decode(file, str(path), how)
         except OSError as error:  # those of decoding are ImageErrors already
             raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
     if hasattr(source, "read"):
         name = f"the picture in {getattr(source, 'name', 'the stream')}"
-        return _decode(_seekable(source), name, limit, least)
+        return _decode(_seekable(source), name, how)
     hint = "; encode_pixels takes tensors" if type(source).__module__.startswith("torch") else ""
     raise ImageError(
         f"expected a path, bytes, a binary stream, a PIL image or an array, not {type(source).__name__}{hint}"
     )
+
+
+def check_header(path: str, *, max_pixels: int | None = None) -> None:
+    """Refuse a file, before it is read, of which the first bytes show that it cannot be decoded.
+
+    Raises:
+        ImageError: if it is no image.
+        ImageTooLargeError: if it has more pixels than `max_pixels`, see `open_image`.
+    """
+    with open(path, "rb") as file:
+        try:
+            identify(file, path, pixel_limit(max_pixels))
+        except ImageTooLargeError:
+            raise
+        except ImageError:
+            file.seek(0)
+            if file.read(8).startswith((PNG, JPEG)):  # only its metadata may be damaged
+                return
+            raise
 
 
 def load_pixels(image: Image.Image) -> Image.Image:
@@ -122,7 +132,7 @@ def load_pixels(image: Image.Image) -> Image.Image:
     with _LOAD_LOCKS[id(image) // 64 % len(_LOAD_LOCKS)]:
         try:
             image.load()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             name = getattr(image, "filename", "") or f"the {image.format or 'PIL'} image"
             raise ImageError(f"{name} is truncated or damaged: {error}") from error
     if 0 in image.size:
@@ -154,9 +164,9 @@ def _existing_file(name: str) -> Path:
     if "\0" in name:
         raise ImageError(f"{name!r} is not a path: it holds a null character")
     path = Path(with_slashes(name))
-    if path.is_dir():
-        raise ImageError(f"{name} is a folder; give the pictures in it")
-    if not path.exists():
+    if path.exists():
+        size_of_file(str(path))  # which refuses what is no file
+    else:
         missing_folder = "" if path.parent.exists() else f" (there is no folder {path.parent} either)"
         raise ImageNotFoundError(f"{name}: no such file{missing_folder}")
     return path
@@ -177,98 +187,111 @@ def _seekable(stream: BinaryIO) -> BinaryIO:
     return stream
 
 
-def _decode(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Image.Image:
-    """Decode an open stream: identify, check the size, load (shrunk to no less), turn upright, make 8-bit."""
-    image = _identify(stream, name)
+@dataclass(frozen=True)
+class _How:
+    """What a file is decoded with: the arguments of `open_image`."""
+
+    limit: int
+    least: Least | None
+    truncated: Truncated
+
+
+def _decode(stream: BinaryIO, name: str, how: _How) -> Image.Image:
+    """Decode an open stream; one that fails once more without its metadata, or as a JPEG without its end."""
+    try:
+        return _decode_once(stream, name, how)
+    except ImageTooLargeError:
+        raise
+    except ImageError as error:
+        stream.seek(0)
+        if not stream.read(8).startswith((PNG, JPEG)):
+            raise
+        stream.seek(0)
+        found = _decode_leniently(stream.read(), name, how)
+        if found is None:
+            raise error
+        return found
+
+
+def _decode_leniently(data: bytes, name: str, how: _How) -> Image.Image | None:
+    bare = without_metadata(data)
+    found = None if bare == data else _try(bare, name, how)
+    if found is not None or not data.startswith(JPEG):
+        return found
+    ended = _try(ended_jpeg(bare), name, how)
+    if ended is None or how.truncated == "accept":
+        return ended
+    if not has_all_scans(bare):
+        return None
+    for other in continued_jpegs(bare):
+        continued = _try(other, name, how)
+        if continued is None or continued.tobytes() != ended.tobytes():
+            return None
+    return ended
+
+
+def _try(data: bytes, name: str, how: _How) -> Image.Image | None:
+    try:
+        return _decode_once(io.BytesIO(data), name, how)
+    except ImageTooLargeError:
+        raise
+    except ImageError:
+        return None
+
+
+def _decode_once(stream: BinaryIO, name: str, how: _How) -> Image.Image:
+    """Identify, check the size, load (shrunk to no less), turn upright, make 8-bit."""
+    image = identify(stream, name, how.limit)
     if image is None:
-        return _decode_raw(stream, name, limit, least)
-    if image.width * image.height > limit:
-        raise ImageTooLargeError(
-            f"{name} has {image.width} x {image.height} pixels, more than the limit of {limit}; "
-            f"it was not decoded. If you trust it, raise the limit: max_pixels=..., or {MAX_PIXELS_VARIABLE}"
-        )
+        return _decode_raw(stream, name, how)
     kind, size = image.format, f"{image.width} x {image.height}"
     if kind == "TIFF":
         silence_libtiff()
     try:
-        if least is not None and kind in ("JPEG", "MPO"):
-            _shrink(image, least)
-        image.load()
+        depth = before_loading(image, stream, name)
+        if how.least is not None and kind in ("JPEG", "MPO"):
+            _shrink(image, how.least)
+        _load(image, how.truncated if kind not in ("JPEG", "MPO") else "refuse")
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
-        raise _pillow_limit(name, error) from error
-    except _DAMAGE as error:
-        raise ImageError(f"{name} is truncated or damaged ({kind}, {size}): {error}") from error
-    return to_8_bits(_upright(image), name, kind or "")
+        raise pillow_limit(name, error) from error
+    except DAMAGE as error:
+        hint = "" if how.truncated == "accept" else "; accept truncated images to use what there is of it"
+        raise ImageError(f"{name} is truncated or damaged ({kind}, {size}): {error}{hint}") from error
+    return to_8_bits(_upright(image), name, kind or "", depth)
 
 
-def _decode_raw(stream: BinaryIO, name: str, limit: int, least: Least | None) -> Image.Image:
+def _load(image: ImageFile.ImageFile, truncated: Truncated) -> None:
+    """Load the pixels; those that were decoded before an error, if a truncated file is accepted."""
+    try:
+        image.load()
+    except DAMAGE:
+        if truncated == "refuse":
+            raise
+        image.tile = []
+        image.load()
+        if image.getbbox() is None:  # nothing was decoded
+            raise
+
+
+def _decode_raw(stream: BinaryIO, name: str, how: _How) -> Image.Image:
     """Decode the preview in a camera's raw file, or develop it where that is too small."""
     try:
         preview, orientation = raw_preview(stream)
     except MissingExtraError as error:
         raise ImageError(f"{name} is a camera's raw file. {error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(
             f"{name} is a camera's raw file that is damaged or of an unknown camera: {error}"
         ) from error
     if isinstance(preview, Image.Image):
         return preview
-    image = _decode(io.BytesIO(preview), f"the preview in {name}", limit, least)
-    has_own = ExifTags.Base.Orientation in Image.open(io.BytesIO(preview)).getexif()
+    name = f"the preview in {name}"
+    opened = identify(io.BytesIO(preview), name, how.limit)
+    has_own = opened is not None and ExifTags.Base.Orientation in opened.getexif()
+    image = _decode(io.BytesIO(preview), name, how)
     return image if has_own or orientation == 1 else image.transpose(_UPRIGHT[orientation])
-
-
-def _identify(stream: BinaryIO, name: str) -> ImageFile.ImageFile | None:
-    """Read the header of a picture with the first of Pillow's readers that knows it; None for a camera's raw file.
-
-    This is what `Image.open` does, without its check of a process-wide limit: ours is an argument.
-    """
-    prefix = stream.read(16)
-    if is_raw(stream, prefix):
-        return None
-    reasons: list[str] = []
-    tried: set[str] = set()
-    # the common formats, then all, then those of other packages
-    for register in (Image.preinit, Image.init, partial(register_for, prefix)):
-        try:
-            register()
-        except MissingExtraError as error:
-            raise ImageError(f"{name} cannot be read. {error}") from error
-        for kind in tuple(Image.ID):
-            if kind in tried or kind == "EPS":  # reading EPS would run Ghostscript
-                continue
-            tried.add(kind)
-            factory, accept = Image.OPEN[kind]
-            accepted: bool | str = False
-            try:
-                accepted = accept(prefix) if accept else True
-                if accepted and not isinstance(accepted, str):
-                    stream.seek(0)
-                    return cast(Callable[[BinaryIO, str], ImageFile.ImageFile], factory)(stream, "")
-            except Image.DecompressionBombError as error:
-                raise _pillow_limit(name, error) from error
-            except _DAMAGE as error:
-                if accept and accepted:  # a reader that takes any prefix says nothing by failing
-                    reasons.append(f"it begins like {kind}, but: {error}")
-            if isinstance(accepted, str):  # Pillow was built without this format
-                reasons.append(accepted)
-    stream.seek(0)
-    raise ImageError(f"{name} {_what_it_is(stream.read(256))}" + "".join(f"; {reason}" for reason in reasons))
-
-
-def _what_it_is(head: bytes) -> str:
-    """How to describe a file that is not a picture, from its first bytes."""
-    if not head:
-        return "is empty (0 bytes)"
-    start = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    for signature, meaning in _LOOKALIKES:
-        if start.startswith(signature.lower()):
-            return f"is not a picture but {meaning}"
-    return f"is not a picture that Pillow can read: it begins with {head[:16]!r}"
-
-
-def _pillow_limit(name: str, error: Exception) -> ImageTooLargeError:
-    return ImageTooLargeError(f"{name}: {error} This is Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS")
 
 
 def _shrink(image: ImageFile.ImageFile, least: Least) -> None:
@@ -302,6 +325,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DAMAGE:
+    except DAMAGE:
         return 1
     return orientation if isinstance(orientation, int) else 1

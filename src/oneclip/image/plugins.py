@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from oneclip.errors import BrokenExtraError, MissingExtraError
+from oneclip.image.jpeg_xl import CODE_STREAM, CONTAINER
 
 LEAST_PREVIEW = 512  # pixels of its shorter edge: as many as the largest published models see
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
@@ -39,7 +40,7 @@ def register_for(prefix: bytes) -> None:
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF:
         if "HEIF" not in Image.OPEN:
             _imported("pillow_heif", "Reading HEIC", "heif").register_heif_opener()
-    elif (prefix[:2] == b"\xff\x0a" or prefix[4:8] == b"JXL ") and "JXL" not in Image.OPEN:
+    elif prefix.startswith((CODE_STREAM, CONTAINER)) and "JXL" not in Image.OPEN:
         _imported("pillow_jxl", "Reading JPEG XL", "heif")  # which registers itself
 
 
@@ -85,7 +86,7 @@ def raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
                     with Image.open(io.BytesIO(content)) as image:
                         if min(image.size) >= LEAST_PREVIEW:
                             return content, turn
-            except (rawpy.LibRawError, OSError):  # it has none that can be read
+            except (rawpy.LibRawError, OSError, Image.DecompressionBombError):  # it has none to be read
                 pass
             return Image.fromarray(
                 raw.postprocess(use_camera_wb=True, half_size=True)

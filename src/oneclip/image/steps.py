@@ -25,19 +25,23 @@ RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "random": Image.Resampling.BICUBIC,  # some training configurations say it; as published, it means this
 }
+_OTHER_COLORS = ("LAB", "YCbCr")  # modes in which (0, 0, 0) is orange and green, and not black
 _WIDE_MODES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # all others have 8 bits a sample
 
 
 @dataclass(frozen=True)
 class Flatten:
-    """Lay a picture with transparency over a colour; others pass unchanged."""
+    """Make an image RGB, and lay it over a colour where it is transparent.
+
+    It comes before the resize, which picks single pixels of palette and 1-bit images instead of mixing them.
+    """
 
     background: tuple[int, int, int]
 
     def __call__(self, image: Image.Image) -> Image.Image:
         image = require_image(image)
         if not image.has_transparency_data:
-            return image
+            return ToRGB()(image)
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, self.background), picture).convert("RGB")
 
@@ -209,6 +213,8 @@ def check_size(image: Image.Image, size: Size) -> None:
 
 def padded(image: Image.Image, border: tuple[int, int, int, int], fill: int | tuple[int, ...]) -> Image.Image:
     """The picture with a border (left, top, right, bottom); in a palette picture an integer is an index."""
+    if image.mode in _OTHER_COLORS:
+        image = ToRGB()(image)
     bands = len(image.getbands())
     if isinstance(fill, tuple) and len(fill) != bands:
         if len(fill) != 3:

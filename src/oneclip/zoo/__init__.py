@@ -17,14 +17,16 @@ from oneclip.zoo.catalogue import (
     published,
 )
 from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
-from oneclip.zoo.resolve import Source, pocket_path, resolve
+from oneclip.zoo.resolve import FOR_PHOTOGRAPHS, POCKET, Source, pocket_path, resolve
 from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, list_models, search
 from oneclip.zoo.text_towers import text_tower, text_towers
 
 __all__ = [
     "CLIP_TOKENIZER",
     "FAMILIES",
+    "FOR_PHOTOGRAPHS",
     "OPENAI_NAMES",
+    "POCKET",
     "Family",
     "Found",
     "Parameters",

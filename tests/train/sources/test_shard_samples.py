@@ -110,6 +110,31 @@ def test_tars_without_any_sample_say_what_they_have(tmp_path: Path) -> None:
         ShardSamples(str(path))
 
 
+def test_links_are_followed_and_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    files = {"1.txt": b"one", "1.png": png(1), "2.txt": b"two", "3.txt": b"three", "4.txt": b"four"}
+    more: list[tuple[str, bytes | str]] = [
+        *(("2.png", "1.png"), ("3.png", "=1.png"), ("4.png", "nowhere.png")),
+        *(("./1.png", png(7)), ("1.txt", b"one again")),
+    ]
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar(files, more=more))
+    samples = ShardSamples(str(path))
+    found = [samples.read(number) for number in range(len(samples))]
+    by_caption = {sample.captions[0]: sample.picture for sample in found}
+    assert by_caption == {"one again": png(7), "two": png(7), "three": png(7)}
+    assert samples.left_out == 1  # the fourth has a caption alone
+
+
+def test_a_compressed_tar_is_refused_whatever_it_is_called(tmp_path: Path) -> None:
+    content = tar(members(2), mode="w:gz")
+    (tmp_path / "a.tar").write_bytes(content)
+    with fsspec.open("memory://far/z.tar", "wb") as file:
+        file.write(content)
+    for place in (str(tmp_path / "a.tar"), "memory://far/z.tar"):
+        with pytest.raises(DataError, match=r"\.tar is compressed"):
+            ShardSamples(place)
+
+
 def test_compressed_and_missing_tars_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="is compressed"):

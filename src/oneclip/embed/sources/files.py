@@ -46,7 +46,7 @@ class Files:
 def file_item(path: str) -> Item:
     """A file, or an address, as an item that is called by its normalised path."""
     read = partial(read_bytes, path)
-    return Item(path, read) if is_address(path) else Item(os.path.normpath(path), read, path)
+    return Item(path, read) if is_address(path) else Item(os.path.normpath(path), read, path=path)
 
 
 def find_in_path(path: str, exclude: Sequence[str] = EXCLUDED) -> tuple[list[str], list[Failure], NotRead]:

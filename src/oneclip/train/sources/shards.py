@@ -21,7 +21,7 @@ from oneclip.hub.ranges import Range, read_ranges
 from oneclip.hub.suffixes import NotRead, image_suffixes
 from oneclip.progress import Progress, reporting
 from oneclip.train.sources.samples import Sample, Samples
-from oneclip.train.sources.tar_index import TarIndex, tar_index
+from oneclip.train.sources.tar_index import TarIndex, compressed, tar_index
 
 REMOTE_RUN = 16  # samples of a tar behind an address that are asked for at once
 _KEPT = 1 << 24  # samples whose places are in memory; tars that have more are looked up again
@@ -177,9 +177,7 @@ class ShardSamples(Samples):
         """How many samples a tar has, how many keys lack something, a digest, and what is not read. Keeps places."""
         place = self.places[tar]
         if place.lower().endswith((".gz", ".tgz")):
-            raise DataError(
-                f"{place} is compressed, so that its members cannot be read alone; unpack it (gunzip)"
-            )
+            raise compressed(place)
         index = tar_index(place)
         if index.damage:
             message = f"{place} is cut short or damaged after {_count(index)} samples: {index.damage}"

@@ -1,7 +1,8 @@
 """A tar file to where its members are: made once, kept as NAME.tar.index beside it or in the cache.
 
 The members of one sample share a name up to the first dot of the file's name, and differ in what follows, their kind:
-`a/000123.jpg` and `a/000123.txt`.
+`a/000123.jpg` and `a/000123.txt`. Of members of one name the last counts, as tar unpacks them; a link counts as what it
+leads to in the tar, and not at all where that is nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from oneclip.errors import DataError
 from oneclip.hub.addresses import is_address, open_binary
 from oneclip.hub.place import cache_folder
 from oneclip.hub.ranges import stamp
-from oneclip.hub.tars import DAMAGE, members, open_tar
+from oneclip.hub.tars import DAMAGE, Links, compression, members, open_tar, path_of
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".index"
 
 
@@ -112,33 +113,54 @@ def _made(place: str, size: int) -> TarIndex:
     """Read the headers of a tar; one that is damaged gives what comes before."""
     numbers: dict[str, int] = {}
     kinds: dict[str, int] = {}
-    rows: list[tuple[int, int, int, int]] = []
+    places: dict[str, tuple[str, int, int]] = {}  # name and content of each member, by its path
+    links = Links()
     damage = ""
     is_indexed = not is_address(place)
     try:
-        with open_binary(place, seekable=False) as stream, open_tar(stream, is_indexed=is_indexed) as archive:
+        with (
+            open_binary(place, seekable=False) as stream,
+            open_tar(stream, is_indexed=is_indexed, is_plain=True) as archive,
+        ):
             for member in members(archive):
-                key, kind = _split(member.name)
-                if not member.isreg() or member.issparse() or not kind:
+                links.see(member)
+                name, *_ = places.pop(path_of(member), (member.name,))
+                if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size:
                     damage = (
                         f"it has {size} bytes, and {member.name} ends at {member.offset_data + member.size}"
                     )
                     break
-                number = numbers.setdefault(key, len(numbers))
-                row = (number, kinds.setdefault(kind, len(kinds)), member.offset_data, member.size)
-                rows.append(row)
+                places[path_of(member)] = name, member.offset_data, member.size
     except FileNotFoundError as error:
         raise DataError(f"{place}: no such file") from error
     except DAMAGE as error:
         damage = str(error) or type(error).__name__
+        if not places:
+            with open_binary(place, seekable=False) as stream:
+                if compression(stream.read(8)):
+                    raise compressed(place) from error
+    for path, target in links:
+        if target in places:
+            places[path] = path, *places[target][1:]
+    rows: list[tuple[int, int, int, int]] = []
+    for name, start, length in places.values():
+        key, kind = _split(name)
+        if kind:
+            number = numbers.setdefault(key, len(numbers))
+            rows.append((number, kinds.setdefault(kind, len(kinds)), start, length))
     table = np.array(sorted(rows, key=lambda row: row[0]), dtype=np.int64).reshape(-1, 4)
     keys = "\0".join(numbers).encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(keys + "\0".join(kinds).encode("utf-8", "surrogateescape") + table.tobytes())
     samples, kind_numbers = table[:, 0].astype(np.int32), table[:, 1].astype(np.uint16)
     starts, sizes = table[:, 2].copy(), table[:, 3].copy()
     return TarIndex(keys, tuple(kinds), samples, kind_numbers, starts, sizes, damage, digest.hexdigest()[:16])
+
+
+def compressed(place: str) -> DataError:
+    """What to raise for a tar that is compressed, whatever it is called."""
+    return DataError(f"{place} is compressed, so that its members cannot be read alone; unpack it (gunzip)")
 
 
 def _split(name: str) -> tuple[str, str]:
