@@ -51,7 +51,6 @@ class Item:
 
     name: str
     read: Callable[[], bytes]
-    file: str | None = None
     key: str = ""
     size: int | None = None
 
@@ -61,10 +60,11 @@ class Item:
 
     def stamp(self) -> Stamp | None:
         """Size and time of its file; None if it has none, or one that was changed a moment ago."""
-        if self.file is None:
+        file = self.path or self.file
+        if not file:
             return None
         try:
-            status = os.stat(self.file)
+            status = os.stat(file)
         except (OSError, ValueError):
             return None  # reading it says why
         is_recent = time.time_ns() - status.st_mtime_ns < RECENT_NS
