@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from oneclip.embed.items import Failure, Item, Source, Stamp
@@ -186,9 +186,7 @@ def read_ahead(
             elif not stop.is_set():
                 pool.submit(decoded, item, digest, stamp, [content], result)
                 taken = 0  # it is given back there
-        except (
-            BaseException
-        ) as error:  # of the output or the cache: it is raised where the items are asked for
+        except BaseException as error:  # of the output or the cache: it ends the run
             result.set_exception(error)
         finally:
             budget.give(taken)

@@ -51,6 +51,7 @@ class Item:
 
     name: str
     read: Callable[[], bytes]
+    file: str | None = None
     key: str = ""
     size: int | None = None
 
@@ -60,11 +61,10 @@ class Item:
 
     def stamp(self) -> Stamp | None:
         """Size and time of its file; None if it has none, or one that was changed a moment ago."""
-        file = self.path or self.file
-        if not file:
+        if self.file is None:
             return None
         try:
-            status = os.stat(file)
+            status = os.stat(self.file)
         except (OSError, ValueError):
             return None  # reading it says why
         is_recent = time.time_ns() - status.st_mtime_ns < RECENT_NS
