@@ -63,9 +63,9 @@ def formats() -> dict[str, Format]:
     return {**dict(mutated_checkpoints.formats()), **dict(mutated_data.formats())}
 
 
-def cases(name: str, form: Format, sound: Path, count: int) -> Iterator[sandbox.Case]:
+def cases(name: str, form: Format, sound: Path, numbers: range) -> Iterator[sandbox.Case]:
     """Changes of a form, by number."""
-    for number in range(1, count + 1):
+    for number in numbers:
         yield f"{name} {number}", partial(_attempt, name, form, sound, number)
 
 
@@ -85,7 +85,7 @@ def _attempt(name: str, form: Format, sound: Path, number: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def outcomes(name: str, form: Format, count: int) -> Iterator[sandbox.Outcome]:
+def outcomes(name: str, form: Format, numbers: range) -> Iterator[sandbox.Outcome]:
     with tempfile.TemporaryDirectory() as root:
         os.environ["XDG_CACHE_HOME"] = os.environ["ONECLIP_CACHE"] = str(Path(root, "cache"))
         sound = Path(root, "sound")
@@ -96,7 +96,7 @@ def outcomes(name: str, form: Format, count: int) -> Iterator[sandbox.Outcome]:
             return
         unchanged = partial(_attempt, name, form, sound, 0)
         yield from sandbox.run([(f"{name} unchanged", unchanged)], unchanged)
-        yield from sandbox.run(list(cases(name, form, sound, count)), unchanged)
+        yield from sandbox.run(list(cases(name, form, sound, numbers)), unchanged)
 
 
 def hostile() -> Iterator[sandbox.Outcome]:
@@ -112,9 +112,12 @@ def main() -> None:
     words.add_argument(
         "--full", action="store_const", const=FULL, dest="count", help=f"{FULL} changes of each form"
     )
-    words.add_argument("--count", type=int, default=20, help="changes of each form")
+    words.add_argument("--count", type=int, default=20, help="number of the last change of each form")
+    words.add_argument("--first", type=int, default=1, help="number of the first change, to go on from there")
     words.add_argument("--hostile", action="store_true", help="the forged files of tests/checkpoint, too")
-    words.add_argument("--only", help="forms with this in their name")
+    words.add_argument(
+        "--only", action="append", default=[], help="forms with this in their name; several times"
+    )
     words.add_argument("--summary", action="store_true", help="a line a form, and the faults")
     asked = words.parse_args()
     torch.set_num_threads(1)
@@ -124,10 +127,10 @@ def main() -> None:
         for outcome in hostile():
             print(json.dumps(asdict(outcome)), flush=True)
     for name, form in formats().items():
-        if asked.only and asked.only not in name:
+        if asked.only and not any(part in name for part in asked.only):
             continue
         found = []
-        for outcome in outcomes(name, form, asked.count):
+        for outcome in outcomes(name, form, range(asked.first, asked.count + 1)):
             found.append(outcome)
             if not asked.summary:
                 print(json.dumps(asdict(outcome)), flush=True)

@@ -76,8 +76,9 @@ def explain(error: BaseException, *, debug: bool) -> int:
         say(message + hint, kind="error")
         return ExitCode.USAGE
     if isinstance(error, (OneCLIPError, OSError)):
-        bare = isinstance(error, OSError) and not isinstance(error, OneCLIPError) and error.filename is None
-        text = f"a result could not be written: {error.strerror}" if bare and error.strerror else str(error)  # type: ignore[attr-defined]
+        text = str(error)
+        if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.filename is None:
+            text = f"a result could not be written: {error.strerror or error}"
         text = text.replace("force=True", "--force").replace("skip_broken", "--skip")
         say(text, kind="error")  # with arguments by their names as options
     elif isinstance(error, MemoryError):
