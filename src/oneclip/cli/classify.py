@@ -74,7 +74,12 @@ def classify(
     results = _results(encoder, [paths[i] for i in found.kept], found.features, text_features, labels, top)
     if as_json:
         skips = [{"path": one.name, "reason": one.reason} for one in skipped]
-        answer = {"model": encoder.name, "template": template, "pictures": results, "skipped": skips}
+        answer: dict[str, Any] = {
+            "model": encoder.name,
+            "template": template,
+            "pictures": results,
+            "skipped": skips,
+        }
         if interrupted:
             answer["interrupted"] = True
         print(json.dumps(answer, indent=2))

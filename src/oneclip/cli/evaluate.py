@@ -81,7 +81,7 @@ def evaluate(
     name = options.one_model(model, model_option, "oneclip evaluate MODEL --data DATA")
     options.find_model(name)
     from oneclip.cli.progress import bar
-    from oneclip.evaluate import OfEncoder, open_task, read_templates
+    from oneclip.evaluate import Classification, OfEncoder, open_task, read_templates
 
     task = open_task(
         data,
@@ -101,7 +101,7 @@ def evaluate(
     else:
         _print(task, results)
     tell_skipped(skipped)
-    tell_not_read(getattr(task, "not_read", NotRead()))
+    tell_not_read(task.not_read if isinstance(task, Classification) else NotRead())
     if skipped:
         raise typer.Exit(ExitCode.SKIPPED)
 

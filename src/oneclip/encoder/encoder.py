@@ -305,7 +305,7 @@ class Encoder:
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
         decode: Decode = "exact",
-    ) -> Iterator[Encoded]:
+    ) -> Generator[Encoded, None, None]:
         """`encode_images`, batch by batch: for more pictures than one wants to wait for or to hold.
 
         Yields:

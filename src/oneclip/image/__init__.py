@@ -7,7 +7,6 @@
 from oneclip.image.augment import Augment, AugmentCfg
 from oneclip.image.decode import (
     DEFAULT_MAX_PIXELS,
-    MAX_PIXELS_VARIABLE,
     ImageSource,
     Truncated,
     check_header,
@@ -15,6 +14,7 @@ from oneclip.image.decode import (
     pixel_limit,
 )
 from oneclip.image.fast import FastPreprocess
+from oneclip.image.identify import MAX_PIXELS_VARIABLE
 from oneclip.image.preprocess import Preprocess
 
 __all__ = [
