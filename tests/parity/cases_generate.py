@@ -60,7 +60,7 @@ STOPPED: dict[str, dict[str, Any]] = {
     "sampling in a window": {"generation_type": "top_k", "max_seq_len": 6, "repetition_penalty": 1.3},
     "search": {"num_beams": 4, "num_beam_groups": 2},
 }
-MODELS = ("pooled", "weights 1", "weights 2", "weights 3", "other padding", "no pool", "parallel pools")
+MODELS = ("pooled", "weights 1", "other padding", "no pool", "parallel pools")
 SEQ_LEN = 12
 
 

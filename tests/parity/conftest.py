@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Reference:
-    """A published package at work in a process; its results are there when they are asked for.
+    """A published package at work in a process; each group of its results is there once it is done.
 
-    Test processes of one run share it: the first starts it, and all wait for the file that it writes.
+    Test processes of one run share it: the first starts it, and all wait for the files that it writes.
 
     Args:
         package: what runs, see `reference.py`.
@@ -37,39 +37,41 @@ class Reference:
     """
 
     def __init__(self, package: str, folder: Path, packages: tuple[Path, ...]) -> None:
-        self.package, self.result, self.log = package, folder / f"{package}.pt", folder / f"{package}.log"
+        self.package, self.results, self.log = package, folder / package, folder / f"{package}.log"
         self.failed = folder / f"{package}.failed"
         self.process: subprocess.Popen[bytes] | None = None
-        self._seen: dict[str, Any] | None = None
+        self._seen: dict[str, Any] = {}
         try:
             log = self.log.open("xb")  # whoever makes it runs the package
         except FileExistsError:
             return
+        self.results.mkdir()
         path = os.pathsep.join(map(str, packages))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(HERE / "reference.py"), package, str(self.result)],
+                [sys.executable, "-W", "ignore", str(HERE / "reference.py"), package, str(self.results)],
                 env=environment,
                 stdout=log,
                 stderr=log,
             )
 
     def __getitem__(self, group: str) -> Any:
-        if self._seen is None:
-            self._wait()
-            self._seen = torch.load(self.result, weights_only=True)
+        if group not in self._seen:
+            result = self.results / f"{group}.pt"
+            self._wait(result)
+            self._seen[group] = torch.load(result, weights_only=True)
         return self._seen[group]
 
-    def _wait(self) -> None:
-        if self.process is not None and self.process.wait() != 0:
-            self.failed.touch()
+    def _wait(self, result: Path) -> None:
         until = time.monotonic() + LONGEST
-        while not (self.result.exists() or self.failed.exists()) and time.monotonic() < until:
+        while not (result.exists() or self.failed.exists()) and time.monotonic() < until:
+            if self.process is not None and self.process.poll() is not None:
+                self.failed.touch()
             time.sleep(0.1)
-        if not self.result.exists():
+        if not result.exists():
             log = self.log.read_text(errors="replace")[-3000:]
-            pytest.fail(f"{self.package} did not run: {log}", pytrace=False)
+            pytest.fail(f"{self.package} did not give {result.stem!r}: {log}", pytrace=False)
 
     def end(self, keep: bool) -> None:
         """Let the process finish for the others that wait for it, or end it."""

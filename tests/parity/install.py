@@ -69,7 +69,7 @@ def main() -> None:
         if folder == PUBLISHED_TESTS:
             unpack_tests(folder)
         else:
-            pip("install", "--target", str(folder), *requirements)
+            pip("install", "--no-compile", "--target", str(folder), *requirements)
         stamp.write_text("\n".join(requirements) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,8 @@
 """Run the cases on a published package, in a process whose path has that package first.
 
-PYTHONPATH=.parity/packages python tests/parity/reference.py open_clip result.pt
+PYTHONPATH=.parity/packages python tests/parity/reference.py open_clip FOLDER
+
+Each group of cases becomes a file in the folder once it is done, so that nobody waits for the groups after it.
 """
 
 from __future__ import annotations
@@ -8,31 +10,38 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import write_files
 from install import PACKAGES
 
 HERE = Path(__file__).resolve().parent
-TEXTS = 20_000
+TEXTS = {"open_clip": 10_000, "clip": 3_000}  # random strings, others for each of the two
+
+Groups = dict[str, Callable[[], Any]]
+"""What each group of cases gives, by its name."""
 
 
-def main(package_name: str, result: str) -> None:
+def main(package_name: str, folder: str) -> None:
     torch.set_num_threads(1)
     sys.path.append(str(HERE.parent))
     prepare()
     package = importlib.import_module({"captioning": "open_clip"}.get(package_name, package_name))
     if PACKAGES not in Path(str(package.__file__)).parents:
         raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
-    seen = {"open_clip": of_open_clip, "clip": of_clip, "captioning": of_captioning}[package_name](package)
-    part = Path(f"{result}.part")
-    torch.save(seen, part)
-    part.replace(result)  # whole, for whoever waits for it
+    groups = {"open_clip": of_open_clip, "clip": of_clip, "captioning": of_captioning}[package_name](package)
+    if package_name == "open_clip":
+        groups = {"files": lambda: write_files.write_all(package, Path(folder, "written")), **groups}
+    for group, observe in groups.items():
+        part = Path(folder, f"{group}.part")
+        torch.save(observe(), part)
+        part.rename(part.with_suffix(".pt"))  # whole, for whoever waits for it
 
 
-def of_open_clip(package: Any) -> dict[str, Any]:
+def of_open_clip(package: Any) -> Groups:
     import cases_clip
     import cases_differences
     import cases_factory
@@ -54,47 +63,49 @@ def of_open_clip(package: Any) -> dict[str, Any]:
     import cases_zero_shot
 
     return {
-        "siglip": cases_siglip.of_open_clip(package),
-        "siglip inside": cases_siglip_inside.observe(package),
-        "text": cases_text.observe(package),
-        "towers": cases_towers.observe_all(package),
-        "tower names": cases_towers.names(),
-        "grown towers": cases_towers.observe_grown(package),
-        "mobileclip": {name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES},
-        "transformer": cases_transformer.observe(package),
-        "zero_shot": cases_zero_shot.observe(package),
-        "models": {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
-        "modules": cases_modules.of_open_clip(package),
-        "patches": cases_patches.of_open_clip(package),
-        "random": cases_random.of_open_clip(package),
-        "signatures": cases_model.signatures(package),
-        "beginnings": cases_model.beginnings(package),
-        "full": {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
-        "differences": cases_differences.observe(package),
-        "factory": cases_factory.observe(package),
-        "factory differences": cases_factory_differences.observe(package),
-        "loss": cases_loss.observe(package),
-        "names": cases_names.observe(package),
-        "preprocess": cases_preprocess.of_open_clip(package),
-        "resize": cases_resize.observe(package),
-        "tokens": tokens(package.tokenizer._tokenizer, package.tokenize),
+        "siglip": lambda: cases_siglip.of_open_clip(package),
+        "siglip inside": lambda: cases_siglip_inside.observe(package),
+        "text": lambda: cases_text.observe(package),
+        "towers": lambda: cases_towers.observe_all(package),
+        "tower names": lambda: cases_towers.names(),
+        "grown towers": lambda: cases_towers.observe_grown(package),
+        "mobileclip": lambda: {
+            name: cases_mobileclip.read_back(package, name) for name in cases_mobileclip.NAMES
+        },
+        "transformer": lambda: cases_transformer.observe(package),
+        "zero_shot": lambda: cases_zero_shot.observe(package),
+        "models": lambda: {case.name: cases_model.observe(package, case) for case in cases_model.cases()},
+        "modules": lambda: cases_modules.of_open_clip(package),
+        "patches": lambda: cases_patches.of_open_clip(package),
+        "random": lambda: cases_random.of_open_clip(package),
+        "signatures": lambda: cases_model.signatures(package),
+        "beginnings": lambda: cases_model.beginnings(package),
+        "full": lambda: {name: cases_clip.of_open_clip(package, name) for name in cases_clip.FULL},
+        "differences": lambda: cases_differences.observe(package),
+        "factory": lambda: cases_factory.observe(package),
+        "factory differences": lambda: cases_factory_differences.observe(package),
+        "loss": lambda: cases_loss.observe(package),
+        "names": lambda: cases_names.observe(package),
+        "preprocess": lambda: cases_preprocess.of_open_clip(package),
+        "resize": lambda: cases_resize.observe(package),
+        "tokens": lambda: tokens("open_clip", package.tokenizer._tokenizer, package.tokenize),
     }
 
 
-def of_captioning(package: Any) -> dict[str, Any]:
+def of_captioning(package: Any) -> Groups:
     """Of open_clip_torch beside the last transformers that it can write captions with."""
     import cases_coca
     import cases_coca_differences
     import cases_generate
 
     return {
-        "models": cases_coca.observe_all(package),
-        "written": cases_generate.observe(package),
-        "differences": cases_coca_differences.observe(package),
+        "models": lambda: cases_coca.observe_all(package),
+        "written": lambda: cases_generate.observe(package),
+        "differences": lambda: cases_coca_differences.observe(package),
     }
 
 
-def of_clip(package: Any) -> dict[str, Any]:
+def of_clip(package: Any) -> Groups:
     import cases_clip
     import cases_modules
     import cases_names
@@ -103,33 +114,37 @@ def of_clip(package: Any) -> dict[str, Any]:
     import cases_random
 
     return {
-        "names": cases_names.observe(package),
-        "small": {
+        "names": lambda: cases_names.observe(package),
+        "small": lambda: {
             name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.SMALL.items()
         },
-        "full": {name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.FULL.items()},
-        "modules": cases_modules.of_clip(package),
-        "patches": cases_patches.of_clip(package),
-        "random": cases_random.of_clip(package),
-        "signatures": cases_clip.signatures(package),
-        "preprocess": cases_preprocess.of_openai(package),
-        "tokens": tokens(package.clip._tokenizer, lambda texts: package.tokenize(texts, truncate=True)),
+        "full": lambda: {
+            name: cases_clip.observe(package, arguments) for name, arguments in cases_clip.FULL.items()
+        },
+        "modules": lambda: cases_modules.of_clip(package),
+        "patches": lambda: cases_patches.of_clip(package),
+        "random": lambda: cases_random.of_clip(package),
+        "signatures": lambda: cases_clip.signatures(package),
+        "preprocess": lambda: cases_preprocess.of_openai(package),
+        "tokens": lambda: tokens(
+            "clip", package.clip._tokenizer, lambda texts: package.tokenize(texts, truncate=True)
+        ),
     }
 
 
-def tokens(tokenizer: Any, tokenize: Any) -> dict[str, Any]:
+def tokens(package: str, tokenizer: Any, tokenize: Any) -> dict[str, Any]:
     """Ids and decoded texts of random strings, and the rows that a model would get."""
     from cases_tokenizer import outcomes, texts
 
-    found = [(ids, decoded) for _, ids, decoded in outcomes(tokenizer, random_texts())]
-    rows = tokenize(list(texts(TEXTS // 10, seed=1)))
+    found = [(ids, decoded) for _, ids, decoded in outcomes(tokenizer, random_texts(package))]
+    rows = tokenize(list(texts(2_000, seed=1)))
     return {"ids": [ids for ids, _ in found], "decoded": [text for _, text in found], "rows": rows.int()}
 
 
-def random_texts() -> Iterator[str]:
+def random_texts(package: str) -> list[str]:
     from cases_tokenizer import texts
 
-    return texts(TEXTS)
+    return list(texts(TEXTS[package], seed=len(package)))
 
 
 def prepare() -> None:

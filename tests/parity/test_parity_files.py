@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import install
 import pytest
 import torch
 from parity_compare import compare
@@ -29,21 +25,16 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not install.installed():
-        pytest.skip("the published packages are not here: python tests/parity/install.py")
-    folder = tmp_path_factory.mktemp("files")
-    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("write_files.py")), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(install.PACKAGES), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+def seen(published_open_clip: Any) -> dict[str, Any]:
+    found: dict[str, Any] = published_open_clip["files"]
+    return found
 
 
 @pytest.fixture(scope="module")
-def seen(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(folder / "seen.pt", weights_only=True)
-    return found
+def folder(published_open_clip: Any, seen: dict[str, Any]) -> Path:
+    """Where the files are."""
+    written: Path = published_open_clip.results / "written"
+    return written
 
 
 def same(loaded: checkpoint.Loaded, seen: dict[str, Any], case: str) -> None:

@@ -1,15 +1,9 @@
-"""Files as programs around the published packages write them, and what those packages compute with them.
+"""Files as programs around open_clip_torch write them, and what it computes with them."""
 
-PYTHONPATH=.parity/packages python tests/parity/write_files.py folder
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from install import PACKAGES
-from reference import HERE, prepare
 
 EMBED_DIM, PIXELS = 24, 32
 TOY = "<toy>"
@@ -17,23 +11,18 @@ TEXTS = ["a <toy> cat", "a <toy> dog in the big park", "no toy"]
 PREFIXES = {"net": "", "Lightning": "clip_model.", "named": "backbone."}  # of wrapped files, by their names
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    sys.path.append(str(HERE.parent))
-    prepare()
-    import open_clip
-
-    if PACKAGES not in Path(str(open_clip.__file__)).parents:
-        raise SystemExit(f"open_clip was imported from {open_clip.__file__}, and not the published one")
+def write_all(open_clip: Any, folder: Path) -> dict[str, Any]:
+    """Write the files, and give what models compute with the weights in them."""
+    folder.mkdir()
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, PIXELS, PIXELS)
-    seen = {
+    return {
+        "pixels": pixels,
         "heads": heads(open_clip, folder, pixels),
         "added tokens": added_tokens(open_clip, folder, pixels),
         "Long-CLIP": long_clip(open_clip, folder, pixels),
         "wrapped": wrapped(open_clip, folder, pixels),
     }
-    torch.save({"pixels": pixels, **seen}, folder / "seen.pt")
 
 
 def heads(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, Any]:
@@ -101,7 +90,3 @@ def rows(open_clip: Any) -> torch.Tensor:
 def features(model: Any, pixels: torch.Tensor, ids: torch.Tensor) -> dict[str, Any]:
     with torch.inference_mode():
         return {"ids": ids, "image": model.encode_image(pixels), "text": model.encode_text(ids)}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
