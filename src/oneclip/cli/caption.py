@@ -52,9 +52,10 @@ def caption(
     """
     paths, skipped, not_read = find_pictures(images, skip=skip)
     encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
-    search = {"num_beams": beams, "num_beam_groups": 3 if beams % 3 == 0 else 1, "seq_len": tokens}
-    if beams == 1:
-        search = {"generation_type": "top_k", "seq_len": tokens}
+    search: dict[str, Any] = {"generation_type": "top_k"}  # of the likeliest one, by default
+    if beams > 1:
+        search = {"num_beams": beams, "num_beam_groups": 3 if beams % 3 == 0 else 1}
+    search["seq_len"] = tokens
     results, unread, interrupted = _captions(encoder, paths, batch_size, prompt, search)
     skipped += unread
     if as_json:

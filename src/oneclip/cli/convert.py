@@ -96,14 +96,16 @@ def convert(
     with after_two_seconds(f"reading and running {source} …"):
         said = checkpoint.Said(quick_gelu, _heads(heads), preprocess)
         loaded, stored = _read(source, said, part, prefix)
-        model = checkpoint.Exportable.of(loaded, stored)
+        exportable = checkpoint.Exportable.of(loaded, stored)
         before = verify.run(loaded)
         del loaded  # one model at a time in memory
     with after_two_seconds(f"writing {target} …"):
-        notes = checkpoint.export(model, target, form.value, force=force)
+        notes = checkpoint.export(exportable, target, form.value, force=force)
     with after_two_seconds(f"reading and running {target} …"):
         again, stored = _read(target)
-        count = verify.check_tensors(model.state_dict, checkpoint.Exportable.of(again, stored).state_dict)
+        count = verify.check_tensors(
+            exportable.state_dict, checkpoint.Exportable.of(again, stored).state_dict
+        )
         found = {
             OURS: verify.differences(verify.run(again, None if before.tokenized else before.ids), before)
         }

@@ -59,7 +59,7 @@ def configuration(path: str | None, values: Mapping[str, Any]) -> RunCfg:
     elif not str(model).endswith(".json"):
         from oneclip import zoo
 
-        zoo.architecture(model)
+        zoo.architecture(str(model))
     return configured(told, RunCfg, has_file=path is not None)
 
 

@@ -510,7 +510,7 @@ class Encoder:
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
         **search: Any,
-    ) -> Iterator[Captioned]:
+    ) -> Generator[Captioned, None, None]:
         """`caption`, batch by batch: with `on_error="skip"` images that cannot be read are left out and listed.
 
         Yields:
