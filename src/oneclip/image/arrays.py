@@ -16,6 +16,7 @@ from oneclip.image.depths import Depth, stretched
 
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEPTH = Depth()
+_OTHER_COLORS = ("LAB", "YCbCr")  # modes in which (0, 0, 0), with which images are padded, is orange or green
 _ROUNDING_SLACK = 1e-4  # how far a float may lie outside [0, 1], as resampling leaves them
 
 
@@ -42,7 +43,7 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def to_8_bits(image: Image.Image, name: str, kind: str, depth: Depth = _DEPTH) -> Image.Image:
-    """Scale a decoded picture of more than 8 bits a sample to "L"; most others come back as they are.
+    """Scale an image of more than 8 bits a sample to "L", and make one of other colours RGB; others stay as they are.
 
     Args:
         image: as Pillow decoded it.
@@ -50,6 +51,11 @@ def to_8_bits(image: Image.Image, name: str, kind: str, depth: Depth = _DEPTH) -
         kind: its file format: PNG and PPM fill 16 bits even where Pillow calls the mode "I".
         depth: where its file differs from what Pillow makes of it.
     """
+    if image.mode in _OTHER_COLORS:
+        try:
+            return image.convert("RGB")
+        except (ValueError, OSError) as error:
+            raise ImageError(f"{name} of mode {image.mode} cannot be made RGB: {error}") from error
     if depth.opaque:
         return image.convert("RGB")
     if depth.bits < 8:

@@ -25,7 +25,6 @@ RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "random": Image.Resampling.BICUBIC,  # some training configurations say it; as published, it means this
 }
-_OTHER_COLORS = ("LAB", "YCbCr")  # modes in which (0, 0, 0) is orange and green, and not black
 _WIDE_MODES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # all others have 8 bits a sample
 
 
@@ -213,8 +212,6 @@ def check_size(image: Image.Image, size: Size) -> None:
 
 def padded(image: Image.Image, border: tuple[int, int, int, int], fill: int | tuple[int, ...]) -> Image.Image:
     """The picture with a border (left, top, right, bottom); in a palette picture an integer is an index."""
-    if image.mode in _OTHER_COLORS:
-        image = ToRGB()(image)
     bands = len(image.getbands())
     if isinstance(fill, tuple) and len(fill) != bands:
         if len(fill) != 3:
