@@ -72,11 +72,6 @@ def published(cfg: PreprocessCfg):
         left, top = max(0, width - image.width), max(0, height - image.height)
         if left or top:
             border = [left // 2, top // 2, (left + 1) // 2, (top + 1) // 2]
-            if image.mode in (
-                "LAB",
-                "YCbCr",
-            ):  # whose (0, 0, 0) is orange and green: ours pads with black instead
-                image = image.convert("RGB")
             image = functional.pad(image, border, fill=cfg.fill_color)
         return functional.center_crop(image, [height, width])
 
