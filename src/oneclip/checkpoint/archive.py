@@ -232,9 +232,7 @@ def _replaced(value: Any, tensors: Mapping[int, Tensor], made: dict[int, Any]) -
     if isinstance(value, tuple):
         made[id(value)] = tuple(_replaced(item, tensors, made) for item in value)
     elif isinstance(value, list):
-        made[id(value)] = whole = []
-        whole.extend(_replaced(item, tensors, made) for item in value)
+        made[id(value)] = [_replaced(item, tensors, made) for item in value]
     else:
-        made[id(value)] = whole = {}
-        whole.update({key: _replaced(item, tensors, made) for key, item in value.items()})
+        made[id(value)] = {key: _replaced(item, tensors, made) for key, item in value.items()}
     return made[id(value)]

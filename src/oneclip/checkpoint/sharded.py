@@ -209,7 +209,7 @@ class Table:
         info = self._places.get((name, begin))
         if info is None:
             raise Unsound(f"{TABLE} does not say where {name[:80]} lies")
-        file, first, length = (info.get(key) for key in ("relative_path", "offset", "length"))
+        file, first, length = info.get("relative_path"), info.get("offset", -1), info.get("length", -1)
         if (
             not isinstance(file, str)
             or not file

@@ -166,7 +166,7 @@ def _kept(path: Path, about: dict[str, Any]) -> TarIndex | None:
 
 def _fits(index: TarIndex, size: int) -> bool:
     """Whether an index speaks of samples and kinds that it has, and of places in the tar."""
-    arrays = (index.samples, index.kind, index.starts, index.sizes)
+    arrays: tuple[NDArray[Any], ...] = (index.samples, index.kind, index.starts, index.sizes)
     dtypes = (np.int32, np.uint16, np.int64, np.int64)
     if any(array.dtype != dtype or array.ndim != 1 for array, dtype in zip(arrays, dtypes, strict=True)):
         return False
