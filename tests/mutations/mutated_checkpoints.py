@@ -68,6 +68,8 @@ def transformers_folder(folder: Path) -> None:
     """A model as transformers has it, written by our own export."""
     cfg = ModelCfg(16, VISION, CLIPTextCfg(width=16, heads=2, layers=1))
     checkpoint.export(checkpoint.Exportable(weights(cfg), cfg, PIXELS), folder, "transformers", force=True)
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):  # CLIP's own, which takes long to compare
+        (folder / name).unlink(missing_ok=True)
 
 
 def index(folder: Path) -> None:

@@ -47,9 +47,14 @@ def read_template(processor: processors.PostProcessor | None) -> Template | None
     """What a post-processor puts around a single text; None if there is none.
 
     Raises:
-        ConfigError: if that is more than ids before and after the text.
+        ConfigError: if that is more than ids before and after the text, or tokens without ids.
     """
-    return None if processor is None else _read(json.loads(processor.__getstate__()))
+    try:
+        return None if processor is None else _read(json.loads(processor.__getstate__()))
+    except ConfigError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"what stands around a caption cannot be used: {error!r}") from error
 
 
 def _read(state: Mapping[str, Any]) -> Template:

@@ -97,11 +97,11 @@ class Pieces:
 
 @contextmanager
 def _no_panics() -> Iterator[None]:
-    """Turn the panics of the library, which are no `Exception`, into an error that programs catch."""
+    """Turn what the library raises, of which panics are no `Exception`, into an error that programs catch."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(
             f"the tokenizer's own files prescribe what cannot be carried out to its end: {error}"

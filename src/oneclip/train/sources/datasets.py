@@ -158,7 +158,8 @@ class ArrowRows(Rows):
         self._batches = [(file, batch) for file in files for batch in _stream(file)]
         self._sound: set[tuple[int, str]] = set()
         self._starts = np.cumsum([0, *(batch.num_rows for _, batch in self._batches)])
-        self.names = self._batches[0][1].schema.names if self._batches else ()
+        with arrow.explained(files[0], STREAM):
+            self.names = self._batches[0][1].schema.names if self._batches else ()
         parts = [self._numbers(file, batch) for file in indices for batch in _stream(file)]
         self._indices = np.concatenate(parts) if parts else None
 
