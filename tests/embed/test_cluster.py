@@ -22,6 +22,7 @@ from oneclip.embed.cluster import Cluster
 from oneclip.embed.ledger import Ledger
 from oneclip.embed.units import Group
 from oneclip.errors import ClusterError, MissingExtraError
+from oneclip.image import Truncated
 
 Embed = Callable[..., Any]  # the fixture `run`
 needs_ray = pytest.mark.skipif(
@@ -44,7 +45,9 @@ def two_workers() -> Iterator[None]:
     ray.shutdown()
 
 
-def deadly_load(name: str, precision: str, max_pixels: int | None, device: str | None) -> oneclip.Encoder:
+def deadly_load(
+    name: str, precision: str, max_pixels: int | None, truncated: Truncated, device: str | None
+) -> oneclip.Encoder:
     """What a worker calls: pictures of 41 pixels kill it, the first time that one does."""
     from oneclip.embed import worker
 
@@ -66,7 +69,7 @@ def deadly_load(name: str, precision: str, max_pixels: int | None, device: str |
         return replace(prepare, decode=deadly)
 
     worker_preparation, worker.preparation = worker.preparation, preparation
-    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels)  # type: ignore[arg-type]
+    return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels, truncated=truncated)
 
 
 @needs_ray
