@@ -157,29 +157,33 @@ def read_ahead(
         taken = 0
         digest: str | None = None
         try:
-            size = size_of_file(item.path) if item.path else item.size
-            if item.path and look is not None and size > LARGE:
-                try:
-                    look(item.path)
-                except OneCLIPError as error:
-                    return result.set_result(Unread(item, _reason(item, error), _digest_of(item.path)))
-            budget.take(taken := size)
-            with clock.counting("reading"):
-                content = item.read()
-                digest = hashlib.sha256(content).hexdigest()
-            budget.give(taken - len(content))
-            taken = len(content)
+            try:
+                size = size_of_file(item.path) if item.path else item.size
+                if item.path and look is not None and size > LARGE:
+                    try:
+                        look(item.path)
+                    except OneCLIPError:
+                        digest = _digest_of(item.path)
+                        raise
+                budget.take(taken := size)
+                with clock.counting("reading"):
+                    content = item.read()
+                    digest = hashlib.sha256(content).hexdigest()
+                budget.give(taken - len(content))
+                taken = len(content)
+            except MemoryError:
+                result.set_result(Unread(item, f"{item.name}: too large for the memory"))
+                return
+            except Exception as error:  # whatever it is, it is this item's
+                result.set_result(Unread(item, _reason(item, error), digest))
+                return
             found = known(item, digest)
             if found is not None:
                 result.set_result(Ready(item, digest, found, is_known=True))
             elif not stop.is_set():
                 pool.submit(decoded, item, digest, [content], result)
                 taken = 0  # it is given back there
-        except (OneCLIPError, OSError) as error:
-            result.set_result(Unread(item, _reason(item, error), digest))
-        except MemoryError:
-            result.set_result(Unread(item, f"{item.name}: too large for the memory", digest))
-        except BaseException as error:
+        except BaseException as error:  # what `known` raises is no fault of the item's, and ends the run
             result.set_exception(error)
         finally:
             budget.give(taken)
