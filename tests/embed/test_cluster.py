@@ -22,7 +22,6 @@ from oneclip.embed.cluster import Cluster
 from oneclip.embed.ledger import Ledger
 from oneclip.embed.units import Group
 from oneclip.errors import ClusterError, MissingExtraError
-from oneclip.image import Truncated
 
 Embed = Callable[..., Any]  # the fixture `run`
 needs_ray = pytest.mark.skipif(
