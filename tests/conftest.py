@@ -19,7 +19,7 @@ declare_operators()  # timm and transformers import torchvision
 
 
 # what takes longest comes first, so that no process is left alone with it; then what needs no published package
-LONGEST = ("test_cluster.py", "test_together.py", "test_resume_together.py", "test_finetune.py")
+LONGEST = ("test_together.py", "test_resume_together.py", "test_finetune.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,11 +66,11 @@ def run(
 
 
 def begin(
-    command: Command, environment: Mapping[str, str] | None = None, stream: int = 1
+    command: Command, environment: Mapping[str, str] | None = None, stream: int = 1, **other: int
 ) -> tuple[BaseProcess, TextIO]:
-    """`start` it, and give what it prints (2: its errors) as it comes."""
+    """`start` it, and give what it prints (2: its errors) as it comes; `other` is the file of the other stream."""
     reading, writing = os.pipe()
-    process = start(command, environment, **{"stdout" if stream == 1 else "stderr": writing})
+    process = start(command, environment, **{"stdout" if stream == 1 else "stderr": writing}, **other)
     os.close(writing)
     return process, open(reading)
 

@@ -190,7 +190,7 @@ def test_patch_dropout_leaves_a_share_of_the_patches_in_training() -> None:
 
 
 def test_a_share_of_all_patches_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"patch dropout of 1\.0"):
+    with pytest.raises(ConfigError, match=r"patch dropout is 1\.0"):
         tower(patch_dropout=1.0)
 
 

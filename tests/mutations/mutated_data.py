@@ -207,7 +207,7 @@ def resumed(output: str, *, is_whole: bool) -> Format:
 
     def read(folder: Path) -> None:
         with store(folder) as open_store:
-            names = [name for name, _ in open_store.digests()]
+            names = [name for name, *_ in open_store.rows()]
             open_store.add("new.png", "a" * 64, np.eye(8, dtype=np.float32)[7])
             open_store.finish([*names, "new.png"])
 

@@ -20,7 +20,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-os.environ |= {"ONECLIP_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+if __name__ == "__main__":  # before torch is imported; whoever imports this module keeps its environment
+    os.environ |= {"ONECLIP_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [
     str(folder) for folder in (Path(__file__).parent, TESTS, TESTS / "text", TESTS / "checkpoint")

@@ -53,7 +53,7 @@ def without_figures(run: dict[str, str]) -> dict[str, str]:
         (lambda data: (data / "pairs.csv").write_text(""), "is empty; expected a header"),
         (lambda data: (data / "pairs.csv").unlink(), "does not exist"),
         (lambda data: (data / "pictures" / "red.png").unlink(), "1 of 6 pictures"),
-        (lambda data: (data / "model.json").write_text('{"embed_dim": 8'), "is no JSON"),
+        (lambda data: (data / "model.json").write_text('{"embed_dim": 8'), "cannot be read as JSON"),
         (lambda data: (data / "model.json").unlink(), "model.json cannot be read"),
         (lambda data: (data / "run" / "epoch_1.pt").write_bytes(b"cut"), "epoch_1.pt is damaged"),
     ],
@@ -212,7 +212,7 @@ def test_ctrl_c_twice_ends_at_once_and_keeps_the_last_checkpoint(trained: Path) 
         error = printed.read()
     process.join()
     assert process.exitcode == ExitCode.INTERRUPTED
-    assert "interrupted" in error
+    assert "stopped; the last checkpoint" in error
     assert "Traceback" not in error
     assert not list((trained / "slow").glob(".*.tmp"))
     checkpoint = latest_checkpoint(trained / "slow")
