@@ -102,10 +102,12 @@ def outcomes(name: str, form: Format, numbers: range) -> Iterator[sandbox.Outcom
 
 def hostile() -> Iterator[sandbox.Outcome]:
     with tempfile.TemporaryDirectory() as root:
+        here = os.getcwd()
         os.chdir(root)
         yield from sandbox.run(
             list(hostile_cases.cases(Path(root))), partial(checkpoint.load, "pocket", device="cpu")
         )
+        os.chdir(here)
 
 
 def main() -> None:
