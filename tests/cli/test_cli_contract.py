@@ -156,7 +156,7 @@ def test_bare_and_version(run: Run) -> None:
         (["classify", "a.png", "-l", "a", "-l", "b", "--top", "0"], "--top"),
         (["classify", "a.png", "-l", "a", "-l", "b", "--precision", "fp8"], "fp32"),
         (["convert", "a.pt", "b", "--to", "onnx"], "for '--to': 'onnx' is not one of 'transformers', "),
-        (["embed", "a.png"], "--output"),
+        (["embed", "a.png"], "--out"),
     ],
 )
 def test_a_misunderstood_command_is_one_line_and_exits_with_2(

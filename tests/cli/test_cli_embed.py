@@ -209,7 +209,7 @@ def test_the_same_command_goes_on_and_ends_the_same(
     run: Run, model: Path, stopped: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = watch(monkeypatch)
-    assert "going on: 4 vectors" in run(*stopped, model).err
+    assert "resuming: 4 embeddings" in run(*stopped, model).err
     assert encoded == [2, 2]
     continued = np.load("vectors.npz")
     assert run(*stopped, model, "--overwrite").code == 0

@@ -132,7 +132,7 @@ def test_interrupted_and_with_a_worker_killed_the_result_is_that_of_one_process(
     assert run_command(command) == 3, capsys.readouterr().err
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"going on: {len(kept)} vectors" in captured.err
+    assert f"resuming: {len(kept)} embeddings" in captured.err
     assert f"{len(kept - {changed})} from earlier" in captured.err
     assert Path(MARKER).exists()
     assert "a worker died at its work" in captured.err, captured.err

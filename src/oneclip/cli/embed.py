@@ -68,7 +68,7 @@ def embed(
     output: Annotated[
         str,
         typer.Option(
-            "--output",
+            "--out",
             "-o",
             metavar="OUT",
             help="A file that ends in .npz or .parquet, a folder for parts (also s3://…), or a dataset (.lance).",
@@ -137,7 +137,10 @@ def embed(
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever OUT holds; else the run goes on.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Start again and replace what OUT holds; otherwise the run resumes."
+        ),
     ] = False,
     engine: Annotated[
         Engine, typer.Option("--engine", help="This process, or workers of a Ray cluster (oneclip[ray]).")
@@ -189,7 +192,7 @@ def embed(
     try:
         check_output(output, suffix, overwrite=overwrite)
     except ConfigError as error:
-        raise typer.BadParameter(f"--output {error}") from error
+        raise typer.BadParameter(f"--out {error}") from error
     _check_engine(engine, workers, ray_address, cache)
     how: Decode = ("cut" if truncate else "text") if texts else decode.value
     find = partial(
@@ -322,14 +325,14 @@ def _going_on(store: Store) -> Iterator[tuple[Store, Callable[[Report], None]]]:
         for place in store.damaged:
             say(f"{place} could not be read; what was in it is encoded again", kind="note")
         if store.safe:
-            say(f"going on: {store.safe} vectors of earlier runs are there", kind="note")
+            say(f"resuming: {store.safe} embeddings are already done", kind="note")
         try:
             with reports(store.facts.kind) as report:
                 yield store, report
         except BaseException:
             if store.safe:
                 say(
-                    f"{store.safe} {store.facts.kind} are kept: the same command goes on from there",
+                    f"{store.safe} {store.facts.kind} are kept: run the same command to resume",
                     kind="note",
                 )
             raise

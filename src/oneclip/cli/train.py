@@ -82,7 +82,7 @@ def tell_left_out(result: RunResult, skipped: Mapping[str, str], notes: Sequence
     if outcome.interrupted:
         say(
             f"interrupted after step {outcome.step} of {result.steps}; all of it is in {outcome.checkpoint}. "
-            "Go on with the same command and --resume auto"
+            "Resume with the same command and --resume auto"
         )
         raise typer.Exit(ExitCode.INTERRUPTED)
 

@@ -58,7 +58,7 @@ class LanceRows:
             facts.check_same(_facts(path), path)
             self._read()
         except DataError as error:
-            raise OutputError(f"{error}. Name another output, or --overwrite to begin anew") from error
+            raise OutputError(f"{error}. Name another output, or --overwrite to replace it") from error
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -172,7 +172,7 @@ def check_lance(path: Path, *, overwrite: bool) -> None:
             try:
                 _facts(path)
             except DataError as error:
-                raise OutputError(f"{error}. Name another output, or --overwrite to begin anew") from error
+                raise OutputError(f"{error}. Name another output, or --overwrite to replace it") from error
     elif path.is_dir() and any(
         not entry.name.startswith((".", "_")) and entry.name != "data" for entry in path.iterdir()
     ):

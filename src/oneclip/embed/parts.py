@@ -63,7 +63,7 @@ class Parts:
         if others:  # their rows would be there twice
             raise OutputError(
                 f"{folder} holds parts of another format ({others[0]}), not {format.suffix}; go on with that one "
-                "(--parts), name another output, or --overwrite to begin anew"
+                "(--parts), name another output, or --overwrite to replace it"
             )
         for name in names:
             if name.startswith(".") and name.endswith(".tmp"):  # of a run that was killed while it wrote

@@ -133,7 +133,7 @@ class Facts:
             told = [f"model {others.model}, not {self.model}"] if others.model != self.model else []
             raise OutputError(
                 f"{place} holds vectors of another making: {'; '.join(told + different)}. "
-                "Nothing was changed; name another output, or --overwrite to begin anew"
+                "Nothing was changed; name another output, or --overwrite to replace it"
             )
 
     def to_dict(self) -> dict[str, str]:
