@@ -127,6 +127,31 @@ def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["evaluate", "ViT-B/32", "--data", "nowhere.csv"], "nowhere.csv"),
+        (["classify", "nowhere.png", "-l", "a", "-l", "b", "-m", "ViT-B/32"], "nowhere.png"),
+        (["caption", "nowhere.png"], "nowhere.png"),
+        (["embed", "nowhere.png", "-o", "x.npz", "-m", "ViT-B/32"], "nowhere.png"),
+        (["convert", "ViT-B/32", "x", "--to", "openai"], "its name must end in .pt"),
+    ],
+)
+def test_nothing_is_downloaded_for_a_command_that_is_wrong_otherwise(
+    run: Run, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def download(*arguments: object, **options: object) -> None:
+        raise AssertionError("it was downloaded")
+
+    for name in ("ONECLIP_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("oneclip.hub.fetch_weights", download)
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["evaluate", "a", "-m", "b", "--data", "x.csv"], "two models are given, a and --model b"),
         (["evaluate", "--data", "x.csv"], "no model is given: oneclip evaluate MODEL --data DATA"),
         (["convert", "a", "--to", "openai"], "a model and a target were expected"),

@@ -24,6 +24,7 @@ from oneclip.train import (
     latest_checkpoint,
     loop,
 )
+from oneclip.train.best import Best
 from oneclip.train.metrics import MetricsFile
 from tests.train.together import Share, tiny_model
 
@@ -368,6 +369,14 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(run: Path, figure:
     again.resume(run)
     assert again.fit().step == 10  # it had stopped, and stays so
     assert not evaluate.steps
+
+
+def test_a_figure_that_is_not_a_number_is_never_the_best() -> None:
+    best = Best(TrainCfg(steps=3, keep_best=True, best_figure="val_loss"), evaluate=object())
+    assert best.saw(1, {"val_loss": float("nan")})
+    assert best.saw(2, {"val_loss": 3.0})
+    assert not best.saw(3, {"val_loss": float("nan")})
+    assert best.step == 2
 
 
 def test_the_best_needs_an_evaluation_and_its_figure(run: Path) -> None:

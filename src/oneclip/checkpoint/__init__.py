@@ -1,4 +1,4 @@
-"""How files become models and back."""
+"""Load, inspect, convert and write checkpoints."""
 
 from oneclip.checkpoint.blank import build_blank
 from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe, settled

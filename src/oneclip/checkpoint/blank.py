@@ -1,4 +1,4 @@
-"""A configuration to a model whose weights have a place but no values yet: what `load_into` fills."""
+"""Build a model without initialising its weights, for `load_into` to fill."""
 
 from __future__ import annotations
 

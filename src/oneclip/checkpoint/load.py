@@ -1,4 +1,4 @@
-"""A name to a model with its weights, and the facts that belong to them."""
+"""Load a model by name, with its configuration and preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint that several processes of a training wrote to the tensors in it; nothing of it is executed.
+"""Read checkpoints of torch.distributed.checkpoint without executing anything in them.
 
 It is a folder in the format of torch.distributed.checkpoint: a table of contents (`.metadata`, a pickle), files in
 which the pieces of tensors stand one behind the other, each as `torch.save` writes it; and `training.json` with all

@@ -1,4 +1,4 @@
-"""A zip file to its entries, looked over for what no honest file has before anything is unpacked."""
+"""Read the entries of a zip file, after checking it for what no sound archive contains."""
 
 from __future__ import annotations
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.pictures import find_pictures, tell_not_read, tell_skipped
+from oneclip.cli.pictures import find_pictures, finish
 from oneclip.embed.items import Failure
-from oneclip.errors import ImageError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
@@ -66,15 +64,7 @@ def caption(
         print(json.dumps(answer, indent=2))
     elif results:
         _print_table(results)
-    tell_skipped(skipped)
-    tell_not_read(not_read)
-    if interrupted:
-        say(f"interrupted: {len(results)} of {len(paths)} images have a caption")
-        raise typer.Exit(ExitCode.INTERRUPTED)
-    if not results:
-        raise ImageError("no image could be read")
-    if skipped:
-        raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)
+    finish(len(results), len(paths), "have a caption", skipped, not_read, interrupted=interrupted, skip=skip)
 
 
 def _captions(

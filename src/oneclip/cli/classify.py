@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.pictures import find_pictures, tell_not_read, tell_skipped
+from oneclip.cli.pictures import find_pictures, finish
 from oneclip.embed.items import Failure
-from oneclip.errors import ImageError, TextError
+from oneclip.errors import TextError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoded, Encoder, Features
@@ -85,15 +84,7 @@ def classify(
         print(json.dumps(answer, indent=2))
     elif results:
         _print_table(results, top or TOP)
-    tell_skipped(skipped)
-    tell_not_read(not_read)
-    if interrupted:
-        say(f"interrupted: {len(results)} of {len(paths)} images are classified")
-        raise typer.Exit(ExitCode.INTERRUPTED)
-    if not results:
-        raise ImageError("no image could be read")
-    if skipped:
-        raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)
+    finish(len(results), len(paths), "are classified", skipped, not_read, interrupted=interrupted, skip=skip)
 
 
 def check_labels(labels: list[str], template: str | None) -> None:

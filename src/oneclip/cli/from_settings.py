@@ -1,4 +1,4 @@
-"""A dataclass of settings to the options of a command, and a file of settings with options before it.
+"""Make a command's options from a dataclass of settings, and merge options with a settings file.
 
 takes(command, RunCfg)                          # --batch-size, --lr, … for the function `command`
 cfg = configured(over_file(path, given, RunCfg), RunCfg)

@@ -105,19 +105,23 @@ def one_model(argument: str | None, option: str | None, usage: str) -> str:
 
 
 def find_model(name: str) -> None:
-    """Fetch a model's weights, or fail at once for a name that means nothing: torch takes seconds to import.
+    """Fail at once for a model that cannot be loaded, as far as its name shows it: torch takes seconds to import.
+
+    Nothing is downloaded: that waits until the rest of the command is known to be right.
 
     Raises:
         UnknownModelError, AmbiguousModelError: as of `zoo.resolve`.
-        DownloadError: if published weights are not here and cannot be fetched.
+        OfflineError: if the network is switched off and the model is not on this machine.
     """
     from oneclip import hub, zoo
     from oneclip.text.choose import MODEL_FILES
 
     source = zoo.resolve(name)
+    if not hub.offline():
+        return
     if source.pretrained is not None:
         hub.fetch_weights(source.pretrained)
-    elif source.repo is not None and hub.offline():
+    elif source.repo is not None:
         hub.hub_file(source.repo, MODEL_FILES, subfolder=source.subfolder, revision=source.revision)
 
 

@@ -1,11 +1,13 @@
-"""Paths on a command line to the pictures they mean, and what to say of those that mean none."""
+"""Find the images that paths on a command line name, and report what was left out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-from oneclip.cli.exits import say
+import typer
+
+from oneclip.cli.exits import ExitCode, say
 from oneclip.embed.items import Failure
 from oneclip.embed.sources.files import find_in_path
 from oneclip.errors import ImageError
@@ -43,6 +45,41 @@ def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[
             say(f"skipped {problem.reason}")
         raise ImageError("no picture is left")
     return list(found.values()), unusable, not_read
+
+
+def finish(
+    done: int,
+    total: int,
+    what: str,
+    skipped: Sequence[Failure],
+    not_read: NotRead,
+    *,
+    interrupted: bool,
+    skip: bool,
+) -> None:
+    """Say on stderr what was left out, and exit with the code that the results deserve.
+
+    Args:
+        done: images that have a result.
+        total: images that were found.
+        what: what was done with those that have one, as in "4 of 8 images are classified".
+        skipped: what could not be read.
+        not_read: what is not read here.
+        interrupted: whether Ctrl-C came before the end.
+        skip: whether leaving images out was allowed.
+
+    Raises:
+        ImageError: if no image has a result.
+    """
+    tell_skipped(skipped)
+    tell_not_read(not_read)
+    if interrupted:
+        say(f"interrupted: {done} of {total} images {what}")
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if not done:
+        raise ImageError("no image could be read")
+    if skipped:
+        raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)
 
 
 def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:

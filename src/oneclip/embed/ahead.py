@@ -206,7 +206,7 @@ def read_ahead(
         finally:
             budget.give(size)
 
-    def begun(item: Item) -> Future[Ready | Unread]:
+    def submit(item: Item) -> Future[Ready | Unread]:
         result: Future[Ready | Unread] = Future()
         readers.submit(read, item, result)
         return result
@@ -226,7 +226,7 @@ def read_ahead(
                 for found in _timed(iter(source), clock):
                     if stop.is_set():
                         return
-                    put(begun(found) if isinstance(found, Item) else found)
+                    put(submit(found) if isinstance(found, Item) else found)
         except BaseException as error:  # it is raised where the items are asked for
             end = _Raised(error)
         put(end)

@@ -13,9 +13,8 @@ from oneclip.hub.addresses import is_address
 Stamp: TypeAlias = tuple[int, int]
 """The size of a file in bytes, and the time of its last change in nanoseconds."""
 
-RECENT_NS = (
-    2_000_000_000  # a file changed so lately may change again within the same tick of its file system's clock
-)
+# a file changed so lately may change again within the same tick of its file system's clock
+RECENT_NS = 2_000_000_000
 
 
 def row_key(name: str) -> str:

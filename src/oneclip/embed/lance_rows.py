@@ -1,4 +1,4 @@
-"""Rows to a Lance dataset and back: columns `name`, `sha256` and `vector`, in the schema's metadata what made them.
+"""Read and write rows as a Lance dataset: columns `name`, `sha256` and `vector`, and settings in the schema.
 
 Each part is a commit: a new version of the dataset, which readers see whole or not at all.
 """

@@ -1,4 +1,4 @@
-"""Answers of workers, as they come, to the store, the table of errors, and the counts of a run."""
+"""Write the results of workers to the output and the table of errors, and count them."""
 
 from __future__ import annotations
 

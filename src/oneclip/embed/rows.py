@@ -1,4 +1,4 @@
-"""What is stored: of each item its name, the hash of its content and its vector; of all together what made them."""
+"""Rows of an output: name, content hash and embedding of each item, and the settings they were computed with."""
 
 from __future__ import annotations
 

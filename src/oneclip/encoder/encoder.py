@@ -325,14 +325,7 @@ class Encoder:
     def _begin(
         self, feed: Feed, batches: Iterator[list[Tensor | Skipped]], on_error: Raise | Skip
     ) -> Generator[tuple[Begun, list[int], list[Skipped]], None, None]:
-        first = 0
-        for results in batches:
-            skipped = [result for result in results if isinstance(result, Skipped)]
-            if skipped and on_error == "raise":
-                raise skipped[0].error
-            pixels = [result for result in results if isinstance(result, Tensor)]
-            kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
-            first += len(results)
+        for pixels, kept, skipped in _parted(batches, on_error):
             yield feed.pictures(pixels) if pixels else self._no_features, kept, skipped
 
     def encode_pixels(self, batch: Array) -> Array:
@@ -519,18 +512,11 @@ class Encoder:
         _check_choice("on_error", on_error, ("raise", "skip"))
         _check_positive("batch_size", batch_size)
         captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
-        first = 0
         batches = read_ahead(
             images, self.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
         )
         with closing(batches):
-            for results in batches:
-                skipped = [result for result in results if isinstance(result, Skipped)]
-                if skipped and on_error == "raise":
-                    raise skipped[0].error
-                pixels = [result for result in results if isinstance(result, Tensor)]
-                kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
-                first += len(results)
+            for pixels, kept, skipped in _parted(batches, on_error):
                 captions: list[str] = []
                 if pixels:
                     captions = captioner.write(torch.stack(pixels).to(self.device, self.towers.dtype))
@@ -615,6 +601,24 @@ class Encoder:
 
     def _no_features(self) -> Features:
         return np.empty((0, self.embed_dim), dtype=np.float32)
+
+
+def _parted(
+    batches: Iterable[list[Tensor | Skipped]], on_error: Raise | Skip
+) -> Iterator[tuple[list[Tensor], list[int], list[Skipped]]]:
+    """Split each batch into the images that were read, their places among all images, and the others.
+
+    Raises:
+        ImageError: for the first image that could not be read, with `on_error="raise"`.
+    """
+    first = 0
+    for results in batches:
+        skipped = [result for result in results if isinstance(result, Skipped)]
+        if skipped and on_error == "raise":
+            raise skipped[0].error
+        kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
+        first += len(results)
+        yield [result for result in results if isinstance(result, Tensor)], kept, skipped
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -88,9 +88,8 @@ def raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
                             return content, turn
             except (rawpy.LibRawError, OSError, Image.DecompressionBombError):  # it has none to be read
                 pass
-            return Image.fromarray(
-                raw.postprocess(use_camera_wb=True, half_size=True)
-            ), 1  # it turns by itself
+            developed = raw.postprocess(use_camera_wb=True, half_size=True)  # which stands upright
+            return Image.fromarray(developed), 1
     except rawpy.LibRawError as error:
         raise OSError(error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,4 +80,6 @@ class Best:
             self.name, self._since = state["name"], int(state["since"])
 
     def _is_better(self, value: float, than: float) -> bool:
+        if math.isnan(than):
+            return not math.isnan(value)
         return value < than if "loss" in str(self._figure) else value > than

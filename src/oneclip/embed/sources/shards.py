@@ -109,10 +109,8 @@ class Shard:
             is_indexed = not compression(file.read(8))
         numbers: dict[str, tuple[int, str]] = {}
         links = Links()
-        with (
-            self._opened(is_indexed) as archive,
-            suppress(*DAMAGE),
-        ):  # which the second time is told in its place
+        # damage is reported in its place, when the contents are read
+        with self._opened(is_indexed) as archive, suppress(*DAMAGE):
             for number, member in enumerate(members(archive)):
                 links.see(member)
                 numbers.pop(path_of(member), None)
