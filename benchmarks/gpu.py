@@ -207,8 +207,8 @@ def matrix_rate(device: str, shapes: tuple[tuple[int, int, int], ...]) -> Callab
 def compare(architecture: str, options: argparse.Namespace) -> None:
     """Measure one architecture and print its table."""
     from oneclip import zoo
-    from oneclip.checkpoint.export import format_for
     from oneclip.checkpoint.formats import Converted
+    from oneclip.checkpoint.save import format_for
     from oneclip.config import PreprocessCfg
     from oneclip.engine.plan import image_plan, text_plan
     from oneclip.model import build_model

@@ -32,7 +32,7 @@ from contest.arena import ROOT, machine
 from PIL import Image
 
 from oneclip.image import Augment, open_image
-from oneclip.train.sources import Loader, ShardSamples
+from oneclip.train.data import Loader, ShardSamples
 
 BATCH, SHARD = 64, 250
 AUGMENT = Augment()

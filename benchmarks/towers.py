@@ -28,7 +28,7 @@ MATMUL, PACKED = "matmul", "packed"
 def of_limits(folder: Path) -> dict[str, Callable[[], Any]]:
     """Large matrix products and nothing else."""
     ours()
-    from oneclip.engine.machine import kernels_for
+    from oneclip.engine.precision import kernels_for
 
     tasks: dict[str, Callable[[], Any]] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.float32)):

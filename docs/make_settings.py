@@ -6,14 +6,14 @@ python docs/make_settings.py
 from itertools import groupby
 from pathlib import Path
 
-from oneclip.cli.from_settings import option
-from oneclip.config import _Config
-from oneclip.train.finetune.config import FinetuneCfg
-from oneclip.train.flat import Setting, settings_of
-from oneclip.train.settings import RunCfg
+from oneclip.cli.settings_options import option
+from oneclip.config.base import BaseCfg
+from oneclip.config.finetune import FinetuneCfg
+from oneclip.config.run import RunCfg
+from oneclip.config.schema import Setting, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES: dict[str, type[_Config]] = {"finetune": FinetuneCfg, "settings": RunCfg}
+TABLES: dict[str, type[BaseCfg]] = {"finetune": FinetuneCfg, "settings": RunCfg}
 GIVEN_BY_PLACE = ("model", "data")  # of a fine-tuning: they have no options
 
 
@@ -26,7 +26,7 @@ def row(setting: Setting) -> str:
     return f"| {', '.join(names)} | {setting.explained.replace('|', chr(92) + '|')} |\n"
 
 
-def table(kind: type[_Config]) -> str:
+def table(kind: type[BaseCfg]) -> str:
     """All settings, each group under a line of its own."""
     left_out = GIVEN_BY_PLACE if kind is FinetuneCfg else ()
     shown = [setting for setting in settings_of(kind) if setting.name not in left_out]

@@ -10,7 +10,7 @@ import torch
 import oneclip
 from oneclip.image import Augment, AugmentCfg
 from oneclip.train import Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
-from oneclip.train.sources import Loader, open_samples
+from oneclip.train.data import Loader, open_samples
 
 if len(sys.argv) != 3:
     sys.exit(__doc__)

@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 from tiny import PIXELS, tiny_cfg
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import Exportable
+from oneclip.checkpoint import save as save_module
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 
@@ -143,5 +144,5 @@ def _exported(cfg: ModelCfg, form: str, seed: int) -> dict[str, bytes]:
     torch.manual_seed(seed)
     model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
     with TemporaryDirectory() as folder:
-        export(model, Path(folder) / "model", form)
+        save_module(model, Path(folder) / "model", form)
         return {path.name: path.read_bytes() for path in (Path(folder) / "model").iterdir()}

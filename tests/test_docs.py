@@ -61,7 +61,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pocket: Path, undr
     """A folder like a fresh checkout, as the current one."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("oneclip.train.finetune.before.pocket_sample", few_of_the_sample)
+    monkeypatch.setattr("oneclip.train.finetune.reference_task.pocket_sample", few_of_the_sample)
     return tmp_path
 
 

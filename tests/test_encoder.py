@@ -204,7 +204,7 @@ def test_captions_keep_their_order(clip: Encoder, batch_size: int) -> None:
 def test_captions_are_sorted_within_more_than_one_slab(
     clip: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oneclip.text.buckets.SLAB", 2)
+    monkeypatch.setattr("oneclip.text.batching.length_buckets.SLAB", 2)
     np.testing.assert_allclose(
         clip.encode_texts(CAPTIONS, batch_size=1), text_features_of(clip, CAPTIONS), atol=1e-6
     )
@@ -419,7 +419,7 @@ def test_parts_of_the_package_are_there_after_one_import() -> None:
     code = """
 import oneclip
 oneclip.zoo.resolve, oneclip.evaluate.Retrieval, oneclip.image.open_image, oneclip.train.Trainer
-oneclip.checkpoint.read, oneclip.text.get_tokenizer, oneclip.model.CLIP, oneclip.losses.ClipLoss
+oneclip.checkpoint.readers.read, oneclip.text.get_tokenizer, oneclip.model.CLIP, oneclip.losses.ClipLoss
 oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, oneclip.embed, oneclip.encoder.load
 """
     done = programs.run(["-c", code])

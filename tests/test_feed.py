@@ -8,10 +8,10 @@ from PIL import Image
 from tiny import picture
 
 from oneclip.config import PreprocessCfg
-from oneclip.encoder.feed import delayed
+from oneclip.encoder.pipeline import delayed
 from oneclip.image import FastPreprocess, Preprocess
 from oneclip.image.steps import Normalize
-from oneclip.image.unnormalized import NormalizeBytes, Unnormalized
+from oneclip.image.uint8 import NormalizeBytes, Unnormalized
 
 CFGS = {
     "published": PreprocessCfg(size=32),

@@ -16,7 +16,7 @@ import pytest
 
 from oneclip import hub, zoo
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OutputError
-from oneclip.hub import progress, transfer
+from oneclip.hub import download_bar, transfer
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -336,7 +336,7 @@ def test_a_long_download_draws_a_bar_on_stderr(
     monkeypatch: pytest.MonkeyPatch,
     shown: bool,
 ) -> None:
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(download_bar, "QUIET_SECONDS", 0)
     hub.download(server.url, tmp_path, progress=shown)
     out, err = capfd.readouterr()
     assert out == ""

@@ -12,7 +12,7 @@ import open_clip
 from oneclip.errors import CheckpointError
 from oneclip.hub import read_json
 from oneclip.model.hf_config import text_config
-from oneclip.text.settings import read_settings
+from oneclip.text.hf.tokenizer_config import read_settings
 
 MARK = b"\xef\xbb\xbf"  # which PowerShell and Notepad put before UTF-8
 CFG = {"embed_dim": 16, "vision_cfg": {"layers": 1, "width": 32}, "text_cfg": {"context_length": 12}}

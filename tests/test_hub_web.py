@@ -13,9 +13,9 @@ import pytest
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
 from oneclip.errors import DownloadError
-from oneclip.hub import web
+from oneclip.hub import http
 from oneclip.hub.addresses import read_bytes
-from oneclip.hub.web import escaped
+from oneclip.hub.http import escaped
 
 
 class Server:
@@ -72,7 +72,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited, without waiting."""
     waited: list[float] = []
-    monkeypatch.setattr(web.time, "sleep", waited.append)
+    monkeypatch.setattr(http.time, "sleep", waited.append)
     return waited
 
 
@@ -104,9 +104,9 @@ def test_a_busy_server_is_asked_again_after_the_time_it_says(
     server: Server, pauses: list[float], status: int
 ) -> None:
     server.files["/x.jpg"] = b"here"
-    server.busy = [(status, "3"), (status, None), (status, formatdate(web.time.time() + 9, usegmt=True))]
+    server.busy = [(status, "3"), (status, None), (status, formatdate(http.time.time() + 9, usegmt=True))]
     assert read_bytes(f"{server.address}/x.jpg") == b"here"
-    assert pauses[:2] == [3.0, web.PAUSES[1]]
+    assert pauses[:2] == [3.0, http.PAUSES[1]]
     assert 5 < pauses[2] <= 9
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oneclip.errors import DataError
-from oneclip.pairs import read_table
+from oneclip.hub.pairs import read_table
 
 ROWS = [("a.png", "a cat"), ("b.png", 'a "dog", asleep'), ("ü.png", "ein Bär; zwei")]
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import oneclip
-from oneclip.train.evaluate import recall_at_k
+from oneclip.train.evaluation import recall_at_k
 from recipes.pocket.evaluate import features
 from recipes.pocket.evaluation_sets import read_sample
 from recipes.pocket.publish import CARD, table

@@ -22,7 +22,7 @@ def write_model(folder: Path, architecture: str, onnx_batch: int = 0) -> None:
     OpenAI's package computes every model with QuickGELU; all else has the architecture's own activation.
     """
     from oneclip import zoo
-    from oneclip.checkpoint.export import Exportable, export
+    from oneclip.checkpoint.save import Exportable, export
     from oneclip.config import PreprocessCfg
     from oneclip.model import build_model
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from oneclip.config import OPENAI_MEAN, OPENAI_STD
 from oneclip.text import CLIPTokenizer
-from oneclip.train.evaluate import recall_at_k
+from oneclip.train.evaluation import recall_at_k
 from recipes.pocket.evaluation_sets import ALL_SETS, EvaluationSet, evaluation_set
 
 

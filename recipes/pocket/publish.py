@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 import oneclip
-from oneclip.checkpoint import load, load_into, read, write_quantised
+from oneclip.checkpoint import load, load_into, write_quantised
+from oneclip.checkpoint.readers import read
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer

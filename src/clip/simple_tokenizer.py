@@ -5,9 +5,9 @@ from __future__ import annotations
 from os import PathLike
 
 from oneclip.text.clean import basic_clean, whitespace_clean
-from oneclip.text.published import SimpleTokenizer as _SimpleTokenizer
-from oneclip.text.published import bytes_to_unicode, get_pairs
-from oneclip.text.vocabulary import default_bpe
+from oneclip.text.clip.bpe import default_bpe
+from oneclip.text.clip.legacy_attrs import SimpleTokenizer as _SimpleTokenizer
+from oneclip.text.clip.legacy_attrs import bytes_to_unicode, get_pairs
 
 __all__ = [
     "SimpleTokenizer",

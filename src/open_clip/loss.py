@@ -8,7 +8,7 @@ from torch import Tensor
 from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, CoCaLoss, DistillClipLoss, SigLipLoss
 from oneclip.losses.gather import gather_rows
-from oneclip.losses.neighbours import (
+from oneclip.losses.neighbour_exchange import (
     NeighbourExchange,
     NeighbourExchangeBidir,
     neighbour_exchange,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from oneclip.checkpoint.resize import resize_grid
+from oneclip.checkpoint.interpolate_pos_embed import resize_grid
 from oneclip.errors import ConfigError
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oneclip.checkpoint.resize import TEXT, VISUAL, resize_grid, resize_line
+from oneclip.checkpoint.interpolate_pos_embed import TEXT, VISUAL, resize_grid, resize_line
 from oneclip.errors import CheckpointMismatchError
 from open_clip.utils import to_2tuple
 

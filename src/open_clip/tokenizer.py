@@ -17,18 +17,18 @@ from oneclip.text.clean import basic_clean, canonicalize_text, get_clean_fn, whi
 from oneclip.text.clean import clean_canonicalize as _clean_canonicalize
 from oneclip.text.clean import clean_text as _clean_lower
 from oneclip.text.clean import clean_whitespace as _clean_whitespace
-from oneclip.text.huggingface import HFTokenizer as _HFTokenizer
-from oneclip.text.published import SimpleTokenizer as _SimpleTokenizer
-from oneclip.text.published import bytes_to_unicode, get_pairs
-from oneclip.text.reduction import (
+from oneclip.text.clip.bpe import default_bpe
+from oneclip.text.clip.legacy_attrs import SimpleTokenizer as _SimpleTokenizer
+from oneclip.text.clip.legacy_attrs import bytes_to_unicode, get_pairs
+from oneclip.text.clip.reduction import (
     get_reduction_mask_fn,
     random_mask_tokenize,
     simple_mask_tokenize,
     syntax_mask_tokenize,
 )
-from oneclip.text.siglip import SigLipTokenizer
-from oneclip.text.tokenizer import CONTEXT_LENGTH as DEFAULT_CONTEXT_LENGTH
-from oneclip.text.vocabulary import default_bpe
+from oneclip.text.clip.tokenizer import CONTEXT_LENGTH as DEFAULT_CONTEXT_LENGTH
+from oneclip.text.hf.siglip import SigLipTokenizer
+from oneclip.text.hf.tokenizer import HFTokenizer as _HFTokenizer
 
 __all__ = [
     "DEFAULT_CONTEXT_LENGTH",

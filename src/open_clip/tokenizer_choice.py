@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint.sound import check_cfg
+from oneclip.checkpoint.resolve.validate_config import check_cfg
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, DownloadError, UnknownModelError
-from oneclip.text.choose import BESIDE, tokenizer_files, tokenizer_options
+from oneclip.text.factory import BESIDE, tokenizer_files, tokenizer_options
 from open_clip import tokenizer
 from open_clip.architectures import architecture_name, known_config
 from open_clip.constants import HF_CONFIG_NAME

@@ -22,7 +22,7 @@ from oneclip.errors import ConfigError
 from oneclip.image.augment import Augment, AugmentCfg, draw_color_jitter
 from oneclip.image.preprocess import Preprocess
 from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
-from oneclip.model.optional import optional_package
+from oneclip.model.optional_package import optional_package
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.utils import to_2tuple
 

@@ -15,7 +15,8 @@ from tiny import tiny_cfg
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint import describe, load, save
+from oneclip.checkpoint import load, save
+from oneclip.checkpoint.resolve import resolve
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, ConfigError
 from oneclip.model import build_model
@@ -245,7 +246,7 @@ def test_a_bare_file_of_transformers_does_not_say_it(transformers_folder: Path, 
 
 def test_a_description_needs_no_values(folder: Path) -> None:
     save(folder / "m.pt", weights(), {"model_cfg": tiny_cfg().to_dict()})
-    found = describe(zoo.resolve(folder / "m.pt"), values=False)
+    found = resolve(zoo.resolve(folder / "m.pt"), values=False)
     assert found.cfg == tiny_cfg()
     assert found.activation == "its own metadata"
     assert all(tensor.is_meta for tensor in found.checkpoint.state_dict.values())

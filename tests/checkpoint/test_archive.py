@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneclip.checkpoint import read
-from oneclip.checkpoint.tensors import STORAGES
+from oneclip.checkpoint.readers import read
+from oneclip.checkpoint.readers.tensor_records import STORAGES
 from oneclip.errors import CheckpointError
 
 FOUR = {"0": forged.floats(1, 2, 3, 4)}

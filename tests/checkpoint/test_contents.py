@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oneclip.checkpoint import read
+from oneclip.checkpoint.readers import read
 from oneclip.errors import CheckpointError
 
 WEIGHTS = {"visual.proj": torch.arange(6.0).reshape(2, 3), "ln.weight": torch.ones(2, dtype=torch.float16)}

@@ -13,12 +13,12 @@ import transformers
 from test_tokenizer_beside import CFG, written
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, export, pooled_at_end
+from oneclip.checkpoint import Exportable, pooled_at_end, save
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer, HFTokenizer
-from oneclip.train.start import starting_model
+from oneclip.train.initial_model import starting_model
 
 __all__ = ["written"]  # a fixture
 
@@ -84,7 +84,7 @@ def test_it_stays_so_in_other_forms(grown: Path, expected: torch.Tensor, tmp_pat
     if form == "safetensors":
         text = replace(model.cfg.text_cfg, hf_tokenizer_name=str(grown))
         model = replace(model, cfg=replace(model.cfg, text_cfg=text))
-    export(model, target, form)
+    save(model, target, form)
     torch.testing.assert_close(
         features_of(checkpoint.load(target, device="cpu")), expected, rtol=1e-4, atol=1e-5
     )
@@ -116,7 +116,7 @@ def test_added_tokens_of_our_own_tokenizer_reach_transformers(tmp_path: Path) ->
     cfg = pooled_at_end(replace(CFG, text_cfg=text))
     assert (cfg.text_cfg.pool_type, cfg.text_cfg.eos_id) == ("eos", END)
     torch.manual_seed(0)
-    export(
+    save(
         Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32)),
         tmp_path / "out",
         "transformers",

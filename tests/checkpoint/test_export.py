@@ -14,11 +14,11 @@ import torch
 from tiny import tiny_cfg
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint.export import FORMS, Exportable, export, format_for
 from oneclip.checkpoint.formats.transformers_clip import read_config as read_clip_config
 from oneclip.checkpoint.formats.transformers_clip import write_config as write_clip_config
 from oneclip.checkpoint.formats.transformers_common import read_tokenizer_facts
 from oneclip.checkpoint.formats.transformers_siglip import read_config, write_config
+from oneclip.checkpoint.save import FORMS, Exportable, export, format_for
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.errors import ConfigError, OutputError
 from oneclip.model import build_model
@@ -218,7 +218,7 @@ def test_a_folder_that_could_not_be_finished_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["oneclip.checkpoint.export"], "save", full)
+    monkeypatch.setattr(sys.modules["oneclip.checkpoint.save"], "save", full)
     with pytest.raises(OutputError, match="No space left"):
         export(model, tmp_path / "out", "open_clip")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import outline
 from oneclip.checkpoint.formats import Converted, recognise
 from oneclip.checkpoint.formats.big_vision import BigVision
+from oneclip.checkpoint.skip_init import outline
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.model import build_model

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import outline
 from oneclip.checkpoint.formats import Converted, recognise
 from oneclip.checkpoint.formats.mobileclip import CONVOLUTIONAL, NAMES, MobileCLIP
+from oneclip.checkpoint.skip_init import outline
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.model import build_model
 

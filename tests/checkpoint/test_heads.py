@@ -14,11 +14,12 @@ from tiny import tiny_cfg
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint import Exportable, Said, export, load, save, settled
-from oneclip.checkpoint.blank import outline
-from oneclip.checkpoint.examine import Examined
-from oneclip.checkpoint.heads import heads_of
-from oneclip.checkpoint.read import Checkpoint
+from oneclip.checkpoint import Exportable, Said, load, save, settled
+from oneclip.checkpoint import save as save_module
+from oneclip.checkpoint.readers.read import Checkpoint
+from oneclip.checkpoint.resolve.attention_heads import heads_of
+from oneclip.checkpoint.resolve.evidence import Examined
+from oneclip.checkpoint.skip_init import outline
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError
 from oneclip.model import build_model
@@ -128,7 +129,7 @@ def test_openais_own_form_has_heads_of_64(tmp_path: Path) -> None:
     cfg = ModelCfg(
         16, replace(VISION, width=128, head_width=64), replace(TEXT, vocab_size=49408, heads=1), True
     )
-    export(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
+    save_module(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
     assert load(tmp_path / "m.pt").cfg == cfg
 
 
@@ -138,7 +139,7 @@ def test_openais_form_is_not_loaded_as_an_architecture_of_other_heads(
     cfg = ModelCfg(
         16, replace(VISION, width=128, head_width=64), replace(TEXT, vocab_size=49408, heads=1), True
     )
-    export(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
+    save_module(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
     other = replace(cfg, vision_cfg=replace(cfg.vision_cfg, head_width=32))
     monkeypatch.setitem(catalogue._rows(), "narrow", other.to_dict())
     with pytest.raises(ConfigError, match="with 2 heads in its image tower, and narrow has 4: load it as"):
@@ -160,7 +161,7 @@ def test_what_the_caller_says_comes_before_an_architecture_that_has_the_shapes(t
 
 
 def test_a_file_that_says_its_preprocessing_must_not_be_contradicted(tiny: Path) -> None:
-    export(
+    save_module(
         Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "ours.pt", "safetensors"
     )
     assert load(tiny / "ours.pt", preprocess="openai").preprocess_cfg == PreprocessCfg(size=32)
@@ -203,7 +204,7 @@ def test_files_that_we_write_say_their_activation_and_their_heads(
     cfg = tiny_cfg(quick_gelu=True)
     cfg.vision_cfg.head_width, cfg.text_cfg.heads = 8, 4
     path = tiny / FORMS[form]
-    export(
+    save_module(
         Exportable(weights(cfg), cfg, PreprocessCfg(size=32)), path, "safetensors" if form == "pt" else form
     )
     file = path / WEIGHTS[form] if form in WEIGHTS else path
@@ -216,12 +217,14 @@ def test_files_that_we_write_say_their_activation_and_their_heads(
     ):
         load(f"tiny:{file}")
     same = tiny_cfg()
-    export(Exportable(weights(same), same, PreprocessCfg(size=32)), tiny / "same.pt", "safetensors")
+    save_module(Exportable(weights(same), same, PreprocessCfg(size=32)), tiny / "same.pt", "safetensors")
     assert load(f"tiny:{tiny}/same.pt").cfg == same
 
 
 def test_a_configuration_must_not_contradict_the_file_beside_it(tiny: Path) -> None:
-    export(Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "out", "open_clip")
+    save_module(
+        Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "out", "open_clip"
+    )
     config = tiny / "out" / "open_clip_config.json"
     config.write_text(config.read_text().replace('"head_width": 16', '"head_width": 32'))
     with pytest.raises(

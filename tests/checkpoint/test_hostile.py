@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from tiny import tiny_cfg
 from torch import Tensor, nn
 
-from oneclip.checkpoint import load, read, save, write_quantised
+from oneclip.checkpoint import load, save, write_quantised
+from oneclip.checkpoint.readers import read
 from oneclip.config import CLIPTextCfg, PreprocessCfg
 from oneclip.errors import CheckpointError
 from oneclip.model import build_model

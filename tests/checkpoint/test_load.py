@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from oneclip import zoo
 from oneclip.checkpoint import infer_openai_config, load, looks_like_openai, save, write_quantised
-from oneclip.checkpoint.blank import outline
+from oneclip.checkpoint.skip_init import outline
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import (
     AmbiguousModelError,

@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from oneclip.checkpoint import read, write_quantised
-from oneclip.checkpoint.quantise import dequantised, quantise_rows, quantised
+from oneclip.checkpoint import write_quantised
+from oneclip.checkpoint.quantize import dequantised, quantise_rows, quantised
+from oneclip.checkpoint.readers import read
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oneclip.checkpoint import read, save
+from oneclip.checkpoint import save
+from oneclip.checkpoint.readers import read
 from oneclip.errors import CheckpointError
 
 WEIGHTS = {

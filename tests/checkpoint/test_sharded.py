@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import oneclip
-from oneclip.checkpoint import read
-from oneclip.checkpoint.sharded import Table
+from oneclip.checkpoint.readers import read
+from oneclip.checkpoint.readers.dcp import Table
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError
 from oneclip.model import build_model
@@ -114,7 +114,7 @@ def test_a_tensor_that_calls_something_is_refused(folder: Path, tmp_path: Path) 
 def test_a_value_that_calls_something_is_refused_in_resuming(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
-    from oneclip.train.shards import read_shards
+    from oneclip.train.checkpointing.dcp import read_shards
 
     folder = write(tmp_path / "step_3", weights, value=Hostile(tmp_path / "ran"))
     (tmp_path / "ran").unlink(missing_ok=True)

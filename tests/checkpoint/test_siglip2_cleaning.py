@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import Exportable, save
 from oneclip.checkpoint.formats.base import Converted
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.config import CLIPVisionCfg, ModelCfg, PreprocessCfg
@@ -65,7 +65,7 @@ def architecture(monkeypatch: pytest.MonkeyPatch, model: Exportable) -> None:
 
 def transformers_folder(model: Exportable, folder: Path) -> str:
     """As Google's repositories are: nothing in it says how texts are cleaned."""
-    export(model, folder / "hf", "transformers")
+    save(model, folder / "hf", "transformers")
     config = json.loads((folder / "hf" / "config.json").read_text())
     del config["oneclip"]
     (folder / "hf" / "config.json").write_text(json.dumps(config))
@@ -75,7 +75,7 @@ def transformers_folder(model: Exportable, folder: Path) -> str:
 
 
 def open_clip_folder(model: Exportable, folder: Path) -> str:
-    export(model, folder / "open", "open_clip")
+    save(model, folder / "open", "open_clip")
     return str(folder / "open")
 
 
@@ -92,7 +92,7 @@ def bare(model: Exportable, folder: Path) -> str:
 
 
 def described(model: Exportable, folder: Path) -> str:
-    export(model, folder / "ours.safetensors", "safetensors")
+    save(model, folder / "ours.safetensors", "safetensors")
     return str(folder / "ours.safetensors")
 
 

@@ -12,14 +12,14 @@ from hub_server import Hub, in_this_process
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from oneclip import checkpoint
-from oneclip.checkpoint.export import FOLDER_CONFIG, Exportable, export
 from oneclip.checkpoint.formats import TransformersCLIP
 from oneclip.checkpoint.formats.base import Converted
+from oneclip.checkpoint.save import FOLDER_CONFIG, Exportable, export
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer, HFTokenizer
-from oneclip.text.choose import BESIDE
+from oneclip.text.factory import BESIDE
 
 VISION = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=32)
 CFG = ModelCfg(16, VISION, CLIPTextCfg(width=16, heads=2, layers=1), quick_gelu=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from oneclip.checkpoint import read, replacing, save, write
+from oneclip.checkpoint import replacing, save, write
+from oneclip.checkpoint.readers import read
 from oneclip.errors import CheckpointError, OutputError
 from tests import programs
 

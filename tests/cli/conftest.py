@@ -16,7 +16,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     from oneclip.cli.app import run as run_app
 
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr("oneclip.cli.progress.PATIENCE", 3600.0)  # else a slow machine would say more
+    monkeypatch.setattr("oneclip.cli.progress_bars.PATIENCE", 3600.0)  # else a slow machine would say more
 
     def call(*arguments: object) -> Result:
         capsys.readouterr()

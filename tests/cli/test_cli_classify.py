@@ -228,7 +228,7 @@ def test_no_color_is_heeded(run: Run, pictures: Path, model: Path, monkeypatch: 
 def test_progress_comes_after_two_seconds_and_on_stderr(
     run: Run, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oneclip.cli.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("oneclip.cli.progress_bars.PATIENCE", 0.0)
     code, out, err = run("classify", pictures, *LABELS, "--model", model, "--batch-size", 2, "--json")
     assert code == 0
     assert json.loads(out)

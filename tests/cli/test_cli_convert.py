@@ -8,7 +8,7 @@ import torch
 from commandline import Run
 
 from oneclip import checkpoint
-from oneclip.checkpoint import verify
+from oneclip.checkpoint import compare
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 from oneclip.zoo import catalogue
@@ -52,7 +52,7 @@ def test_there_and_back_through_all_forms_gives_the_same_file(run: Run, quick: P
         source = tmp_path / target
     first, last = (checkpoint.read(tmp_path / name) for name in ("first.safetensors", "last.safetensors"))
     assert last.metadata == first.metadata
-    assert verify.check_tensors(first.state_dict, last.state_dict) == len(first.state_dict)
+    assert compare.check_tensors(first.state_dict, last.state_dict) == len(first.state_dict)
 
 
 def test_json_has_the_differences(run: Run, quick: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_where_transformers_cannot_run_the_reason_is_named(
         except RuntimeError as error:
             raise ModuleNotFoundError("Could not import module 'CLIPModel'") from error
 
-    monkeypatch.setattr(verify, "run_transformers", fail)
+    monkeypatch.setattr(compare, "run_transformers", fail)
     code, _, err = run("convert", quick, tmp_path / "out", "--to", "transformers")
     assert code == 0
     assert "could not run it: operator torchvision::nms does not exist. The torchvision here was built" in err

@@ -7,10 +7,10 @@ import pytest
 from commandline import Run
 from tars import members, png, write_tar
 
-from oneclip.cli.pictures import tell_not_read
-from oneclip.hub import suffixes
-from oneclip.hub.suffixes import NotRead, image_suffixes, is_image
-from oneclip.train.sources.open import open_samples
+from oneclip.cli.images import tell_not_read
+from oneclip.hub import file_types
+from oneclip.hub.file_types import NotRead, image_suffixes, is_image
+from oneclip.train.data.open_dataset import open_samples
 
 NAMES = [
     "a.heic",
@@ -35,7 +35,7 @@ LABELS = ("-l", "a cat", "-l", "a dog")
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without the extras."""
-    monkeypatch.setattr(suffixes, "_is_installed", lambda module: False)
+    monkeypatch.setattr(file_types, "_is_installed", lambda module: False)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_where_nothing_else_is_there_the_error_says_it(
 
 def test_with_the_extras_they_are_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_image("a.heic")
-    monkeypatch.setattr(suffixes, "_is_installed", lambda module: module == "pillow_heif")
+    monkeypatch.setattr(file_types, "_is_installed", lambda module: module == "pillow_heif")
     assert is_image("folder/A.HEIC")
     assert not is_image("folder/.a.heic")
     assert not is_image("a.jxl")
@@ -127,7 +127,7 @@ def test_what_pillow_reads_is_read_or_left_out_with_a_reason() -> None:
         ),
         *(".bw", ".rgb", ".rgba", ".icb", ".vda", ".vst", ".ps", ".msp", ".pxr"),
     }
-    told = set(suffixes._REMEDIES)
+    told = set(file_types._REMEDIES)
     assert claimed - plugins - told == (image_suffixes() & claimed) | (no_image_or_too_rare & claimed)
 
 

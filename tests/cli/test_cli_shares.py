@@ -9,7 +9,7 @@ import pytest
 import torch
 from commandline import Run
 
-from oneclip.checkpoint import read
+from oneclip.checkpoint.readers import read
 
 dcp = pytest.importorskip("torch.distributed.checkpoint")
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # as it should be

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from tiny import picture
 
-from oneclip.cli.progress import _duration, _sentence
-from oneclip.embed import ahead
-from oneclip.embed.ahead import Clock, Ready, Unread, limit, read_ahead
+from oneclip.cli.progress_bars import _duration, _sentence
+from oneclip.embed import prefetch
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.meter import Meter, Report
+from oneclip.embed.prefetch import Clock, Ready, Unread, limit, read_ahead
 from oneclip.embed.sources.files import file_item
+from oneclip.embed.throughput import Meter, Report
 from oneclip.embed.worker import _Listed as Listed
 from oneclip.errors import DataError, ImageError
 from oneclip.hub.addresses import read_bytes
@@ -123,7 +123,7 @@ class Files:
 
 
 def test_bytes_that_wait_to_be_decoded_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "WAITING_BYTES", 100)
+    monkeypatch.setattr(prefetch, "WAITING_BYTES", 100)
     files = Files([30, 40] * 20 + [250] + [30, 40] * 20)  # one is larger than all that may wait
     found = list(read_ahead([files], files.decode, unknown, Clock(), ahead=64))
     assert all(isinstance(entry, Ready) for entry in found)
@@ -141,7 +141,7 @@ def test_no_more_threads_decode_than_are_allowed_to() -> None:
 
 
 def test_a_run_that_ends_early_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "WAITING_BYTES", 1)
+    monkeypatch.setattr(prefetch, "WAITING_BYTES", 1)
     before = set(threading.enumerate())
     files = Files([10] * 100)
     found = read_ahead([files], files.decode, unknown, Clock(), ahead=32)
@@ -153,7 +153,7 @@ def test_a_run_that_ends_early_leaves_no_thread_behind(monkeypatch: pytest.Monke
 
 
 def test_a_large_file_that_is_no_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "LARGE", 1000)
+    monkeypatch.setattr(prefetch, "LARGE", 1000)
     content = b"P6 30000 30000 255\n" + bytes(2000)
     (tmp_path / "bomb.ppm").write_bytes(content)
     (tmp_path / "film.jpg").write_bytes(b"a film" * 500)

@@ -120,7 +120,7 @@ def test_an_item_that_raises_anything_is_listed_and_the_others_are_written_every
 def test_an_error_of_any_kind_while_decoding_is_that_picture_s(
     run: Embed, photos: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oneclip.embed import model as batches
+    from oneclip.embed import batch_encoder as batches
 
     def failing(content: io.BytesIO, **options: object) -> object:
         if content.name.endswith("2.jpg"):  # type: ignore[attr-defined]

@@ -18,9 +18,9 @@ from tiny import picture, write_tiny_model
 
 import oneclip
 from oneclip.cli.app import run as run_command
-from oneclip.embed.cluster import Cluster
-from oneclip.embed.ledger import Ledger
-from oneclip.embed.units import Group
+from oneclip.embed.ray_cluster import Cluster
+from oneclip.embed.result_collector import Ledger
+from oneclip.embed.work_units import Group
 from oneclip.errors import ClusterError, MissingExtraError
 
 Embed = Callable[..., Any]  # the fixture `run`
@@ -164,7 +164,7 @@ def test_a_model_that_workers_cannot_load_is_an_error_before_the_work(
 
 
 def test_without_ray_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.embed.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("oneclip.embed.ray_cluster.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"oneclip\[ray\]"):
         Cluster()
 

@@ -153,7 +153,7 @@ def test_what_is_no_dataset_of_ours_is_found_before_the_work(photos: Path) -> No
 
 
 def test_without_its_library_it_names_the_extra(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.embed.lance_rows.find_spec", lambda name: None)
+    monkeypatch.setattr("oneclip.embed.formats.lance.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"oneclip\[lance\]"):
         check_output(Path(OUT), ".parquet")
 

@@ -11,12 +11,12 @@ from tiny import picture
 
 import oneclip
 from oneclip.embed.items import Failure, row_key
-from oneclip.embed.ledger import Ledger
+from oneclip.embed.result_collector import Ledger
 from oneclip.embed.rows import Facts
 from oneclip.embed.run import Outcome, embed
 from oneclip.embed.sources import find_sources
 from oneclip.embed.store import Store
-from oneclip.embed.units import Answer, Group
+from oneclip.embed.work_units import Answer, Group
 
 Embed = Callable[..., Outcome]  # the fixture `run`
 OUTPUTS = ("vectors.npz", "vectors.parquet", "folder", "vectors.lance")
@@ -220,7 +220,7 @@ def test_members_of_a_shard_that_has_not_changed_are_not_read(
     write_tar("a.tar", {f"{i}.jpg": (photos / f"{i}.jpg").read_bytes() for i in range(3)})
     os.utime("a.tar", (1e9, 1e9))
     run("a.tar")
-    monkeypatch.setattr("oneclip.embed.sources.shards._read_at", lambda *a: pytest.fail("it was read"))
+    monkeypatch.setattr("oneclip.embed.sources.tars._read_at", lambda *a: pytest.fail("it was read"))
     assert run("a.tar").kept == 3
 
 

@@ -17,7 +17,7 @@ from tars import tar
 
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
-from oneclip.embed.sources.shards import Shard
+from oneclip.embed.sources.tars import Shard
 from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
 from oneclip.hub.addresses import expand
 

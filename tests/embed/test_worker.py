@@ -11,15 +11,15 @@ from test_sources import write_tar
 from tiny import DIM, write_tiny_model
 
 import oneclip
-from oneclip.embed.cluster import _Arrived
 from oneclip.embed.items import Failure, Found, Item
-from oneclip.embed.ledger import Ledger
-from oneclip.embed.pool import Pool, plan_pool
+from oneclip.embed.ray_cluster import _Arrived
+from oneclip.embed.ray_workers import Pool, plan_pool
+from oneclip.embed.result_collector import Ledger
 from oneclip.embed.rows import Facts
 from oneclip.embed.run import Outcome
 from oneclip.embed.sources import find_sources
 from oneclip.embed.store import Store
-from oneclip.embed.units import Answer, Group, Known, Unit, units_of
+from oneclip.embed.work_units import Answer, Group, Known, Unit, units_of
 from oneclip.embed.worker import Attempts, Task, Worker, meet
 from oneclip.errors import CheckpointError, ClusterError, ConfigError, DataError
 

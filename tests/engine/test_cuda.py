@@ -15,11 +15,11 @@ from torch import Tensor
 
 import oneclip
 from oneclip.encoder import Encoder
-from oneclip.engine.machine import descriptions
+from oneclip.engine.device_transfer import Transfer
+from oneclip.engine.graph_cache import Recorded
 from oneclip.engine.plan import Plan, image_plan, text_plan
-from oneclip.engine.recorded import Recorded
-from oneclip.engine.transfer import Transfer
-from oneclip.engine.visual import VisionPlan
+from oneclip.engine.precision import descriptions
+from oneclip.engine.vision_plan import VisionPlan
 from oneclip.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from oneclip.engine.machine import PLANNED, kernels_for
-from oneclip.engine.textual import TextPlan
-from oneclip.engine.visual import SigLIPPlan, VisionPlan
+from oneclip.engine.precision import PLANNED, kernels_for
+from oneclip.engine.text_plan import TextPlan
+from oneclip.engine.vision_plan import SigLIPPlan, VisionPlan
 
 
 class OnlyMeta(TorchDispatchMode):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneclip.engine.lanes import LEAST, in_slices, lanes
+from oneclip.engine.thread_groups import LEAST, in_slices, lanes
 
 THREADS = 3
 

@@ -216,7 +216,7 @@ def test_any_number_of_rows(batch: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_slices_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.engine.lanes.LARGEST", rows * CONTEXT * 256 * 4)
+    monkeypatch.setattr("oneclip.engine.thread_groups.LARGEST", rows * CONTEXT * 256 * 4)
     compare(model_of(), "fp32", images=pictures(7), ids=captions(7))
 
 
@@ -273,7 +273,7 @@ def test_what_is_not_finite_stays_so() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_without_onednn_it_still_works(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.engine.machine.works", lambda *_: False)
+    monkeypatch.setattr("oneclip.engine.precision.works", lambda *_: False)
     model = model_of(quick_gelu=True)
     assert "torch's own" in image_plan(model, precision).describe()
     compare(model, precision, images=pictures(), ids=captions())

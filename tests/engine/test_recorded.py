@@ -9,14 +9,14 @@ import torch
 from test_plans import CONTEXT, END, TEXT, assert_same, captions, model_of, pictures, small_siglip
 from torch import Tensor
 
-from oneclip.engine import recorded
-from oneclip.engine.buckets import LENGTHS, ROWS, TOKENS, Captions, Pictures
-from oneclip.engine.known import Unplanned
-from oneclip.engine.machine import PLANNED, gpu_descriptions, kernels_for
+from oneclip.engine import graph_cache
+from oneclip.engine.graph_cache import Compute, NotRecorded, Recorded
+from oneclip.engine.graph_shapes import LENGTHS, ROWS, TOKENS, Captions, Pictures
+from oneclip.engine.guards import Unplanned
 from oneclip.engine.plan import _kernels, image_plan
-from oneclip.engine.recorded import Compute, NotRecorded, Recorded
-from oneclip.engine.textual import TextPlan
-from oneclip.engine.visual import SigLIPPlan, VisionPlan
+from oneclip.engine.precision import PLANNED, gpu_descriptions, kernels_for
+from oneclip.engine.text_plan import TextPlan
+from oneclip.engine.vision_plan import SigLIPPlan, VisionPlan
 
 
 class Recordings:
@@ -165,7 +165,7 @@ def test_large_batches_are_computed_as_they_are() -> None:
 
 
 def test_the_longest_unused_recording_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "MOST", 2)
+    monkeypatch.setattr(graph_cache, "MOST", 2)
     recordings = Recordings()
     compute = Recorded(lambda batch: batch[:, 0, 0], Pictures(tokens=1), recordings)
     for rows in (1, 2, 1, 4, 1, 2):

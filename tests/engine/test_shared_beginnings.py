@@ -8,7 +8,7 @@ from test_plans import CONTEXT, END, TEXT, assert_same, compare, model_of
 from torch import Tensor
 
 from oneclip.engine.plan import Plan, text_plan
-from oneclip.engine.textual import TextPlan
+from oneclip.engine.text_plan import TextPlan
 
 START = 1
 
@@ -42,7 +42,7 @@ def tokens_computed(plan: Plan, ids: Tensor, monkeypatch: pytest.MonkeyPatch, ti
 
     monkeypatch.setattr(TextPlan, "_begin", begins)
     monkeypatch.setattr(TextPlan, "_go_on", goes_on)
-    monkeypatch.setattr("oneclip.engine.beginnings.LEAST", 1)
+    monkeypatch.setattr("oneclip.engine.prefix_sharing.LEAST", 1)
     with torch.inference_mode():
         for _ in range(times):
             plan(ids)
@@ -55,12 +55,12 @@ def tokens_computed(plan: Plan, ids: Tensor, monkeypatch: pytest.MonkeyPatch, ti
 def test_captions_that_begin_alike(
     option: str, precision: str, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oneclip.engine.beginnings.LEAST", least)
+    monkeypatch.setattr("oneclip.engine.prefix_sharing.LEAST", least)
     compare(model_of(text=TEXT[option], custom_text=True), precision, ids=prompts())
 
 
 def test_more_captions_than_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneclip.engine.beginnings.MOST", 5)
+    monkeypatch.setattr("oneclip.engine.prefix_sharing.MOST", 5)
     compare(model_of(), "fp32", ids=prompts())
 
 

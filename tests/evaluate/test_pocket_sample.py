@@ -44,6 +44,6 @@ def test_it_belongs_to_pocket_alone(pocket: Path, tmp_path: Path) -> None:
 def test_where_it_is_missing_other_data_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("oneclip.evaluate.sample.PLACES", (tmp_path / "gone.npz",))
+    monkeypatch.setattr("oneclip.evaluate.pocket_heldout.PLACES", (tmp_path / "gone.npz",))
     with pytest.raises(DataError, match=r"was not found .* name data from before, or none"):
         pocket_sample()

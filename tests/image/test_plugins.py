@@ -12,7 +12,7 @@ from PIL import Image
 from raw_file import dng
 
 from oneclip.errors import ImageError, ImageTooLargeError
-from oneclip.image import open_image, plugins
+from oneclip.image import open_image, optional_formats
 from oneclip.image.jpeg_xl import jpeg_xl_size
 
 UPRIGHT = gradient(48, 32)
@@ -134,7 +134,7 @@ def test_without_the_package_the_remedy_is_named(
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr(plugins, "import_module", missing)
+    monkeypatch.setattr(optional_formats, "import_module", missing)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.delitem(Image.OPEN, "JXL", raising=False)
     monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind not in ("HEIF", "JXL")])

@@ -150,6 +150,6 @@ def test_what_timms_augmentation_lacks_is_named(
     def fail(name: str) -> None:
         raise error
 
-    monkeypatch.setattr("oneclip.model.optional.importlib.import_module", fail)
+    monkeypatch.setattr("oneclip.model.optional_package.importlib.import_module", fail)
     with pytest.raises(MissingExtraError, match=message):
         transform.image_transform(16, True, aug_cfg={"use_timm": True})

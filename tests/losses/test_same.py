@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneclip.losses import ClipLoss, SigLipLoss
-from oneclip.losses.same import contrast_without_same
+from oneclip.losses.multi_positive import contrast_without_same
 
 SCALE, BIAS = torch.tensor(7.0), torch.tensor(-3.0)
 SAME = torch.tensor([4, 9, 4, -1, -1, 9, 9])

@@ -14,7 +14,7 @@ import pytest
 from torch import nn
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import outline
+from oneclip.checkpoint.skip_init import outline
 from oneclip.model import build_model
 from oneclip.model.siglip_names import is_siglip
 

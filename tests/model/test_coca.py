@@ -12,7 +12,7 @@ from unseen_hooks import unseen
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
 from oneclip.model import CoCa, build_model
-from oneclip.model.generation.reader import CachedReader, WholeReader
+from oneclip.model.generation.kv_cache import CachedReader, WholeReader
 
 START, END = 22, 23
 WIDTHS = {"context_length": 16, "vocab_size": 24, "width": 32, "heads": 2, "layers": 2}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import outline
+from oneclip.checkpoint.skip_init import outline
 from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import SigLIPVision, build_model, build_visual_tower

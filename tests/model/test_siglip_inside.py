@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneclip.checkpoint.blank import build_blank, outline
+from oneclip.checkpoint.skip_init import build_blank, outline
 from oneclip.config import CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import SigLIPVision, build_visual_tower

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint import sound
+from oneclip.checkpoint.resolve import validate_config
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 
@@ -82,7 +82,7 @@ def index(folder: Path) -> None:
 
 
 def state_of_a_training() -> dict[str, Any]:
-    from oneclip.train.checkpoints import random_states
+    from oneclip.train.checkpointing.checkpoint import random_states
 
     state = weights()
     moments = {name: {"step": torch.tensor(2.0), "exp_avg": tensor} for name, tensor in state.items()}
@@ -108,14 +108,18 @@ def facts() -> dict[str, Any]:
 
 
 def training_file(folder: Path) -> None:
-    from oneclip.train.checkpoints import write_checkpoint
+    from oneclip.train.checkpointing.checkpoint import write_checkpoint
 
     write_checkpoint(folder / "step_2.pt", state_of_a_training())
 
 
 def resume(folder: Path) -> None:
     """As a training does with the latest checkpoint in its folder."""
-    from oneclip.train.checkpoints import latest_checkpoint, read_checkpoint, restore_random_states
+    from oneclip.train.checkpointing.checkpoint import (
+        latest_checkpoint,
+        read_checkpoint,
+        restore_random_states,
+    )
 
     latest = latest_checkpoint(folder)
     if latest is not None:
@@ -134,8 +138,8 @@ def processes(folder: Path) -> None:
 
 
 def read_processes(folder: Path) -> None:
-    from oneclip.checkpoint.sharded import Table
-    from oneclip.train.shards import read_shards
+    from oneclip.checkpoint.readers.dcp import Table
+    from oneclip.train.checkpointing.dcp import read_shards
 
     checkpoint.load(folder / "step_2", device="cpu")
     table = Table(folder / "step_2")
@@ -153,8 +157,8 @@ def text_tower(kind: str) -> Format:
             hf_tokenizer_name="x",
         )
         model = ModelCfg(16, VISION, cfg)
-        sound.check_cfg(model, folder)
-        sound.check_size(model, 10**6, folder)
+        validate_config.check_cfg(model, folder)
+        validate_config.check_size(model, 10**6, folder)
         checkpoint.build_blank(model)
 
     return Format(lambda folder: small_towers.text_folder(kind, folder), read, ("*/config.json",))

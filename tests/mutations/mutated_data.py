@@ -117,7 +117,7 @@ def parquet(folder: Path) -> None:
 
 def read_pairs(name: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        from oneclip.pairs import present_pairs, read_table
+        from oneclip.hub.pairs import present_pairs, read_table
 
         present_pairs(read_table(folder / name), folder, {})
 
@@ -128,7 +128,7 @@ def samples(*words: str) -> Callable[[Path], None]:
     """What a training reads: every sample, or why it is none."""
 
     def read(folder: Path) -> None:
-        from oneclip.train.sources.open import open_samples
+        from oneclip.train.data.open_dataset import open_samples
 
         found = open_samples([str(folder / word) for word in words], skip=True)
         for sample in found.read_run(range(min(len(found), 20))):
@@ -160,7 +160,7 @@ def arrow(folder: Path) -> None:
 
 
 def tar_with_index(folder: Path) -> None:
-    from oneclip.train.sources.tar_index import tar_index
+    from oneclip.train.data.tar_index import tar_index
 
     write_tar(folder / "a.tar", members(4))
     tar_index(str(folder / "a.tar"))
@@ -170,7 +170,7 @@ def tar_with_index(folder: Path) -> None:
 
 def read_index(folder: Path) -> None:
     """The index that lies there, as if its tar had never changed; copying gives the tar another time."""
-    from oneclip.train.sources import tar_index as module
+    from oneclip.train.data import tar_index as module
 
     about = json.loads((folder / "about.json").read_text())
     index = module._kept(folder / "a.tar.index", {key: about[key] for key in ("format", "size", "change")})
@@ -245,9 +245,9 @@ def settings(folder: Path) -> None:
 
 
 def read_toml(folder: Path) -> None:
-    from oneclip.train.flat import from_flat
-    from oneclip.train.settings import RunCfg
-    from oneclip.train.toml import read_settings
+    from oneclip.config.run import RunCfg
+    from oneclip.config.schema import from_flat
+    from oneclip.config.toml_file import read_settings
 
     from_flat(RunCfg, read_settings(folder / "train.toml", RunCfg))
 
@@ -258,7 +258,7 @@ def model_json(folder: Path) -> None:
 
 
 def read_model_json(folder: Path) -> None:
-    from oneclip.train.start import read_config
+    from oneclip.train.initial_model import read_config
 
     read_config(folder / "model.json")
 
@@ -271,8 +271,8 @@ def run_folder(folder: Path) -> None:
 
 
 def read_run_folder(folder: Path) -> None:
-    from oneclip.train.environment import added_to
-    from oneclip.train.metrics import MetricsFile, read_metrics
+    from oneclip.train.reporting.environment import added_to
+    from oneclip.train.reporting.metrics import MetricsFile, read_metrics
 
     MetricsFile(folder / "metrics.jsonl").cut_after(5)
     read_metrics(folder / "metrics.jsonl")

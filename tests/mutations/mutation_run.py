@@ -43,11 +43,11 @@ from oneclip import checkpoint  # noqa: E402
 
 FULL = 800
 IMPORTED = (  # once, before there are processes
-    *("oneclip.embed.store", "oneclip.embed.sources", "oneclip.embed.cache", "oneclip.pairs"),
+    *("oneclip.embed.store", "oneclip.embed.sources", "oneclip.embed.cache", "oneclip.hub.pairs"),
     *(
-        "oneclip.train.sources.open",
-        "oneclip.train.shards",
-        "oneclip.train.settings",
+        "oneclip.train.data.open_dataset",
+        "oneclip.train.checkpointing.dcp",
+        "oneclip.config.run",
         "oneclip.evaluate.templates",
     ),
     *(
@@ -56,7 +56,7 @@ IMPORTED = (  # once, before there are processes
         "transformers.models.bert.modeling_bert",
         "transformers.models.mt5.modeling_mt5",
     ),
-    *("torch.distributed.checkpoint", "oneclip.checkpoint.sharded", "ftfy"),
+    *("torch.distributed.checkpoint", "oneclip.checkpoint.readers.dcp", "ftfy"),
 )
 
 

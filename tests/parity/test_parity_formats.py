@@ -15,7 +15,7 @@ import torch
 from parity_compare import compare
 
 import open_clip
-from oneclip.checkpoint.export import Exportable, export
+from oneclip.checkpoint.save import Exportable, export
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 from open_clip.push_to_hf_hub import save_for_hf

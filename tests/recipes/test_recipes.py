@@ -11,10 +11,10 @@ import oneclip
 from oneclip import zoo
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
+from oneclip.config.finetune import FinetuneCfg
+from oneclip.config.schema import from_flat
+from oneclip.config.toml_file import read_settings
 from oneclip.train import RunCfg
-from oneclip.train.finetune.config import FinetuneCfg
-from oneclip.train.flat import from_flat
-from oneclip.train.toml import read_settings
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 NEEDED = {"data": "synthetic:100000", "out": "run"}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneclip.text.beginnings import FEWEST, Group, alike
+from oneclip.text.batching.shared_prefixes import FEWEST, Group, alike
 
 CAPTION = st.lists(st.integers(1, 3), min_size=1, max_size=6)
 

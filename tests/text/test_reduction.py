@@ -13,7 +13,7 @@ import torch
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, MissingExtraError, TextTooLongError
 from oneclip.text import CLIPTokenizer, get_tokenizer
-from oneclip.text.reduction import get_reduction_mask_fn, random_mask_tokenize
+from oneclip.text.clip.reduction import get_reduction_mask_fn, random_mask_tokenize
 
 LONG = "zero one two three four five six seven eight nine " * 4
 PLAIN = CLIPTokenizer()

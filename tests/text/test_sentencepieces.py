@@ -13,7 +13,7 @@ from made_tokenizers import GEMMA, WORDS
 
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.text import HFTokenizer
-from oneclip.text.siglip import SigLipTokenizer
+from oneclip.text.hf.siglip import SigLipTokenizer
 
 T5 = {"model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 GEMMA_MODEL = {

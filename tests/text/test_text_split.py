@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from oneclip.text import split
-from oneclip.text.split import splitter
+from oneclip.text.clip import pretokenize
+from oneclip.text.clip.pretokenize import splitter
 
 BETWEEN = "\u0345"  # in no class
 INHABITED = 0x40_000  # above are tags, private use and, mostly, nothing: a sample will do
@@ -19,7 +19,7 @@ plain = splitter(["<start_of_text>", "<end_of_text>"])
 def class_of_each() -> dict[str, str]:
     """The class of every code point that the table names."""
     found = {}
-    for name, inside in zip("LN", split._classes(), strict=True):
+    for name, inside in zip("LN", pretokenize._classes(), strict=True):
         for first, last in re.findall(r"\\x\{(\w+)\}-\\x\{(\w+)\}", inside):
             found.update(dict.fromkeys(map(chr, range(int(first, 16), int(last, 16) + 1)), name))
     return found

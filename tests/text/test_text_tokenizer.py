@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, ShapeError, TextTooLongError, TextTypeError, TokenRangeError
-from oneclip.text import CLIPTokenizer, clean_text, get_tokenizer, words
+from oneclip.text import CLIPTokenizer, clean_text, get_tokenizer
+from oneclip.text.clip import bpe_batch
 from tests import programs
 
 SOT, EOT = 49_406, 49_407
@@ -134,7 +135,7 @@ def test_rows_hold_what_encode_gives(texts: list[str], length: int) -> None:
 @given(any_text)
 def test_remembered_words_keep_their_ids(text: str) -> None:
     first = TOKENIZER.encode(text)
-    TOKENIZER.vocabulary.words = words.WordMemory(TOKENIZER.vocabulary.encode)
+    TOKENIZER.vocabulary.words = bpe_batch.WordMemory(TOKENIZER.vocabulary.encode)
     assert first == TOKENIZER.encode(text) == TOKENIZER.encode(text)
 
 
@@ -163,8 +164,8 @@ def test_additional_special_tokens_follow_the_vocabulary() -> None:
 
 
 def test_memory_of_words_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MEMORY_WORDS", 50)
-    memory = words.WordMemory(TOKENIZER.vocabulary.encode)
+    monkeypatch.setattr(bpe_batch, "MEMORY_WORDS", 50)
+    memory = bpe_batch.WordMemory(TOKENIZER.vocabulary.encode)
     for start in range(0, 400, 20):
         ids, counts = memory([f"w{i}" for i in range(start, start + 20)])
         assert len(memory._known) <= 50
@@ -174,13 +175,13 @@ def test_memory_of_words_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_long_words_are_not_remembered() -> None:
-    memory = words.WordMemory(TOKENIZER.vocabulary.encode)
+    memory = bpe_batch.WordMemory(TOKENIZER.vocabulary.encode)
     memory(["x" * 65, "y"])
     assert set(memory._known) == {"y", "\n"}
 
 
 def test_threads_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MEMORY_WORDS", 40)  # so that it is cleared all the time
+    monkeypatch.setattr(bpe_batch, "MEMORY_WORDS", 40)  # so that it is cleared all the time
     tokenizer = copy.copy(TOKENIZER)
     tokenizer.vocabulary = type(TOKENIZER.vocabulary)(None, TOKENIZER.vocabulary.special_tokens)
     batches = [[f"thread {t} caption {i} of {t * i}" for i in range(60)] for t in range(8)]

@@ -13,7 +13,7 @@ from made_tokenizers import bert, roberta, siglip, vocab_txt
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, DownloadError, OfflineError
 from oneclip.text import CLIPTokenizer, HFTokenizer, get_tokenizer, tokenizer_files, write_tokenizer
-from oneclip.text.choose import BESIDE
+from oneclip.text.factory import BESIDE
 
 CAPTIONS = ["a photo of the dog", "", "two small cats"]
 

@@ -15,8 +15,8 @@ from tokenizers import Regex, pre_tokenizers
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.text import CLIPTokenizer, HFTokenizer, get_tokenizer
-from oneclip.text.rows import LONGEST
-from oneclip.text.sentencepieces import LONGEST_PIECE, MOST_SENTINELS, read_model
+from oneclip.text.batching.padding import LONGEST
+from oneclip.text.hf.sentencepiece_model import LONGEST_PIECE, MOST_SENTINELS, read_model
 
 
 def number(value: int) -> bytes:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from oneclip.losses import ClipLoss
 from oneclip.model import build_model
 from oneclip.train import Batch, Features
-from oneclip.train.cached import cached_backward
+from oneclip.train.grad_cache import cached_backward
 from tests.ranks import join, leave
 from tests.tiny import PIXELS, tiny_cfg
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from oneclip.checkpoint.sharded import Table
-from oneclip.train.distributed import World
+from oneclip.checkpoint.readers.dcp import Table
+from oneclip.train.checkpointing.dcp import ShardWriter, read_shards
+from oneclip.train.distributed.world import World
 from oneclip.train.ema import Ema
-from oneclip.train.shards import ShardWriter, read_shards
 from tests.ranks import join, leave
 
 

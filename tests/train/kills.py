@@ -13,9 +13,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from oneclip.checkpoint.read import read
+from oneclip.checkpoint.readers.read import read
 from oneclip.train import Batch, TrainCfg, World, latest_checkpoint
-from oneclip.train.checkpoints import checkpoint_step
+from oneclip.train.checkpointing.checkpoint import checkpoint_step
 from tests.train import forked
 from tests.train.together import Case, Share, make_trainer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from oneclip.train.watch import Watchdog
+from oneclip.train.distributed.watchdog import Watchdog
 
 STEPS, AT = 6, 3
 

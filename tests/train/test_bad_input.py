@@ -17,7 +17,7 @@ from tars import members, tar, write_tar
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.train import latest_checkpoint, read_checkpoint
-from oneclip.train.folder import RunFolder
+from oneclip.train.run_dir import RunFolder
 from tests import programs
 
 KEPT = ("*.pt", "model/*", "metrics.jsonl")

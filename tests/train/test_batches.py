@@ -14,7 +14,7 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image import Preprocess
 from oneclip.train import Batch, Prefetcher, Prepare
-from oneclip.train.batches import crop_to_longest
+from oneclip.train.data.batches import crop_to_longest
 
 
 def numbered(step: int) -> Batch:

@@ -18,7 +18,7 @@ from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, CoCaLoss, SigLipLoss
 from oneclip.model import build_model
 from oneclip.train import Batch, Features
-from oneclip.train.cached import cached_backward
+from oneclip.train.grad_cache import cached_backward
 from tests.ranks import run_ranks
 from tests.train.cached_ranks import gradients_of, small_model, some_pairs
 

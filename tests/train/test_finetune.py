@@ -18,15 +18,15 @@ from tiny import PIXELS, picture, tiny_cfg, write_tiny_model
 import oneclip
 from oneclip import checkpoint
 from oneclip.config import CLIPVisionCfg
+from oneclip.config.schema import from_flat
+from oneclip.config.toml_file import read_settings
 from oneclip.errors import ConfigError, DataError, MissingExtraError
-from oneclip.pairs import read_table
+from oneclip.hub.pairs import read_table
 from oneclip.train import Report, TrainCfg, read_checkpoint
 from oneclip.train.finetune import FinetuneCfg, FinetuneResult, finetune
-from oneclip.train.finetune.split import split_pairs
+from oneclip.train.finetune.held_out_split import split_pairs
 from oneclip.train.finetune.teacher import teacher_of
-from oneclip.train.flat import from_flat
-from oneclip.train.start import Start
-from oneclip.train.toml import read_settings
+from oneclip.train.initial_model import Start
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
@@ -398,7 +398,7 @@ def test_a_table_from_before_without_its_pictures_is_an_error(
 def test_a_model_without_groups_cannot_have_some_of_them_locked() -> None:
     from tiny_clip import TinyCLIP
 
-    from oneclip.train.finetune.ways import adapt
+    from oneclip.train.finetune.methods import adapt
 
     for settings in ({"way": "lit"}, {"way": "last", "last": 1}):
         with pytest.raises(ConfigError, match="TinyCLIP has no groups of layers to lock"):
@@ -407,7 +407,7 @@ def test_a_model_without_groups_cannot_have_some_of_them_locked() -> None:
 
 def test_a_way_that_leaves_nothing_to_train_is_refused() -> None:
     from oneclip.model import build_model
-    from oneclip.train.finetune.ways import adapt
+    from oneclip.train.finetune.methods import adapt
 
     model = build_model(tiny_cfg())
     model.lock_text_tower()

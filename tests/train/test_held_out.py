@@ -16,11 +16,11 @@ from tiny_clip import TinyCLIP
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ClusterError, DataError, OneCLIPError
 from oneclip.evaluate import HeldOut, Retrieval
+from oneclip.hub.pairs import Pairs
 from oneclip.image import Preprocess
-from oneclip.image.ahead import Skipped
-from oneclip.pairs import Pairs
+from oneclip.image.prefetch import Skipped
 from oneclip.train import World
-from oneclip.train.evaluate import Shared
+from oneclip.train.evaluation import Shared
 
 
 class ByColour(TinyCLIP):

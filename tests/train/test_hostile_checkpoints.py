@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from oneclip.errors import CheckpointError
-from oneclip.train.checkpoints import (
+from oneclip.train.checkpointing.checkpoint import (
     latest_checkpoint,
     random_states,
     read_checkpoint,

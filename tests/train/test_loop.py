@@ -24,8 +24,8 @@ from oneclip.train import (
     latest_checkpoint,
     loop,
 )
-from oneclip.train.best import Best
-from oneclip.train.metrics import MetricsFile
+from oneclip.train.checkpointing.best import Best
+from oneclip.train.reporting.metrics import MetricsFile
 from tests.train.together import Share, tiny_model
 
 

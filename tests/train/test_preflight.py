@@ -16,7 +16,8 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import ConfigError, OutputError
 from oneclip.train import TrainCfg, Trainer
-from oneclip.train.distributed import World
+from oneclip.train.distributed.world import World
+from oneclip.train.initial_model import starting_model
 from oneclip.train.preflight import (
     check_disk,
     check_memory,
@@ -26,7 +27,6 @@ from oneclip.train.preflight import (
     fits,
     vocabulary_size,
 )
-from oneclip.train.start import starting_model
 
 Usage = namedtuple("Usage", "total used free")
 

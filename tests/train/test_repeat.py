@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from oneclip.config.schema import from_flat
+from oneclip.config.toml_file import read_settings
 from oneclip.train import RunCfg, TrainCfg
-from oneclip.train.flat import from_flat
-from oneclip.train.repeat import repeatable, with_full_paths
-from oneclip.train.toml import read_settings
+from oneclip.train.repro_config import repeatable, with_full_paths
 
 
 @pytest.fixture

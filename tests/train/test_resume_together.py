@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 import oneclip
-from oneclip.checkpoint import read
+from oneclip.checkpoint.readers import read
 from oneclip.train import consolidate
-from oneclip.train.checkpoints import BEFORE, PART, latest_checkpoint, prune, put_in_place, tidy
+from oneclip.train.checkpointing.checkpoint import BEFORE, PART, latest_checkpoint, prune, put_in_place, tidy
 from tests import programs
 from tests.train.resumed import STRATEGIES
 

@@ -16,8 +16,8 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.errors import ConfigError, OutputError
 from oneclip.train import RunCfg
+from oneclip.train.initial_model import read_config
 from oneclip.train.run import run as train
-from oneclip.train.start import read_config
 from tests import programs
 
 

@@ -16,14 +16,14 @@ from six_colours import arguments, logged
 import oneclip
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
+from oneclip.config.toml_file import read_settings
 from oneclip.errors import MissingExtraError, OutputError
 from oneclip.train import Report, RunCfg, TrainCfg, World
-from oneclip.train.folder import RunFolder
-from oneclip.train.report import Section, page, picture, table
-from oneclip.train.reporters import Reporters, TensorBoard
+from oneclip.train.initial_model import Start
+from oneclip.train.reporting.html_page import Section, page, picture, table
+from oneclip.train.reporting.reporters import Reporters, TensorBoard
 from oneclip.train.run import Ending, run
-from oneclip.train.start import Start
-from oneclip.train.toml import read_settings
+from oneclip.train.run_dir import RunFolder
 
 
 def cfg_of(data: Path, **changes: Any) -> RunCfg:

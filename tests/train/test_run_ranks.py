@@ -13,7 +13,7 @@ from six_colours import arguments, logged
 import oneclip
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
-from oneclip.train.folder import RunFolder
+from oneclip.train.run_dir import RunFolder
 
 
 def alike(data: Path, out: str, *more: str) -> list[str]:

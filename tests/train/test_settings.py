@@ -14,11 +14,11 @@ import typer
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.cli.train import configuration
+from oneclip.config.schema import DERIVED, from_flat, settings_of
+from oneclip.config.toml_file import read_settings, write_settings
 from oneclip.errors import ConfigError
 from oneclip.train import RunCfg, TrainCfg
 from oneclip.train.finetune import FinetuneCfg
-from oneclip.train.flat import DERIVED, from_flat, settings_of
-from oneclip.train.toml import read_settings, write_settings
 
 NEEDED = {"data": "pairs.csv", "out": "run", "pretrained": "pocket"}
 
@@ -145,7 +145,7 @@ def test_values_that_belong_together_are_given_together() -> None:
 
 
 def test_the_settings_need_no_torch() -> None:
-    code = "import sys, oneclip.cli.train, oneclip.train.toml; sys.exit('torch' in sys.modules)"
+    code = "import sys, oneclip.cli.train, oneclip.config.toml_file; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

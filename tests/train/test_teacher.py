@@ -18,8 +18,8 @@ from oneclip.image import Preprocess
 from oneclip.model import build_model
 from oneclip.train import Batch, TrainCfg
 from oneclip.train.finetune.teacher import teacher_of
-from oneclip.train.start import starting_model
-from oneclip.train.towers import Features, Towers
+from oneclip.train.forward import Features, Towers
+from oneclip.train.initial_model import starting_model
 
 SMALL = PreprocessCfg(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 

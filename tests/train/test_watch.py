@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oneclip.train.posts import Board, Post, stall_message
-from oneclip.train.watch import STALLED, Watchdog
+from oneclip.train.distributed.heartbeat import Board, Post, stall_message
+from oneclip.train.distributed.watchdog import STALLED, Watchdog
 from tests import programs
 from tests.ranks import start_ranks
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg
 from oneclip.model import build_model
 from oneclip.train import Batch, Prepare, TrainCfg, Trainer, World, join, make_objective
-from oneclip.train.meter import Meter
-from oneclip.train.towers import Towers
+from oneclip.train.forward import Towers
+from oneclip.train.reporting.step_stats import Meter
 from tests.ranks import leave
 
 GLOBAL = 8  # pairs of a batch, over all ranks

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from oneclip import zoo
-from oneclip.checkpoint.blank import outline
+from oneclip.checkpoint.skip_init import outline
 from oneclip.model import build_text_tower
 from oneclip.model.hf_config import config_from
 

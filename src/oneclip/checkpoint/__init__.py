@@ -1,17 +1,17 @@
 """Load, inspect, convert and write checkpoints."""
 
-from oneclip.checkpoint.blank import build_blank
-from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe, settled
-from oneclip.checkpoint.end_of_text import pooled_at_end
-from oneclip.checkpoint.examine import Examined, examine
-from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
-from oneclip.checkpoint.heads import Heads
+from oneclip.checkpoint.interpolate_pos_embed import resize_positions
 from oneclip.checkpoint.load import Loaded, check_size, load
-from oneclip.checkpoint.match import load_into
-from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
-from oneclip.checkpoint.quantise import quantised
-from oneclip.checkpoint.read import Checkpoint, read
-from oneclip.checkpoint.resize import resize_positions
+from oneclip.checkpoint.load_state_dict import load_into
+from oneclip.checkpoint.quantize import quantised
+from oneclip.checkpoint.readers.read import Checkpoint, read
+from oneclip.checkpoint.resolve.attention_heads import Heads
+from oneclip.checkpoint.resolve.end_of_text import pooled_at_end
+from oneclip.checkpoint.resolve.evidence import Examined, examine
+from oneclip.checkpoint.resolve.infer_openai import infer_openai_config, looks_like_openai
+from oneclip.checkpoint.resolve.resolve import Described, Preprocessing, Said, describe, settled
+from oneclip.checkpoint.save import Exportable, check_target, export, write_folder
+from oneclip.checkpoint.skip_init import build_blank
 from oneclip.checkpoint.write import replacing, save, write_quantised
 
 __all__ = [

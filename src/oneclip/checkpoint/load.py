@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from oneclip import zoo
-from oneclip.checkpoint import sound
-from oneclip.checkpoint.blank import build_blank, float32_by_default
-from oneclip.checkpoint.describe import Described, Preprocessing, Said, describe
-from oneclip.checkpoint.heads import Heads
-from oneclip.checkpoint.match import load_into
-from oneclip.checkpoint.resize import position_names, resize_positions
-from oneclip.checkpoint.shapes import parameters
+from oneclip.checkpoint.interpolate_pos_embed import position_names, resize_positions
+from oneclip.checkpoint.load_state_dict import load_into
+from oneclip.checkpoint.resolve import validate_config
+from oneclip.checkpoint.resolve.attention_heads import Heads
+from oneclip.checkpoint.resolve.match_architecture import parameters
+from oneclip.checkpoint.resolve.resolve import Described, Preprocessing, Said, describe
+from oneclip.checkpoint.skip_init import build_blank, float32_by_default
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, CheckpointMismatchError, ConfigError, OneCLIPError
 from oneclip.text import get_tokenizer
@@ -146,7 +146,7 @@ def check_size(found: Described) -> None:
     Raises:
         CheckpointError: if it would be many times larger.
     """
-    sound.check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
+    validate_config.check_size(found.cfg, parameters(found.checkpoint.state_dict), found.path)
 
 
 def _built(found: Described, build: Callable[[ModelCfg], nn.Module] = build_blank) -> nn.Module:

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from oneclip.checkpoint.quantise import quantised
-from oneclip.checkpoint.read import METADATA_KEY
+from oneclip.checkpoint.quantize import quantised
+from oneclip.checkpoint.readers.read import METADATA_KEY
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import OneCLIPError, OutputError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.pictures import find_pictures, finish
+from oneclip.cli.images import find_pictures, finish
 from oneclip.embed.items import Failure
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _captions(
     encoder: Encoder, paths: list[str], batch_size: int, prompt: str, search: dict[str, Any]
 ) -> tuple[list[dict[str, str]], list[Failure], bool]:
     """Captions of what can be read, what cannot, and whether Ctrl-C came before the end."""
-    from oneclip.cli.progress import bar
+    from oneclip.cli.progress_bars import bar
 
     results: list[dict[str, str]] = []
     unread: list[Failure] = []
@@ -91,7 +91,7 @@ def _captions(
 
 
 def _print_table(results: list[dict[str, str]]) -> None:
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     print_table(
         [Column("image", "cyan"), Column("caption")], [[each["path"], each["caption"]] for each in results]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.pictures import find_pictures, finish
+from oneclip.cli.images import find_pictures, finish
 from oneclip.embed.items import Failure
 from oneclip.errors import TextError
 
@@ -106,7 +106,7 @@ def encode_images(encoder: Encoder, paths: list[str], batch_size: int) -> tuple[
     Returns:
         what could be read and what not, and whether Ctrl-C came before the end.
     """
-    from oneclip.cli.progress import bar
+    from oneclip.cli.progress_bars import bar
     from oneclip.encoder import Encoded
 
     done: list[Encoded] = []
@@ -152,7 +152,7 @@ def _results(
 
 
 def _print_table(results: list[dict[str, Any]], top: int) -> None:
-    from oneclip.cli.tables import Column, bar_of, percent, print_table
+    from oneclip.cli.table_output import Column, bar_of, percent, print_table
 
     rows: list[list[str]] = []
     for result in results:

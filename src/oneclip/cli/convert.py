@@ -12,14 +12,14 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import say
-from oneclip.cli.progress import after_two_seconds
+from oneclip.cli.progress_bars import after_two_seconds
 from oneclip.errors import AmbiguousModelError, CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from oneclip.checkpoint import Loaded, Said
-    from oneclip.checkpoint.verify import Outputs
+    from oneclip.checkpoint.compare import Outputs
 
 MUCH = 2e-4  # a relative difference that is more than rounding
 OURS, THEIRS = "read back", "by transformers"
@@ -90,24 +90,24 @@ def convert(
     source, target = _from_and_to(list(paths or ()), model, out)
     options.find_model(source)
     from oneclip import checkpoint
-    from oneclip.checkpoint import verify
+    from oneclip.checkpoint import compare
 
     checkpoint.check_target(target, form.value, force=force)
     with after_two_seconds(f"reading and running {source} …"):
         said = checkpoint.Said(quick_gelu, _heads(heads), preprocess)
         loaded, stored = _read(source, said, part, prefix)
         exportable = checkpoint.Exportable.of(loaded, stored)
-        before = verify.run(loaded)
+        before = compare.run(loaded)
         del loaded  # one model at a time in memory
     with after_two_seconds(f"writing {target} …"):
         notes = checkpoint.export(exportable, target, form.value, force=force)
     with after_two_seconds(f"reading and running {target} …"):
         again, stored = _read(target)
-        count = verify.check_tensors(
+        count = compare.check_tensors(
             exportable.state_dict, checkpoint.Exportable.of(again, stored).state_dict
         )
         found = {
-            OURS: verify.differences(verify.run(again, None if before.tokenized else before.ids), before)
+            OURS: compare.differences(compare.run(again, None if before.tokenized else before.ids), before)
         }
         del again, stored
         if form is Form.transformers and (by_them := _by_transformers(target, before)):
@@ -174,10 +174,10 @@ def _read(
 
 def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
     """The same by transformers itself, if it is installed."""
-    from oneclip.checkpoint import verify
+    from oneclip.checkpoint import compare
 
     try:
-        return verify.differences(verify.run_transformers(folder, before), before)
+        return compare.differences(compare.run_transformers(folder, before), before)
     except Exception as error:  # another's program, of any version
         if find_spec("transformers"):
             say(f"transformers itself could not run it: {_reason(error)}", kind="note")
@@ -186,7 +186,7 @@ def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong at first: transformers wraps the error of an import in another that only says that it failed."""
-    from oneclip.model.optional import remedy
+    from oneclip.model.optional_package import remedy
 
     while error.__cause__ is not None:
         error = error.__cause__
@@ -194,7 +194,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _show(target: Path, form: Form, count: int, found: dict[str, dict[str, float]], as_json: bool) -> None:
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     if as_json:
         content: dict[str, Any] = {"path": str(target), "form": form.value, "tensors": count}

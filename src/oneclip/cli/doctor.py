@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 import typer
 
-from oneclip import machine
+from oneclip import hardware
 from oneclip._version import __version__
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": _versions(problems),
-        "cpu": machine.cpu(),
+        "cpu": hardware.cpu(),
         "torch": _torch(problems),
         "plans": _plans(),
         "import_names": _import_names(problems),
@@ -87,7 +87,7 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
         return None
     return {
         "cuda": torch.version.cuda,
-        "gpus": machine.gpus(),
+        "gpus": hardware.gpus(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
@@ -99,7 +99,7 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
 def _plans() -> dict[str, str]:
     """What each precision would be computed with here; empty where torch is missing."""
     try:
-        from oneclip.engine.machine import descriptions
+        from oneclip.engine.precision import descriptions
     except (ImportError, OSError):  # told by `_torch`
         return {}
     return descriptions()
@@ -223,7 +223,7 @@ def _offline() -> bool:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     torch, cpu = report["torch"], report["cpu"]
     missing = [name for name, version in report["versions"].items() if version is None]

@@ -15,16 +15,16 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.pictures import tell_not_read, tell_skipped
+from oneclip.cli.images import tell_not_read, tell_skipped
 from oneclip.errors import ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
+    from oneclip.embed.batch_encoder import Decode
     from oneclip.embed.items import Source
-    from oneclip.embed.meter import Report
-    from oneclip.embed.model import Decode
     from oneclip.embed.rows import Facts
     from oneclip.embed.run import Outcome
     from oneclip.embed.store import Store
+    from oneclip.embed.throughput import Report
     from oneclip.encoder import Encoder
     from oneclip.image import Truncated
 
@@ -294,8 +294,8 @@ def _on_cluster(
     verify: bool,
 ) -> tuple[Store, Outcome, int]:
     """Do the work on a Ray cluster; the last of the three is D."""
-    from oneclip.cli.progress import after_two_seconds
-    from oneclip.embed.cluster import Cluster
+    from oneclip.cli.progress_bars import after_two_seconds
+    from oneclip.embed.ray_cluster import Cluster
 
     with ExitStack() as stack:
         with after_two_seconds("reaching the cluster, and loading the model there …"):
@@ -319,7 +319,7 @@ def _load(
 @contextmanager
 def _going_on(store: Store) -> Iterator[tuple[Store, Callable[[Report], None]]]:
     """A store that is entered, with a report of progress; however it ends, say what is kept."""
-    from oneclip.cli.progress import reports
+    from oneclip.cli.progress_bars import reports
 
     with store:
         for place in store.damaged:

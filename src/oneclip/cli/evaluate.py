@@ -9,9 +9,9 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
-from oneclip.cli.pictures import tell_not_read, tell_skipped
+from oneclip.cli.images import tell_not_read, tell_skipped
 from oneclip.embed.items import Failure
-from oneclip.hub.suffixes import NotRead
+from oneclip.hub.file_types import NotRead
 
 if TYPE_CHECKING:
     from oneclip.evaluate import Task
@@ -80,7 +80,7 @@ def evaluate(
     """
     name = options.one_model(model, model_option, "oneclip evaluate MODEL --data DATA")
     options.find_model(name)
-    from oneclip.cli.progress import bar
+    from oneclip.cli.progress_bars import bar
     from oneclip.evaluate import Classification, OfEncoder, open_task, read_templates
 
     task = open_task(
@@ -134,7 +134,7 @@ def _unread(task: Task) -> int:
 
 
 def _print(task: Task, results: dict[str, float]) -> None:
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     rows = [[key.replace("_", " "), f"{value:.4f}"] for key, value in results.items()]
     print_table(

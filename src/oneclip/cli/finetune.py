@@ -10,9 +10,9 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import interruptible, say
-from oneclip.cli.from_settings import configured, over_file, takes
+from oneclip.cli.settings_options import configured, over_file, takes
 from oneclip.cli.train import exit_of, tell_left_out
-from oneclip.train.finetune.config import FinetuneCfg
+from oneclip.config.finetune import FinetuneCfg
 
 if TYPE_CHECKING:
     from oneclip.train.finetune import FinetuneResult, Point
@@ -33,7 +33,7 @@ def finetune(config: str | None = None, **values: Any) -> None:
     """
     cfg = configuration(config, values)
     from oneclip.train.finetune import finetune as run_finetune
-    from oneclip.train.progress import ProgressBar
+    from oneclip.train.reporting.progress_bar import ProgressBar
 
     with interruptible(cfg.out):
         result = run_finetune(cfg, ProgressBar(), advance=_tell_point)
@@ -75,7 +75,7 @@ def is_terminal() -> bool:
 
 def _ask(model: str) -> str:
     """What to compare with, from a person; nothing where it is known, or nobody is there to be asked."""
-    from oneclip.train.finetune.before import CHOICES, has_a_sample
+    from oneclip.train.finetune.reference_task import CHOICES, has_a_sample
 
     if has_a_sample(model) or not is_terminal():
         return ""
@@ -91,7 +91,7 @@ def _tell_point(point: Point) -> None:
 def _tell(result: FinetuneResult) -> None:
     """The end of a fine-tuning, for a person; exits with a code that says how it went."""
     from oneclip.train.finetune import gained_and_forgotten
-    from oneclip.train.finetune.section import alpha_in_words
+    from oneclip.train.finetune.report_section import alpha_in_words
 
     run = result.run
     tell_left_out(run, result.skipped, result.notes)

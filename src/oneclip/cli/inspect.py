@@ -128,15 +128,18 @@ def _of_absent(name: str, source: zoo.Source) -> Report:
 
 def _of_examined(name: str, found: Examined) -> Report:
     from oneclip import checkpoint
-    from oneclip.checkpoint import shapes
+    from oneclip.checkpoint.resolve import match_architecture
 
     held = found.checkpoint
     report = Report(name, files=[str(path) for path in held.files], format=found.format)
     report.bytes = sum(path.stat().st_size for path in held.files)
     report.part, report.other_parts = held.part, list(held.other_parts)
-    report.tensors, report.parameters = len(held.state_dict), shapes.parameters(held.state_dict)
+    report.tensors, report.parameters = len(held.state_dict), match_architecture.parameters(held.state_dict)
     report.dtypes = held.stored_dtypes
-    report.fits, report.nearest = shapes.fitting(held.state_dict), shapes.nearest(held.state_dict)
+    report.fits, report.nearest = (
+        match_architecture.fitting(held.state_dict),
+        match_architecture.nearest(held.state_dict),
+    )
     report.architecture = found.architecture or next(iter(report.fits), None)
     report.metadata = {key: held.metadata[key] for key in held.metadata if not key.endswith("_cfg")}
     if found.claims:
@@ -188,7 +191,7 @@ def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
 
 
 def _tokenizer(cfg: CLIPTextCfg) -> str:
-    from oneclip.text.choose import BESIDE
+    from oneclip.text.factory import BESIDE
 
     kind = cfg.hf_tokenizer_name or "CLIP's own"
     kind = "the one in its own folder" if kind == BESIDE else kind
@@ -196,7 +199,7 @@ def _tokenizer(cfg: CLIPTextCfg) -> str:
 
 
 def _print(report: Report) -> None:
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     rows = [("name", report.name), ("format", _format(report))]
     if report.files:

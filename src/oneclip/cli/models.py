@@ -159,7 +159,7 @@ def models(
     if as_json:
         print(json.dumps({"models": [asdict(entry) for entry in entries]}, indent=2))
         return
-    from oneclip.cli.tables import Column, print_table
+    from oneclip.cli.table_output import Column, print_table
 
     columns = [
         Column("name", "cyan", whole=True),

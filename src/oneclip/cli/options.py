@@ -114,7 +114,7 @@ def find_model(name: str) -> None:
         OfflineError: if the network is switched off and the model is not on this machine.
     """
     from oneclip import hub, zoo
-    from oneclip.text.choose import MODEL_FILES
+    from oneclip.text.factory import MODEL_FILES
 
     source = zoo.resolve(name)
     if not hub.offline():
@@ -133,7 +133,7 @@ def load_encoder(
     truncated: Truncated = Truncated.refuse,
 ) -> Encoder:
     """Load a model; a line on stderr says so if it takes long."""
-    from oneclip.cli.progress import after_two_seconds
+    from oneclip.cli.progress_bars import after_two_seconds
 
     with after_two_seconds(f"loading {name} …"):
         find_model(name)

@@ -12,7 +12,7 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.progress import after_two_seconds
+from oneclip.cli.progress_bars import after_two_seconds
 from oneclip.errors import AmbiguousModelError, MissingExtraError, OneCLIPError
 
 
@@ -146,7 +146,7 @@ def _show(done: list[Pulled], failed: list[tuple[str, OneCLIPError]], as_json: b
         reasons = [{"name": name, "reason": str(error)} for name, error in failed]
         print(json.dumps({"models": [asdict(each) for each in done], "failed": reasons}, indent=2))
     elif done:
-        from oneclip.cli.tables import Column, print_table
+        from oneclip.cli.table_output import Column, print_table
 
         columns = [Column("name", "cyan"), Column("size", right=True), Column("tokenizer"), Column("where")]
         rows = [[each.name, f"{each.bytes / 1e6:,.1f} MB", each.tokenizer, each.path] for each in done]

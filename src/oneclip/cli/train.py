@@ -9,9 +9,9 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode, interruptible, say
-from oneclip.cli.from_settings import configured, over_file, takes
-from oneclip.cli.pictures import tell_not_read
-from oneclip.train.settings import RunCfg
+from oneclip.cli.images import tell_not_read
+from oneclip.cli.settings_options import configured, over_file, takes
+from oneclip.config.run import RunCfg
 
 if TYPE_CHECKING:
     from oneclip.train.run import RunResult
@@ -35,7 +35,7 @@ def train(file: str | None = None, config: str | None = None, **values: Any) -> 
       oneclip classify cat.png -l cat -l dog --model run/model
     """
     cfg = configuration(file or config, values)
-    from oneclip.train.progress import ProgressBar
+    from oneclip.train.reporting.progress_bar import ProgressBar
     from oneclip.train.run import run
 
     with interruptible(cfg.out):
@@ -89,7 +89,7 @@ def tell_left_out(result: RunResult, skipped: Mapping[str, str], notes: Sequence
 
 def exit_of(skipped: Mapping[str, str]) -> ExitCode:
     """How a command ends that trained. Under torchrun any code but 0 is a failure, which skipped images are not."""
-    from oneclip.train.distributed import is_launched
+    from oneclip.train.distributed.world import is_launched
 
     return ExitCode.SKIPPED if skipped and not is_launched() else ExitCode.OK
 

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from oneclip.embed import lance_rows
 from oneclip.embed.folders import LocalFolder, RemoteFolder
-from oneclip.embed.formats import FORMATS, format_of
-from oneclip.embed.lance_rows import check_lance
+from oneclip.embed.formats import FORMATS, format_of, lance
+from oneclip.embed.formats.lance import check_lance
 from oneclip.embed.parts import check_folder
 from oneclip.errors import ConfigError, DataError, OutputError
 from oneclip.hub.addresses import is_address, remote
@@ -49,19 +48,19 @@ def kind_of(output: str | Path) -> Kind:
         ConfigError: for a name with any other suffix, and for what cannot lie behind an address.
     """
     if isinstance(output, str):
-        if Path(output).suffix.lower() in (*FORMATS, lance_rows.SUFFIX):
+        if Path(output).suffix.lower() in (*FORMATS, lance.SUFFIX):
             raise ConfigError(
                 f"{output} is an address, and what is written there is a folder of parts; name a folder, such as "
                 f"{output.rpartition('/')[0]}/vectors"
             )
         return "folder"
     suffix = output.suffix.lower()
-    if suffix == lance_rows.SUFFIX:
+    if suffix == lance.SUFFIX:
         return "dataset"
     if suffix in FORMATS:
         return "file"
     if output.suffix and not output.is_dir():
-        known = " or ".join((*FORMATS, lance_rows.SUFFIX))
+        known = " or ".join((*FORMATS, lance.SUFFIX))
         raise ConfigError(f"{output} must end in {known}, which say how it is written, or be a folder")
     return "folder"
 

@@ -73,7 +73,7 @@ class Facts:
         weights: SHA-256 over the tensors of the model, as it was loaded.
         settings: SHA-256 over its configuration and preprocessing.
         precision: what it computed with.
-        decode: "exact" or "fast", see `oneclip.image.fast`; of captions "text", or "cut" where long ones are.
+        decode: "exact" or "fast", see `oneclip.image.fast_preprocess`; of captions "text", or "cut" where long ones are.
         kind: "pictures" or "captions".
         stored: "fp32" or "fp16", what they are written in.
     """

@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
+from oneclip.embed.batch_encoder import Decode, Finish, Model, preparation
 from oneclip.embed.cache import Cache
 from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.items import Failure, Item, Source
-from oneclip.embed.meter import Meter, Report
-from oneclip.embed.model import Decode, Finish, Model, preparation
+from oneclip.embed.prefetch import Clock, Ready, Unread, read_ahead
 from oneclip.embed.sources import not_read
 from oneclip.embed.store import Store
+from oneclip.embed.throughput import Meter, Report
 from oneclip.errors import CheckpointError, OutputError
-from oneclip.hub.suffixes import NotRead
+from oneclip.hub.file_types import NotRead
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneclip.checkpoint.write import replacing
-from oneclip.embed.alone import Alone
 from oneclip.embed.errors_table import ErrorTable
 from oneclip.embed.folders import Folder, LocalFolder, RemoteFolder
 from oneclip.embed.formats import Format, format_of
+from oneclip.embed.formats.lance import LanceRows, is_dataset
 from oneclip.embed.items import Failure, Stamp, row_key
-from oneclip.embed.lance_rows import LanceRows, is_dataset
 from oneclip.embed.outputs import kind_of, located, read_or_refuse
 from oneclip.embed.parts import MADE_BY, Parts, clear
 from oneclip.embed.rows import Facts, Rows
+from oneclip.embed.run_lock import Alone
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oneclip._version import __version__
-from oneclip.embed.ahead import Clock, Ready, Unread, read_ahead
+from oneclip.embed.batch_encoder import Decode, Model, preparation
 from oneclip.embed.items import Failure, Found, Item, Source
-from oneclip.embed.model import Decode, Model, preparation
+from oneclip.embed.prefetch import Clock, Ready, Unread, read_ahead
 from oneclip.embed.rows import Facts
 from oneclip.embed.sources import not_read
-from oneclip.embed.units import Answer, Group, Known, Unit
+from oneclip.embed.work_units import Answer, Group, Known, Unit
 from oneclip.errors import OneCLIPError
 
 if TYPE_CHECKING:

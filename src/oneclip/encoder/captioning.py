@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
-from oneclip.image.ahead import Skipped
+from oneclip.image.prefetch import Skipped
 from oneclip.model import CoCa
 from oneclip.text import Tokenizer
 

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.encoder.arrays import Array, are_image_features, are_text_features, as_tensor, cosines, like
+from oneclip.encoder.array_types import Array, are_image_features, are_text_features, as_tensor, cosines, like
 from oneclip.encoder.captioning import Captioned, Captioner
-from oneclip.encoder.feed import Begun, Feed, delayed
 from oneclip.encoder.parts import (
     cfg_of,
     check_int8,
@@ -30,15 +29,16 @@ from oneclip.encoder.parts import (
     check_tokenizer,
     is_tokenizer,
 )
+from oneclip.encoder.pipeline import Begun, Feed, delayed
 from oneclip.engine import DTYPES, PLANNED, Towers, mean_features, temperature, usable_device
 from oneclip.errors import ConfigError, TextError
 from oneclip.image import Preprocess, Truncated
-from oneclip.image.ahead import Picture, Skipped, is_picture, read_ahead
+from oneclip.image.prefetch import Picture, Skipped, is_picture, read_ahead
 from oneclip.model import CLIP, CustomTextCLIP
-from oneclip.model.pictures import pair
+from oneclip.model.vision_common import pair
 from oneclip.progress import Progress, reporting
 from oneclip.text import Tokenizer
-from oneclip.text.buckets import by_length
+from oneclip.text.batching.length_buckets import by_length
 from oneclip.text.labels import Templates, check_distinct, label_prompts, probabilities, rank
 
 Pictures: TypeAlias = Picture | Iterable[Picture]

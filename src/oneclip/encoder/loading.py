@@ -18,7 +18,7 @@ from oneclip.errors import DownloadError, TokenizerNotFoundError
 from oneclip.image import Preprocess, Truncated
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.text import Tokenizer, get_tokenizer
-from oneclip.text.files import is_folder, look_for_files
+from oneclip.text.hf.tokenizer_files import is_folder, look_for_files
 
 
 def load(

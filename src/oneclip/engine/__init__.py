@@ -1,8 +1,8 @@
 """What runs a model for inference: tensors in, tensors out, without gradient; the same numbers, sooner."""
 
-from oneclip.engine.facade import Accelerated, accelerate
-from oneclip.engine.machine import DTYPES, PLANNED, automatic_precision
-from oneclip.engine.towers import (
+from oneclip.engine.accelerate import Accelerated, accelerate
+from oneclip.engine.device_transfer import Transfer
+from oneclip.engine.inference import (
     Towers,
     finite,
     is_out_of_memory,
@@ -11,7 +11,7 @@ from oneclip.engine.towers import (
     temperature,
     usable_device,
 )
-from oneclip.engine.transfer import Transfer
+from oneclip.engine.precision import DTYPES, PLANNED, automatic_precision
 
 __all__ = [
     "DTYPES",

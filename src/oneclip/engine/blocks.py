@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from oneclip.engine.guards import Unplanned, must_be, must_pass_through
 from oneclip.engine.kernels import Linear, Pack
-from oneclip.engine.known import Unplanned, must_be, must_pass_through
 from oneclip.model import (
     Attention,
     CustomResidualAttentionBlock,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneclip.engine.recorded import Compute, NotRecorded, Replay
+from oneclip.engine.graph_cache import Compute, NotRecorded, Replay
 
 WARM_UPS = 2  # in the first, libraries choose their kernels and take their workspaces
 _ONE_AT_A_TIME = threading.Lock()  # torch captures one graph in a process

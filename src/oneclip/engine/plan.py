@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from oneclip.engine.buckets import Buckets, Captions, Pictures
 from oneclip.engine.cuda_graphs import CudaGraphs
-from oneclip.engine.known import Unplanned
-from oneclip.engine.machine import PLANNED, Kernels, check_precision, kernels_for, name_of
-from oneclip.engine.recorded import Compute, Recorded
-from oneclip.engine.textual import TextPlan
-from oneclip.engine.visual import SigLIPPlan, VisionPlan
-from oneclip.engine.watch import Watch, is_ordinary
+from oneclip.engine.graph_cache import Compute, Recorded
+from oneclip.engine.graph_shapes import Buckets, Captions, Pictures
+from oneclip.engine.guards import Unplanned
+from oneclip.engine.precision import PLANNED, Kernels, check_precision, kernels_for, name_of
+from oneclip.engine.staleness import Watch, is_ordinary
+from oneclip.engine.text_plan import TextPlan
+from oneclip.engine.vision_plan import SigLIPPlan, VisionPlan
 from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
 from oneclip.model.layers import (
     lowest_precision as lowest_precision,

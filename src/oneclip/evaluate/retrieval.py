@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from oneclip.errors import ConfigError, DataError
+from oneclip.evaluate.feature_extractor import Subject
 from oneclip.evaluate.recall import first_ranks
-from oneclip.evaluate.subject import Subject
-from oneclip.image.ahead import Picture
+from oneclip.hub.pairs import Pairs, present_pairs
+from oneclip.image.prefetch import Picture
 from oneclip.losses import ClipLoss, SigLipLoss
-from oneclip.pairs import Pairs, present_pairs
 
 
 class Retrieval:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import DataError
-from oneclip.evaluate.folder_of_classes import Classification
+from oneclip.evaluate.feature_extractor import OfModule, Subject
+from oneclip.evaluate.image_folder import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.retrieval import Retrieval
-from oneclip.evaluate.subject import OfModule, Subject
+from oneclip.hub.pairs import read_table
 from oneclip.image import Preprocess
-from oneclip.pairs import read_table
 from oneclip.text.prompts import Template
 
 
@@ -57,7 +57,7 @@ def open_task(
     Args:
         source: a CSV or Parquet file, or a folder with a folder of pictures for each class.
         images: what paths of a table are relative to; None for the table's folder.
-        image_column, caption_column, separator: see `oneclip.pairs.read_table`.
+        image_column, caption_column, separator: see `oneclip.hub.pairs.read_table`.
         templates: for classes; see `oneclip.evaluate.zero_shot_classifier`.
         skip_missing: leave out pictures that a table names and that are not there, instead of raising.
 

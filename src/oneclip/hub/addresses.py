@@ -24,8 +24,8 @@ from oneclip.errors import (
     OfflineError,
     OneCLIPError,
 )
-from oneclip.hub.place import SWITCHED_OFF, offline
-from oneclip.hub.web import escaped, while_busy, whole
+from oneclip.hub.cache import SWITCHED_OFF, offline
+from oneclip.hub.http import escaped, while_busy, whole
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
 LARGEST = 1 << 30  # bytes of one file from the web: more is no picture

@@ -11,7 +11,7 @@ from typing import Literal
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OneCLIPError
-from oneclip.hub.place import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
+from oneclip.hub.cache import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
 
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """The usual names of weights in a repository, the safer first."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from oneclip.errors import DataError, DownloadError, OfflineError
 from oneclip.hub.addresses import answering, is_address, is_of_the_web, remote, request
-from oneclip.hub.web import LONGEST_PAUSE, PAUSES, wait_asked
+from oneclip.hub.http import LONGEST_PAUSE, PAUSES, wait_asked
 
 GAP = 1 << 16  # bytes between two parts that are read along, so that both come at once
 _PAUSES = PAUSES

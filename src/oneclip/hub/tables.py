@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from oneclip import arrow
 from oneclip.errors import DataError, OneCLIPError, nearest
+from oneclip.hub import arrow
 from oneclip.hub.addresses import open_binary
 
 CSV_SUFFIXES = (".csv", ".tsv")

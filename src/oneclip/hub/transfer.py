@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OutputError
-from oneclip.hub.place import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
-from oneclip.hub.progress import DownloadBar
+from oneclip.hub.cache import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
+from oneclip.hub.download_bar import DownloadBar
 
 TIMEOUT = 30.0  # seconds without a byte until a connection counts as dropped
 ATTEMPTS = 5  # in a row that each bring less than ENOUGH

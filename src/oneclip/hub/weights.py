@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from oneclip.errors import DownloadError, OfflineError
+from oneclip.hub.cache import cache_folder
 from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here
-from oneclip.hub.place import cache_folder
 from oneclip.hub.transfer import download, file_name
 
 

@@ -13,7 +13,7 @@ from oneclip.image.decode import (
     open_image,
     pixel_limit,
 )
-from oneclip.image.fast import FastPreprocess
+from oneclip.image.fast_preprocess import FastPreprocess
 from oneclip.image.identify import MAX_PIXELS_VARIABLE
 from oneclip.image.preprocess import Preprocess
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from oneclip.errors import ImageError
-from oneclip.image.depths import Depth, stretched
+from oneclip.image.bit_depth import Depth, stretched
 
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEPTH = Depth()

@@ -21,11 +21,18 @@ from PIL import ExifTags, Image, ImageFile
 from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageTooLargeError, MissingExtraError
 from oneclip.hub.addresses import size_of_file, with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
-from oneclip.image.depths import before_loading
+from oneclip.image.bit_depth import before_loading
+from oneclip.image.damaged_metadata import (
+    JPEG,
+    PNG,
+    continued_jpegs,
+    ended_jpeg,
+    has_all_scans,
+    without_metadata,
+)
 from oneclip.image.identify import DAMAGE, MAX_PIXELS_VARIABLE, identify, pillow_limit
-from oneclip.image.lenient import JPEG, PNG, continued_jpegs, ended_jpeg, has_all_scans, without_metadata
 from oneclip.image.libtiff import silence_libtiff
-from oneclip.image.plugins import raw_preview
+from oneclip.image.optional_formats import raw_preview
 
 ImageSource = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from oneclip.errors import ImageError, ImageTooLargeError, MissingExtraError
 from oneclip.image.jpeg_xl import CODE_STREAM, CONTAINER, jpeg_xl_size
-from oneclip.image.plugins import is_raw, register_for
+from oneclip.image.optional_formats import is_raw, register_for
 
 MAX_PIXELS_VARIABLE = "ONECLIP_MAX_PIXELS"
 

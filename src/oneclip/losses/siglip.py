@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.losses.gather import gather_rows, reduce_rows, require_process_group
-from oneclip.losses.neighbours import neighbour_exchange_bidir_with_grad, neighbour_exchange_with_grad
+from oneclip.losses.neighbour_exchange import neighbour_exchange_bidir_with_grad, neighbour_exchange_with_grad
 from oneclip.losses.tiled_sigmoid import tiled_sigmoid
 from oneclip.losses.tiles import check_tile_size
 

@@ -5,7 +5,7 @@ from oneclip.model.build import build_model, build_text_tower, build_visual_towe
 from oneclip.model.clip import CLIP, CustomTextCLIP
 from oneclip.model.coca import CoCa
 from oneclip.model.decoder import MultimodalTransformer
-from oneclip.model.dual import DualEncoder
+from oneclip.model.dual_encoder import DualEncoder
 from oneclip.model.layers import LayerNorm, LayerNormFp32, LayerScale, PatchDropout, QuickGELU
 from oneclip.model.resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 from oneclip.model.siglip import SigLIPVision

@@ -13,10 +13,10 @@ from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
 from oneclip.model import untouched
 from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
-from oneclip.model.captions import may_trim
-from oneclip.model.dual import DualEncoder, as_cfg
+from oneclip.model.dual_encoder import DualEncoder, as_cfg
 from oneclip.model.scripting import unscripted
 from oneclip.model.text import TextTower, TextTransformer
+from oneclip.model.token_checks import may_trim
 
 if TYPE_CHECKING:
     from oneclip.model.hf_tower import HFTextTower

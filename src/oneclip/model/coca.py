@@ -14,7 +14,7 @@ from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, Multimo
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.build import build_decoder, build_text_tower, build_visual_tower
 from oneclip.model.clip import CustomTextCLIP
-from oneclip.model.dual import DualEncoder, as_cfg
+from oneclip.model.dual_encoder import DualEncoder, as_cfg
 from oneclip.model.generation import Search, generate
 from oneclip.model.scripting import unscripted
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from oneclip import hub, zoo
 from oneclip.errors import ConfigError, DownloadError
-from oneclip.model.optional import optional_package
+from oneclip.model.optional_package import optional_package
 
 
 @dataclass(frozen=True)

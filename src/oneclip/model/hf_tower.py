@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from oneclip import hub
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import CheckpointError, ConfigError, DownloadError, OfflineError, ShapeError, nearest
-from oneclip.hub.place import SWITCHED_OFF
+from oneclip.hub.cache import SWITCHED_OFF
 from oneclip.model import untouched
-from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.hf_config import config_from, kind_of, longest_caption, pad_id_of, text_config
 from oneclip.model.hf_poolers import POOLERS, ClsPooler
-from oneclip.model.optional import optional_package
+from oneclip.model.optional_package import optional_package
+from oneclip.model.token_checks import are_at_hand, check_vocabulary, may_trim, without_padding
 
 # the parameter names of layer norms differ between the models
 _NORM = re.compile(r"(^|[._])layer_?norm($|\.)", re.IGNORECASE)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from oneclip.errors import ConfigError
+from oneclip.model.freeze import unlock_last
 from oneclip.model.layers import freeze_batch_norm
-from oneclip.model.locking import unlock_last
-from oneclip.model.pictures import channels_of, check_output_format, check_patches, check_pictures
 from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import take_indices
+from oneclip.model.vision_common import channels_of, check_output_format, check_patches, check_pictures
 
 
 class Bottleneck(nn.Module):

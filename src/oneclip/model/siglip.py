@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, nearest
-from oneclip.model.pictures import pair
 from oneclip.model.scripting import unscripted
 from oneclip.model.siglip_names import TrunkCfg, own_image_size, published_names
 from oneclip.model.siglip_trunk import SigLIPTrunk
+from oneclip.model.vision_common import pair
 
 
 class SigLIPVision(nn.Module):

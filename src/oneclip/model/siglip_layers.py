@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.layers import DropPath, check_share, make_activation
-from oneclip.model.pictures import pair
 from oneclip.model.scripting import unscripted
 from oneclip.model.siglip_names import TrunkCfg
+from oneclip.model.vision_common import pair
 
 
 class PatchEmbed(nn.Module):

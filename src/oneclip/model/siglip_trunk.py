@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from oneclip.errors import ConfigError
-from oneclip.model.pictures import as_maps, check_output_format
 from oneclip.model.scripting import unscripted
 from oneclip.model.siglip_layers import AttentionPool, Block, PatchDrop, PatchEmbed, trunc_normal_
 from oneclip.model.siglip_names import TrunkCfg, pretrained_cfg
 from oneclip.model.transformer import take_indices
+from oneclip.model.vision_common import as_maps, check_output_format
 
 POOLS = ("", "avg", "avgmax", "max", "map")
 PREVIOUS = (99999,)  # timm's mark, in `group_matcher`, of what goes into the group before it

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import untouched
 from oneclip.model.attention import Norm
-from oneclip.model.captions import are_at_hand, check_vocabulary, may_trim, without_padding
+from oneclip.model.freeze import Part, unlock_last
 from oneclip.model.layers import LayerNorm
-from oneclip.model.locking import Part, unlock_last
-from oneclip.model.pictures import check_output_format
 from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
 from oneclip.model.scripting import unscripted
+from oneclip.model.token_checks import are_at_hand, check_vocabulary, may_trim, without_padding
 from oneclip.model.transformer import Activation, Transformer, init_blocks
+from oneclip.model.vision_common import check_output_format
 
 
 class TextTower(nn.Module):

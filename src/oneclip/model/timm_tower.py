@@ -16,7 +16,7 @@ from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, DownloadError, OfflineError, ShapeError, nearest
 from oneclip.model.layers import frozen as frozen_norm
 from oneclip.model.layers import is_unfrozen_batch_norm
-from oneclip.model.optional import optional_package
+from oneclip.model.optional_package import optional_package
 from oneclip.model.scripting import unscripted
 
 PROJECTIONS = ("linear", "mlp", "none", "", None)

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.model.attention import AttentionalPooler, Norm
+from oneclip.model.freeze import Part, unlock_last
 from oneclip.model.layers import LayerNorm, PatchDropout
-from oneclip.model.locking import Part, unlock_last
-from oneclip.model.pictures import (
+from oneclip.model.scripting import unscripted
+from oneclip.model.transformer import Activation, Transformer
+from oneclip.model.vision_common import (
     as_maps,
     channels_of,
     check_output_format,
@@ -18,8 +20,6 @@ from oneclip.model.pictures import (
     check_pictures,
     pair,
 )
-from oneclip.model.scripting import unscripted
-from oneclip.model.transformer import Activation, Transformer
 
 
 class VisionTransformer(nn.Module):

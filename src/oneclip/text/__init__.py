@@ -4,11 +4,11 @@
 of the Hugging Face hub's (`HFTokenizer`). `clean_text` is the cleaning that comes first.
 """
 
-from oneclip.text.choose import get_tokenizer, tokenizer_files, write_tokenizer
 from oneclip.text.clean import clean_text
-from oneclip.text.huggingface import HFTokenizer
+from oneclip.text.clip.tokenizer import CLIPTokenizer
+from oneclip.text.factory import get_tokenizer, tokenizer_files, write_tokenizer
+from oneclip.text.hf.tokenizer import HFTokenizer
 from oneclip.text.protocol import Tokenizer
-from oneclip.text.tokenizer import CLIPTokenizer
 
 __all__ = [
     "CLIPTokenizer",

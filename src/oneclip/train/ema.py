@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import CheckpointMismatchError, ConfigError
-from oneclip.train.parallel import is_shard
-from oneclip.train.state import load_by_name
+from oneclip.train.checkpointing.state import load_by_name
+from oneclip.train.distributed.parallel import is_shard
 
 UPDATES = ".updates"  # no tensor of a module has a name that begins with a dot
 

@@ -15,25 +15,25 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from oneclip.config.training import TrainCfg, differing
 from oneclip.errors import ConfigError, TrainingError
-from oneclip.train.batches import Batch, BatchSource, Prefetcher, Prepare
-from oneclip.train.best import Best
-from oneclip.train.checkpoints import BEST, FACTS, latest_checkpoint
-from oneclip.train.config import TrainCfg, differing
-from oneclip.train.distributed import World
+from oneclip.train.checkpointing.best import Best
+from oneclip.train.checkpointing.checkpoint import BEST, FACTS, latest_checkpoint
+from oneclip.train.checkpointing.state import State
+from oneclip.train.data.batches import Batch, BatchSource, Prefetcher, Prepare
+from oneclip.train.distributed.watchdog import Watchdog
+from oneclip.train.distributed.world import World
 from oneclip.train.interrupt import Interrupt
-from oneclip.train.meter import Meter
-from oneclip.train.metrics import MetricsFile, Report
 from oneclip.train.objectives import Objective
-from oneclip.train.state import State
+from oneclip.train.reporting.metrics import MetricsFile, Report
+from oneclip.train.reporting.step_stats import Meter
 from oneclip.train.step import Stepper
-from oneclip.train.watch import Watchdog
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Reporter(Protocol):
-    """Who is told how the training goes; `oneclip.train.progress.ProgressBar` is one."""
+    """Who is told how the training goes; `oneclip.train.reporting.progress_bar.ProgressBar` is one."""
 
     def start(self, step: int, steps: int) -> None: ...
 

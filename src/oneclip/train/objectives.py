@@ -15,13 +15,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, DistillClipLoss, SigLipLoss
-from oneclip.losses.same import contrast_without_same
-from oneclip.train.batches import Batch
-from oneclip.train.config import TrainCfg
-from oneclip.train.distributed import World
-from oneclip.train.towers import Features
+from oneclip.losses.multi_positive import contrast_without_same
+from oneclip.train.data.batches import Batch
+from oneclip.train.distributed.world import World
+from oneclip.train.forward import Features
 
 
 class Objective(nn.Module):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
-from oneclip.train.config import TrainCfg
-from oneclip.train.layers import layers_above, tower_parameters
-from oneclip.train.parallel import is_shard
+from oneclip.train.distributed.parallel import is_shard
+from oneclip.train.layer_depth import layers_above, tower_parameters
 
 NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
 

@@ -14,11 +14,11 @@ from torch import nn
 
 from oneclip.errors import ConfigError, OutputError
 from oneclip.text import Tokenizer
-from oneclip.train.batches import Batch
-from oneclip.train.checkpoints import checkpoints_bytes
+from oneclip.train.checkpointing.checkpoint import checkpoints_bytes
+from oneclip.train.data.batches import Batch
+from oneclip.train.initial_model import Start
 from oneclip.train.loop import Trainer
-from oneclip.train.meter import Meter
-from oneclip.train.start import Start
+from oneclip.train.reporting.step_stats import Meter
 
 ADAM_BYTES = 8  # two moments in fp32 for each trained number
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

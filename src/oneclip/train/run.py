@@ -28,27 +28,27 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from oneclip.config.run import RunCfg
+from oneclip.config.schema import to_flat
+from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError, MissingExtraError, TrainingError
-from oneclip.hub.suffixes import NotRead
-from oneclip.train.batches import Batch
-from oneclip.train.checkpoints import latest_checkpoint
-from oneclip.train.collective import by_first, whole_weights
-from oneclip.train.config import TrainCfg
-from oneclip.train.distributed import World, join
-from oneclip.train.environment import added_to
-from oneclip.train.flat import to_flat
-from oneclip.train.folder import RunFolder
-from oneclip.train.inputs import Inputs
+from oneclip.hub.file_types import NotRead
+from oneclip.train.checkpointing.checkpoint import latest_checkpoint
+from oneclip.train.data.batches import Batch
+from oneclip.train.data.run_data import Inputs
+from oneclip.train.distributed.rank_zero import by_first, whole_weights
+from oneclip.train.distributed.world import World, join
+from oneclip.train.forward import Features
+from oneclip.train.initial_model import Start, starting_model
 from oneclip.train.loop import Evaluate, Outcome, Reporter, Trainer
 from oneclip.train.objectives import Objective, make_objective
 from oneclip.train.preflight import preflight
-from oneclip.train.repeat import repeatable
-from oneclip.train.report import Section
-from oneclip.train.reporters import Reporters, TensorBoard, WeightsAndBiases
-from oneclip.train.settings import RunCfg
-from oneclip.train.start import Start, starting_model
-from oneclip.train.summary import write_summary
-from oneclip.train.towers import Features
+from oneclip.train.reporting.environment import added_to
+from oneclip.train.reporting.html_page import Section
+from oneclip.train.reporting.reporters import Reporters, TensorBoard, WeightsAndBiases
+from oneclip.train.reporting.summary import write_summary
+from oneclip.train.repro_config import repeatable
+from oneclip.train.run_dir import RunFolder
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from oneclip.train.config import TrainCfg
+from oneclip.config.training import TrainCfg
 
 
 def learning_rate(step: int, cfg: TrainCfg) -> float:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oneclip.train.batches import Batch, Prefetcher, Prepare
-from oneclip.train.cached import cached_backward
-from oneclip.train.config import TrainCfg
-from oneclip.train.distributed import World
+from oneclip.config.training import TrainCfg
+from oneclip.train.autocast import computing_in
+from oneclip.train.data.batches import Batch, Prefetcher, Prepare
+from oneclip.train.distributed.parallel import Together, blocks, clip_gradients
+from oneclip.train.distributed.watchdog import Watchdog
+from oneclip.train.distributed.world import World
 from oneclip.train.ema import Ema
-from oneclip.train.meter import Meter
+from oneclip.train.forward import Features, Towers
+from oneclip.train.grad_cache import cached_backward
 from oneclip.train.objectives import Objective, make_objective
 from oneclip.train.optimizer import lock_towers, make_optimizer
-from oneclip.train.parallel import Together, blocks, clip_gradients
-from oneclip.train.precision import computing_in
+from oneclip.train.reporting.step_stats import Meter
 from oneclip.train.schedule import learning_rate
-from oneclip.train.towers import Features, Towers
-from oneclip.train.watch import Watchdog
 
 
 class Stepper:

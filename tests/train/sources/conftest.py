@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tars import png
 
-from oneclip.pairs import Pairs
+from oneclip.hub.pairs import Pairs
 
 
 @pytest.fixture(autouse=True)

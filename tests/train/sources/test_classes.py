@@ -14,9 +14,9 @@ from oneclip.config import PreprocessCfg
 from oneclip.errors import DataError
 from oneclip.image import Augment
 from oneclip.train import Batch, Features, Objective, RunCfg, TrainCfg, World
+from oneclip.train.data import ClassSamples, Loader, open_samples
+from oneclip.train.initial_model import Start
 from oneclip.train.run import run as train
-from oneclip.train.sources import ClassSamples, Loader, open_samples
-from oneclip.train.start import Start
 
 COLOURS = {"red": (200, 20, 20), "dark_green": (10, 90, 10), "blue": (20, 20, 200)}
 

@@ -13,7 +13,7 @@ import pytest
 from tars import png
 
 from oneclip.errors import DataError
-from oneclip.train.sources import DatasetSamples
+from oneclip.train.data import DatasetSamples
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError, DataError
+from oneclip.hub.pairs import Pairs
 from oneclip.image import Augment
-from oneclip.pairs import Pairs
-from oneclip.train.sources import Loader, Mixture, Sample, Samples, SyntheticSamples, TableSamples
+from oneclip.train.data import Loader, Mixture, Sample, Samples, SyntheticSamples, TableSamples
 
 
 def loader(pairs: Pairs, folder: Path, batch_size: int = 4, **options: object) -> Loader:

@@ -8,8 +8,8 @@ import pytest
 from tars import members, write_tar
 
 from oneclip.errors import ConfigError, DataError, OneCLIPError
-from oneclip.pairs import Pairs
-from oneclip.train.sources import (
+from oneclip.hub.pairs import Pairs
+from oneclip.train.data import (
     DatasetSamples,
     Mixture,
     ShardSamples,

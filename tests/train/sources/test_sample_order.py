@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneclip.errors import ConfigError
-from oneclip.train.sources.order import PERIOD, Order, Part
-from oneclip.train.sources.permutation import Permutation
+from oneclip.train.data.permutation import Permutation
+from oneclip.train.data.sampler import PERIOD, Order, Part
 
 
 def order(size: int, batch_size: int, *, run: int = 1, seed: int = 0) -> Order:

@@ -13,7 +13,7 @@ from tars import members, png, tar, write_tar
 from oneclip.config import PreprocessCfg
 from oneclip.errors import DataError, DownloadError
 from oneclip.image import Augment
-from oneclip.train.sources import Loader, ShardSamples
+from oneclip.train.data import Loader, ShardSamples
 
 
 def captions(samples: ShardSamples) -> list[str]:

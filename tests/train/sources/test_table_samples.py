@@ -10,10 +10,10 @@ from tars import png
 
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ImageError
+from oneclip.hub.pairs import Pairs
 from oneclip.image import Augment, open_image
 from oneclip.image.augment import AugmentCfg
-from oneclip.pairs import Pairs
-from oneclip.train.sources import Loader, TableSamples
+from oneclip.train.data import Loader, TableSamples
 
 
 def test_rows_of_one_picture_may_be_one_sample(pairs: Pairs, tmp_path: Path) -> None:

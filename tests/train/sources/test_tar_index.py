@@ -11,8 +11,8 @@ import pytest
 from tars import members, write_tar
 
 from oneclip.errors import DataError
-from oneclip.train.sources import tar_index as module
-from oneclip.train.sources.tar_index import TarIndex, tar_index
+from oneclip.train.data import tar_index as module
+from oneclip.train.data.tar_index import TarIndex, tar_index
 from tests import programs
 
 
@@ -123,7 +123,7 @@ def test_processes_that_begin_together_make_an_index_once(tmp_path: Path, cache:
     path = write_tar(tmp_path / "a.tar", members(5))
     program = (
         "import os, sys, time\n"
-        "from oneclip.train.sources import tar_index as module\n"
+        "from oneclip.train.data import tar_index as module\n"
         "make = module._made\n"
         "def slow(place, size):\n"
         "    print('made', flush=True)\n"

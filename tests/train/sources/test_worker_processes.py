@@ -14,7 +14,7 @@ from tars import members, write_tar
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError, DataError
 from oneclip.image import Augment
-from oneclip.train.sources import Loader, Samples, ShardSamples
+from oneclip.train.data import Loader, Samples, ShardSamples
 from tests import programs
 
 
@@ -50,7 +50,7 @@ def test_a_process_that_is_killed_is_an_error(samples: Samples) -> None:
 PROGRAM = """
 import os, sys, time
 from oneclip.image import Augment
-from oneclip.train.sources import Loader, SyntheticSamples
+from oneclip.train.data import Loader, SyntheticSamples
 
 if __name__ == "__main__":
     os.setsid()

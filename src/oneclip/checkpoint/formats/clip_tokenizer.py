@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oneclip.text.own import BEGIN, END, clip_vocabulary
-from oneclip.text.vocabulary import END_OF_WORD, byte_merges
+from oneclip.text.clip.bpe import END_OF_WORD, byte_merges
+from oneclip.text.clip.clip_vocab import BEGIN, END, clip_vocabulary
 
 # what a caption falls into before its words are encoded: CLIP's own expression, of Radford et al. 2021
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

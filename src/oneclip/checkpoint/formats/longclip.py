@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.openai import infer_openai_config, looks_like_openai
+from oneclip.checkpoint.resolve.infer_openai import infer_openai_config, looks_like_openai
 from oneclip.config import PreprocessCfg
 from oneclip.errors import CheckpointError
 

@@ -34,7 +34,7 @@ from oneclip.checkpoint.formats.transformers_common import (
 from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
-from oneclip.text.choose import BESIDE
+from oneclip.text.factory import BESIDE
 
 FORM = "transformers' CLIPModel"
 LEGACY_EOS = 2  # with this id CLIPModel pools the greatest id of a caption, as CLIP was trained

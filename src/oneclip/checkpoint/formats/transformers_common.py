@@ -10,7 +10,7 @@ from typing import Any
 from oneclip.checkpoint.formats.keymap import Rule, joined, same
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
-from oneclip.text.choose import BESIDE
+from oneclip.text.factory import BESIDE
 
 CLIP_VOCABULARY = 49408  # tokens of the vocabulary in this package
 TOKENIZER_FACTS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")

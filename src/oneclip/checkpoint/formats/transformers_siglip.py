@@ -35,7 +35,7 @@ from oneclip.checkpoint.formats.transformers_pixels import HALF, read_pixels, wr
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model.siglip_names import TrunkCfg, is_siglip
-from oneclip.text.choose import BESIDE
+from oneclip.text.factory import BESIDE
 
 FORM = "transformers' SiglipModel"
 INIT_LOGIT_BIAS = -10.0  # Zhai et al. 2023, section 3.2

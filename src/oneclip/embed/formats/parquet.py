@@ -6,10 +6,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
-from oneclip.arrow import explained, pyarrow, sound
 from oneclip.embed.items import Stamp
 from oneclip.embed.rows import FACTS, Facts, Rows, check_names, check_rows, stamp_columns, stamps_of
 from oneclip.errors import MissingExtraError
+from oneclip.hub.arrow import explained, pyarrow, sound
 
 PREFIX = "oneclip."
 STAMP_COLUMNS = ("size", "mtime_ns")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from oneclip.embed.sources.files import Files, find_in_path, find_in_remote_folder
 from oneclip.embed.sources.lines import CaptionLines, PathLines
-from oneclip.embed.sources.shards import Shard
 from oneclip.embed.sources.tables import Table
+from oneclip.embed.sources.tars import Shard
 from oneclip.errors import DataError
 from oneclip.hub.addresses import expand, is_address, is_remote_folder
-from oneclip.hub.suffixes import EXCLUDED, TAR_SUFFIXES, NotRead, is_excluded, is_image
+from oneclip.hub.file_types import EXCLUDED, TAR_SUFFIXES, NotRead, is_excluded, is_image
 from oneclip.hub.tables import CSV_SUFFIXES, PARQUET_SUFFIXES
 
 if TYPE_CHECKING:

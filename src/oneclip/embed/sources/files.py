@@ -8,7 +8,7 @@ from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.hub.addresses import below, is_address, read_bytes
-from oneclip.hub.suffixes import EXCLUDED, NotRead, files_below, images_of, is_excluded
+from oneclip.hub.file_types import EXCLUDED, NotRead, files_below, images_of, is_excluded
 
 
 class Files:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
-from oneclip.model.generation.beams import beam_search
-from oneclip.model.generation.reader import reader_for
+from oneclip.model.generation.beam_search import beam_search
+from oneclip.model.generation.kv_cache import reader_for
 from oneclip.model.generation.sampling import sample
 from oneclip.model.generation.settings import Search
 from oneclip.model.text import TextTransformer

@@ -6,8 +6,8 @@ Shapes: R captions, T tokens.
 import torch
 from torch import Tensor
 
-from oneclip.model.generation.reader import Reader
-from oneclip.model.generation.scores import keep_top_k, keep_top_p, penalise_repetition, without
+from oneclip.model.generation.kv_cache import Reader
+from oneclip.model.generation.logits_filters import keep_top_k, keep_top_p, penalise_repetition, without
 from oneclip.model.generation.settings import Search
 
 

@@ -1,30 +1,11 @@
-"""Fine-tuning that does not forget: a model and a table to the model with a new task learned, and the old ones kept.
+"""Fine-tuning that keeps what a model could do: methods, LoRA, a teacher, and WiSE-FT afterwards."""
 
-Importing this package loads no torch: the command line reads its settings from here.
-"""
-
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from oneclip.train.finetune.before import CHOICES, before_task, has_a_sample
-    from oneclip.train.finetune.config import WAYS, FinetuneCfg
-    from oneclip.train.finetune.lora import Lora
-    from oneclip.train.finetune.run import FinetuneResult, finetune
-    from oneclip.train.finetune.section import gained_and_forgotten
-    from oneclip.train.finetune.wise import Path, Point, choose, interpolate, walk
-
-_MODULES = {
-    "before": ("CHOICES", "before_task", "has_a_sample"),
-    "config": ("WAYS", "FinetuneCfg"),
-    "lora": ("Lora",),
-    "run": ("FinetuneResult", "finetune"),
-    "section": ("gained_and_forgotten",),
-    "wise": ("Path", "Point", "choose", "interpolate", "walk"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+from oneclip.config.finetune import WAYS, FinetuneCfg
+from oneclip.train.finetune.lora import Lora
+from oneclip.train.finetune.reference_task import CHOICES, before_task, has_a_sample
+from oneclip.train.finetune.report_section import gained_and_forgotten
+from oneclip.train.finetune.run import FinetuneResult, finetune
+from oneclip.train.finetune.wise_ft import Path, Point, choose, interpolate, walk
 
 __all__ = [
     "CHOICES",
@@ -42,13 +23,3 @@ __all__ = [
     "interpolate",
     "walk",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from oneclip import checkpoint
 from oneclip.errors import ConfigError, OutputError
 from oneclip.model.layers import freeze_batch_norm
-from oneclip.model.optional import optional_package
+from oneclip.model.optional_package import optional_package
 
 FUSED = "in_proj_weight"
 ADAPTER = "default"  # peft's name for an only one

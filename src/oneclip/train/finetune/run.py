@@ -15,32 +15,32 @@ from typing import Any
 from torch import Tensor, nn
 
 from oneclip import checkpoint
+from oneclip.config.finetune import FinetuneCfg
+from oneclip.config.run import RunCfg
+from oneclip.config.training import TrainCfg
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.evaluate import Classification, HeldOut, OfEncoder, OfModule, Retrieval, Subject, Task
+from oneclip.hub.pairs import is_table, read_table
 from oneclip.image import Preprocess
-from oneclip.pairs import is_table, read_table
-from oneclip.train.collective import by_first, from_first
-from oneclip.train.config import TrainCfg
-from oneclip.train.distributed import World
-from oneclip.train.evaluate import Shared, eval_task, held_out
-from oneclip.train.finetune import wise
-from oneclip.train.finetune.before import before_task
-from oneclip.train.finetune.config import FinetuneCfg
-from oneclip.train.finetune.plot import draw
-from oneclip.train.finetune.section import section
-from oneclip.train.finetune.split import pairs_as_csv, split_pairs
+from oneclip.train.autocast import computing_in
+from oneclip.train.distributed.rank_zero import by_first, from_first
+from oneclip.train.distributed.world import World
+from oneclip.train.evaluation import Shared, eval_task, held_out
+from oneclip.train.finetune import wise_ft
+from oneclip.train.finetune.alpha_plot import draw
+from oneclip.train.finetune.held_out_split import pairs_as_csv, split_pairs
+from oneclip.train.finetune.methods import BY_NAME, Adapted, adapt
+from oneclip.train.finetune.reference_task import before_task
+from oneclip.train.finetune.report_section import section
 from oneclip.train.finetune.teacher import teacher_of
-from oneclip.train.finetune.ways import BY_NAME, Adapted, adapt
-from oneclip.train.folder import RunFolder
+from oneclip.train.initial_model import Start
 from oneclip.train.loop import Reporter
-from oneclip.train.precision import computing_in
 from oneclip.train.run import Ending, MakeObjective, RunResult, run
-from oneclip.train.settings import RunCfg
-from oneclip.train.start import Start
+from oneclip.train.run_dir import RunFolder
 
 BATCH_SIZE = 64
-Advance = Callable[[wise.Point], None]
+Advance = Callable[[wise_ft.Point], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FinetuneResult:
     """
 
     run: RunResult
-    path: wise.Path | None
+    path: wise_ft.Path | None
     adapter: Path | None
     notes: list[str] = field(default_factory=list)
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class _Steps:
         self._cfg, self._new, self._old, self._advance = cfg, new, old, advance
         self._before: dict[str, Tensor] = {}
         self._adapted: Adapted | None = None
-        self.path: wise.Path | None = None
+        self.path: wise_ft.Path | None = None
         self.adapter: Path | None = None
         self.notes: list[str] = []
 
@@ -215,24 +215,24 @@ class _Steps:
         after = from_first(world, trained, like=self._before)
         shown = _Shown(ending.start, self._cfg, world)
 
-        def evaluate(weights: Mapping[str, Tensor]) -> tuple[wise.Figures, wise.Figures | None]:
+        def evaluate(weights: Mapping[str, Tensor]) -> tuple[wise_ft.Figures, wise_ft.Figures | None]:
             subject = shown.with_weights(weights)
             return self._new(subject), (self._old(subject) if self._old is not None else None)
 
         points = []
         for alpha in self._cfg.alphas:
-            points += wise.walk(self._before, after, [alpha], evaluate)
+            points += wise_ft.walk(self._before, after, [alpha], evaluate)
             if self._advance is not None and world.is_first:
                 self._advance(points[-1])
         old_name, old_metric = (self._old.name, self._old.headline) if self._old is not None else (None, None)
-        chosen = wise.choose(points, self._new.headline, old_metric, self._cfg.wanted)
-        path = wise.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
+        chosen = wise_ft.choose(points, self._new.headline, old_metric, self._cfg.wanted)
+        path = wise_ft.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
         self.path = path = world.first_says(path)
-        ending.state_dict = wise.interpolate(self._before, after, path.chosen)
+        ending.state_dict = wise_ft.interpolate(self._before, after, path.chosen)
         self.adapter = by_first(world, lambda: adapted.write(ending.folder.path / "adapter", path.chosen))
         by_first(world, lambda: self._tell(ending, path))
 
-    def _tell(self, ending: Ending, path: wise.Path) -> None:
+    def _tell(self, ending: Ending, path: wise_ft.Path) -> None:
         folder = ending.folder
         folder.write_text(folder.path / "wise_ft.json", json.dumps(path.to_dict(), indent=2) + "\n")
         png = None

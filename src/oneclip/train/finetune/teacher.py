@@ -10,12 +10,12 @@ from torch import Tensor
 
 from oneclip import checkpoint
 from oneclip.config import PreprocessCfg
+from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
-from oneclip.train.batches import Batch
-from oneclip.train.config import TrainCfg
-from oneclip.train.precision import computing_in
-from oneclip.train.start import Start
-from oneclip.train.towers import Features, Towers
+from oneclip.train.autocast import computing_in
+from oneclip.train.data.batches import Batch
+from oneclip.train.forward import Features, Towers
+from oneclip.train.initial_model import Start
 
 PROBE = (
     "a photo of a dog",

@@ -1,0 +1,1 @@
+"""Work out what a checkpoint is: its configuration, preprocessing and tokenizer."""

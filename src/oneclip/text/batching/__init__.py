@@ -1,0 +1,1 @@
+"""Arrange token ids in batches: padding, length buckets, shared prefixes."""

@@ -1,0 +1,1 @@
+"""CLIP's own tokenizer: byte-level byte-pair encoding."""

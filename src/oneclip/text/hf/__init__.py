@@ -1,0 +1,1 @@
+"""Tokenizers that are read from Hugging Face repositories and folders, without transformers."""

@@ -1,0 +1,347 @@
+"""A Hugging Face dataset on disk to samples: what `save_to_disk` writes, and folders of Parquet files.
+
+Arrow files are mapped into memory and read in place; of a Parquet file the row group that has a row is read. Only
+pyarrow is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oneclip.errors import CheckpointError, DataError, nearest
+from oneclip.hub import arrow, read_json
+from oneclip.hub.addresses import is_address
+from oneclip.train.data.samples import Sample, Samples, fetched
+
+PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentences", "title", "txt")
+FEATURE, STREAM = "Reading datasets", "Arrow stream"
+PARQUET_RUN = 64  # rows of a Parquet file that are read at once
+_ENDING = 1 << 14  # bytes at the end of a file that tell whether it is still the same
+_GROUPS = 4  # row groups in memory
+
+
+class DatasetSamples(Samples):
+    """The rows of a dataset that `datasets` has written.
+
+    Args:
+        place: a folder of `save_to_disk`, one of Parquet files (anywhere below it), or one Parquet file.
+        split: for a folder with several, such as "train"; needed if there is more than one and none is "train".
+        image_column: pictures as `datasets` stores them, bytes, paths (relative to the folder) or addresses.
+        caption_column: captions; lists are several captions of one picture. By default both columns are those
+            that are usually called so.
+
+    Raises:
+        DataError: if there is no such dataset, split or column, or it has no rows.
+        MissingExtraError: without pyarrow.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        split: str | None = None,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.place = Path(place)
+        self.folder = self.place if self.place.is_dir() else self.place.parent
+        self._rows = _open(self.place, split)
+        if not len(self):
+            raise DataError(f"{place} has no rows; expected at least one")
+        names = self._rows.names
+        self.image_column = _column(
+            image_column, PICTURE_COLUMNS, names, f"pictures of {place}", "image_column"
+        )
+        self.caption_column = _column(
+            caption_column, CAPTION_COLUMNS, names, f"captions of {place}", "caption_column"
+        )
+        self.run = self._rows.run
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, number: int) -> Sample:
+        picture, captions = self._rows.read(number, (self.image_column, self.caption_column))
+        if isinstance(picture, dict):
+            picture = picture.get("bytes") or picture.get("path")
+        if isinstance(picture, str) and picture:
+            picture = fetched(picture) if is_address(picture) else self.folder / picture
+        if not picture:
+            raise DataError(f"nothing stands in column {self.image_column!r}")
+        if not isinstance(picture, (bytes, Path)):
+            raise DataError(
+                f"column {self.image_column!r} has {type(picture).__name__}; expected a picture, bytes or a path"
+            )
+        values = captions if isinstance(captions, list) else [captions]
+        return Sample(picture, [value for value in values if isinstance(value, str)])
+
+    def name(self, number: int) -> str:
+        return f"{self.place}:{number + 1}"
+
+    @property
+    def identity(self) -> Mapping[str, str | int | float]:
+        columns = f"{self.image_column} {self.caption_column}"
+        return {"data": f"{self._rows.digest} {columns}", "samples": len(self)}
+
+
+class Rows(ABC):
+    """Rows by number. `files` are what they come from, `names` the columns, `digest` changes with the files."""
+
+    names: Sequence[str]
+    run = 1
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(
+                f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + _end(file)
+            )
+        self.digest = digest.hexdigest()[:16]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, number: int, columns: Sequence[str]) -> list[Any]:
+        """Values of some columns in one row."""
+
+
+class ArrowRows(Rows):
+    """Rows of Arrow streams.
+
+    Args:
+        files: the streams.
+        indices: streams with the numbers of the rows that count, in their order; none for all rows.
+    """
+
+    def __init__(self, files: Sequence[Path], indices: Sequence[Path] = ()) -> None:
+        super().__init__([*files, *indices])
+        self._state = (tuple(files), tuple(indices))
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self._indices) if self._indices is not None else int(self._starts[-1])
+
+    def read(self, number: int, columns: Sequence[str]) -> list[Any]:
+        if self._indices is not None:
+            number = int(self._indices[number])
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        file, batch = self._batches[index]
+        with arrow.explained(file, STREAM):
+            row = [
+                self._column(index, batch, column)[number - int(self._starts[index])] for column in columns
+            ]
+            return [value.as_py() for value in row]
+
+    def _column(self, index: int, batch: Any, name: str) -> Any:
+        """A column of a batch, looked over when it is read for the first time."""
+        if (index, name) not in self._sound:
+            arrow.sound(batch.column(name))
+            self._sound.add((index, name))
+        return batch.column(name)
+
+    def _map(self) -> None:
+        files, indices = self._state
+        self._batches = [(file, batch) for file in files for batch in _stream(file)]
+        self._sound: set[tuple[int, str]] = set()
+        self._starts = np.cumsum([0, *(batch.num_rows for _, batch in self._batches)])
+        with arrow.explained(files[0], STREAM):
+            self.names = self._batches[0][1].schema.names if self._batches else ()
+        parts = [self._numbers(file, batch) for file in indices for batch in _stream(file)]
+        self._indices = np.concatenate(parts) if parts else None
+
+    def _numbers(self, file: Path, batch: Any) -> Any:
+        """The numbers of rows in a batch of indices."""
+        with arrow.explained(file, STREAM):
+            numbers = arrow.sound(batch.column(0)).to_numpy(zero_copy_only=False)
+        if numbers.dtype.kind not in "iu" or (
+            len(numbers) and not 0 <= numbers.min() <= numbers.max() < self._starts[-1]
+        ):
+            raise DataError(f"{file} is damaged: it names rows that the dataset does not have")
+        return numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "digest": self.digest, "_state": self._state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()
+
+
+class ParquetRows(Rows):
+    """Rows of Parquet files; the groups of rows that were read last are kept."""
+
+    run = PARQUET_RUN
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        super().__init__(files)
+        self._groups: list[tuple[Path, int]] = []
+        counts = [0]
+        for path in files:
+            with _parquet(path) as file, arrow.explained(path):
+                self.names = file.schema_arrow.names
+                for group in range(file.num_row_groups):
+                    self._groups.append((path, group))
+                    counts.append(int(file.metadata.row_group(group).num_rows))
+        self._starts = np.cumsum(counts)
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, number: int, columns: Sequence[str]) -> list[Any]:
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        with arrow.explained(self._groups[index][0]):
+            table = self._table(index, tuple(columns))
+            return [table.column(column)[number - int(self._starts[index])].as_py() for column in columns]
+
+    def _table(self, index: int, columns: tuple[str, ...]) -> Any:
+        with self._lock:
+            found = self._tables.get(index)
+        if found is None:
+            path, group = self._groups[index]
+            with _parquet(path) as file:
+                found = arrow.sound(file.read_row_group(group, columns=list(columns), use_threads=False))
+            with self._lock:
+                self._tables[index] = found
+                while len(self._tables) > _GROUPS:
+                    self._tables.popitem(last=False)
+        return found
+
+    def _forget(self) -> None:
+        self._tables: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_tables", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is one that `DatasetSamples` reads."""
+    marks = ("state.json", "dataset_dict.json", "dataset_info.json")
+    return (
+        any((folder / mark).is_file() for mark in marks) or next(folder.rglob("*.parquet"), None) is not None
+    )
+
+
+def holds_pictures(path: Path, column: str | None = None) -> bool:
+    """Whether a Parquet file has pictures, or those of one column, as bytes rather than as paths."""
+    with _parquet(path) as file:
+        types = {field.name: str(field.type) for field in file.schema_arrow}
+    wanted = [column] if column is not None else PICTURE_COLUMNS
+    return any(types.get(name, "").startswith(("struct", "binary", "large_binary")) for name in wanted)
+
+
+def _open(place: Path, split: str | None) -> Rows:
+    if place.is_file():
+        return ParquetRows([place])
+    if not place.is_dir():
+        raise DataError(
+            f"{place}: no such folder; expected a dataset that `save_to_disk` wrote, or Parquet files"
+        )
+    if (place / "dataset_dict.json").is_file():
+        splits = _names(place / "dataset_dict.json", _json(place / "dataset_dict.json").get("splits", []))
+        return _open(place / _split(place, split, splits), None)
+    if (place / "state.json").is_file():
+        state = _json(place / "state.json")
+        files, indices = (
+            [place / name for name in _names(place / "state.json", state.get(key) or [], "filename")]
+            for key in ("_data_files", "_indices_data_files")
+        )
+        missing = [file.name for file in [*files, *indices] if not file.is_file()]
+        if missing or not files:
+            raise DataError(
+                f"{place} lacks files that its state.json names: {', '.join(missing) or 'none named'}"
+            )
+        return ArrowRows(files, indices)
+    files = sorted(place.rglob("*.parquet"))
+    if not files:
+        raise DataError(
+            f"{place} is no dataset: expected state.json (of `save_to_disk`) or Parquet files in it"
+        )
+    splits = sorted({_split_of(file, place) for file in files} - {""})
+    if splits:
+        chosen = _split(place, split, splits)
+        files = [file for file in files if _split_of(file, place) == chosen]
+    return ParquetRows(files)
+
+
+def _split_of(file: Path, folder: Path) -> str:
+    """The split that a Parquet file is of, by its name (`train-00000-of-00002.parquet`) or its folder's."""
+    name, is_numbered, _ = file.stem.partition("-")
+    if is_numbered:
+        return name
+    return file.parent.name if file.parent != folder and file.parent.name != "data" else ""
+
+
+def _split(place: Path, split: str | None, splits: Sequence[str]) -> str:
+    chosen = split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
+    if chosen not in splits:
+        raise DataError(f"{place} has no split {chosen!r}; it has {', '.join(splits) or 'none'} (split=...)")
+    return chosen
+
+
+def _column(name: str | None, usual: Sequence[str], names: Sequence[str], what: str, option: str) -> str:
+    has = f"it has {', '.join(map(repr, names)) or 'no columns'}"
+    if name is not None and name not in names:
+        near = nearest(name, names)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise DataError(f"no column {name!r} for the {what}; {hint}{has}")
+    found = name or next((one for one in usual if one in names), None)
+    if found is None:
+        raise DataError(f"which column has the {what}? Say {option}=...; {has}")
+    return found
+
+
+def _end(path: Path) -> bytes:
+    """The last bytes of a file: the statistics of columns in Parquet, rows in Arrow."""
+    with path.open("rb") as file:
+        file.seek(-min(_ENDING, path.stat().st_size), os.SEEK_END)
+        return file.read()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+
+
+def _names(path: Path, entries: Any, key: str | None = None) -> list[str]:
+    """Names of files or folders that lie in the folder of a JSON file, as it lists them."""
+    names = entries if isinstance(entries, list) else [entries]
+    if key is not None:
+        names = [entry.get(key) if isinstance(entry, dict) else entry for entry in names]
+    for name in names:
+        is_name = isinstance(name, str) and 0 < len(name) <= 255 and "\0" not in name
+        if not is_name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{path} lists {str(name)[:80]!r}, and the name of a file beside it was expected")
+    return names
+
+
+def _stream(path: Path) -> list[Any]:
+    pyarrow = arrow.pyarrow(FEATURE)
+    with arrow.explained(path, STREAM), pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))) as stream:
+        return list(stream)
+
+
+def _parquet(path: Path) -> Any:
+    pyarrow = arrow.pyarrow(FEATURE)
+    with arrow.explained(path):
+        return pyarrow.parquet.ParquetFile(path, memory_map=True)

@@ -1,0 +1,1 @@
+"""Training on several processes: rendezvous, parallel towers, heartbeats and the watchdog."""

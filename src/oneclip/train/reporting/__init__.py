@@ -1,0 +1,1 @@
+"""What a training reports: metrics, progress bar, plots and the HTML page."""
