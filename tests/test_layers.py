@@ -9,13 +9,14 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 ROWS = (
     ("errors", "_version"),
-    ("config", "machine", "progress", "arrow"),
+    ("config", "hardware", "progress"),
     ("hub", "zoo"),
-    ("image", "text", "model", "losses", "pairs"),
+    ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),
-    ("encoder",),
-    ("evaluate", "search"),
-    ("train", "embed", "serve"),
+    ("encoder", "runtime"),
+    ("embed", "evaluate", "explain", "export"),
+    ("search", "train"),
+    ("serve",),
     ("cli",),
     ("clip", "open_clip"),
 )
