@@ -1,0 +1,24 @@
+# OneCLIP for CPU.  docker build -t oneclip .  &&  docker run --rm -v "$PWD:/work" oneclip classify cat.png -l cat -l dog
+FROM python:3.11-slim AS build
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY recipes/pocket/NOTICE-images.md recipes/pocket/heldout_sample.npz recipes/pocket/
+COPY src src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.11-slim
+COPY constraints.txt /tmp/
+COPY --from=build /wheels /wheels
+# the CPU build of torch comes from PyTorch's own index; the default build is several gigabytes larger
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt --extra-index-url "$TORCH_INDEX" \
+        "$(grep '^torch==' /tmp/constraints.txt)" \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt "$(ls /wheels/*.whl)[timm,hf,heif,parquet]" \
+    && rm -r /wheels /tmp/constraints.txt \
+    && useradd --create-home oneclip
+USER oneclip
+WORKDIR /work
+# models that are downloaded stay here: mount a volume to keep them
+ENV HF_HOME=/home/oneclip/cache/huggingface ONECLIP_CACHE=/home/oneclip/cache/oneclip
+ENTRYPOINT ["oneclip"]
+CMD ["--help"]
