@@ -1,6 +1,9 @@
-# make demo   classify and rank a handful of pictures, offline
+# make demo   classify and rank a handful of images, offline
 # make test   everything that must hold: format, lint, types, tests, parity with published packages
+# make test-fast  the quick tests alone, under two minutes
 # make check  format, lint and types alone
+# make docs   the documentation site, into build/site
+# make release  the wheel and the source distribution, tried in an empty environment
 # make bench  every benchmark, and what they print to docs/benchmarks.md (an hour)
 # make clean  remove the environments
 
@@ -14,7 +17,7 @@ SOURCES := pyproject.toml constraints.txt
 # run a command, with a dot every five seconds to show that it is alive
 alive = (while sleep 5; do printf .; done) & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-fast check docs release bench clean
 
 demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/oneclip
@@ -24,10 +27,27 @@ test:
 	@$(MAKE) --no-print-directory --jobs=2 check .parity/.installed
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
+test-fast: $(VENV)/.testing
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
 check: $(VENV)/.testing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/make_site.py
+
+# the wheel goes into an environment of its own, where pocket must answer offline
+release: $(VENV)/.torch
+	rm -rf dist build/release
+	$(INSTALL) build twine
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check dist/*
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip --quiet install --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	build/release/bin/python -m pip --quiet install --constraint constraints.txt dist/*.whl
+	ONECLIP_OFFLINE=1 build/release/bin/oneclip classify examples/images/cat.png --label "a cat" --label "a dog"
 
 bench: $(VENV)/.benching .parity/.installed
 	$(BIN)/python benchmarks/document.py
@@ -48,6 +68,11 @@ $(VENV)/.testing: $(VENV)/.torch
 	@printf "installing what the tests need"
 	@$(call alive,$(INSTALL) --editable ".[test]" && $(INSTALL) --no-deps torchvision)
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	@printf "installing what builds the documentation"
+	@$(call alive,$(INSTALL) --editable ".[docs]")
+	@touch $@
 
 $(VENV)/.benching: $(VENV)/.testing
 	@printf "installing what the benchmarks compare with"

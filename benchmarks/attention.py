@@ -1,9 +1,9 @@
-"""How long does self-attention take without torch's copy of queries, keys and values, against the module itself?
+"""How fast is self-attention without torch's copy of queries, keys and values, compared with the module itself?
 
     python benchmarks/attention.py [--rounds 9]
 
-Both compute on the same input in turn, on one thread; `oneclip.model.attention.self_attention` pays for asking whether
-anybody could see it. Medians of the ratios of the rounds; below 1 is faster.
+Both run on the same input in turn, on one thread. `oneclip.model.attention.self_attention` includes its check for hooks
+and patches. The numbers are medians of the ratios of the rounds; below 1 is faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from oneclip.model.attention import is_unseen, self_attention
+from oneclip.model.attention import is_replaceable, self_attention
 
 SIZES = {  # batch, tokens, width, heads, causal
     "a text of 13 tokens": (1, 13, 512, 8, True),
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def ratio(module: nn.MultiheadAttention, x: Tensor, mask: Tensor | None, trains: bool, rounds: int) -> float:
-    """Seconds of our computation by those of the module, the median over rounds."""
+    """Return our time divided by that of the module, the median over rounds."""
     module.train(trains)
     x = x.requires_grad_(trains)
 
@@ -50,7 +50,7 @@ def ratio(module: nn.MultiheadAttention, x: Tensor, mask: Tensor | None, trains:
         return out
 
     def ours() -> Tensor:
-        assert is_unseen(module)
+        assert is_replaceable(module)
         return self_attention(module, x, mask)
 
     with torch.set_grad_enabled(trains):
@@ -60,7 +60,7 @@ def ratio(module: nn.MultiheadAttention, x: Tensor, mask: Tensor | None, trains:
 
 
 def seconds(compute: Callable[[], Tensor], trains: bool, times: int = 20) -> float:
-    """Processor seconds of some computations, with their gradients in training."""
+    """Return the processor time of repeated computations, with gradients in training."""
     start = time.process_time()
     for _ in range(times):
         out = compute()

@@ -1,11 +1,11 @@
-"""How much sooner is `decode="fast"` than the published preprocessing, and how far are its vectors from it?
+"""How fast is `decode="fast"` compared with the published preprocessing, and how much do the embeddings change?
 
     python benchmarks/decode.py [FOLDER ...] [--model pocket] [--megapixels 12] [--rounds 5]
 
-Each picture is decoded and preprocessed both ways in turn, on one thread, best of the rounds; then both tensors go
-through the model. With --megapixels, pictures are first enlarged to that size and written as JPEG (quality 90), for
-lack of photographs as large as cameras make them. Without a FOLDER, pictures are two dozen crops of photographs. The
-drift is 1 - cosine of the two vectors.
+Each image is decoded and preprocessed both ways in turn, on one thread; the best round counts. Then both tensors are
+encoded by the model. With --megapixels, images are first enlarged to that size and written as JPEG (quality 90), like
+those of a camera. Without a FOLDER, the images are two dozen crops of photographs. The drift is 1 - cosine of the two
+embeddings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from oneclip.image import FastPreprocess, open_image
 
 
 def enlarged(content: bytes, megapixels: float) -> bytes:
-    """The picture as a JPEG of that many million pixels."""
+    """Encode the image as a JPEG with this many megapixels."""
     image = open_image(content).convert("RGB")
     scale = math.sqrt(megapixels * 1e6 / (image.width * image.height))
     file = io.BytesIO()
@@ -39,14 +39,14 @@ def enlarged(content: bytes, megapixels: float) -> bytes:
     return file.getvalue()
 
 
-def pictures(folders: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of what is in folders, or of crops."""
+def images(folders: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files in folders, or of crops."""
     for path in (path for folder in folders for path in find_in_path(folder)[0]):
         yield Path(path).name, Path(path).read_bytes()
     if not folders:
         with TemporaryDirectory() as temporary:
             photographs.write_jpegs(Path(temporary), 24, (640, 480))
-            yield from pictures([temporary])
+            yield from images([temporary])
 
 
 def timed(run: Callable[[bytes], torch.Tensor], content: bytes) -> tuple[float, torch.Tensor]:
@@ -68,10 +68,10 @@ def main() -> None:
     fast = FastPreprocess(clip.preprocess.cfg)
     ways = (
         lambda content: clip.preprocess(open_image(content)),
-        lambda content: fast(open_image(content, least=fast.least)),
+        lambda content: fast(open_image(content, min_size=fast.min_size)),
     )
     ratios, drifts = [], []
-    for name, content in pictures(options.folders):
+    for name, content in images(options.folders):
         if options.megapixels:
             content = enlarged(content, options.megapixels)
         rounds = [[timed(way, content) for way in ways] for _ in range(options.rounds)]
@@ -86,7 +86,7 @@ def main() -> None:
             f"{exact / quick:5.2f} times, drift {drift:.1e}"
         )
     print(
-        f"{len(drifts)} pictures with {clip.name} at {clip.image_size}: median {statistics.median(ratios):.2f} times, "
+        f"{len(drifts)} images with {clip.name} at {clip.image_size}: median {statistics.median(ratios):.2f} times, "
         f"drift median {np.median(drifts):.1e}, worst {max(drifts):.1e}"
     )
 

@@ -1,11 +1,10 @@
-"""How far are the vectors of each precision from fp32, at worst, over a thousand pictures and captions?
+"""How far are the embeddings of each precision from fp32, at worst, over a thousand images and texts?
 
     python benchmarks/distance.py [--models ViT-B-32 ViT-B-16-SigLIP pocket] [--count 1000]
 
-Crops of photographs, and ImageNet's prompts about its classes, each through an `Encoder` in every precision and through
-the plain module in fp32, in batches of 32: the cosine of the two vectors, of which the worst and the median stand
-here. Architectures get random weights, pocket has its own. What two different pictures (or captions) have to each
-other says what a distance is worth: their median cosine stands beside, too.
+Crops of photographs, and ImageNet prompts, are encoded by an `Encoder` in every precision and by the plain module in
+fp32, in batches of 32. The table shows the worst and the median cosine of the two embeddings. Architectures get random
+weights, pocket has its own. For scale, the table also shows the median cosine of two different images (or texts).
 """
 
 from __future__ import annotations
@@ -23,15 +22,13 @@ from contest.arena import machine, ours
 BATCH = 32
 
 
-def reference(clip: Any, pictures: list[Any], captions: list[str]) -> dict[str, Any]:
-    """Unit vectors by the plain module."""
+def reference(clip: Any, images: list[Any], captions: list[str]) -> dict[str, Any]:
+    """Compute unit-length embeddings with the plain module."""
     with torch.inference_mode():
-        pixels = (
-            torch.stack([clip.preprocess(p) for p in pictures[i : i + BATCH]]) for i in starts(pictures)
-        )
+        pixels = (torch.stack([clip.preprocess(p) for p in images[i : i + BATCH]]) for i in starts(images))
         ids = (clip.tokenizer(captions[i : i + BATCH]) for i in starts(captions))
         return {
-            "pictures": torch.cat([clip.model.encode_image(x, normalize=True) for x in pixels]).numpy(),
+            "images": torch.cat([clip.model.encode_image(x, normalize=True) for x in pixels]).numpy(),
             "captions": torch.cat([clip.model.encode_text(x, normalize=True) for x in ids]).numpy(),
         }
 
@@ -49,7 +46,7 @@ def main() -> None:
     import oneclip
     from oneclip.evaluate import TEMPLATES, class_names
 
-    pictures = list(photographs.crops(options.count, (320, 240)))
+    images = list(photographs.crops(options.count, (320, 240)))
     prompts = [TEMPLATES[i % 80].format(name) for i, name in enumerate(class_names())]
     captions = list(dict.fromkeys(prompts))[: options.count]
     given.say(machine())
@@ -60,12 +57,12 @@ def main() -> None:
                 given.write_model(Path(temporary), name)
                 where = str(Path(temporary) / "model")
             clip = oneclip.load(where, device="cpu")
-            exact = reference(clip, pictures, captions)
+            exact = reference(clip, images, captions)
             given.say()
             given.say(f"{name:29} {'worst cosine':>13} {'median':>11}")
             for precision in ("fp32", "bf16", "int8"):
                 clip = oneclip.load(where, device="cpu", precision=precision)
-                found = {"pictures": clip.encode_images(pictures), "captions": clip.encode_texts(captions)}
+                found = {"images": clip.encode_images(images), "captions": clip.encode_texts(captions)}
                 for kind, vectors in found.items():
                     cosines = (vectors.astype(float) * exact[kind].astype(float)).sum(axis=1)
                     given.say(

@@ -1,8 +1,8 @@
-"""Every benchmark to one page: runs each program of this folder and writes what it printed to docs/benchmarks.md.
+"""Run all benchmarks and write their output to docs/benchmarks.md.
 
-    python benchmarks/document.py [TEXT ...]        only those with such words in their command; the rest stays
+    python benchmarks/document.py [TEXT ...]        only commands that contain one of these words
 
-A program that fails leaves its former figures, and the page says so nowhere: the exit code and stderr do.
+If a program fails, its previous results stay on the page, and this program exits with an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMANDS = (
     "attention.py",
     "classifier.py",
     "folder.py",
-    "folder.py --size 4000x3000 --decode fast --pictures 300",
+    "folder.py --size 4000x3000 --decode fast --images 300",
     "latency.py",
     "distance.py",
     "imports.py",
@@ -31,11 +31,11 @@ COMMANDS = (
     "losses.py",
     "gpu.py",
 )
-HEAD = """# What was measured
+HEAD = """# Benchmarks
 
-Written by `make bench`, which runs the programs of `benchmarks/` one after the other: every contender in a process of
-its own, all in turn on the same inputs and the same random weights, medians of several rounds, as ratios. Below each
-question stands the command that answers it, when it did so, and all that it printed.
+Written by `make bench`, which runs the programs of `benchmarks/`. Every contender runs in its own process, in turn with
+the others, on the same inputs and random weights; results are medians of several rounds, and ratios. Each section shows
+the command, its date and its output.
 """
 
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _read() -> dict[str, str]:
-    """The sections that the page has, by command."""
+    """Read the existing sections of the page, by command."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     found = {}
     for section in re.split(r"(?m)^(?=## )", text)[1:]:

@@ -1,12 +1,13 @@
-"""How long does a folder of pictures take, from its files to vectors on disk?
+"""How fast is a folder of images embedded, from files to embeddings on disk?
 
-    python benchmarks/folder.py [--pictures 2000] [--size 640x480] [--decode exact] [--rounds 2]
+    python benchmarks/folder.py [--images 2000] [--size 640x480] [--decode exact] [--rounds 2]
 
-`oneclip embed`, with its hashes, parts and table of errors, against the script that people write for open_clip_torch: a
-DataLoader and a loop, its features saved as one .npz. Models are loaded before the clock starts. The script runs at its
-best: before the rounds it tries processes for reading and threads for computing, three times on a part of the pictures,
-and keeps the fastest pair of each precision. Ours runs as it comes. With --decode fast, ours shrinks large JPEGs while
-reading them, and the script still has what its package offers; the pictures are made as those of distance.py are.
+`oneclip embed`, with its hashes, parts and table of errors, against the usual script for open_clip_torch: a
+DataLoader and a loop, with features saved as one .npz. Models are loaded before the clock starts. The script runs
+with its best settings: before the rounds it tries numbers of reading processes and computing threads, three times on
+a part of the images, and uses the fastest for each precision. Ours runs with its defaults. With --decode fast, ours
+shrinks large JPEGs while reading them; the script uses what its package offers. The images are made as in
+distance.py.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from contest import given, photographs
 from contest.arena import contest, machine, ours, published, serve
 
 BATCH = 32
-WAYS = ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2))  # processes that read, threads that compute
+WAYS = ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2))  # reading processes, computing threads
 
 
 def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
-    """What the command does after it has loaded the model."""
+    """Run what the command does after loading the model."""
     ours()
     import oneclip
-    from oneclip.embed.rows import Facts
+    from oneclip.embed.rows import EmbeddingMetadata
     from oneclip.embed.run import embed
     from oneclip.embed.sources import find_sources
-    from oneclip.embed.store import Store
+    from oneclip.embed.store import EmbeddingStore
 
     decode: Any = (folder / "decode.txt").read_text(encoding="utf-8")
 
     def run(clip: Any, output: Path) -> Any:
         output.unlink(missing_ok=True)
-        with Store(output, Facts.of(clip, decode)) as store:
-            embed(clip, find_sources([str(folder / "pictures")]), store, decode=decode)
+        with EmbeddingStore(output, EmbeddingMetadata.for_encoder(clip, decode)) as store:
+            embed(clip, find_sources([str(folder / "images")]), store, decode=decode)
         return np.load(output)["vectors"][:64]
 
     tasks: dict[str, Callable[[], Any]] = {}
@@ -54,13 +55,13 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
-    """The usual script, at its best."""
+    """Run the usual script with its best settings."""
     published()
     from PIL import Image
 
     import open_clip
 
-    class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __init__(self, paths: list[Path], preprocess: Any) -> None:
             self.paths, self.preprocess = paths, preprocess
 
@@ -70,13 +71,13 @@ def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
         def __getitem__(self, index: int) -> Any:
             return self.preprocess(Image.open(self.paths[index]))
 
-    paths = sorted((folder / "pictures").glob("*.jpg"))
+    paths = sorted((folder / "images").glob("*.jpg"))
 
     def run(model: Any, preprocess: Any, output: Path, count: int, way: tuple[int, int]) -> Any:
         workers, threads = way
         torch.set_num_threads(threads)
         dtype = next(model.parameters()).dtype
-        loader = torch.utils.data.DataLoader(Pictures(paths[:count], preprocess), BATCH, num_workers=workers)
+        loader = torch.utils.data.DataLoader(Images(paths[:count], preprocess), BATCH, num_workers=workers)
         with torch.inference_mode():
             parts = [model.encode_image(x.to(dtype), normalize=True).float().numpy() for x in loader]
         vectors = np.concatenate(parts)
@@ -115,7 +116,7 @@ def main() -> None:
     serve(ENTRANTS)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", default="ViT-B-32")
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--decode", choices=("exact", "fast"), default="exact")
     parser.add_argument("--rounds", type=int, default=2)
@@ -127,23 +128,23 @@ def main() -> None:
         folder = Path(temporary)
         given.write_model(folder, options.architecture)
         (folder / "decode.txt").write_text(options.decode, encoding="utf-8")
-        (folder / "pictures").mkdir()
-        photographs.write_jpegs(folder / "pictures", options.pictures, (width, height))
-        size = sum(path.stat().st_size for path in (folder / "pictures").iterdir())
+        (folder / "images").mkdir()
+        photographs.write_jpegs(folder / "images", options.images, (width, height))
+        size = sum(path.stat().st_size for path in (folder / "images").iterdir())
         results = contest(ENTRANTS, folder, options.rounds, lambda task: options.only in task, warm_up=False)
         chosen = {p: (folder / f"best-{p}.txt").read_text(encoding="utf-8") for p in ("fp32", "pure_bf16")}
         free = shutil.disk_usage(folder).free
     given.say(
-        f"{options.architecture}, {options.pictures} JPEGs of {options.size}, {size / 1e6:.0f} MB; "
+        f"{options.architecture}, {options.images} JPEGs of {options.size}, {size / 1e6:.0f} MB; "
         f"decode {options.decode}; {options.rounds} rounds; {os.cpu_count()} processors, {free / 1e9:.0f} GB free"
     )
     given.say(machine())
-    given.say(f"the script at its best: {'; '.join(f'{p}: {words}' for p, words in chosen.items())}")
+    given.say(f"best settings of the script: {'; '.join(f'{p}: {words}' for p, words in chosen.items())}")
     given.say()
-    given.say(f"{'':30} {'pictures a second':>18} {'x fp32':>7} {'x pure_bf16':>12}")
+    given.say(f"{'':30} {'images a second':>18} {'x fp32':>7} {'x pure_bf16':>12}")
     for way in results.seconds:
         ratios = [results.ratio(way, ("open_clip_torch", p)) if not options.only else 0.0 for p in chosen]
-        speed = options.pictures / results.median(*way)
+        speed = options.images / results.median(*way)
         given.say(f"{', '.join(way):30} {speed:>18.1f} {ratios[0]:>7.2f} {ratios[1]:>12.2f}")
 
 

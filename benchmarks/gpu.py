@@ -1,13 +1,13 @@
-"""How much sooner are pictures and captions encoded on a GPU than by the published packages, and how full is the GPU?
+"""How fast are images and texts encoded on a GPU, compared with the published packages, and how busy is the GPU?
 
     python benchmarks/gpu.py [--packages FOLDER] [--architecture NAME …] [--batch 256] [--tokens 13] [--rounds 7]
 
-Tensors on the card in, tensors on the card out: the towers alone, with the same random weights and the same inputs
-everywhere. open_clip_torch (`pure_bf16`) and transformers (bf16, captions padded to the longest) each run in a process
-of their own, as they are and compiled (`torch.compile`, mode max-autotune); ours in the plain module and in the plans.
-All take turns in every round. Beside the speed stands the worst cosine to the plain module in fp32, and the share of
-the card's bf16 matrix rate: the best of `torch.matmul` over a few large shapes in the same rounds. Without a GPU it
-says so and ends; `--device cpu` only shows that the program runs.
+Tensors on the GPU in, tensors on the GPU out: only the towers, with the same random weights and inputs for all.
+open_clip_torch (`pure_bf16`) and transformers (bf16, texts padded to the longest) each run in their own process,
+plain and compiled (`torch.compile`, mode max-autotune); ours as the plain module and with plans. All take turns in
+every round. The table also shows the worst cosine to the plain module in fp32, and the share of the GPU's bf16 matrix
+rate, which is the best of `torch.matmul` over a few large shapes in the same rounds. Without a GPU the program says
+so and exits; `--device cpu` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("ViT-B-32", "ViT-L-14", "ViT-SO400M-14-SigLIP-384")
 SHAPES = ((8192, 8192, 8192), (65536, 1024, 4096), (65536, 4096, 1024))  # rows, inputs, outputs
-LEAST = 0.2  # seconds that one measurement takes
+LEAST = 0.2  # seconds of one measurement
 SIDES = ("images", "captions")
 Ways = dict[str, Callable[[], Tensor]]
 
 
 def timed(compute: Callable[[], Any]) -> tuple[float, Tensor]:
-    """Seconds of one call, of as many as take `LEAST`, and what was computed."""
+    """Return the time of one call, averaged over `LEAST` seconds, and its result."""
     calls, taken = 1, 0.0
     with torch.inference_mode():
         while True:
@@ -63,7 +63,7 @@ def synchronize() -> None:
 
 
 def open_clip_ways(given: dict[str, Any]) -> dict[str, Ways]:
-    """open_clip_torch in `pure_bf16`."""
+    """Run open_clip_torch in `pure_bf16`."""
     sys.path[:0] = [given["packages"], str(ROOT / "tests")]
     from torchvision_stub import declare_operators
 
@@ -78,7 +78,7 @@ def open_clip_ways(given: dict[str, Any]) -> dict[str, Ways]:
 
 
 def transformers_ways(given: dict[str, Any]) -> dict[str, Ways]:
-    """transformers in bf16, captions no longer than the longest."""
+    """Run transformers in bf16, with texts padded to the longest."""
     sys.path.insert(0, str(ROOT / "tests"))
     from torchvision_stub import declare_operators
 
@@ -98,7 +98,7 @@ def transformers_ways(given: dict[str, Any]) -> dict[str, Ways]:
 
 
 def both(image: Any, text: Any, pixels: Tensor, ids: Tensor, compiles: bool) -> dict[str, Ways]:
-    """Two methods as they are, and compiled."""
+    """Return two methods, plain and compiled."""
     ways: dict[str, Ways] = {"bf16": {"images": lambda: image(pixels), "captions": lambda: text(ids)}}
     if compiles:
         fast = [torch.compile(method, mode="max-autotune") for method in (image, text)]
@@ -110,7 +110,7 @@ PACKAGES = {"open_clip_torch": open_clip_ways, "transformers": transformers_ways
 
 
 def contend(package: str) -> None:
-    """Answer (way, side) on stdin with (seconds, features) or an error's words on stdout."""
+    """Answer (way, side) on stdin with (seconds, features) or an error message on stdout."""
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     ways = PACKAGES[package](pickle.load(sys.stdin.buffer))
     pickle.dump(list(ways), answers)
@@ -118,14 +118,14 @@ def contend(package: str) -> None:
     while (asked := pickle.load(sys.stdin.buffer)) is not None:
         try:
             answer: Any = timed(ways[asked[0]][asked[1]])
-        except Exception as error:  # of a compiler that is not there, or of memory: told, not hidden
+        except Exception as error:  # no compiler, or out of memory: reported
             answer = f"{type(error).__name__}: {error}".splitlines()[0]
         pickle.dump(answer, answers)
         answers.flush()
 
 
 class Contender:
-    """A package in a process of its own."""
+    """Package in its own process."""
 
     def __init__(self, package: str, given: dict[str, Any]) -> None:
         self.package = package
@@ -136,7 +136,7 @@ class Contender:
         for way in list(self.ways):  # compiles, and warms up
             for side in SIDES:
                 if way in self.ways and isinstance(words := self.measure(way, side), str):
-                    print(f"{package}, {way}, is left out: {words}")
+                    print(f"{package}, {way}, is skipped: {words}")
                     self.ways.remove(way)
 
     def send(self, value: Any) -> None:
@@ -149,7 +149,7 @@ class Contender:
         try:
             return pickle.load(self.process.stdout)
         except EOFError:
-            sys.exit(f"{self.package} ended; its words are above")
+            sys.exit(f"{self.package} exited; its output is above")
 
     def measure(self, way: str, side: str) -> Any:
         self.send((way, side))
@@ -164,7 +164,7 @@ class Contender:
 
 
 def operations(visual: Any) -> int:
-    """Multiplications and additions for one picture, less what a plan leaves out."""
+    """Count the operations for one image, without those that a plan skips."""
     if hasattr(visual, "trunk"):
         trunk = visual.trunk
         width, tokens, layers = trunk.embed_dim, trunk.pos_embed.shape[1], len(trunk.blocks)
@@ -185,7 +185,7 @@ def operations(visual: Any) -> int:
 
 
 def matrix_rate(device: str, shapes: tuple[tuple[int, int, int], ...]) -> Callable[[], float]:
-    """What gives the operations a second of large bf16 matrix products, now."""
+    """Make a function that measures the rate of large bf16 matrix products."""
     pairs = [
         (torch.randn(m, k, device=device).bfloat16(), torch.randn(k, n, device=device).bfloat16())
         for m, k, n in shapes
@@ -207,10 +207,10 @@ def matrix_rate(device: str, shapes: tuple[tuple[int, int, int], ...]) -> Callab
 def compare(architecture: str, options: argparse.Namespace) -> None:
     """Measure one architecture and print its table."""
     from oneclip import zoo
-    from oneclip.checkpoint.formats import Converted
-    from oneclip.checkpoint.save import format_for
+    from oneclip.checkpoint.export import transformers_format
+    from oneclip.checkpoint.formats import NativeCheckpoint
     from oneclip.config import PreprocessCfg
-    from oneclip.engine.plan import image_plan, text_plan
+    from oneclip.engine.plan import make_image_plan, make_text_plan
     from oneclip.model import build_model
 
     torch.manual_seed(0)
@@ -224,7 +224,9 @@ def compare(architecture: str, options: argparse.Namespace) -> None:
     ids[:, options.tokens - 1] = model.vocab_size - 1  # the end of text
     shortest = model.trim(ids)
     with TemporaryDirectory() as folder:
-        published = format_for(cfg).write(Converted(state_dict, cfg, PreprocessCfg(size=(height, width))))
+        published = transformers_format(cfg).write(
+            NativeCheckpoint(state_dict, cfg, PreprocessCfg(size=(height, width)))
+        )
         weights = Path(folder) / "weights.pt"
         torch.save({"ours": state_dict, "theirs": published.state_dict, "config": published.config}, weights)
         given = {
@@ -248,7 +250,7 @@ def compare(architecture: str, options: argparse.Namespace) -> None:
         }
     }
     for precision in ("bf16", "fp16") if options.device == "cuda" else ("bf16",):
-        plans = image_plan(model, precision), text_plan(model, precision)
+        plans = make_image_plan(model, precision), make_text_plan(model, precision)
         print(f"plan, {precision}: {plans[0].describe()}; captions: {plans[1].describe()}")
         ways[f"plan, {precision}"] = {
             "images": lambda plan=plans[0]: plan(low),
@@ -275,12 +277,12 @@ def compare(architecture: str, options: argparse.Namespace) -> None:
         contender.end()
     tell(architecture, seconds, features, options)
     limit, count = statistics.median(rates), options.batch * operations(model.visual)
-    print(f"bf16 matrix products: {limit / 1e12:,.1f} TFLOP/s; of it, pictures take", end=" ")
+    print(f"bf16 matrix products: {limit / 1e12:,.1f} TFLOP/s; of it, images take", end=" ")
     print(f"{count / statistics.median(seconds['images', 'plan, bf16']) / limit:.2f} in the plan")
 
 
 def tell(architecture: str, seconds: Any, features: Any, options: argparse.Namespace) -> None:
-    """Print what each did a second, and how ours stands to the best of each package."""
+    """Print the speed of each, and the ratio of ours to the best of each package."""
     print(f"\n{architecture}, batches of {options.batch}, captions of {options.tokens} tokens; ", end="")
     print(f"medians of {options.rounds} rounds")
     print(f"{'':46} {'a second':>10} {'x open_clip':>12} {'x transformers':>15} {'worst cosine':>13}")
@@ -322,10 +324,12 @@ def main() -> None:
         contend(options.contend)
         return
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("there is no GPU that torch can use here: nothing to measure")
+        print("torch finds no GPU: nothing to measure")
         return
     if not (options.packages / "open_clip").is_dir():
-        sys.exit(f"{options.packages} holds no open_clip; make it with: python tests/parity/install.py")
+        sys.exit(
+            f"{options.packages} does not contain open_clip; install it with: python tests/parity/install.py"
+        )
     sys.path.insert(0, str(ROOT / "src"))
     card = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}")

@@ -1,8 +1,8 @@
-"""How long does `import oneclip` take, and until a model is there?
+"""How long do `import oneclip` and loading a model take?
 
     python benchmarks/imports.py [--rounds 9]
 
-Whole processes in turn, each a fresh Python; medians, less what an empty program takes.
+Whole processes in turn, each a new Python; medians, minus the time of an empty program.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long does one picture take, from its file to its vector?
+"""How long does one image take, from file to embedding?
 
     python benchmarks/latency.py [--architecture ViT-B-32] [--rounds 40]
 
-One JPEG of 640x480, decoded, preprocessed and encoded by each package in its usual way, one after the other; and the
-tower alone, on a picture that is a tensor already. Medians of many rounds, in milliseconds.
+One JPEG of 640x480, decoded, preprocessed and encoded by each package in its usual way, in turn; and the tower alone,
+on a tensor. Medians of many rounds, in milliseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
 
     for precision in ("fp32", "bf16", "int8"):
         clip = oneclip.load(folder / "model", device="cpu", precision=precision)
-        tasks[f"file, {precision}"] = lambda clip=clip: clip.encode_images(folder / "picture.jpg")
+        tasks[f"file, {precision}"] = lambda clip=clip: clip.encode_images(folder / "image.jpg")
     return tasks
 
 
@@ -46,7 +46,7 @@ def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
 
         def encode(model: Any = model, preprocess: Any = preprocess, dtype: torch.dtype = dtype) -> Any:
             with torch.inference_mode():
-                pixels = preprocess(Image.open(folder / "picture.jpg")).unsqueeze(0).to(dtype)
+                pixels = preprocess(Image.open(folder / "image.jpg")).unsqueeze(0).to(dtype)
                 return model.encode_image(pixels, normalize=True).float().numpy()
 
         tasks[f"file, {precision}"] = encode
@@ -64,7 +64,7 @@ def of_transformers(folder: Path) -> dict[str, Callable[[], Any]]:
 
         def encode(model: Any = model, dtype: torch.dtype = dtype) -> Any:
             with torch.inference_mode():
-                given_ = processor(Image.open(folder / "picture.jpg"), return_tensors="pt")
+                given_ = processor(Image.open(folder / "image.jpg"), return_tensors="pt")
                 output = model.get_image_features(given_["pixel_values"].to(dtype))
                 return (output if isinstance(output, torch.Tensor) else output.pooler_output).float().numpy()
 
@@ -88,9 +88,9 @@ def main() -> None:
         torch.save(given.pixels(options.architecture, 1), folder / "pixels.pt")
         (folder / "captions.txt").write_text("a cat", encoding="utf-8")
         photographs.write_jpegs(folder, 1, (640, 480))
-        (folder / "00000.jpg").rename(folder / "picture.jpg")
+        (folder / "00000.jpg").rename(folder / "image.jpg")
         results = contest(ENTRANTS, folder, options.rounds)
-    given.say(f"{options.architecture}, one picture at a time; {options.rounds} rounds")
+    given.say(f"{options.architecture}, one image at a time; {options.rounds} rounds")
     given.say(machine())
     for side, words in (("file", "from the file"), ("images", "the tower alone")):
         base = ("open_clip_torch", f"{side}, fp32")

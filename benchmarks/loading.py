@@ -1,12 +1,12 @@
-"""How many pictures a second does the loader give, by itself, from tars on this disk?
+"""How many images per second does the data loader read from tar files?
 
-    python benchmarks/loading.py [--pictures 2000] [--size 384x384] [--rounds 3] [--threads 1 2 4] [--workers 2]
+    python benchmarks/loading.py [--images 2000] [--size 384x384] [--rounds 3] [--threads 1 2 4] [--workers 2]
 
-Tars of 250 JPEGs (quality 90) with captions are written to a temporary folder. Every contender reads all of them once
-in batches of 64, decodes, and augments to 224 x 224 with the same code, so that what differs is the loading. webdataset
-shuffles in a buffer of 1,000, as training programs have it; its processes are those of torch's DataLoader. Rounds
-alternate between contenders; medians. CPU time is that of one process, system included. `started` is what comes before
-the first batch: processes, and for the loader the index of tars that have none yet.
+Tar files of 250 JPEGs (quality 90) with captions are written to a temporary folder. Each contender reads all of them
+once in batches of 64, decodes, and augments to 224 x 224 with the same code, so only the loading differs. webdataset
+shuffles in a buffer of 1,000, as training programs do; its processes are those of torch's DataLoader. Rounds
+alternate between contenders; medians. CPU time is that of one process, including the system. `started` is the time
+before the first batch: starting processes, and for our loader indexing the tar files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from contest.arena import ROOT, machine
 from PIL import Image
 
 from oneclip.image import Augment, open_image
-from oneclip.train.data import Loader, ShardSamples
+from oneclip.train.data import BatchLoader, WebDataset
 
 BATCH, SHARD = 64, 250
 AUGMENT = Augment()
@@ -41,14 +41,14 @@ AUGMENT = Augment()
 def write_tars(folder: Path, count: int, size: tuple[int, int]) -> None:
     for first in range(0, count, SHARD):
         with tarfile.open(folder / f"{first // SHARD:03}.tar", "w") as archive:
-            for number, picture in enumerate(photographs.crops(min(SHARD, count - first), size), first):
-                add(archive, f"{number:06}.jpg", jpeg(picture))
+            for number, image in enumerate(photographs.crops(min(SHARD, count - first), size), first):
+                add(archive, f"{number:06}.jpg", jpeg(image))
                 add(archive, f"{number:06}.txt", f"photograph {number}".encode())
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
+    image.save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
@@ -59,15 +59,15 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def loader(place: str, threads: int, workers: int) -> Iterator[Any]:
-    """Batches of one epoch by OneCLIP."""
-    source = Loader(ShardSamples(place), BATCH, AUGMENT, threads=threads, workers=workers)
+    """Read the batches of one epoch with OneCLIP."""
+    source = BatchLoader(WebDataset(place), BATCH, AUGMENT, threads=threads, workers=workers)
     for step in range(source.batches_per_epoch):
         yield source.batch(step)
     source.close()
 
 
 def webdataset(folder: Path, workers: int) -> Iterator[Any]:
-    """The same by the published package."""
+    """Read the batches of one epoch with the published package."""
     import webdataset as wds
 
     tars = sorted(str(path) for path in folder.glob("*.tar"))
@@ -90,7 +90,7 @@ def collated(pairs: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[
 
 
 def measured(folder: Path, contender: str, threads: int, workers: int) -> dict[str, float]:
-    """Pictures a second after the first batch, and the seconds before it."""
+    """Return images per second after the first batch, and the seconds before it."""
     torch.set_num_threads(1)
     places = {"loader": f"{folder}/*.tar", "loader, file://": f"file://{folder}/*.tar"}
     start = time.perf_counter()
@@ -107,7 +107,7 @@ def measured(folder: Path, contender: str, threads: int, workers: int) -> dict[s
 
 
 def run(folder: Path, contender: str, threads: int, workers: int) -> dict[str, float]:
-    """Measured in a process of its own."""
+    """Run a measurement in its own process."""
     packages = os.pathsep.join([str(ROOT / "src"), str(ROOT / ".parity" / "packages")])
     environment = {**os.environ, "PYTHONPATH": packages, "ONECLIP_CACHE": str(folder / "cache")}
     what = json.dumps([str(folder), contender, threads, workers])
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", default="384x384", help="width x height")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4])
@@ -140,14 +140,14 @@ def main() -> None:
     results: dict[tuple[str, int, int], list[dict[str, float]]] = {one: [] for one in contenders}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_tars(folder, options.pictures, (width, height))
+        write_tars(folder, options.images, (width, height))
         for _ in range(options.rounds):
             for one in contenders:
                 results[one].append(run(folder, *one))
     given.say(machine())
     given.say()
     given.say(
-        f"{'':18} {'processes':>9} {'threads each':>12} {'pictures/s':>11} {'CPU ms each':>11} {'started, s':>11}"
+        f"{'':18} {'processes':>9} {'threads each':>12} {'images/s':>11} {'CPU ms each':>11} {'started, s':>11}"
     )
     for (contender, threads, workers), some in results.items():
         rate, effort, started = (statistics.median(one[key] for one in some) for key in some[0])

@@ -1,11 +1,11 @@
-"""How much memory and time do the losses take in tiles, beside all logits at once?
+"""How much memory and time do tiled losses need, compared with plain losses?
 
     python benchmarks/losses.py [--batch 16384] [--width 512] [--tile 2048] [--rounds 3] [--large 32768]
 
-Forward and backward of the softmax and of the sigmoid loss in fp32 on the CPU, each form in a process of its own, in
-turn. Memory is the greatest resident set of the process: "in all" counts Python, torch, the features and their
-gradients; "above" is that less what the process held before its first loss: features do not count, their gradients do.
-The batch of `--large` is for the tiled form alone.
+Forward and backward pass of the softmax and the sigmoid loss in fp32 on the CPU, each form in its own process, in turn.
+Memory is the peak resident set of the process. "in all" includes Python, torch, the features and their gradients;
+"above" subtracts what the process held before its first loss, so it includes the gradients but not the features. The
+batch of `--large` is for the tiled form only.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ LOSSES = ("softmax", "sigmoid")
 
 
 class Seen(NamedTuple):
-    """What one forward and backward pass came to."""
+    """Result of one forward and backward pass."""
 
     loss: float
-    gradients: tuple[torch.Tensor, ...]  # of a few rows of each features, of the scale, of the bias
-    before: int  # resident bytes, when there was nothing but the features
+    gradients: tuple[torch.Tensor, ...]  # of some rows of the features, the scale and the bias
+    before: int  # resident bytes before the loss, with only the features
     peak: int
 
 
 def of_form(loss: str, is_tiled: bool, is_large: bool, folder: Path) -> dict[str, Callable[[], Any]]:
-    """One loss in one form, on features of its own making."""
+    """Run one loss in one form, on random features."""
     ours()
     from oneclip.losses import ClipLoss, SigLipLoss
 
@@ -45,7 +45,7 @@ def of_form(loss: str, is_tiled: bool, is_large: bool, folder: Path) -> dict[str
     generator = torch.Generator().manual_seed(given.SEED)
     features = [torch.empty(batch, options["width"]) for _ in range(2)]
     for part in features:
-        for rows in part.split(1024):  # without a second copy of them all
+        for rows in part.split(1024):  # to avoid a second copy of all rows
             rows.copy_(torch.nn.functional.normalize(rows.normal_(generator=generator), dim=-1))
     kind = {"softmax": ClipLoss, "sigmoid": SigLipLoss}[loss]
     form = kind(tile_size=options["tile"] if is_tiled else None)
@@ -66,7 +66,7 @@ def _once(loss: Any, features: list[torch.Tensor], before: int) -> Seen:
 
 
 def _status(name: str) -> int:
-    """Resident bytes of this process, now (VmRSS) or at the most (VmHWM)."""
+    """Return the resident bytes of this process, now (VmRSS) or at the peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
@@ -100,7 +100,7 @@ def main() -> None:
     given.say(f"batch {options.batch}, width {options.width}, tiles of {options.tile}")
     _say_forms(results)
     given.say()
-    given.say(f"batch {options.large}, likewise")
+    given.say(f"batch {options.large}, tiled only")
     for name in LARGE:
         _say_line(name.removesuffix(", large"), large, name)
 

@@ -1,10 +1,10 @@
-"""How much sooner are captions tokenized than by open_clip_torch 3.3.0, cleaning included?
+"""How fast are texts tokenized, compared with open_clip_torch 3.3.0, cleaning included?
 
     python benchmarks/tokenizer.py [--packages FOLDER] [--captions 20000] [--rounds 7]
 
-Both tokenizers get the same captions in turn, each in a process of its own. Every round has 20,000 captions that
-occur in no other, so ours sees each once; the contender is timed twice on them and its better time counts. Its cache of
-words is warm from the first captions on, as it never forgets one. Ids are compared, too.
+Both tokenizers get the same texts in turn, each in its own process. Every round has 20,000 new texts, so ours sees each
+once; the contender is timed twice on them, and its better time counts. Its word cache is warm after the first texts,
+because it never drops a word. The ids are compared too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _LITTLE = "a the of in on with and to at for by from two is are near his her over some next while this"
 LITTLE_WORDS = _LITTLE.split()
-DECORATED = (  # what captions have beside words, as format strings, and how often per thousand words
+DECORATED = (  # decorations of words as format strings, and their frequency per thousand words
     ("{},", 45),
     ("{}.", 15),
     ("{}!", 5),
@@ -51,7 +51,7 @@ DECORATED = (  # what captions have beside words, as format strings, and how oft
 
 
 class Captions:
-    """Captions that never repeat, of words as frequent as words are (Zipf's law)."""
+    """Make texts without repetition, whose word frequencies follow Zipf's law."""
 
     def __init__(self, words: list[str], seed: int = 0) -> None:
         self.random, self.seen = random.Random(seed), set[str]()
@@ -82,7 +82,7 @@ class Captions:
 
 
 def measure(tokenizer: Any, captions: list[str]) -> tuple[float, str]:
-    """Seconds for the captions, and a digest of the ids."""
+    """Return the seconds for the texts, and a digest of the ids."""
     start = time.perf_counter()
     ids = tokenizer(captions)
     seconds = time.perf_counter() - start
@@ -90,13 +90,13 @@ def measure(tokenizer: Any, captions: list[str]) -> tuple[float, str]:
 
 
 def contend(packages: str) -> None:
-    """Answer batches on stdin with times on stdout, as the published tokenizer."""
+    """Answer batches on stdin with times on stdout, with the published tokenizer."""
     sys.path.insert(0, packages)
     spec = importlib.util.spec_from_file_location("contender", Path(packages, "open_clip", "tokenizer.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)  # the tokenizer alone: the package around it needs torchvision
+    spec.loader.exec_module(module)  # only the tokenizer: the package needs torchvision
     tokenizer = module.SimpleTokenizer()
     while (captions := pickle.load(sys.stdin.buffer)) is not None:
         pickle.dump(measure(tokenizer, captions), sys.stdout.buffer)
@@ -104,16 +104,18 @@ def contend(packages: str) -> None:
 
 
 class Contender:
-    """The published tokenizer in a process of its own."""
+    """Published tokenizer in its own process."""
 
     def __init__(self, packages: Path) -> None:
         if not (packages / "open_clip" / "tokenizer.py").is_file():
-            sys.exit(f"{packages} holds no open_clip; make it with: python tests/parity/install.py")
+            sys.exit(
+                f"{packages} does not contain open_clip; install it with: python tests/parity/install.py"
+            )
         command = [sys.executable, __file__, "--contend", str(packages)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def measure(self, captions: list[str] | None) -> tuple[float, str]:
-        """As `measure`; None ends the process."""
+        """Run `measure` in the process; None ends it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         pickle.dump(captions, self.process.stdin)
@@ -144,10 +146,10 @@ def main() -> None:
     captions = Captions([word for word in whole_words if len(word) > 2 and word.isascii() and word.isalpha()])
     batch = captions.batch(options.captions)
     plain = sum(text.isascii() and "&" not in text for text in batch) / len(batch)
-    print(f"{options.captions} captions a round, {plain:.0%} of them plain ASCII, such as {batch[0]!r}")
+    print(f"{options.captions} captions a round, {plain:.0%} of them plain ASCII, for example {batch[0]!r}")
 
     cold, cold_theirs = measure(ours, batch), contender.measure(batch)
-    print(f"nothing remembered yet: ours {cold[0]:.3f} s, open_clip_torch {cold_theirs[0]:.3f} s")
+    print(f"with empty caches: ours {cold[0]:.3f} s, open_clip_torch {cold_theirs[0]:.3f} s")
     same, ratios = cold[1] == cold_theirs[1], []
     for number in range(1, options.rounds + 1):
         batch = captions.batch(options.captions)

@@ -1,11 +1,11 @@
-"""How many pictures and captions a second, in which precision, at which distance from fp32: all packages in turn?
+"""How many images and texts per second do all packages encode, by precision, and how far are they from fp32?
 
     python benchmarks/towers.py [--architecture ViT-B-32] [--batch 32] [--captions 128] [--rounds 3] [--only images]
 
-Pictures are preprocessed tensors; captions are texts of 5 to 15 words, tokenized by each package's own tokenizer, ours
-in the order in which they come. The weights are random and the same everywhere. The distance is the worst cosine to
-the plain module in fp32. The arithmetic limit of a precision is the best rate of `torch.matmul` and of the packed
-linear layers over a few large shapes in the same rounds; beside it stands the share of it that pictures take.
+Images are preprocessed tensors. Texts have 5 to 15 words, and each package uses its own tokenizer; ours keeps their
+order. All use the same random weights. The distance is the worst cosine to the plain module in fp32. The limit of a
+precision is the best rate of `torch.matmul` and of packed linear layers over a few large shapes in the same rounds; the
+share of it that images reach is shown too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MATMUL, PACKED = "matmul", "packed"
 
 
 def of_limits(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Large matrix products and nothing else."""
+    """Run only large matrix products."""
     ours()
     from oneclip.engine.precision import kernels_for
 
@@ -60,7 +60,7 @@ ENTRANTS = {
 
 
 def limit(results: Results, precision: str) -> float:
-    """Operations a second: the best of all shapes and ways."""
+    """Return the best rate of all shapes and methods, in operations per second."""
     rates = []
     for entrant, task in results.seconds:
         if entrant == "limits" and task.startswith(f"limit, {precision}, "):
@@ -70,7 +70,7 @@ def limit(results: Results, precision: str) -> float:
 
 
 def operations(architecture: str) -> float:
-    """Multiplications and additions for one picture in a ViT whose last block computes the pooled token alone."""
+    """Count the operations for one image in a ViT whose last block computes only the pooled token."""
     from oneclip import zoo
 
     cfg = zoo.architecture(architecture)
@@ -87,7 +87,7 @@ def operations(architecture: str) -> float:
 
 
 def report(results: Results, side: str, count: int) -> None:
-    """A line for each package and precision."""
+    """Print a line for each package and precision."""
     ways = [key for key in results.seconds if key[1].startswith(side) and not key[1].endswith("reference")]
     base, low = ("open_clip_torch", f"{side}, fp32"), ("open_clip_torch", f"{side}, pure_bf16")
     reference = results.outputs["oneclip", f"{side}, reference"]
@@ -95,7 +95,7 @@ def report(results: Results, side: str, count: int) -> None:
     for way in ways:
         cosine = f"{worst_cosine(results.outputs[way], reference):.7f}"
         if way[0] == "OpenAI's clip":
-            cosine = "QuickGELU"  # it knows no other, so its features are others
+            cosine = "QuickGELU"  # it supports only QuickGELU, so its features differ
         precision = way[1].removeprefix(f"{side}, ")
         given.say(
             f"  {way[0] + ', ' + precision:31} {count / results.median(*way):>9.1f} {results.ratio(way, base):>7.2f} "
@@ -104,7 +104,7 @@ def report(results: Results, side: str, count: int) -> None:
 
 
 def worst_cosine(features: Any, reference: Any) -> float:
-    """The least over rows."""
+    """Return the smallest cosine over rows."""
     rows = [
         x / np.linalg.norm(x, axis=1, keepdims=True)
         for x in (features.astype(float), reference.astype(float))

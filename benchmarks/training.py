@@ -1,10 +1,10 @@
-"""How many pairs a second does a whole training step take, and are the losses the same?
+"""How many pairs per second does a training step process, and are the losses the same?
 
     python benchmarks/training.py [--architecture ViT-B-32] [--batch 64] [--tokens 12] [--rounds 3] [--compile]
 
-A step is forward, loss, backward and AdamW on the same random weights and the same pairs: ours by `Trainer.fit`,
-open_clip_train's by its own `train_one_epoch`. Captions have `--tokens` tokens each, both ends included; pairs lie in
-memory, so that only steps are measured. The loss in the end says whether both do the same.
+A step is forward, loss, backward and AdamW on the same random weights and the same pairs: ours with `Trainer.fit`,
+open_clip_train with its own `train_one_epoch`. Captions have `--tokens` tokens each, including start and end. Pairs are
+in memory, so only steps are measured. The final loss shows whether both compute the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DECAY = 0.2
 
 
 def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
-    """`Trainer` in fp32, and under autocast to bf16."""
+    """Run `Trainer` in fp32, and under autocast to bf16."""
     ours()
     import oneclip
     from oneclip.train import Batch, Prepare, TrainCfg, Trainer
@@ -38,7 +38,7 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
         for is_compiled in (False, True)[: 1 + options["compile"]]:
             settings: dict[str, Any] = {"compile": True} if is_compiled else {}
             cfg = TrainCfg(
-                steps=10**6, lr=LR, schedule="constant", weight_decay=DECAY, clip_norm=None, log_every=10**6,
+                steps=10**6, lr=LR, schedule="constant", weight_decay=DECAY, max_grad_norm=None, log_every=10**6,
                 precision=precision, **settings,
             )  # fmt: skip
             trainer = Trainer(
@@ -53,23 +53,23 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
 
 def _ours(trainer: Any, steps: int) -> float:
     seen: list[float] = []
-    step = trainer.training_step
+    step = trainer.stepper.training_step
 
     def watched(batch: Any) -> Any:
         losses = step(batch)
         seen.append(float(losses["loss"].detach()))
         return losses
 
-    trainer.training_step = watched
+    trainer.stepper.training_step = watched
     try:
         trainer.fit(trainer.step + steps)
     finally:
-        trainer.training_step = step
+        trainer.stepper.training_step = step
     return seen[-1]
 
 
 def of_open_clip_train(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Its loop in fp32, under autocast to bf16, and in `pure_bf16`."""
+    """Run the published loop in fp32, under autocast to bf16, and in `pure_bf16`."""
     published()
     from open_clip_train.params import parse_args
 
@@ -109,7 +109,7 @@ def _theirs(model: Any, data: Any, loss: Any, optimizer: Any, args: Any) -> floa
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
-    """As its main program makes them."""
+    """Make the arguments as the published main program does."""
     plain, decayed = [], []
     for name, parameter in model.named_parameters():
         is_plain = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
@@ -118,7 +118,7 @@ def _groups(model: Any) -> list[dict[str, Any]]:
 
 
 class _Data:
-    """Batches in memory, as its loop asks for them."""
+    """Batches in memory, with the interface of the published loop."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches, self.num_batches = batches, len(batches)
@@ -129,7 +129,7 @@ class _Data:
         return iter(self.batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """There is one order only."""
+        """Do nothing: the order never changes."""
 
 
 def _given(folder: Path) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
@@ -145,7 +145,7 @@ ENTRANTS = {"oneclip": of_ours, "open_clip_train": of_open_clip_train}
 
 
 def pairs(architecture: str, count: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels (count, 3, H, W), and ids (count, 77) of captions of so many tokens."""
+    """Make pixels (count, 3, H, W), and ids (count, 77) of captions with this many tokens."""
     from oneclip import zoo
 
     cfg = zoo.architecture(architecture).text_cfg

@@ -13,7 +13,7 @@ BEGIN, END = "<!-- architectures: begin, written by docs/make_models.py -->\n", 
 
 
 def tables() -> str:
-    """A count, and a table a family."""
+    """Return the number of models, and one table per family."""
     names = zoo.architectures()
     weights = sum(len(zoo.pretrained_tags(name)) for name in names)
     kinds = [zoo.kind(name) for name in names]
@@ -23,7 +23,7 @@ def tables() -> str:
         members = sorted((n for n in names if zoo.family(n) == family.name), key=_order)
         lines += [
             f"\n### {family.name}\n",
-            f"\n{family.what[0].upper()}{family.what[1:]}.\n",
+            f"\n{family.description[0].upper()}{family.description[1:]}.\n",
             "\n",
             *_table(members),
         ]
@@ -31,12 +31,12 @@ def tables() -> str:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """By size; those of one size by name."""
+    """Sort by size, then by name."""
     return zoo.parameters(name).total, name
 
 
 def _table(names: list[str]) -> Iterator[str]:
-    yield "| architecture | parameters | image tower | pixels | vector | tokens | towers | weights |\n"
+    yield "| architecture | parameters | image tower | pixels | embedding | tokens | towers | weights |\n"
     yield "|---|--:|--:|--:|--:|--:|---|---|\n"
     for name in names:
         cfg, count = zoo.architecture(name), zoo.parameters(name)
@@ -52,7 +52,7 @@ def _table(names: list[str]) -> Iterator[str]:
 
 
 def with_tables(page: str) -> str:
-    """The text of the page with the tables brought up to date."""
+    """Return the page with new tables."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + tables() + END + rest.split(END, 1)[1]
 

@@ -1,4 +1,4 @@
-"""Write the tables of settings into docs/cli.md, from the dataclasses that define them.
+"""Write the tables of settings in docs/cli.md, from the dataclasses that define them.
 
 python docs/make_settings.py
 """
@@ -6,7 +6,7 @@ python docs/make_settings.py
 from itertools import groupby
 from pathlib import Path
 
-from oneclip.cli.settings_options import option
+from oneclip.cli.settings_options import option_name
 from oneclip.config.base import BaseCfg
 from oneclip.config.finetune import FinetuneCfg
 from oneclip.config.run import RunCfg
@@ -14,21 +14,21 @@ from oneclip.config.schema import Setting, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES: dict[str, type[BaseCfg]] = {"finetune": FinetuneCfg, "settings": RunCfg}
-GIVEN_BY_PLACE = ("model", "data")  # of a fine-tuning: they have no options
+ARGUMENTS = ("model", "data")  # of `oneclip finetune`; they are not options
 
 
 def row(setting: Setting) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     unit = "" if setting.kind is bool else f" {setting.unit}".replace("|", "\\|")
-    names = [f"`{option(setting.name)}{unit}`", *(f"`{name}`" for name in setting.short)]
+    names = [f"`{option_name(setting.name)}{unit}`", *(f"`{name}`" for name in setting.aliases)]
     if setting.kind is bool and setting.default:
-        names.append(f"`--no-{option(setting.name)[2:]}`")
-    return f"| {', '.join(names)} | {setting.explained.replace('|', chr(92) + '|')} |\n"
+        names.append(f"`--no-{option_name(setting.name)[2:]}`")
+    return f"| {', '.join(names)} | {setting.full_help.replace('|', chr(92) + '|')} |\n"
 
 
 def table(kind: type[BaseCfg]) -> str:
-    """All settings, each group under a line of its own."""
-    left_out = GIVEN_BY_PLACE if kind is FinetuneCfg else ()
+    """Return a table of all settings, by group."""
+    left_out = ARGUMENTS if kind is FinetuneCfg else ()
     shown = [setting for setting in settings_of(kind) if setting.name not in left_out]
     lines = ["| option | meaning |\n|---|---|\n"]
     for group, members in groupby(shown, key=lambda setting: setting.group):
@@ -37,7 +37,7 @@ def table(kind: type[BaseCfg]) -> str:
 
 
 def with_table(page: str) -> str:
-    """The text of the page with the tables brought up to date."""
+    """Return the text of the page with current tables."""
     for name, kind in TABLES.items():
         begin, end = (
             f"<!-- {name}: begin, written by docs/make_settings.py -->\n",

@@ -1,6 +1,6 @@
-"""Which label fits a picture best?
+"""Show the probability of each label for an image.
 
-python examples/classify.py examples/pictures/cat.png "a cat" "a dog" "a fish"
+python examples/classify.py examples/images/cat.png "a cat" "a dog" "a fish"
 """
 
 import sys
@@ -9,7 +9,7 @@ import oneclip
 
 if len(sys.argv) < 4:
     sys.exit(__doc__)
-picture, *labels = sys.argv[1:]
-clip = oneclip.load("pocket")
-for label, probability in clip.classify(picture, labels):
+image, *labels = sys.argv[1:]
+model = oneclip.load("pocket")
+for label, probability in model.classify(image, labels):
     print(f"{probability:6.1%}  {label}")

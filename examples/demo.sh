@@ -1,5 +1,5 @@
 #!/bin/sh
-# Classify the pictures of this folder, then rank them for a sentence: offline, on a CPU. `make demo` runs it.
+# Classify the images of this folder, then rank them for a sentence: offline, on a CPU. `make demo` runs it.
 #
 #     sh examples/demo.sh [COMMAND]      COMMAND: how oneclip is called, `oneclip` if not given
 set -eu
@@ -8,15 +8,15 @@ folder="$(dirname "$0")"
 python="$(dirname "$(command -v "$oneclip")")/python"
 export ONECLIP_OFFLINE=1
 
-echo '$ oneclip classify examples/pictures --label "a cat" --label "a dog" --label ... --top 2'
-"$oneclip" classify "$folder/pictures" --top 2 \
+echo '$ oneclip classify examples/images --label "a cat" --label "a dog" --label ... --top 2'
+"$oneclip" classify "$folder/images" --top 2 \
     --label "a cat" --label "a dog" --label "a fish" --label "an apple" --label "a car" \
     --label "a house" --label "a tree" --label "the sun" --label "a flower" --label "a book"
 
 for sentence in "fruit" "vehicle" "a warm summer day"; do
     echo
-    echo "\$ python examples/rank.py \"$sentence\" examples/pictures"
-    "$python" "$folder/rank.py" "$sentence" "$folder/pictures"
+    echo "\$ python examples/rank.py \"$sentence\" examples/images"
+    "$python" "$folder/rank.py" "$sentence" "$folder/images"
 done
 
 echo

@@ -1,6 +1,6 @@
-"""Which pictures of a folder fit a sentence best?
+"""Rank the images of a folder by how well they fit a sentence.
 
-python examples/rank.py "a warm summer day" examples/pictures
+python examples/rank.py "a warm summer day" examples/images
 """
 
 import sys
@@ -13,9 +13,9 @@ if len(sys.argv) != 3:
 sentence, folder = sys.argv[1:]
 paths = sorted(Path(folder).glob("*.png"))
 
-clip = oneclip.load("pocket")
-pictures = clip.encode_images(paths)  # (N, D), unit length
-similarity = pictures @ clip.encode_texts(sentence)[0]  # (N,) cosines
+model = oneclip.load("pocket")
+images = model.encode_images(paths)  # (N, D), unit length
+similarity = images @ model.encode_texts(sentence)[0]  # (N,) cosines
 
 for i in similarity.argsort()[::-1][:3]:
     print(f"{similarity[i]:6.3f}  {paths[i]}")

@@ -1,11 +1,11 @@
-"""The command line as a test sees it."""
+"""Types for tests of the command line."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    """What a shell would see of a command."""
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str

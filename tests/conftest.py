@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks of all tests."""
 
 import io
 import os
@@ -18,12 +18,74 @@ from torchvision_stub import declare_operators
 declare_operators()  # timm and transformers import torchvision
 
 
-# what takes longest comes first, so that no process is left alone with it; then what needs no published package
-LONGEST = ("test_together.py", "test_resume_together.py", "test_finetune.py")
+# these start first, so that no process is left alone with one of them at the end
+LONGEST = (
+    "test_together.py",
+    "test_ray_cluster.py",
+    "test_resume_ranks.py",
+    "test_finetune.py",
+    "test_docs.py",
+)
+# more than about five seconds each; with tests/parity, what `make test-fast` leaves out
+SLOW = {
+    *LONGEST,
+    *("test_architectures.py", "test_attention_heads.py", "test_bad_input.py", "test_skip_init_towers.py"),
+    *(
+        "test_clean.py",
+        "test_cli_contract.py",
+        "test_cli_convert.py",
+        "test_cli_embed.py",
+        "test_cli_finetune.py",
+    ),
+    *("test_cli_models_doctor.py", "test_cli_pull.py", "test_clip_load.py", "test_default_dtype.py"),
+    *("test_devices.py", "test_encoder_object.py", "test_end_of_text.py", "test_finetune_ranks.py"),
+    *("test_format_big_vision.py", "test_format_mobileclip.py", "test_format_transformers.py"),
+    *(
+        "test_hf_tokenizer.py",
+        "test_hub_huggingface.py",
+        "test_image_folder_dataset.py",
+        "test_killed_trainings.py",
+    ),
+    *("test_kills.py", "test_loop.py", "test_mutations.py", "test_open_clip_factory.py", "test_plans.py"),
+    *("test_prefix_sharing.py", "test_preprocess.py", "test_clip_ranks.py", "test_recipes.py", "test_run.py"),
+    *(
+        "test_run_dir.py",
+        "test_run_ranks.py",
+        "test_sampler.py",
+        "test_siglip_inside.py",
+        "test_siglip_ranks.py",
+    ),
+    *(
+        "test_tiled_losses.py",
+        "test_tiled_ranks.py",
+        "test_torchscript.py",
+        "test_trim.py",
+        "test_workers.py",
+    ),
+}
+
+
+def is_slow(path: Path) -> bool:
+    return path.name in SLOW or "parity" in path.parts
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the import of slow test files if only fast tests were requested."""
+    return True if config.option.markexpr == "not slow" and is_slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item.path):
+            item.add_marker(pytest.mark.slow)
+    # tests that wait for the published packages run last
     items.sort(key=lambda item: (item.path.name not in LONGEST, "parity" in item.path.parts))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Use one worker more than processors, because tests often wait for servers and subprocesses."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the processors that this process may use
+    return (len(affinity(0)) if affinity else os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not drawn, which would be most of a small training; tests marked `draws` get them."""
+    """Skip the drawing of figures, which would dominate small trainings, except in tests marked `draws`."""
     if find_spec("matplotlib") is None or request.node.get_closest_marker("draws"):
         return
     png = io.BytesIO()
@@ -44,7 +106,7 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def pocket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes "pocket" mean something: the weights in the package, or a tiny random model where they are missing."""
+    """Provide "pocket": the weights of the package, or a tiny random model if they are missing."""
     from oneclip import zoo
 
     path = zoo.pocket_path()

@@ -1,4 +1,4 @@
-"""The greatest errors that the tests of a session met, for its last lines; also those of tests in other processes."""
+"""Summary of the largest errors found by the tests of a session, in all xdist workers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-PUBLISHED = "greatest relative errors against the published packages"
-TOGETHER = "greatest relative differences of several processes from one"
+PUBLISHED = "largest relative errors against the published packages"
+TOGETHER = "largest relative differences between several processes and one"
 KEY = "greatest errors"
 
 _seen: dict[str, dict[str, float]] = defaultdict(dict)
 
 
 def note(section: str, group: str, error: float) -> None:
-    """Keep an error, if it is the greatest of its group."""
+    """Record an error, if it is the largest of its group."""
     _seen[section][group] = max(_seen[section].get(group, 0.0), error)
 
 
 class Summary:
-    """Hooks of pytest, and of xdist, whose processes tell the one that prints."""
+    """Hooks of pytest and xdist: workers send their errors to the main process, which prints them."""
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         output = getattr(session.config, "workeroutput", None)

@@ -1,4 +1,4 @@
-"""Small random models in the forms in which repositories hold them: name of a file to its content."""
+"""Small random models as the files of hub repositories: file names to contents."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from safetensors.torch import load, save
 from tiny import PIXELS, tiny_cfg
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from oneclip.checkpoint import Exportable
-from oneclip.checkpoint import save as save_module
+from oneclip.checkpoint import Exportable, export
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 
@@ -23,7 +22,7 @@ WORDS_REPO, BERT_REPO = "own/words", "own/bert"
 
 
 def siglip_cfg() -> ModelCfg:
-    """A SigLIP whose tokenizer lies in a repository of its own."""
+    """Make a SigLIP whose tokenizer is in another repository."""
     vision = CLIPVisionCfg(
         layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS, pool_type="map"
     )
@@ -45,20 +44,20 @@ def siglip_cfg() -> ModelCfg:
 
 @cache
 def clip(seed: int = 0) -> dict[str, bytes]:
-    """A CLIP as open_clip's repositories have it; its tokenizer is CLIP's own."""
+    """Make a CLIP in open_clip's format, with CLIP's own tokenizer."""
     return _exported(tiny_cfg(), "open_clip", seed)
 
 
 @cache
 def transformers_clip(seed: int = 0) -> dict[str, bytes]:
-    """A CLIP as transformers has it."""
+    """Make a CLIP in the format of transformers."""
     vision = CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=16, image_size=PIXELS)
     cfg = tiny_cfg(vision_cfg=vision, text_cfg=CLIPTextCfg(width=64, heads=1, layers=1), quick_gelu=True)
     return _exported(cfg, "transformers", seed)
 
 
 def in_shards(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same with its weights in two files and an index."""
+    """Make a CLIP in the format of transformers, with two weight files and an index."""
     tensors = load(files["model.safetensors"])
     parts = {"model-1.safetensors": list(tensors)[::2], "model-2.safetensors": list(tensors)[1::2]}
     index = {"weight_map": {name: part for part, names in parts.items() for name in names}}
@@ -72,7 +71,7 @@ def in_shards(files: dict[str, bytes]) -> dict[str, bytes]:
 
 @cache
 def siglip(seed: int = 0) -> dict[str, bytes]:
-    """A SigLIP as open_clip's repositories have it, without its tokenizer."""
+    """Make a SigLIP in open_clip's format, without its tokenizer."""
     cfg = siglip_cfg()
     torch.manual_seed(seed)
     pixels = PreprocessCfg(size=PIXELS, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
@@ -85,7 +84,7 @@ def siglip(seed: int = 0) -> dict[str, bytes]:
 
 @cache
 def bert() -> dict[str, bytes]:
-    """The configuration of a Hugging Face text tower that no table has."""
+    """Make the configuration of an unpublished Hugging Face text tower."""
     numbers = {
         "vocab_size": len(WORDS),
         "hidden_size": 32,
@@ -99,7 +98,7 @@ def bert() -> dict[str, bytes]:
 
 @cache
 def with_bert() -> dict[str, bytes]:
-    """A model with that text tower, as open_clip's repositories have it."""
+    """Make a model with that text tower, in open_clip's format."""
     text = CLIPTextCfg(context_length=8, hf_tokenizer_name=WORDS_REPO, hf_model_name=BERT_REPO)
     cfg = ModelCfg(32, siglip_cfg().vision_cfg, text)
     with TemporaryDirectory() as folder:
@@ -115,7 +114,7 @@ def with_bert() -> dict[str, bytes]:
 
 @cache
 def words(first: str = "a") -> dict[str, bytes]:
-    """A tokenizer of a few words; another `first` word gives it another order."""
+    """Make a tokenizer with a few words; `first` changes their order."""
     listed = sorted(WORDS, key=lambda word: (word[0] != "<", word != first))
     vocabulary = {word: number for number, word in enumerate(listed)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -128,12 +127,12 @@ def words(first: str = "a") -> dict[str, bytes]:
 
 
 def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same in a folder of the repository."""
+    """Put files into a folder of the repository."""
     return {f"{folder}/{name}": data for name, data in files.items()}
 
 
 def written(files: dict[str, bytes], folder: Path) -> Path:
-    """The same as a folder of this machine."""
+    """Write files to a local folder."""
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -144,5 +143,5 @@ def _exported(cfg: ModelCfg, form: str, seed: int) -> dict[str, bytes]:
     torch.manual_seed(seed)
     model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
     with TemporaryDirectory() as folder:
-        save_module(model, Path(folder) / "model", form)
+        export(model, Path(folder) / "model", form)
         return {path.name: path.read_bytes() for path in (Path(folder) / "model").iterdir()}

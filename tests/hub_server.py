@@ -1,8 +1,8 @@
-"""Repositories in memory to a server that the real Hugging Face client takes for the hub.
+"""A local server that the real Hugging Face client accepts as the hub, with repositories in memory.
 
-It speaks what downloading needs: `/resolve/` with commit, ETag and size, a relative redirect for files that lie in git
-and one to another host (the "CDN") for large ones, ranges, `/api/models/`, error codes, tokens. And it fails as
-networks fail: `Hub.faults` holds what goes wrong with the next replies.
+It implements what downloads need: `/resolve/` with commit, ETag and size, a relative redirect for files in git and one
+to another host (the "CDN") for large files, ranges, `/api/models/`, error codes and tokens. `Hub.faults` makes the next
+replies fail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE = (".safetensors", ".bin", ".pt", ".npz", ".model", "tokenizer.json")  # n
 
 
 class Request(NamedTuple):
-    """What came in: on which host ("hub" or "cdn"), and which bytes were asked for."""
+    """Received request: host ("hub" or "cdn"), method, path, range and token."""
 
     host: str
     method: str
@@ -38,14 +38,14 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """What goes wrong with one reply.
+    """Failure of one reply.
 
     Attributes:
-        path: a part of the path that the reply must be for.
+        path: part of the path of the request.
         method: of the request.
-        status, headers: answered in place of the file.
+        status, headers: sent instead of the file.
         drop_after: bytes after which the connection breaks.
-        corrupt: the last byte is another one.
+        corrupt: whether to change the last byte.
         wait: seconds before the reply.
     """
 
@@ -60,7 +60,7 @@ class Fault:
 
 @dataclass
 class Repository:
-    """Commits by name, branches and tags to commits, and who may read."""
+    """Repository: files by commit, branches and tags, and access."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Repository:
 
 
 class Hub:
-    """The state of the server: what is published, what was asked, what will go wrong."""
+    """State of the server: repositories, received requests, and planned faults."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -80,10 +80,10 @@ class Hub:
     def publish(
         self, repo: str, files: Mapping[str, bytes], revision: str = "main", access: str = "public"
     ) -> str:
-        """Make a commit that a branch or tag points to.
+        """Create a commit and point a branch or tag to it.
 
         Returns:
-            its name.
+            The name of the commit.
         """
         repository = self.repositories.setdefault(repo, Repository())
         content = "".join(f"{name} {sha256(data)}" for name, data in sorted(files.items()))
@@ -95,7 +95,7 @@ class Hub:
         return commit
 
     def downloads(self, name: str) -> list[Request]:
-        """The requests for the content of a file of that name, wherever it lies."""
+        """Return the requests for the content of files with this name."""
         digests = {
             sha256(data)
             for repository in self.repositories.values()
@@ -110,7 +110,7 @@ class Hub:
         ]
 
     def fault_for(self, method: str, path: str) -> Fault | None:
-        """What goes wrong with this reply; each fault happens once."""
+        """Remove and return the fault planned for this reply, if any."""
         for fault in self.faults:
             if fault.path in path and fault.method == method:
                 self.faults.remove(fault)
@@ -123,7 +123,7 @@ def sha256(data: bytes) -> str:
 
 
 def git_sha1(data: bytes) -> str:
-    """What git, and so the hub, calls a file that lies in git."""
+    """Return the git hash of a file, which is its ETag on the hub."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._reply(404)
 
     def _resolve(self, repo: str, rest: str, token: str | None) -> None:
-        """Say where a file lies; `rest` is a revision, which may contain slashes, and a path."""
+        """Redirect to a file; `rest` is a revision, which may contain slashes, and a path."""
         repository = self._readable(repo, token)
         if repository is None:
             return None
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, Fault(""))
 
     def _readable(self, repo: str, token: str | None) -> Repository | None:
-        """The repository, if it may be read; else the refusal has been sent."""
+        """Return the repository if it may be read; otherwise send an error."""
         repository = self.server.hub.repositories.get(repo)
         if token not in (None, TOKEN):
             self._reply(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
@@ -206,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _send(self, data: bytes, headers: dict[str, str], fault: Fault) -> None:
-        """Send a file, or the bytes of it that were asked for."""
+        """Send a file or the requested range."""
         body, status = data, 200
         if fault.corrupt:
             body = data[:-1] + bytes([data[-1] ^ 1])
@@ -248,12 +248,12 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that hang up are part of the tests."""
+        """Print nothing: disconnecting clients are part of the tests."""
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A hub and its CDN, each on a port of its own."""
+    """Run a hub and its CDN, each on its own port."""
     hub = Hub()
     with Server(hub, "hub") as server, Server(hub, "cdn") as cdn:
         hub.url, hub.cdn_url = server.url, cdn.url
@@ -273,7 +273,7 @@ def running() -> Iterator[Hub]:
 
 
 def environment(hub: Hub, home: str, **changes: str) -> dict[str, str]:
-    """The variables that send a process of its own to this hub, and keep its files in a folder."""
+    """Return environment variables for a subprocess that uses this hub and a folder for its files."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": f"{home}/huggingface",
@@ -290,9 +290,9 @@ def environment(hub: Hub, home: str, **changes: str) -> dict[str, str]:
 
 @contextmanager
 def in_this_process(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
-    """A hub for this process, with its cache in a folder; waits for a busy server take no time.
+    """Run a hub for this process, with its cache in a folder and without real waits.
 
-    The client reads its settings when it is imported, so the variables of the environment come too late.
+    The client reads environment variables when it is imported, so its constants are replaced.
     """
     import huggingface_hub.constants as constants
 

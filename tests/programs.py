@@ -1,9 +1,10 @@
-"""Python programs as forks of a process that has imported torch, which alone takes a program three seconds."""
+"""Python programs run as forks of a process that has imported torch, which saves three seconds for each."""
 
 from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, TextIO
 
-# nothing that reads the environment, which each program has its own of, when it is imported
+# modules that do not read the environment at import, since each program has its own
 HEAVY = ("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp")
 
 FORKS = get_context("forkserver")
@@ -27,17 +28,17 @@ Command = Sequence[str | Path | int]
 def start(
     command: Command, environment: Mapping[str, str] | None = None, stdout: int = 1, stderr: int = 2
 ) -> BaseProcess:
-    """Begin what `python -W ignore COMMAND` does. Whoever starts it waits for its end, or kills it.
+    """Start the equivalent of `python -W ignore COMMAND`. The caller must wait for it or kill it.
 
     Args:
         command: a script, `-m` and a module, or `-c` and a program; then its arguments.
-        environment: all variables; those of this process if not given.
-        stdout: where it prints to, a file descriptor.
-        stderr: likewise.
+        environment: all variables; None for those of this process.
+        stdout: file descriptor of its output.
+        stderr: file descriptor of its errors.
     """
     words, variables = [str(word) for word in command], dict(environment or os.environ)
-    places = (_Place(stdout), _Place(stderr))
-    process = FORKS.Process(target=_be, args=(words, variables, os.getcwd(), *places))
+    descriptors = (_Descriptor(stdout), _Descriptor(stderr))
+    process = FORKS.Process(target=_run_program, args=(words, variables, os.getcwd(), *descriptors))
     process.start()
     return process
 
@@ -45,7 +46,7 @@ def start(
 def run(
     command: Command, environment: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Do it, and give how it ended and all that it printed.
+    """Run a command to its end, and return its exit code and output.
 
     Raises:
         TimeoutExpired: if it takes longer than `timeout` seconds.
@@ -68,15 +69,18 @@ def run(
 def begin(
     command: Command, environment: Mapping[str, str] | None = None, stream: int = 1, **other: int
 ) -> tuple[BaseProcess, TextIO]:
-    """`start` it, and give what it prints (2: its errors) as it comes; `other` is the file of the other stream."""
+    """Start a command, and return its process and a pipe from stdout (`stream` 1) or stderr (2).
+
+    `other` is the file descriptor of the other stream.
+    """
     reading, writing = os.pipe()
     process = start(command, environment, **{"stdout" if stream == 1 else "stderr": writing}, **other)
     os.close(writing)
     return process, open(reading)
 
 
-class _Place:
-    """A file descriptor that goes to a process that is being started."""
+class _Descriptor:
+    """File descriptor passed to a new process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -88,15 +92,19 @@ class _Place:
         self.number = copy.detach()
 
 
-def _be(words: list[str], variables: dict[str, str], folder: str, stdout: _Place, stderr: _Place) -> None:
+def _run_program(
+    words: list[str], variables: dict[str, str], folder: str, stdout: _Descriptor, stderr: _Descriptor
+) -> None:
     os.dup2(stdout.number, 1)
     os.dup2(stderr.number, 2)
-    # what the server had open may be of another kind than these: a file, and no pipe
+    # the streams of the fork server may be of another type, for example a file instead of a pipe
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
+    # background jobs of a shell ignore SIGINT, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")
     first, *rest = words
     if first == "-m":

@@ -1,4 +1,4 @@
-"""Small members of the families of towers that timm and transformers have: registered with timm, written as folders."""
+"""Small towers of every family in timm and transformers: registered with timm, or written as folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 PIXELS = 32
 
-# timm's published model, and what makes it small
+# timm's published model, and the arguments that make it small
 VIT = {"img_size": PIXELS, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "eva01": ("eva_giant_patch14_224", VIT),
@@ -37,7 +37,7 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "mobileclip_b": ("vit_base_mci_224", {"img_size": PIXELS, "embed_dim": 64, "depth": 2, "num_heads": 2}),
 }
 
-IDS = 90  # of each small vocabulary
+IDS = 90  # size of each vocabulary
 _BERT = {
     "vocab_size": IDS,
     "hidden_size": 32,
@@ -97,12 +97,12 @@ TEXT: dict[str, dict[str, Any]] = {
 
 
 def timm_name(family: str) -> str:
-    """What a small member is registered as."""
+    """Return the name under which a small model is registered."""
     return f"small_{family}"
 
 
 def register() -> None:
-    """Make timm know the small members; once is enough, and more does no harm."""
+    """Register the small models with timm; it can be called more than once."""
     import timm
 
     for family, (published, changes) in TIMM.items():
@@ -137,7 +137,7 @@ def _vitamin_stages() -> Any:
 
 
 def _mobileclip_b(pretrained: bool, arguments: dict[str, Any]) -> Any:
-    """As timm's `vit_base_mci_224`, whose stem has a width of its own that no argument changes."""
+    """Build timm's `vit_base_mci_224` with a narrow stem, which no argument can change."""
     from timm.models import vision_transformer_hybrid as hybrid
     from torch import nn
 
@@ -155,7 +155,7 @@ def _mobileclip_b(pretrained: bool, arguments: dict[str, Any]) -> Any:
 
 
 def text_folder(kind: str, parent: Path) -> str:
-    """A folder with the `config.json` of a small Hugging Face text model."""
+    """Write a folder with the `config.json` of a small Hugging Face text model."""
     folder = parent / kind
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(TEXT[kind]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tars and pictures that tests make."""
+"""Create tar files and images for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
-    """A PNG of random pixels by a number."""
+    """Return a PNG with random pixels from a seed."""
     pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
@@ -20,7 +20,7 @@ def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
 
 
 def members(count: int, first: int = 0, size: int | None = None) -> dict[str, bytes]:
-    """Pictures `0000.png` and captions `0000.txt` ("caption 0"); with `size`, so many bytes instead of pictures."""
+    """Return images `0000.png` and captions `0000.txt` ("caption 0"); with `size`, that many bytes for each image."""
     files: dict[str, bytes] = {}
     for number in range(first, first + count):
         files[f"{number:04}.png"] = png(number) if size is None else b"p" * size
@@ -31,7 +31,7 @@ def members(count: int, first: int = 0, size: int | None = None) -> dict[str, by
 def tar(
     files: Mapping[str, bytes], *, more: Iterable[tuple[str, bytes | str]] = (), mode: str = "w"
 ) -> bytes:
-    """A tar of these files, and of more whose names may repeat: "target" is a symbolic link, "=target" a hard one."""
+    """Return a tar of these files, and of `more` with repeated names or links ("target" symbolic, "=target" hard)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in (*files.items(), *more):
@@ -46,7 +46,8 @@ def tar(
     return stream.getvalue()
 
 
-def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+def write_tar(path: Path | str, files: Mapping[str, bytes], mode: str = "w") -> Path:
     """Write a tar of these files."""
-    path.write_bytes(tar(files))
+    path = Path(path)
+    path.write_bytes(tar(files, mode=mode))
     return path

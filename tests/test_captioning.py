@@ -1,4 +1,4 @@
-"""`Encoder.caption`: pictures in, words out, from a model that was loaded like any other."""
+"""`Encoder.caption`: captions of images, by a model that is loaded like any other."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_a_folder_with_a_decoder_loads_as_a_captioning_model(coca: Encoder) -> N
 
 
 def test_an_architecture_with_a_decoder_is_made_without_drawing_its_weights() -> None:
-    blank = checkpoint.build_blank(coca_cfg())
+    blank = checkpoint.build_uninitialized(coca_cfg())
     assert isinstance(blank, CoCa)
     assert blank.text_decoder.attn_mask.isinf().any()
     assert {name: t.shape for name, t in blank.state_dict().items()} == {
@@ -37,14 +37,14 @@ def test_an_architecture_with_a_decoder_is_made_without_drawing_its_weights() ->
     }
 
 
-def test_one_picture_has_one_caption_and_several_have_a_list(coca: Encoder) -> None:
+def test_one_image_gives_one_caption_and_several_give_a_list(coca: Encoder) -> None:
     captions = coca.caption([picture(0), picture(1), picture(2)], batch_size=2, seq_len=9)
     assert [type(caption) for caption in captions] == [str] * 3
     assert coca.caption(picture(0), seq_len=9) == captions[0]
     assert coca.caption([]) == []
 
 
-def test_captions_come_by_batches_and_leave_out_what_cannot_be_read(coca: Encoder, tmp_path: Path) -> None:
+def test_captions_are_streamed_in_batches_without_unreadable_images(coca: Encoder, tmp_path: Path) -> None:
     images = [picture(0), tmp_path / "missing.png", picture(1), picture(2)]
     parts = list(coca.stream_captions(images, batch_size=3, on_error="skip", seq_len=9))
     assert [part.kept for part in parts] == [[0, 2], [3]]
@@ -53,7 +53,7 @@ def test_captions_come_by_batches_and_leave_out_what_cannot_be_read(coca: Encode
     assert captions == coca.caption([picture(0), picture(1), picture(2)], seq_len=9)
 
 
-def test_captions_are_the_ids_that_the_model_writes_without_their_start_and_end(coca: Encoder) -> None:
+def test_captions_are_the_generated_ids_without_start_and_end(coca: Encoder) -> None:
     pixels = coca.preprocess(picture(3))[None]
     ids = coca.model.generate(pixels, seq_len=9, generation_type="top_k")[0].tolist()
     written = ids[1 : ids.index(49407)]
@@ -62,22 +62,22 @@ def test_captions_are_the_ids_that_the_model_writes_without_their_start_and_end(
     )
 
 
-def test_a_prompt_begins_the_caption(coca: Encoder) -> None:
+def test_a_caption_begins_with_the_prompt(coca: Encoder) -> None:
     assert coca.caption(picture(0), prompt="a photo of", seq_len=12).startswith("a photo of ")
 
 
-def test_a_picture_that_cannot_be_read_is_named(coca: Encoder, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(coca: Encoder, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="missing"):
         coca.caption([picture(0), tmp_path / "missing.png"])
 
 
-def test_a_model_without_a_decoder_says_so(tmp_path: Path) -> None:
+def test_a_model_without_a_decoder_is_refused(tmp_path: Path) -> None:
     clip = oneclip.load(write_tiny_model(tmp_path / "tiny.safetensors"), device="cpu")
     with pytest.raises(ConfigError, match="has no decoder"):
         clip.caption(picture(0))
 
 
-def test_captions_are_compared_however_long_they_are(coca: Encoder) -> None:
+def test_texts_of_different_lengths_have_the_features_of_the_model(coca: Encoder) -> None:
     texts = ["a cat", "a large ball beside two small red ones on a table", "the sun"]
     together = coca.encode_texts(texts)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_captions_are_compared_however_long_they_are(coca: Encoder) -> None:
     torch.testing.assert_close(torch.from_numpy(together), rows, rtol=0, atol=1e-6)
 
 
-def test_low_precision_captions_too(folder: Path) -> None:
+def test_a_model_in_low_precision_writes_captions(folder: Path) -> None:
     assert isinstance(
         oneclip.load(folder, device="cpu", precision="bf16").caption(picture(0), seq_len=7), str
     )

@@ -1,4 +1,4 @@
-"""`torch.set_default_dtype` of a program changes nothing of an encoder: not a bit of what it loads, sees or says."""
+"""`torch.set_default_dtype` of a program does not change a bit of an encoder's weights, inputs or results."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(cfg: ModelCfg, path: Path) -> Path:
-    """A model in a file, written by the first test that needs it."""
+    """Write a model to a file, unless another test has done so."""
     if path.is_file():
         return path
     torch.manual_seed(0)
@@ -76,12 +76,12 @@ def written(cfg: ModelCfg, path: Path) -> Path:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    checkpoint.write_quantised(path, model.state_dict(), cfg, PreprocessCfg(size=PIXELS))
+    checkpoint.save_quantized(path, model.state_dict(), cfg, PreprocessCfg(size=PIXELS))
     return path
 
 
 def facts(clip: Encoder) -> dict[str, Any]:
-    """All that an encoder holds and gives."""
+    """Collect everything that an encoder holds and returns."""
     found: dict[str, Any] = {f"state {name}": tensor for name, tensor in clip.model.state_dict().items()}
     found |= {f"buffer {name}": tensor for name, tensor in clip.model.named_buffers()}
     images = [
@@ -97,14 +97,16 @@ def facts(clip: Encoder) -> dict[str, Any]:
     found["labels"] = clip.encode_labels(["cat", "dog"], ["a {}", "the {} of all"])
     found["classified"] = np.array([p for _, p in clip.classify(images[0], TEXTS)])
     found["raw"] = clip.encode_pixels(clip.preprocess(picture(0))[None])
-    found["plain"] = clip.model.encode_image(clip.preprocess(picture(0))[None].to(clip.towers.dtype)).detach()
+    found["plain"] = clip.model.encode_image(
+        clip.preprocess(picture(0))[None].to(clip.inference.dtype)
+    ).detach()
     found["plain text"] = clip.model.encode_text(clip.tokenizer(TEXTS)).detach()
     return found
 
 
 @cache
 def by_default(path: Path, **options: Any) -> dict[str, Any]:
-    """What an encoder gives before the default dtype is another one."""
+    """Collect the results of an encoder while the default dtype is float32."""
     return facts(oneclip.load(path, device="cpu", **options))
 
 
@@ -134,7 +136,7 @@ def test_every_bit_is_the_same(folder: Path, other_default: torch.dtype, kind: s
     same(found, expected)
 
 
-def test_sizes_that_are_changed_while_loading_are_the_same(folder: Path, other_default: torch.dtype) -> None:
+def test_interpolated_positions_are_the_same(folder: Path, other_default: torch.dtype) -> None:
     path = written(MODELS["flat"], folder / "flat.safetensors")
     expected = by_default(path, image_size=48, context_length=20)
     torch.set_default_dtype(other_default)

@@ -1,5 +1,6 @@
-"""What the README and the docs show works as shown, and what they list is there."""
+"""Examples in the README and the docs work as shown, and everything that they list exists."""
 
+import json
 import re
 import runpy
 import shlex
@@ -12,7 +13,7 @@ import pytest
 
 from oneclip import zoo
 from oneclip.cli.app import run as run_command
-from oneclip.evaluate import Retrieval, Together, pocket_sample
+from oneclip.evaluate import Retrieval, TaskSuite, load_pocket_heldout
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,36 +33,37 @@ OURS = [
             "losses.md",
             "models.md",
             "tokenizers.md",
+            "training.md",
         )
     ),
 ]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
+    """Return the code blocks of a page in one language."""
     return re.findall(
         rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
 
 
 def commands(page: Path) -> list[str]:
-    """The lines that a page shows after a prompt."""
+    """Return the commands that a page shows after a prompt."""
     return [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line[:2] == "$ "]
 
 
-def few_of_the_sample() -> Together:
-    """Some of what pocket is measured on before and after a fine-tuning."""
-    whole = pocket_sample()
-    parts = [Retrieval(one.name, one.pictures[:16], one.captions[:16]) for one in whole.tasks]
-    return Together(whole.name, parts)
+def few_of_the_sample() -> TaskSuite:
+    """Return a part of the reference task of fine-tuning."""
+    whole = load_pocket_heldout()
+    parts = [Retrieval(one.name, one.images[:16], one.texts[:16]) for one in whole.tasks]
+    return TaskSuite(whole.name, parts)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pocket: Path, undrawn: None) -> Path:
-    """A folder like a fresh checkout, as the current one."""
+    """Change to a folder like a fresh checkout."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("oneclip.train.finetune.reference_task.pocket_sample", few_of_the_sample)
+    monkeypatch.setattr("oneclip.train.finetune.reference_task.load_pocket_heldout", few_of_the_sample)
     return tmp_path
 
 
@@ -96,10 +98,51 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_readme_lists_every_file() -> None:
-    make_tree = runpy.run_path(str(ROOT / "docs" / "make_tree.py"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert make_tree["with_tree"](readme) == readme, "run: python docs/make_tree.py"
+def test_the_architecture_page_lists_every_folder_and_import_row() -> None:
+    make_architecture = runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert make_architecture["with_tables"](page) == page, "run: python docs/make_architecture.py"
+
+
+def test_files_that_the_architecture_page_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    changes = page.split("## To change this, touch these files")[1]
+    for name in re.findall(r"`([a-z_/]+/[a-z_]*(?:\.[a-z]+)?)`", changes):
+        bases = (ROOT / "src" / "oneclip", ROOT / "src", ROOT)
+        assert any((base / name).exists() for base in bases), name
+
+
+def test_the_index_links_to_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index, page.name
+
+
+def test_the_readme_is_short() -> None:
+    assert 100 <= len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_notebook_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), "clear the outputs before committing"
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_the_dockerfile_builds() -> None:
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        pytest.skip("the docker daemon is not running")
+    build = ["docker", "build", "--quiet", str(ROOT)]
+    image = subprocess.run(build, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(
+        ["docker", "run", "--rm", image, "--version"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_of_models_lists_every_architecture() -> None:
@@ -123,9 +166,9 @@ def test_every_example_says_how_to_run_it() -> None:
 def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
     from PIL import Image, ImageChops
 
-    done = [sys.executable, str(ROOT / "examples" / "make_pictures.py"), str(tmp_path)]
+    done = [sys.executable, str(ROOT / "examples" / "make_images.py"), str(tmp_path)]
     subprocess.run(done, check=True)
-    shipped = sorted((ROOT / "examples" / "pictures").glob("*.png"))
+    shipped = sorted((ROOT / "examples" / "images").glob("*.png"))
     assert [path.name for path in shipped] == sorted(path.name for path in tmp_path.iterdir())
     for path in shipped:
         difference = ImageChops.difference(Image.open(path), Image.open(tmp_path / path.name))
@@ -137,10 +180,15 @@ def test_the_demo_runs_offline(tmp_path: Path) -> None:
     command = tmp_path / "oneclip"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m oneclip "$@"\n', encoding="utf-8")
     command.chmod(0o755)
-    python = tmp_path / "python"  # no link: an environment is known by where its python lies
+    python = tmp_path / "python"  # not a link: an environment is identified by the folder of its python
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
     demo = ["sh", str(ROOT / "examples" / "demo.sh"), str(command)]
     done = subprocess.run(demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cat.png") >= 1
+
+
+def test_slow_tests_are_listed_by_names_that_exist() -> None:
+    listed = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["SLOW"]
+    assert listed <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}

@@ -1,4 +1,4 @@
-"""The object most people use: whatever goes in, the right vectors come out, or one clear error."""
+"""Encoder: embeddings of images and texts in every form, and clear errors."""
 
 import io
 import math
@@ -36,21 +36,21 @@ def paths(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     path = tmp_path / "broken.png"
-    path.write_bytes(b"this is no picture")
+    path.write_bytes(b"this is not an image")
     return path
 
 
-def features_of(clip: Encoder, pictures: list[Image.Image]) -> np.ndarray:
-    """What the model itself says, one picture at a time."""
+def features_of(clip: Encoder, images: list[Image.Image]) -> np.ndarray:
+    """Encode images by the model itself, one at a time."""
     with torch.no_grad():
-        rows = [clip.model.encode_image(clip.preprocess(p)[None], normalize=True) for p in pictures]
+        rows = [clip.model.encode_image(clip.preprocess(image)[None], normalize=True) for image in images]
     return torch.cat(rows).numpy()
 
 
-# --------------------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------------------- images
 
 
-def test_a_picture_in_any_form_gives_the_same_vector(clip: Encoder, paths: list[Path]) -> None:
+def test_an_image_in_any_form_has_the_same_embedding(clip: Encoder, paths: list[Path]) -> None:
     data = paths[1].read_bytes()
     image = Image.open(paths[1])
     forms = [str(paths[1]), paths[1], data, io.BytesIO(data), image, np.asarray(image)]
@@ -71,7 +71,7 @@ def test_batches_change_neither_order_nor_numbers(clip: Encoder, paths: list[Pat
     np.testing.assert_allclose(clip.encode_images(paths, batch_size=batch_size), expected, atol=1e-6)
 
 
-def test_one_picture_gives_one_row_and_none_gives_none(clip: Encoder, paths: list[Path]) -> None:
+def test_one_image_gives_one_row_and_no_image_gives_none(clip: Encoder, paths: list[Path]) -> None:
     assert clip.encode_images(paths[0]).shape == (1, DIM)
     assert clip.encode_images(np.zeros((9, 9, 3), np.uint8)).shape == (1, DIM)
     assert clip.encode_images([]).shape == (0, DIM)
@@ -79,18 +79,18 @@ def test_one_picture_gives_one_row_and_none_gives_none(clip: Encoder, paths: lis
     assert clip.encode_images([], on_error="skip") == (pytest.approx(np.empty((0, DIM))), [], [])
 
 
-def test_an_array_of_four_axes_is_several_pictures(clip: Encoder) -> None:
+def test_an_array_of_four_axes_is_several_images(clip: Encoder) -> None:
     batch = np.stack([np.asarray(picture(i)) for i in range(3)])
     np.testing.assert_array_equal(clip.encode_images(batch), clip.encode_images(list(batch)))
 
 
-def test_pictures_may_come_from_a_generator(clip: Encoder, paths: list[Path]) -> None:
+def test_images_may_come_from_a_generator(clip: Encoder, paths: list[Path]) -> None:
     np.testing.assert_array_equal(clip.encode_images(path for path in paths), clip.encode_images(paths))
 
 
-def test_a_file_is_turned_as_its_exif_says(clip: Encoder, tmp_path: Path) -> None:
+def test_a_file_is_rotated_by_its_exif_orientation(clip: Encoder, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right
+    exif[0x0112] = 6  # rotate right
     picture(3).save(tmp_path / "turned.png", exif=exif)
     upright = picture(3).transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_allclose(
@@ -98,22 +98,22 @@ def test_a_file_is_turned_as_its_exif_says(clip: Encoder, tmp_path: Path) -> Non
     )
 
 
-def test_an_unreadable_picture_is_named(clip: Encoder, paths: list[Path], broken: Path) -> None:
+def test_an_unreadable_image_is_named(clip: Encoder, paths: list[Path], broken: Path) -> None:
     with pytest.raises(errors.ImageError, match=r"broken\.png"):
         clip.encode_images([*paths, broken])
-    with pytest.raises(errors.ImageError, match=r"picture 1 \(counted from 0\)"):
-        clip.encode_images([paths[0], b"no picture"])
+    with pytest.raises(errors.ImageError, match=r"image 1 \(counted from 0\)"):
+        clip.encode_images([paths[0], b"not an image"])
     with pytest.raises(errors.ImageError, match=r"nowhere\.png"):
         clip.encode_images("nowhere.png")
 
 
-def test_skipping_says_what_belongs_to_each_row(clip: Encoder, paths: list[Path], broken: Path) -> None:
+def test_skipping_returns_the_index_of_each_row(clip: Encoder, paths: list[Path], broken: Path) -> None:
     mixed = [paths[0], broken, paths[1], b"", paths[2]]
     features, kept, skipped = clip.encode_images(mixed, batch_size=2, on_error="skip")
     np.testing.assert_allclose(features, clip.encode_images(paths[:3]), atol=1e-6)
     assert kept == [0, 2, 4]
-    assert [(one.index, one.name) for one in skipped] == [(1, str(broken)), (3, "picture 3")]
-    assert "not a picture" in str(skipped[0].error)
+    assert [(one.index, one.name) for one in skipped] == [(1, str(broken)), (3, "image 3")]
+    assert "not an image" in str(skipped[0].error)
 
 
 def test_an_error_of_any_kind_while_reading_an_image_is_that_image_s(
@@ -127,7 +127,7 @@ def test_an_error_of_any_kind_while_reading_an_image_is_that_image_s(
     np.testing.assert_allclose(features, clip.encode_images(paths[:2]), atol=1e-6)
     assert kept == [0, 3]
     assert "ZeroDivisionError: no place to go" in str(skipped[0].error)
-    with pytest.raises(errors.ImageError, match=r"picture 1 \(counted from 0\): .*no place to go"):
+    with pytest.raises(errors.ImageError, match=r"image 1 \(counted from 0\): .*no place to go"):
         clip.encode_images([paths[0], Odd()])
 
 
@@ -137,7 +137,7 @@ def test_skipping_all_gives_no_rows(clip: Encoder, broken: Path) -> None:
     assert (kept, len(skipped)) == ([], 2)
 
 
-def test_too_large_a_picture_is_refused(tmp_path: Path, paths: list[Path]) -> None:
+def test_too_large_an_image_is_refused(tmp_path: Path, paths: list[Path]) -> None:
     model = write_tiny_model(tmp_path / "tiny.safetensors")
     small = oneclip.load(model, device="cpu", max_pixels=100)
     with pytest.raises(errors.ImageTooLargeError):
@@ -146,7 +146,7 @@ def test_too_large_a_picture_is_refused(tmp_path: Path, paths: list[Path]) -> No
         small.encode_images([paths[0].read_bytes()])
 
 
-def test_pictures_are_read_at_most_two_batches_ahead(clip: Encoder, paths: list[Path]) -> None:
+def test_images_are_read_at_most_two_batches_ahead(clip: Encoder, paths: list[Path]) -> None:
     taken = 0
 
     def endless() -> Iterator[Path]:
@@ -183,39 +183,37 @@ def test_a_bar_goes_to_stderr(clip: Encoder, paths: list[Path], capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-# --------------------------------------------------------------------------------------------------- captions
+# --------------------------------------------------------------------------------------------------- texts
 
-CAPTIONS = ["a dog", "a cat that sits on a mat beside a very large window", "a dog", "", "Ünïcödé 🐈", "tree"]
+TEXTS = ["a dog", "a cat that sits on a mat beside a very large window", "a dog", "", "Ünïcödé 🐈", "tree"]
 
 
-def text_features_of(clip: Encoder, captions: list[str]) -> np.ndarray:
+def text_features_of(clip: Encoder, texts: list[str]) -> np.ndarray:
     with torch.no_grad():
-        rows = [clip.model.encode_text(clip.tokenizer(c), normalize=True) for c in captions]
+        rows = [clip.model.encode_text(clip.tokenizer(text), normalize=True) for text in texts]
     return torch.cat(rows).numpy()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
-def test_captions_keep_their_order(clip: Encoder, batch_size: int) -> None:
-    features = clip.encode_texts(CAPTIONS, batch_size=batch_size)
+def test_texts_keep_their_order(clip: Encoder, batch_size: int) -> None:
+    features = clip.encode_texts(TEXTS, batch_size=batch_size)
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features, text_features_of(clip, CAPTIONS), atol=1e-6)
+    np.testing.assert_allclose(features, text_features_of(clip, TEXTS), atol=1e-6)
 
 
-def test_captions_are_sorted_within_more_than_one_slab(
-    clip: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("oneclip.text.batching.length_buckets.SLAB", 2)
+def test_texts_are_sorted_in_more_than_one_window(clip: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneclip.text.batching.length_buckets.SORT_WINDOW", 2)
     np.testing.assert_allclose(
-        clip.encode_texts(CAPTIONS, batch_size=1), text_features_of(clip, CAPTIONS), atol=1e-6
+        clip.encode_texts(TEXTS, batch_size=1), text_features_of(clip, TEXTS), atol=1e-6
     )
 
 
-def test_one_caption_gives_one_row_and_none_gives_none(clip: Encoder) -> None:
+def test_one_text_gives_one_row_and_no_text_gives_none(clip: Encoder) -> None:
     assert clip.encode_texts("a dog").shape == (1, DIM)
     assert clip.encode_texts([]).shape == (0, DIM)
 
 
-def test_equal_captions_are_computed_once_and_short_ones_cost_less(
+def test_equal_texts_are_computed_once_and_short_ones_cost_less(
     clip: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[int, ...]] = []
@@ -226,11 +224,11 @@ def test_equal_captions_are_computed_once_and_short_ones_cost_less(
         return encode_text(ids, normalize)
 
     monkeypatch.setattr(clip.model, "encode_text", watched)
-    clip.encode_texts(["one", "a very long caption " * 5, "two", "one", "three", "one"], batch_size=3)
+    clip.encode_texts(["one", "a very long sentence " * 5, "two", "one", "three", "one"], batch_size=3)
     assert shapes == [(3, 3), (1, 22)]
 
 
-def test_a_caption_that_is_too_long_is_an_error_unless_it_may_be_cut(clip: Encoder) -> None:
+def test_a_text_that_is_too_long_is_an_error_unless_it_may_be_truncated(clip: Encoder) -> None:
     long = "word " * 100
     with pytest.raises(errors.TextTooLongError, match="text 2 "):
         clip.encode_texts(["a", "a", long])
@@ -238,18 +236,18 @@ def test_a_caption_that_is_too_long_is_an_error_unless_it_may_be_cut(clip: Encod
     np.testing.assert_allclose(cut, text_features_of(clip, ["a", long]), atol=1e-6)
 
 
-@pytest.mark.parametrize("captions", [["a", 3], ["a", None], ["a", ["b"]], ["a", b"b"]])
-def test_a_caption_that_is_no_string_is_named(clip: Encoder, captions: list[object]) -> None:
+@pytest.mark.parametrize("texts", [["a", 3], ["a", None], ["a", ["b"]], ["a", b"b"]])
+def test_a_text_that_is_not_a_string_is_named(clip: Encoder, texts: list[object]) -> None:
     with pytest.raises(errors.TextTypeError, match="text 1 is not a string"):
-        clip.encode_texts(captions)
+        clip.encode_texts(texts)
 
 
 # ----------------------------------------------------------------------------------------------------- towers
 
 
-def test_towers_give_what_the_model_gives(clip: Encoder) -> None:
+def test_each_tower_alone_gives_the_features_of_the_model(clip: Encoder) -> None:
     pixels = torch.stack([clip.preprocess(picture(i)) for i in range(2)])
-    ids = clip.tokenizer(CAPTIONS)
+    ids = clip.tokenizer(TEXTS)
     with torch.no_grad():
         assert torch.allclose(clip.encode_pixels(pixels), clip.model.encode_image(pixels), atol=1e-6)
         assert torch.allclose(clip.encode_tokens(ids), clip.model.encode_text(ids), atol=1e-5)
@@ -278,7 +276,7 @@ def test_pixels_of_another_shape_or_kind_are_refused(clip: Encoder, pixels: torc
         clip.encode_pixels(pixels)
 
 
-def test_a_tensor_is_no_picture(clip: Encoder) -> None:
+def test_a_tensor_is_not_an_image(clip: Encoder) -> None:
     with pytest.raises(errors.ShapeError, match="encode_pixels"):
         clip.encode_images(torch.zeros(1, 3, PIXELS, PIXELS))
 
@@ -314,7 +312,7 @@ def test_classify_ranks_labels_by_softmax_of_similarity(clip: Encoder, paths: li
     assert sum(p for _, p in ranking) == pytest.approx(1, abs=1e-6)
 
 
-def test_classify_of_several_pictures_gives_a_ranking_for_each(clip: Encoder, paths: list[Path]) -> None:
+def test_classify_of_several_images_gives_a_ranking_for_each(clip: Encoder, paths: list[Path]) -> None:
     rankings = clip.classify(paths[:2], ["a cat", "a dog"])
     for path, ranking in zip(paths[:2], rankings, strict=True):
         assert dict(ranking) == pytest.approx(dict(clip.classify(path, ["a cat", "a dog"])), abs=1e-5)
@@ -329,7 +327,7 @@ def test_top_shortens_a_ranking(clip: Encoder, paths: list[Path]) -> None:
         clip.classify(paths[0], labels, top=0)
 
 
-def test_a_template_takes_the_label_and_the_answer_has_the_label(clip: Encoder, paths: list[Path]) -> None:
+def test_a_template_is_filled_in_and_the_ranking_has_the_labels(clip: Encoder, paths: list[Path]) -> None:
     framed = clip.classify(paths[0], ["cat", "dog"], template="a {} with {braces}")
     bare = clip.classify(paths[0], ["a cat with {braces}", "a dog with {braces}"])
     assert [p for _, p in framed] == [p for _, p in bare]
@@ -343,19 +341,19 @@ def test_a_template_takes_the_label_and_the_answer_has_the_label(clip: Encoder, 
         (["a cat", "A  Cat"], None, "are the same to this model"),
         (["a cat", " "], None, "label 2 is empty"),
         ([], None, "no label"),
-        (["a cat", 3], None, "label 2 is not a string"),
+        (["a cat", 3], None, "label 2 is int, expected a string"),
         (["a cat", "a dog"], "a photo", "no {} where the label goes"),
         (["a cat", "dog " * 100], None, "tokens"),
     ],
 )
-def test_labels_that_make_no_sense_are_refused(
+def test_wrong_labels_are_refused(
     clip: Encoder, paths: list[Path], labels: list[str], template: str | None, message: str
 ) -> None:
     with pytest.raises(errors.TextError, match=message):
         clip.classify(paths[0], labels, template=template)
 
 
-def test_a_model_with_a_bias_judges_each_label_by_itself(tmp_path: Path, paths: list[Path]) -> None:
+def test_a_model_with_a_bias_scores_each_label_on_its_own(tmp_path: Path, paths: list[Path]) -> None:
     model = write_tiny_model(tmp_path / "tiny.safetensors", init_logit_scale=math.log(10), init_logit_bias=-2)
     clip = oneclip.load(model, device="cpu")
     similarity = float(clip.encode_images(paths[0])[0] @ clip.encode_texts("a cat")[0])
@@ -368,7 +366,7 @@ def test_a_model_with_a_bias_judges_each_label_by_itself(tmp_path: Path, paths: 
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def test_an_encoder_says_what_it_is(clip: Encoder) -> None:
+def test_an_encoder_has_the_facts_of_its_model(clip: Encoder) -> None:
     assert (clip.embed_dim, clip.image_size, clip.precision) == (DIM, (PIXELS, PIXELS), "fp32")
     assert clip.device == torch.device("cpu")
     assert clip.name.endswith("tiny.safetensors")
@@ -384,10 +382,10 @@ def test_lower_precision_is_close_and_comes_out_as_float32(
     features = low.encode_images(paths)
     assert features.dtype == np.float32
     assert (features * clip.encode_images(paths)).sum(axis=1).min() > 0.99
-    assert (low.encode_texts(CAPTIONS) * clip.encode_texts(CAPTIONS)).sum(axis=1).min() > 0.99
+    assert (low.encode_texts(TEXTS) * clip.encode_texts(TEXTS)).sum(axis=1).min() > 0.99
 
 
-def test_damaged_weights_do_not_give_numbers(tmp_path: Path, paths: list[Path]) -> None:
+def test_damaged_weights_are_refused(tmp_path: Path, paths: list[Path]) -> None:
     clip = oneclip.load(write_tiny_model(tmp_path / "tiny.safetensors"), device="cpu")
     with torch.no_grad():
         clip.model.visual.proj.fill_(float("nan"))
@@ -400,22 +398,25 @@ def test_a_mistyped_model_gets_a_suggestion() -> None:
         oneclip.load("ViT-B/23")
 
 
-@pytest.mark.parametrize("device", ["banana", "cuda:99"])
-def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
-    with pytest.raises(errors.ConfigError, match=rf"unknown device '{device}'; available: cpu"):
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("banana", "unknown device 'banana'"), ("cuda:99", "no device 'cuda:99' on this machine")],
+)
+def test_a_device_that_cannot_be_used_is_named(tmp_path: Path, device: str, message: str) -> None:
+    with pytest.raises(errors.ConfigError, match=f"{message}; available: cpu"):
         oneclip.load(write_tiny_model(tmp_path / "tiny.safetensors"), device=device)
 
 
 def test_importing_the_package_loads_no_torch() -> None:
     code = """
 import sys, oneclip
-oneclip.errors.OneCLIPError, dir(oneclip), oneclip.list_models(), oneclip.zoo.families(), oneclip.train.RunCfg
+oneclip.errors.OneCLIPError, dir(oneclip), oneclip.list_models(), oneclip.zoo.families(), oneclip.config.RunCfg
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_parts_of_the_package_are_there_after_one_import() -> None:
+def test_every_folder_is_available_after_one_import() -> None:
     code = """
 import oneclip
 oneclip.zoo.resolve, oneclip.evaluate.Retrieval, oneclip.image.open_image, oneclip.train.Trainer
@@ -426,7 +427,7 @@ oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, onecli
     assert done.returncode == 0, done.stderr
 
 
-def test_the_front_door_has_these_names() -> None:
+def test_the_package_exports_these_names() -> None:
     names = ["Encoder", "__version__", "accelerate", "errors", "list_models", "load"]
     assert sorted(oneclip.__all__) == names
     assert {"zoo", "evaluate", "image", "train", "checkpoint"} <= set(dir(oneclip))
@@ -436,12 +437,12 @@ def test_the_front_door_has_these_names() -> None:
         oneclip.nothing_such  # noqa: B018
 
 
-def test_normalising_by_hand_gives_the_same(clip: Encoder) -> None:
+def test_normalized_features_are_the_embeddings(clip: Encoder) -> None:
     by_hand = F.normalize(clip.encode_tokens(clip.tokenizer(["a dog"])), dim=-1).numpy()
     np.testing.assert_allclose(clip.encode_texts("a dog"), by_hand, atol=1e-6)
 
 
-def test_a_16_bit_picture_is_the_same_from_a_path_and_from_pillow(clip: Encoder, tmp_path: Path) -> None:
+def test_a_16_bit_image_is_the_same_from_a_path_and_from_pillow(clip: Encoder, tmp_path: Path) -> None:
     gradient = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     Image.fromarray(gradient).save(tmp_path / "deep.png")
     with Image.open(tmp_path / "deep.png") as opened:

@@ -1,4 +1,4 @@
-"""The tree of exceptions: what programs catch, and what travels between processes."""
+"""Exceptions: built-in base classes, copies and pickles."""
 
 import copy
 import errno
@@ -51,7 +51,7 @@ def test_a_missing_model_is_a_missing_file(name: str | Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_a_mistyped_name_is_no_missing_file() -> None:
+def test_a_mistyped_name_is_not_a_missing_file() -> None:
     with pytest.raises(errors.UnknownModelError) as caught:
         oneclip.load("ViT-B/23")
     assert not isinstance(caught.value, FileNotFoundError)

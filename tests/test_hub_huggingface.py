@@ -1,4 +1,4 @@
-"""Files of repositories, through the real Hugging Face client, from a server of ours that speaks its protocol."""
+"""Files from the Hugging Face hub, with the real client and a local server that speaks its protocol."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub_
 
 
-def test_a_file_comes_whole_and_is_not_fetched_twice(server: Hub) -> None:
+def test_a_file_is_complete_and_not_fetched_twice(server: Hub) -> None:
     path = hub.hub_file("own/model")
     assert path.read_bytes() == WEIGHTS
-    assert hub.hub_file("own/model") == path == hub.hub_file_here("own/model")
+    assert hub.hub_file("own/model") == path == hub.cached_hub_file("own/model")
     assert len(server.downloads(NAME)) == 1
 
 
@@ -45,13 +45,13 @@ def test_subfolders_and_revisions(server: Hub) -> None:
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
 
 
-def test_a_branch_that_moves_on_is_followed(server: Hub) -> None:
+def test_an_updated_branch_is_followed(server: Hub) -> None:
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
     server.publish("own/model", {NAME: b"newer"})
     assert hub.hub_file("own/model").read_bytes() == b"newer"
 
 
-def test_a_dropped_connection_is_continued(server: Hub) -> None:
+def test_a_dropped_connection_is_resumed(server: Hub) -> None:
     digest = sha256(WEIGHTS)
     server.faults = [Fault(digest, drop_after=10 * 2**16), Fault(digest, drop_after=5 * 2**16)]
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
@@ -59,7 +59,7 @@ def test_a_dropped_connection_is_continued(server: Hub) -> None:
     assert asked == [None, f"bytes={10 * 2**16}-", f"bytes={15 * 2**16}-"]
 
 
-def test_a_connection_that_the_client_gives_up_is_tried_again(
+def test_a_connection_that_the_client_gives_up_is_retried(
     server: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, failures = (
@@ -82,11 +82,11 @@ def test_a_corrupted_body_is_deleted(server: Hub, monkeypatch: pytest.MonkeyPatc
     server.faults = [Fault(sha256(WEIGHTS), corrupt=True)]
     with pytest.raises(ChecksumError, match=f"hf-hub:own/model .*the hub has {sha256(WEIGHTS)}"):
         hub.hub_file("own/model")
-    assert hub.hub_file_here("own/model") is None
+    assert hub.cached_hub_file("own/model") is None
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
 
 
-def test_what_is_here_is_not_read_again_to_verify_it(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_file_is_not_verified_again(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hub.hub_file("own/model")
     monkeypatch.setattr("oneclip.hub.huggingface.sha256_of", lambda path: pytest.fail("it was read again"))
     assert hub.hub_file("own/model") == path
@@ -106,28 +106,26 @@ def test_a_busy_hub_is_asked_again_when_it_says(server: Hub, monkeypatch: pytest
     assert waits == [8 + 1, 9 + 1]  # it adds a second
 
 
-def test_a_hub_that_stays_busy_is_given_up(server: Hub) -> None:
+def test_a_hub_that_stays_busy_is_an_error(server: Hub) -> None:
     server.faults = [Fault("/resolve/", "HEAD", status=429)] * 30
     with pytest.raises(DownloadError, match=r"too many requests \(HTTP 429\). Wait some minutes"):
         hub.hub_file("own/model")
 
 
-def test_a_hub_in_trouble(server: Hub) -> None:
+def test_a_server_error_of_the_hub_is_reported(server: Hub) -> None:
     server.faults = [Fault("/resolve/", "HEAD", status=503)] * 30
-    with pytest.raises(DownloadError, match=r"is in trouble \(HTTP 503\). Try again later"):
+    with pytest.raises(DownloadError, match=r"has a server error \(HTTP 503\). Try again later"):
         hub.hub_file("own/model")
 
 
-def test_no_hub_at_all(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(DownloadError, match=r"Is there a network, and does HF_ENDPOINT"):
+    with pytest.raises(DownloadError, match=r"Check the network connection and, if it is set, HF_ENDPOINT"):
         hub.hub_file("own/model")
 
 
-def test_without_a_network_what_is_in_the_cache_is_taken(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_cached_files_are_used(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.publish("own/old", {"open_clip_pytorch_model.bin": WEIGHTS})  # the name that is tried second
     path = hub.hub_file("own/old")
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
@@ -138,17 +136,17 @@ def test_without_a_network_what_is_in_the_cache_is_taken(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"names": ["a.bin", "b.bin"]}, "^hf-hub:own/model has no a.bin or b.bin$"),
+        ({"names": ["a.bin", "b.bin"]}, "^hf-hub:own/model does not contain a.bin or b.bin$"),
         ({"repo": "own/mistyped"}, "the repository does not exist or is private. Check its name, or log in"),
         ({"repo": "own/private"}, "does not exist or is private"),
-        ({"repo": "own/gated"}, "accepted its terms: do so on the repository's page"),
-        ({"repo": "own/refused"}, "accepted its terms"),
-        ({"revision": "nowhere"}, "hf-hub:own/model@nowhere .*has no such revision"),
-        ({"repo": "own/model/too/long"}, "hf-hub:own/model/too/long is not the name of a repository"),
+        ({"repo": "own/gated"}, "requires accepting its terms: accept them on the repository's page"),
+        ({"repo": "own/refused"}, "requires accepting its terms"),
+        ({"revision": "nowhere"}, "hf-hub:own/model@nowhere .*the revision does not exist"),
+        ({"repo": "own/model/too/long"}, "hf-hub:own/model/too/long is not a valid repository name"),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_had(server: Hub, arguments: dict, message: str) -> None:
+def test_inaccessible_files_are_reported(server: Hub, arguments: dict, message: str) -> None:
     for access in ("private", "gated", "refused"):
         server.publish(f"own/{access}", {NAME: WEIGHTS}, access=access)
     with pytest.raises(DownloadError, match=message):
@@ -156,7 +154,7 @@ def test_what_cannot_be_had(server: Hub, arguments: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("access", ["private", "gated"])
-def test_a_token_opens_and_stays_with_the_hub(
+def test_a_token_grants_access_and_is_sent_only_to_the_hub(
     server: Hub, monkeypatch: pytest.MonkeyPatch, access: str
 ) -> None:
     server.publish("own/closed", {NAME: WEIGHTS}, access=access)
@@ -166,19 +164,19 @@ def test_a_token_opens_and_stays_with_the_hub(
     assert {request.token for request in server.requests if request.host == "cdn"} == {None}
 
 
-def test_a_token_that_the_hub_does_not_know(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_token_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     with pytest.raises(DownloadError, match=r"refused the token \(HTTP 401\)"):
         hub.hub_file("own/model")
 
 
-def test_files_that_a_repository_may_have(server: Hub) -> None:
+def test_optional_files_of_a_repository(server: Hub) -> None:
     found = hub.hub_files("own/model", ["tokenizer.json", "config.json"], subfolder="sub")
     assert {name: path.read_bytes() for name, path in found.items()} == {"config.json": b"{}"}
 
 
 @pytest.mark.parametrize("switch", ["ONECLIP_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_takes_what_is_here_and_asks_no_server(
+def test_offline_uses_cached_files_and_sends_no_request(
     server: Hub, monkeypatch: pytest.MonkeyPatch, switch: str
 ) -> None:
     path = hub.hub_file("own/model")
@@ -207,7 +205,7 @@ def test_a_full_disk_leaves_nothing_behind(server: Hub) -> None:
     assert hub.hub_file("own/model").read_bytes() == WEIGHTS
 
 
-def test_a_cache_that_cannot_be_made(server: Hub, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created_is_an_output_error(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="could not be written"):
         hub.hub_file("own/model", cache_dir=tmp_path / "file" / "below")
@@ -229,7 +227,7 @@ def test_a_cache_that_cannot_be_made(server: Hub, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_the_network_does(
+def test_network_failures_become_our_errors(
     monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception], message: str
 ) -> None:
     def fail(*args: object, **kwargs: object) -> str:
@@ -241,7 +239,7 @@ def test_what_the_network_does(
         hub.hub_file("own/model")
 
 
-def test_a_name_that_the_repository_lacks_is_asked_for_once(server: Hub) -> None:
+def test_a_missing_name_is_requested_once(server: Hub) -> None:
     server.publish("own/old", {"open_clip_pytorch_model.bin": WEIGHTS})  # the name that is tried second
     path = hub.hub_file("own/old")
     server.requests.clear()
@@ -249,7 +247,7 @@ def test_a_name_that_the_repository_lacks_is_asked_for_once(server: Hub) -> None
     assert not [request for request in server.requests if request.path.endswith(NAME)]
 
 
-def test_of_two_names_the_preferred_one_is_taken_though_the_other_is_here(server: Hub) -> None:
+def test_the_preferred_name_is_fetched_even_if_the_other_is_cached(server: Hub) -> None:
     server.publish("own/both", {NAME: WEIGHTS, "open_clip_pytorch_model.bin": b"the same, but pickled"})
     hub.hub_file("own/both", "open_clip_pytorch_model.bin")
     assert hub.hub_file("own/both").name == NAME
@@ -258,7 +256,7 @@ def test_of_two_names_the_preferred_one_is_taken_though_the_other_is_here(server
 PROGRAM = """
 import sys
 from oneclip import hub
-print(hub.hub_file(sys.argv[1]).stat().st_size, hub.hub_file_here(sys.argv[1]).name)
+print(hub.hub_file(sys.argv[1]).stat().st_size, hub.cached_hub_file(sys.argv[1]).name)
 """
 
 
@@ -283,7 +281,7 @@ def test_the_endpoint_and_the_cache_are_those_of_the_environment(server: Hub, tm
     assert server.requests == []
 
 
-def test_a_mirror_behind_a_proxy(server: Hub, tmp_path: Path) -> None:
+def test_a_mirror_behind_a_proxy_is_used(server: Hub, tmp_path: Path) -> None:
     behind = {"HF_ENDPOINT": "http://mirror.example", "http_proxy": server.url}
     local = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")  # where the CDN is
     assert in_a_process(server, tmp_path, **behind, **local) == f"{len(WEIGHTS)} {NAME}"

@@ -1,4 +1,4 @@
-"""`oneclip.load("hf-hub:…")` from beginning to end: online in one process, then in another without a network."""
+"""`oneclip.load("hf-hub:…")` end to end: online in one process, then offline in another."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MODELS = {
     "hf-hub:own/transformers": hub_models.transformers_clip,
     "hf-hub:own/shards": lambda: hub_models.transformers_clip(1),
 }
-"""Names to what they should load as, as a folder with everything in it."""
+"""Folders with all files of a model, by the name that should load it."""
 
 
 def publish(server: Hub) -> None:
@@ -62,7 +62,7 @@ def load_in_a_process(server: Hub, home: Path, picture: Path, *names: str, **cha
 
 @pytest.fixture(scope="module")
 def online_and_offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each model computes, first online, then offline; and what the server was asked for offline."""
+    """Return the outputs of each model online and then offline, and the requests made offline."""
     folder = tmp_path_factory.mktemp("hub")
     np.save(folder / "picture.npy", np.asarray(picture()))
     with running() as server:
@@ -100,7 +100,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def test_offline_what_is_missing_is_named_with_the_way_to_get_it(
+def test_offline_a_missing_model_is_reported_with_a_remedy(
     server: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONECLIP_OFFLINE", "1")
@@ -114,7 +114,7 @@ def test_offline_what_is_missing_is_named_with_the_way_to_get_it(
 
 
 @pytest.mark.parametrize("name", ["hf-hub:own/clip", "hf-hub:own/transformers", "hf-hub:own/siglip"])
-def test_when_the_hub_cannot_be_reached_what_is_here_loads(
+def test_when_the_hub_cannot_be_reached_cached_models_load(
     server: Hub, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     oneclip.load(name, device="cpu")
@@ -124,7 +124,7 @@ def test_when_the_hub_cannot_be_reached_what_is_here_loads(
 
 
 def test_all_files_of_a_model_are_of_one_commit_though_its_branch_moves_on(server: Hub) -> None:
-    """The configuration comes first; before the weights come, another model is published."""
+    """Another model is published between the download of the configuration and that of the weights."""
     moved = hub_models.siglip()
 
     class Moving(list):
@@ -142,13 +142,19 @@ def test_all_files_of_a_model_are_of_one_commit_though_its_branch_moves_on(serve
     ("name", "error", "message"),
     [
         ("hf-hub:own/clap", DownloadError, "own/clap.*does not exist or is private. Check its name"),
-        ("hf-hub:own/closed", DownloadError, "accepted its terms.*hf auth login"),
-        ("hf-hub:own/clip@v9", DownloadError, "no such revision"),
-        ("hf-hub:own/nested", DownloadError, "own/nested has no open_clip_config.json or config.json"),
-        ("hf-hub:own/bare", DownloadError, "own/bare.* has no open_clip_model.safetensors"),
+        ("hf-hub:own/closed", DownloadError, "requires accepting its terms.*hf auth login"),
+        ("hf-hub:own/clip@v9", DownloadError, "the revision does not exist"),
+        (
+            "hf-hub:own/nested",
+            DownloadError,
+            "own/nested does not contain open_clip_config.json or config.json",
+        ),
+        ("hf-hub:own/bare", DownloadError, "own/bare.* does not contain open_clip_model.safetensors"),
     ],
 )
-def test_what_cannot_be_loaded_says_why(server: Hub, name: str, error: type[Exception], message: str) -> None:
+def test_a_model_that_cannot_be_loaded_is_explained(
+    server: Hub, name: str, error: type[Exception], message: str
+) -> None:
     server.publish("own/closed", hub_models.clip(), access="gated")
     config = hub_models.clip()["open_clip_config.json"]
     server.publish("own/bare", {"open_clip_config.json": config})
@@ -156,7 +162,7 @@ def test_what_cannot_be_loaded_says_why(server: Hub, name: str, error: type[Exce
         oneclip.load(name)
 
 
-def test_weights_that_came_damaged_are_not_loaded(server: Hub) -> None:
+def test_damaged_weights_are_not_loaded(server: Hub) -> None:
     server.faults = [Fault(sha256(hub_models.clip()["open_clip_model.safetensors"]), corrupt=True)]
     with pytest.raises(ChecksumError):
         oneclip.load("hf-hub:own/clip")

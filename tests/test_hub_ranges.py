@@ -1,4 +1,4 @@
-"""Parts of files, on disk and from a web server."""
+"""Byte ranges of local and remote files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 
 from oneclip.errors import DataError, DownloadError, OfflineError
 from oneclip.hub import ranges
-from oneclip.hub.ranges import GAP, read_ranges, stamp
+from oneclip.hub.ranges import MAX_GAP, file_version, read_ranges
 
-CONTENT = os.urandom(4 * GAP)
+CONTENT = os.urandom(4 * MAX_GAP)
 
 
 class Server:
-    """What a web server holds, and how it behaves."""
+    """Content and behaviour of a web server."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -31,7 +31,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(ranges, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(ranges, "_RETRY_SECONDS", (0.0, 0.0, 0.0))
     monkeypatch.setattr("oneclip.hub.addresses.offline", lambda: False)
     state = Server()
 
@@ -64,28 +64,28 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     httpd.server_close()
 
 
-def test_parts_of_a_file_come_in_the_order_they_are_asked_for(tmp_path: Path) -> None:
+def test_ranges_are_returned_in_the_requested_order(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
-    wanted = [(3 * GAP, 3 * GAP + 5), (10, 20), (0, 12), (5, 5)]
+    wanted = [(3 * MAX_GAP, 3 * MAX_GAP + 5), (10, 20), (0, 12), (5, 5)]
     assert read_ranges(str(path), wanted) == [CONTENT[start:stop] for start, stop in wanted]
 
 
-def test_close_parts_are_asked_of_a_server_at_once(server: Server) -> None:
-    wanted = [(3 * GAP, 3 * GAP + 5), (10, 20), (100, 200)]
+def test_close_ranges_are_read_in_one_request(server: Server) -> None:
+    wanted = [(3 * MAX_GAP, 3 * MAX_GAP + 5), (10, 20), (100, 200)]
     assert read_ranges(server.address, wanted) == [CONTENT[start:stop] for start, stop in wanted]
-    assert server.asked == ["GET bytes=10-199", f"GET bytes={3 * GAP}-{3 * GAP + 4}"]
+    assert server.asked == ["GET bytes=10-199", f"GET bytes={3 * MAX_GAP}-{3 * MAX_GAP + 4}"]
 
 
-def test_a_stamp_has_the_size_and_changes_with_the_etag(server: Server) -> None:
-    first = stamp(server.address)
+def test_the_file_version_has_the_size_and_changes_with_the_etag(server: Server) -> None:
+    first = file_version(server.address)
     server.etag = '"two"'
     assert first[0] == len(CONTENT)
-    assert stamp(server.address)[1] != first[1]
+    assert file_version(server.address)[1] != first[1]
     assert server.asked == ["HEAD", "HEAD"]
 
 
-def test_a_server_that_stumbles_is_asked_again(server: Server) -> None:
+def test_a_temporary_server_error_is_retried(server: Server) -> None:
     server.faults = [503, 500, 503]
     assert read_ranges(server.address, [(0, 9)]) == [CONTENT[:9]]
     server.faults = [503] * 4
@@ -93,32 +93,32 @@ def test_a_server_that_stumbles_is_asked_again(server: Server) -> None:
         read_ranges(server.address, [(0, 9)])
 
 
-def test_a_server_that_refuses_is_not_asked_again(server: Server) -> None:
+def test_a_refusal_is_not_retried(server: Server) -> None:
     server.faults = [404]
     with pytest.raises(DownloadError, match="answers 404"):
         read_ranges(server.address, [(0, 9)])
     assert len(server.asked) == 1
 
 
-def test_a_server_without_ranges_is_told(server: Server) -> None:
+def test_a_server_without_ranges_is_reported(server: Server) -> None:
     server.has_ranges = False
-    with pytest.raises(DataError, match="does not give parts of files"):
+    with pytest.raises(DataError, match="does not support byte ranges"):
         read_ranges(server.address, [(0, 9)])
 
 
-def test_a_file_that_ends_too_early_or_is_gone(tmp_path: Path) -> None:
+def test_a_truncated_or_missing_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"short")
-    with pytest.raises(DataError, match="ends in the middle"):
+    with pytest.raises(DataError, match="is truncated"):
         read_ranges(str(path), [(0, 9)])
     path.unlink()
-    with pytest.raises(DataError, match="no such file any more"):
+    with pytest.raises(DataError, match="the file no longer exists"):
         read_ranges(str(path), [(0, 1)])
     with pytest.raises(DataError, match="no such file"):
-        stamp(str(path))
+        file_version(str(path))
 
 
-def test_nothing_is_asked_while_the_network_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_no_range_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECLIP_OFFLINE", "1")
     with pytest.raises(OfflineError):
-        stamp("https://example.org/a.tar")
+        file_version("https://example.org/a.tar")

@@ -1,4 +1,4 @@
-"""Imports point up: a module uses only what stands in a row above its own."""
+"""Import rows: a module imports only from rows above its own."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 ROWS = (
-    ("errors", "_version"),
+    ("_version", "installation"),
+    ("errors",),
     ("config", "hardware", "progress"),
     ("hub", "zoo"),
     ("image", "text", "model", "losses"),
@@ -21,11 +22,11 @@ ROWS = (
     ("clip", "open_clip"),
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
-ENTRY_POINTS = {"__init__", "__main__"}  # they hand names on, nothing imports them
+ENTRY_POINTS = {"__init__", "__main__"}  # they re-export names; nothing imports them
 
 
 def part_of(module: str) -> str | None:
-    """`oneclip.image.decode` is of `image`, `clip.model` of `clip`; others are not ours."""
+    """Return the part of a module: `image` for `oneclip.image.decode`, `clip` for `clip.model`, None for others."""
     first, _, rest = module.partition(".")
     if first == "oneclip":
         return rest.split(".")[0] or None
@@ -33,7 +34,7 @@ def part_of(module: str) -> str | None:
 
 
 def imports(path: Path) -> set[str]:
-    """Every part of ours that a file imports, wherever in the file."""
+    """Return all parts of ours that a file imports, anywhere in it."""
     found = set()
     package = path.relative_to(SRC).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

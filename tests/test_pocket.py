@@ -1,4 +1,4 @@
-"""The model in the wheel: its size, its facts, and what it knows of pictures that it never saw.
+"""The model in the wheel: its size, metadata and accuracy on held-out images.
 
 The sample is a part of the held-out styles (recipes/pocket/evaluation_sets.py); the whole table is in the model card.
 """
@@ -42,20 +42,20 @@ def test_it_finds_pictures_of_styles_it_never_saw(pocket: oneclip.Encoder, split
     sample = read_sample()[split]
     image, text = features(pocket.model, pocket.tokenizer, sample, 64)
     similarity = text @ image.T
-    # among fewer pictures than the whole split holds, recall can only be better than there
+    # recall among fewer images than the whole split can only be higher
     assert recall_at_k(similarity, 1) >= RESULTS["shipped"][f"{split}/recall@1"]
     assert recall_at_k(similarity, 5) >= RESULTS["shipped"][f"{split}/recall@5"]
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
 def test_a_scan_and_a_palette_image_are_what_they_look_like(pocket: oneclip.Encoder, mode: str) -> None:
-    """Their embeddings once differed from those of the same pixels in RGB, of a scan by 0.38."""
-    drawing = Image.open(Path(__file__).parents[1] / "examples/pictures/cat.png").convert("RGB").convert(mode)
+    """Embeddings once differed from those of the same pixels in RGB, by 0.38 for a scan."""
+    drawing = Image.open(Path(__file__).parents[1] / "examples/images/cat.png").convert("RGB").convert(mode)
     picked, mixed = pocket.encode_images([drawing, drawing.convert("RGB")])
     assert picked @ mixed > 0.9999
 
 
-def test_quantising_cost_less_than_a_point_of_recall() -> None:
+def test_quantizing_cost_less_than_a_point_of_recall() -> None:
     for name, before in RESULTS["fp32"].items():
         assert abs(before - RESULTS["shipped"][name]) < 0.01, name
 

@@ -1,4 +1,4 @@
-"""A tiny model with random weights, in the form of the one in the wheel, and pictures to give it."""
+"""Tiny models with random weights, and images for them."""
 
 from pathlib import Path
 
@@ -16,22 +16,22 @@ DIM = 16
 
 
 def tiny_cfg(**changes: object) -> ModelCfg:
-    """A configuration that builds and runs in milliseconds."""
+    """Make a configuration that builds and runs in milliseconds."""
     vision = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS)
     text = CLIPTextCfg(width=16, heads=2, layers=2)
     return ModelCfg(**{"embed_dim": DIM, "vision_cfg": vision, "text_cfg": text, **changes})
 
 
 def write_tiny_model(path: Path, seed: int = 0, **changes: object) -> Path:
-    """A checkpoint that says what it is."""
+    """Write a checkpoint with its configuration."""
     torch.manual_seed(seed)
     cfg = tiny_cfg(**changes)
-    checkpoint.write_quantised(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
+    checkpoint.save_quantized(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
     return path
 
 
 def coca_cfg() -> ModelCfg:
-    """A CoCa with CLIP's vocabulary that builds and runs in milliseconds."""
+    """Make a CoCa with CLIP's vocabulary that builds and runs in milliseconds."""
     widths = {"context_length": 20, "width": 32, "heads": 2, "layers": 1}
     vision = CLIPVisionCfg(
         layers=1, width=32, head_width=16, patch_size=16, image_size=PIXELS, output_tokens=True
@@ -41,18 +41,18 @@ def coca_cfg() -> ModelCfg:
 
 
 def write_tiny_coca(path: Path) -> Path:
-    """A folder with a CoCa whose weights are large enough that its captions differ."""
+    """Write a folder with a CoCa whose weights are large enough to give different captions."""
     torch.manual_seed(0)
     cfg = coca_cfg()
     model = build_model(cfg).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.3)
-    checkpoint.write_folder(checkpoint.Loaded(model, cfg, PreprocessCfg(size=PIXELS), "tiny CoCa"), path)
+    checkpoint.write_folder(checkpoint.LoadedModel(model, cfg, PreprocessCfg(size=PIXELS), "tiny CoCa"), path)
     return path
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """A picture of coarse random squares, unlike others of another seed."""
+    """Make an image of coarse random squares from a seed."""
     squares = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(squares).resize(size, Image.Resampling.NEAREST)

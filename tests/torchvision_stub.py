@@ -1,4 +1,4 @@
-"""torchvision's Python code beside a torch that its compiled operators were not built for.
+"""Use of torchvision's Python code with a torch that its compiled operators do not support.
 
 A wheel of torchvision from the package index expects a CUDA build of torch. Next to a CPU-only torch its
 operators are absent, and its import fails where it adds to two of them. Declaring their names first is enough
@@ -18,7 +18,7 @@ _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[library.Library] = []  # what it declares lives as long as the library object
+_declared: list[library.Library] = []  # declarations live as long as the library object
 
 
 def declare_operators() -> None:

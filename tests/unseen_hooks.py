@@ -1,4 +1,4 @@
-"""Hooks that models take no notice of, to count what is computed where no hook is registered."""
+"""Hooks that the models ignore, to count the work that is done without hooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oneclip.model import untouched
 
 @contextmanager
 def unseen(module: nn.Module, before: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
-    """Call `before` with the module and its arguments at each of its calls, which stay as they are without it."""
+    """Call `before` with the module and its arguments at each call; the model behaves as if there were no hook."""
     handle = module.register_forward_pre_hook(before)
     try:
         with mock.patch.object(untouched, "is_untouched", return_value=True):

@@ -1,1 +1,1 @@
-"""What the programs of this folder share: entrants that take turns, and what they are given."""
+"""Shared parts of the benchmarks: contenders that run in turn, and their inputs."""

@@ -1,7 +1,7 @@
-"""Entrants in processes of their own to how long each takes: in turn, on the same inputs, so that luck is shared.
+"""Timing of contenders in separate processes, in turn on the same inputs, so that noise affects all of them.
 
-A program names its entrants, each a function from a folder with what is given to its tasks by name. It calls
-`serve(entrants)` first, which makes a child of it where the arena has started one, and then `contest`.
+A program names its entrants: functions from a folder with inputs to a dict of tasks. It first calls `serve(entrants)`,
+which runs the tasks if the arena has started this process, and then `contest`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Entrants = Mapping[str, Callable[[Path], Tasks]]
 
 @dataclass
 class Results:
-    """What a contest came to, by (entrant, task).
+    """Results of a contest, by (entrant, task).
 
     Attributes:
         seconds: of each round.
@@ -42,17 +42,17 @@ class Results:
     outputs: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def median(self, entrant: str, task: str) -> float:
-        """Seconds of a usual round."""
+        """Return the median time of a round, in seconds."""
         return statistics.median(self.seconds[entrant, task])
 
     def ratio(self, mine: tuple[str, str], theirs: tuple[str, str]) -> float:
-        """How many times as long they take: the median over rounds, in each of which both had their turn."""
+        """Return the ratio of two times: the median over rounds, in each of which both ran."""
         pairs = zip(self.seconds[theirs], self.seconds[mine], strict=True)
         return statistics.median(long / short for long, short in pairs)
 
 
 def serve(entrants: Entrants) -> None:
-    """In a child of the arena, answer names of tasks until there are no more, and exit; elsewhere do nothing."""
+    """Run tasks and exit, in a child process of the arena; do nothing elsewhere."""
     if len(sys.argv) < 4 or sys.argv[1] != ENTER:
         return
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
@@ -60,7 +60,7 @@ def serve(entrants: Entrants) -> None:
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "parity")]
     from torchvision_stub import declare_operators
 
-    declare_operators()  # of torchvision, which several import and CPU builds of torch lack
+    declare_operators()  # operators of torchvision, which some packages import and CPU builds of torch lack
     tasks = entrants[sys.argv[2]](Path(sys.argv[3]))
     _send(answers, list(tasks))
     while (name := pickle.load(sys.stdin.buffer)) is not None:
@@ -78,7 +78,7 @@ def contest(
     warm_up: bool = True,
     settle: bool = False,
 ) -> Results:
-    """Let all entrants do all of their tasks `rounds` times, after once to warm up.
+    """Run all tasks of all entrants `rounds` times, after one warm-up.
 
     Args:
         entrants: as `serve` had them.
@@ -107,9 +107,9 @@ def contest(
 
 
 def published() -> None:
-    """Let the published packages be imported by their names."""
+    """Put the published packages on the import path."""
     if not (PACKAGES / "open_clip").is_dir():
-        sys.exit(f"{PACKAGES} holds no open_clip; make it with: python tests/parity/install.py")
+        sys.exit(f"{PACKAGES} does not contain open_clip; install it with: python tests/parity/install.py")
     sys.path.insert(0, str(PACKAGES))
     from reference import prepare
 
@@ -117,12 +117,12 @@ def published() -> None:
 
 
 def ours() -> None:
-    """Let ours be imported, from this checkout."""
+    """Put this checkout on the import path."""
     sys.path.insert(0, str(ROOT / "src"))
 
 
 def machine() -> str:
-    """Processor, cores and versions, in a line."""
+    """Describe processor, threads and versions in a line."""
     import torch
 
     names = ("numpy", "pillow", "transformers", "onnxruntime", "openvino")
@@ -141,7 +141,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself, and which of its instructions matter here."""
+    """Return the name of the processor and its relevant instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

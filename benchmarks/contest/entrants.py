@@ -1,7 +1,7 @@
-"""What each package does with the same pictures and the same captions: a function each, all of the same shape.
+"""Entrants of the benchmarks: each package encodes the same images and the same texts.
 
-Given is a folder of `given.write_model`, with `pixels.pt` and `captions.txt`. Tasks are called "images, PRECISION" and
-"captions, PRECISION", and give features (N, D) as numpy. Captions are texts, tokenized by each package's own tokenizer.
+Each function takes a folder of `given.write_model`, with `pixels.pt` and `captions.txt`. Tasks are called "images,
+PRECISION" and "captions, PRECISION", and return features (N, D) as numpy. Each package uses its own tokenizer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CAPTIONS_AT_ONCE = 32
 
 
 def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Encoders in each precision; and the plain module, which is the reference."""
+    """Run encoders in each precision, and the plain module as reference."""
     ours()
     import oneclip
 
@@ -39,7 +39,7 @@ def of_ours(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
-    """open_clip_torch in fp32, in fp32 under autocast to bf16, and in `pure_bf16`."""
+    """Run open_clip_torch in fp32, in fp32 under autocast to bf16, and in `pure_bf16`."""
     published()
     import open_clip
 
@@ -61,7 +61,7 @@ def of_open_clip(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_transformers(folder: Path) -> dict[str, Callable[[], Any]]:
-    """transformers' CLIPModel in fp32 and bf16, captions padded to the longest of a batch."""
+    """Run transformers' CLIPModel in fp32 and bf16, with texts padded to the longest of a batch."""
     from torch import nn
     from transformers import AutoTokenizer, CLIPModel
 
@@ -88,7 +88,7 @@ def of_transformers(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_openai(folder: Path) -> dict[str, Callable[[], Any]]:
-    """OpenAI's package in fp32, as `clip.load(…, device="cpu")` gives it."""
+    """Run OpenAI's package in fp32, from `clip.load(…, device="cpu")`."""
     published()
     import clip
 
@@ -101,7 +101,7 @@ def of_openai(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_onnx_runtime(folder: Path) -> dict[str, Callable[[], Any]]:
-    """ONNX Runtime on an export of the visual tower, in fp32 and with weights quantised to int8, inputs dynamically."""
+    """Run ONNX Runtime on the exported image tower, in fp32 and with dynamic int8 quantization."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -120,7 +120,7 @@ def of_onnx_runtime(folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 def of_openvino(folder: Path) -> dict[str, Callable[[], Any]]:
-    """OpenVINO on the same export, in fp32 and bf16."""
+    """Run OpenVINO on the same export, in fp32 and bf16."""
     import openvino
 
     pixels, _ = _inputs(folder)

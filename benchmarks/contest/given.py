@@ -1,4 +1,4 @@
-"""One model with random weights in the form that each entrant reads, and the inputs that all of them get."""
+"""One model with random weights in the format of each entrant, and the inputs of all of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LITTLE = WORDS.split()
 
 
 def write_model(folder: Path, architecture: str, onnx_batch: int = 0) -> None:
-    """A model as `model/` (open_clip's form), `transformers/`, `openai.pt` and, for a batch, `image.onnx`.
+    """Write a model as `model/` (open_clip format), `transformers/`, `openai.pt` and, if requested, `image.onnx`.
 
     OpenAI's package computes every model with QuickGELU; all else has the architecture's own activation.
     """
     from oneclip import zoo
-    from oneclip.checkpoint.save import Exportable, export
+    from oneclip.checkpoint.export import Exportable, export
     from oneclip.config import PreprocessCfg
     from oneclip.model import build_model
 
@@ -40,7 +40,7 @@ def write_model(folder: Path, architecture: str, onnx_batch: int = 0) -> None:
 
 
 def write_onnx(model: Any, path: Path, batch: int) -> None:
-    """The visual tower for batches of one size, which runtimes optimise further than those of any."""
+    """Export the image tower for one batch size, which runtimes optimize better."""
     height, width = model.visual.image_size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def write_onnx(model: Any, path: Path, batch: int) -> None:
 
 
 def pixels(architecture: str, count: int) -> torch.Tensor:
-    """(count, 3, H, W) of numbers as preprocessed pictures have them."""
+    """Make (count, 3, H, W) random values like those of preprocessed images."""
     from oneclip import zoo
 
     size = zoo.architecture(architecture).vision_cfg.image_size
@@ -65,7 +65,7 @@ def pixels(architecture: str, count: int) -> torch.Tensor:
 
 
 def captions(count: int, fewest: int = 5, most: int = 15) -> list[str]:
-    """Captions of so many words each, no two alike: common words, and names of ImageNet's classes."""
+    """Make different texts with these numbers of words: common words and ImageNet class names."""
     from oneclip.evaluate.imagenet import class_names
 
     names = [name for name in class_names() if " " not in name]
@@ -79,6 +79,6 @@ def captions(count: int, fewest: int = 5, most: int = 15) -> list[str]:
 
 
 def say(line: str = "") -> None:
-    """A line of a report."""
+    """Print a line of the report at once."""
     print(line)
     sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""Photographs that come with common packages to as many pictures of any size as a question needs.
+"""Test images of any number and size, cropped from photographs in installed packages.
 
-Each is a crop of a photograph at a place and size of its own, so that no two are alike and all have the detail and
-the colours that cameras make. What packages there are is looked for; none is imported.
+Each image is another crop at a random place and size, so all are different and have the detail and colours of a camera.
+Packages are found without importing them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PHOTOGRAPHS = {
 
 
 def find() -> list[Image.Image]:
-    """The photographs that are on this machine, in RGB."""
+    """Load the photographs found on this machine, in RGB."""
     found = []
     for place, names in PHOTOGRAPHS.items():
         package, _, below = place.partition("/")
@@ -45,7 +45,7 @@ def find() -> list[Image.Image]:
 
 
 def crops(count: int, size: tuple[int, int]) -> Iterator[Image.Image]:
-    """So many pictures of (width, height), each from a crop of between a fifth and all of a photograph."""
+    """Yield images of (width, height), each from a crop of between a fifth and all of a photograph."""
     photographs, chance = find(), random.Random(SEED)
     width, height = size
     for number in range(count):
@@ -58,6 +58,6 @@ def crops(count: int, size: tuple[int, int]) -> Iterator[Image.Image]:
 
 
 def write_jpegs(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Crops as files `00000.jpg`, … of quality 90."""
-    for number, picture in enumerate(crops(count, size)):
-        picture.save(folder / f"{number:05}.jpg", "JPEG", quality=90)
+    """Write crops as files `00000.jpg`, … with quality 90."""
+    for number, image in enumerate(crops(count, size)):
+        image.save(folder / f"{number:05}.jpg", "JPEG", quality=90)

@@ -1,6 +1,6 @@
-"""A dataset on disk to training batches, each a pure function of (seed, step), so that resuming is exact.
+"""Training batches from the dataset on disk. Each is a pure function of (seed, step), so resuming is exact.
 
-Shapes: B batch, S picture side.
+Shapes: B batch, S image side.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from recipes.pocket.captions import (
 from recipes.pocket.drawing import Augmentation, draw_batch
 
 SPARE = 1.3
-"""Names drawn for each place in a batch: some clash with the aliases of others and are passed over."""
+"""Names drawn for each place in a batch; those that clash with aliases of other names are skipped."""
 
 
 class Descriptions(NamedTuple):
-    """Captions without names, for the pictures of a batch that have words for them."""
+    """Captions without names, for images of a batch that have words for them."""
 
-    texts: list[str]  # M of them
-    owners: Tensor  # (M,) int64, the picture of each
-    also_fits: Tensor  # (M, B) bool, other pictures that each is true of
+    texts: list[str]  # M texts
+    owners: Tensor  # (M,) int64, the image of each text
+    also_fits: Tensor  # (M, B) bool, other images that each text also fits
 
 
 class PocketBatches:
-    """Training batches with names that are unique within each.
+    """Training batches; names are unique within a batch.
 
     Args:
         data_dir: what `recipes.pocket.build` wrote.
@@ -48,9 +48,9 @@ class PocketBatches:
         image_size: S, 32 or 64.
         seed: with the step, all that a batch depends on.
         tokenizer: turns a list of captions into ids; without one, batches hold the captions themselves.
-        colour_weight: how often colour pictures are drawn, relative to one-colour pictures.
-        emoji_weight: how often emoji are drawn, relative to other pictures.
-        in_memory: read the pictures into memory (1.5 GB) instead of mapping the files.
+        colour_weight: how often colour images are drawn, relative to one-colour images.
+        emoji_weight: how often emoji are drawn, relative to other images.
+        in_memory: read the images into memory (1.5 GB) instead of mapping the files.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PocketBatches:
     def _read_table(self, path: Path, colour_weight: float, emoji_weight: float) -> None:
         table = pq.read_table(path, filters=[("split", "=", "train")])
         column: dict[str, list[Any]] = table.to_pydict()
-        order = np.argsort(np.array(column["name"]), kind="stable")  # pictures of one name lie together
+        order = np.argsort(np.array(column["name"]), kind="stable")  # images of one name are adjacent
         names = np.array(column["name"])[order]
         starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
         pick = order.tolist()
@@ -108,23 +108,23 @@ class PocketBatches:
         total = self.cumulative[self.ends] - self.cumulative[self.starts]
         self.name_rate = total / np.sqrt(
             self.ends - self.starts
-        )  # a name with 200 styles must not swamp the rest
+        )  # limits the share of names with many styles
 
     def __len__(self) -> int:
-        """Number of training pictures."""
+        """Return the number of training images."""
         return len(self.names)
 
     def batch(self, step: int) -> tuple[Tensor, Any]:
-        """The batch of one step.
+        """Return the batch of one step.
 
         Returns:
-            (B, 3, S, S) uint8 pictures, and the captions: ids if there is a tokenizer, else a list of str.
+            (B, 3, S, S) uint8 images, and the captions: ids if there is a tokenizer, else a list of str.
         """
         images, texts, _ = self.described_batch(step)
         return images, texts if self.tokenizer is None else self.tokenizer(texts)
 
     def described_batch(self, step: int) -> tuple[Tensor, list[str], Descriptions]:
-        """The batch of one step with a second caption for the pictures that have words for it."""
+        """Return the batch of one step, with a second caption for images that have words for it."""
         rng = np.random.default_rng([self.seed, step])
         picks = self.choose(rng)
         texts = self.write_captions(picks, rng)
@@ -132,7 +132,7 @@ class PocketBatches:
         return images, texts, self.describe(picks, rng)
 
     def choose(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(B,) pictures, no two of which share a name or an alias."""
+        """Choose (B,) images without common names or aliases."""
         keys = rng.exponential(size=len(self.name_rate)) / self.name_rate  # weighted, without replacement
         count = int(SPARE * self.batch_size)
         groups = np.argpartition(keys, count)[:count]
@@ -151,11 +151,11 @@ class PocketBatches:
                 if len(picks) == self.batch_size:
                     break
         if len(picks) < self.batch_size:
-            raise ValueError(f"only {len(picks)} of {self.batch_size} pictures have names of their own")
+            raise ValueError(f"only {len(picks)} of {self.batch_size} images have a unique name")
         return np.array(picks, dtype=np.int64)
 
     def write_captions(self, picks: NDArray[np.int64], rng: np.random.Generator) -> list[str]:
-        """A caption for each picture; one that would also fit another picture gives way to the name."""
+        """Return a caption for each image. If it would also fit another image, the name is used."""
         draws = rng.random((len(picks), 6))
         owner = {
             word: index for index in picks.tolist() for word in (self.names[index], *self.aliases[index])
@@ -172,14 +172,14 @@ class PocketBatches:
         return texts
 
     def describe(self, picks: NDArray[np.int64], rng: np.random.Generator) -> Descriptions:
-        """Captions without names; a text that two pictures were given stays with the first."""
+        """Return captions without names. If two images get the same text, the first keeps it."""
         draws = rng.random((len(picks), 7))
         found: dict[str, tuple[int, Description]] = {}
         for place, (index, draw) in enumerate(zip(picks.tolist(), draws, strict=True)):
             description = self.describer.describe(self.keywords[index], self.subgroup[index], draw)
             if description is not None:
                 found.setdefault(description.text, (place, description))
-        having: dict[str, set[int]] = defaultdict(set)  # a word to the places that have it
+        having: dict[str, set[int]] = defaultdict(set)  # places by word
         for place, index in enumerate(picks.tolist()):
             own = (self.names[index], *self.aliases[index], *self.keywords[index])
             for word in (*own, group_key(self.subgroup[index])):
@@ -192,7 +192,7 @@ class PocketBatches:
         return Descriptions(list(found), owners, also_fits)
 
     def draw(self, picks: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
-        """(B, 3, S, S) uint8 pictures, coloured, moved and turned at random."""
+        """Draw (B, 3, S, S) uint8 images with random colours, positions and rotations."""
         is_colour = self.is_colour[picks]
         mono = torch.from_numpy(self.mono[np.ascontiguousarray(self.row[picks[~is_colour]])])
         colour = torch.from_numpy(self.colour[np.ascontiguousarray(self.row[picks[is_colour]])])

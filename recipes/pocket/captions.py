@@ -1,4 +1,4 @@
-"""The words of a picture to its captions: one that is mostly its name, and one that describes it without the name."""
+"""Captions of an image: one that is mostly its name, and one that describes it without the name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_MIRRORED = re.compile(
 
 
 def style_of(identifier: str, kind: str) -> str:
-    """How a picture is drawn, in words, from the identifier that its set gave it."""
+    """Return the drawing style of an image in words, from its identifier."""
     prefix = identifier.partition(":")[0]
     if prefix == "fluent3d":
         return "3D emoji"
@@ -50,13 +50,13 @@ def style_of(identifier: str, kind: str) -> str:
 
 
 def may_mirror(name: str) -> bool:
-    """Whether the mirror image of a picture still has its name: not for arrows, letters and numbers."""
+    """Return True if the name also fits the mirrored image; False for arrows, letters and numbers."""
     return NOT_MIRRORED.search(name) is None
 
 
 @dataclass(slots=True)
 class CaptionMixer:
-    """How often a caption is what; the rest is the bare name.
+    """Probabilities of the kinds of captions; the rest is the name alone.
 
     Attributes:
         template: the name (or an alias) in a template.
@@ -77,7 +77,7 @@ class CaptionMixer:
     def caption(
         self, name: str, aliases: list[str], keywords: list[str], category: str, style: str, draws: np.ndarray
     ) -> str:
-        """One caption.
+        """Make a caption.
 
         Args:
             draws: (6,) uniform numbers in [0, 1) that decide.
@@ -103,11 +103,11 @@ class CaptionMixer:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A caption that does not name its picture, and may fit others.
+    """Caption that does not name its image, and may fit others.
 
     Attributes:
         text: the caption.
-        words: all that a picture must have among its words for the caption to fit it.
+        words: all that an image must have among its words for the caption to fit it.
     """
 
     text: str
@@ -116,10 +116,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Describer:
-    """How the captions without names are made.
+    """Generator of captions without names.
 
     Attributes:
-        subgroup: share of Unicode's subgroup in the words that people say, where a picture has one.
+        subgroup: share of Unicode's subgroup in the words that people say, where an image has one.
         counts: shares of captions with one, two, three and four keywords.
         commas: share of keywords with commas between.
     """
@@ -129,7 +129,7 @@ class Describer:
     commas: float = 0.75
 
     def describe(self, keywords: list[str], subgroup: str, draws: NDArray[np.float64]) -> Description | None:
-        """One description, or None of a picture without words for it.
+        """Make a description, or None if the image has no words for it.
 
         Args:
             draws: (7,) uniform numbers in [0, 1) that decide.
@@ -149,5 +149,5 @@ class Describer:
 
 
 def group_key(subgroup: str) -> str:
-    """How a subgroup stands among the words of a picture."""
+    """Return the entry of a subgroup among the words of an image."""
     return f"#{subgroup}"

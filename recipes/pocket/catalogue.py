@@ -1,4 +1,4 @@
-"""Which icon sets take part, and why the others do not.
+"""Selection of icon sets, with reasons for the excluded ones.
 
 Names of sets are the prefixes of @iconify/json.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 HELD_OUT_SETS = {"twemoji": "twemoji", "openmoji": "openmoji", "ph": "ph", "healthicons": "healthicons"}
-"""Set to the split that it belongs to: none of its pictures is trained on."""
+"""Splits of held-out sets; none of their images is trained on."""
 
 COMBINATORIAL_WEIGHT = {"iconmind": 0.3, "keyline-icons": 0.3, "reicon": 0.3}
-"""Sets whose names are mostly products of a few shapes and badges."""
+"""Sets whose names are mostly combinations of a few shapes and badges."""
 
 LEFT_OUT_CATEGORIES = {"Logos": "logos", "Programming": "programming brands"}
 
@@ -51,7 +51,7 @@ KEPT_DESPITE_CATEGORY = {"codicon"}
 
 @dataclass(frozen=True)
 class IconSet:
-    """One set of @iconify/json.
+    """Icon set of @iconify/json.
 
     Attributes:
         prefix: its short name.
@@ -69,12 +69,12 @@ class IconSet:
 
     @property
     def kind(self) -> str:
-        """ "colour" if the set has its own palette, else "mono" (drawn in the current colour)."""
+        """Return "colour" if the set has its own palette, else "mono" (drawn in the current colour)."""
         return "colour" if self.info.get("palette") else "mono"
 
 
 def reason_to_leave_out(prefix: str, info: dict[str, Any]) -> str:
-    """Why a set does not take part; "" if it does. OpenMoji takes part in the test only."""
+    """Return why a set is excluded, or "". OpenMoji is only in the test."""
     spdx = str(info["license"].get("spdx") or "")
     if prefix == "openmoji":
         return ""
@@ -92,7 +92,7 @@ def reason_to_leave_out(prefix: str, info: dict[str, Any]) -> str:
 
 
 def read_catalogue(iconify: Path) -> dict[str, IconSet]:
-    """All sets of @iconify/json by prefix, in its order."""
+    """Return all sets of @iconify/json by prefix, in its order."""
     collections = json.loads((iconify / "collections.json").read_text())
     return {
         prefix: IconSet(prefix, info, reason_to_leave_out(prefix, info))
@@ -101,6 +101,6 @@ def read_catalogue(iconify: Path) -> dict[str, IconSet]:
 
 
 def read_set(iconify: Path, prefix: str) -> dict[str, Any]:
-    """One set's icons, aliases, categories and chars."""
+    """Read the icons, aliases, categories and chars of a set."""
     data: dict[str, Any] = json.loads((iconify / "json" / f"{prefix}.json").read_text())
     return data

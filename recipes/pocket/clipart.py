@@ -1,4 +1,4 @@
-"""Open Clip Art's files to titles and keywords."""
+"""Titles and keywords of Open Clip Art."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from recipes.pocket.names import clean_phrase
 
 ROOT = Path("usr/share/openclipart/svg")
-LEFT_OUT = re.compile(r"flags?/|logos/|shapes/stars/|special/|semaphore|/flag_|_flag")
-"""Flags, logos, 1,378 parametrised stars, gradients and patterns."""
+EXCLUDED_FOLDERS = re.compile(r"flags?/|logos/|shapes/stars/|special/|semaphore|/flag_|_flag")
+"""Excluded folders: flags, logos, 1,378 parametrized stars, gradients and patterns."""
 
 GENERIC = {
     "hash",
@@ -29,13 +29,12 @@ GENERIC = {
     "color",
 }
 
-
-SHARED_TITLE = 8
+MAX_FILES_PER_TITLE = 8
 
 
 @dataclass(frozen=True)
 class ClipArt:
-    """One file: its path below the root, and the words its author gave it."""
+    """Clip art file: its path below the root, and the words of its author."""
 
     path: str
     name: str
@@ -44,13 +43,13 @@ class ClipArt:
 
 
 def clip_art_titles(package: Path) -> Iterator[ClipArt]:
-    """Every clip art with a title in words, in the order of its path."""
+    """Return all clip art with a title in words, by path."""
     root = package / ROOT
     found = [(path, *_words(path)) for path in sorted(root.rglob("*.svg")) if _takes_part(path, root)]
     titles = Counter(title for _, title, _ in found)
     for path, title, keywords in found:
-        # a title of many files is that of their collection
-        name = title if titles[title] <= SHARED_TITLE else ""
+        # a title of many files is the title of their collection
+        name = title if titles[title] <= MAX_FILES_PER_TITLE else ""
         name = name or _from_file_name(path.stem)
         if re.search(r"[a-z]{3}", name) and "flag" not in keywords:
             folder = path.parent.relative_to(root).parts[-1].replace("-", " ")
@@ -59,11 +58,11 @@ def clip_art_titles(package: Path) -> Iterator[ClipArt]:
 
 
 def _takes_part(path: Path, root: Path) -> bool:
-    return not LEFT_OUT.search(path.relative_to(root).as_posix()) and path.stat().st_size <= 1_500_000
+    return not EXCLUDED_FOLDERS.search(path.relative_to(root).as_posix()) and path.stat().st_size <= 1_500_000
 
 
 def _words(path: Path) -> tuple[str, list[str]]:
-    """(title or "", keywords) of one file."""
+    """Read (title or "", keywords) of a file."""
     text = path.read_text(encoding="utf-8", errors="replace")
     keywords = [clean_phrase(_plain(word), 32) for word in re.findall(r"<rdf:li>([^<]*)</rdf:li>", text)]
     title = re.search(r"<dc:title>([^<]*)</dc:title>", text)
@@ -72,12 +71,12 @@ def _words(path: Path) -> tuple[str, list[str]]:
 
 
 def _plain(text: str) -> str:
-    """Entities, escaped once or twice, and bytes of no encoding removed."""
+    """Remove entities, escaped once or twice, and undecodable bytes."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ufffd]", "", html.unescape(html.unescape(text)))
 
 
 def clean_title(title: str) -> str:
-    """`"Blue Car 02 (by someone)"` gives `"blue car"`; a title that names a collection gives ""."""
+    """Clean a title: `"Blue Car 02 (by someone)"` gives `"blue car"`; the title of a collection gives ""."""
     cleaned = clean_phrase(
         re.sub(r"\(.*?\)|[\"'.#]|\bby [\w. ]+$|\bopen ?clip ?art\b", " ", title, flags=re.I), 48
     )
@@ -88,6 +87,6 @@ def clean_title(title: str) -> str:
 
 
 def _from_file_name(stem: str) -> str:
-    """The first words of a file's name; what follows is its author."""
+    """Return the first words of a file name; the rest is the author."""
     words = [word.rstrip("0123456789") for word in re.split(r"[_\-\s.]+", stem.lower())]
     return clean_phrase(" ".join([word for word in words if word][:2]))

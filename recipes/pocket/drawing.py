@@ -1,6 +1,6 @@
-"""Alpha maps and RGBA pictures to one batch of RGB pictures, coloured, moved and turned at random.
+"""Drawing of a batch: RGB images with random colours, positions and rotations, from alpha maps and RGBA images.
 
-Shapes: M one-colour and C colour pictures, B = M + C, S the side asked for.
+Shapes: M one-colour and C colour images, B = M + C, S the side asked for.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ SOURCE = 64
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far pictures are changed.
+    """Strength of the augmentation.
 
     Attributes:
         shift: greatest shift, as a share of the side.
         scale: smallest and greatest size.
-        degrees: greatest rotation; half of the pictures are not rotated.
-        mirror: share of the mirrored, among pictures that may be.
-        dark_on_white: share of one-colour pictures drawn dark on white or nearly white.
-        tint: greatest change of a colour channel of colour pictures.
-        recolour: share of colour pictures whose colours are mixed anew, as another style would have them.
+        degrees: greatest rotation; half of the images are not rotated.
+        mirror: share of the mirrored, among images that may be.
+        dark_on_white: share of one-colour images drawn dark on white or nearly white.
+        tint: greatest change of a colour channel of colour images.
+        recolour: share of colour images whose colours are mixed anew, as another style would have them.
     """
 
     shift: float = 0.08
@@ -51,10 +51,10 @@ def draw_batch(
     Args:
         mono: (M, 64, 64) uint8 alpha.
         colour: (C, 64, 64, 4) uint8 straight RGBA.
-        is_colour: (B,) bool, which places the colour pictures take.
+        is_colour: (B,) bool, which places the colour images take.
         may_mirror: (B,) bool.
         size: S.
-        augmentation: how far pictures are changed.
+        augmentation: how far images are changed.
         generator: the only source of chance.
 
     Returns:
@@ -81,7 +81,7 @@ def draw_batch(
 
 
 def draw_plain(alpha_or_rgba: Tensor) -> Tensor:
-    """Pictures as they are: one-colour black on white, colour over white.
+    """Draw images without augmentation: one-colour images black on white, others on white.
 
     Args:
         alpha_or_rgba: (N, 64, 64) alpha or (N, 64, 64, 4) straight RGBA, uint8.
@@ -101,7 +101,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def _transforms(may_mirror: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """(B, 2, 3) affine maps from the drawn picture to the source, as `affine_grid` takes them."""
+    """Return (B, 2, 3) affine maps from the drawn image to the source, for `affine_grid`."""
     count = len(may_mirror)
     zoom = 1 / _uniform(count, *augmentation.scale, generator)
     turned = torch.rand(count, generator=generator) < 0.5
@@ -115,14 +115,14 @@ def _transforms(may_mirror: Tensor, augmentation: Augmentation, generator: torch
     return rows.view(count, 2, 3)
 
 
-def _sample(pictures: Tensor, transforms: Tensor, size: int) -> Tensor:
-    """(N, K, 64, 64) to (N, K, S, S). At half the side a sample is the mean of the four pixels it covers."""
-    grid = F.affine_grid(transforms, [len(pictures), 1, size, size], align_corners=False)
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _sample(images: Tensor, transforms: Tensor, size: int) -> Tensor:
+    """Sample (N, K, 64, 64) to (N, K, S, S). At half the side a sample is the mean of four pixels."""
+    grid = F.affine_grid(transforms, [len(images), 1, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _ink_and_paper(count: int, dark_on_white: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(count, 3, 1, 1) colours of ink and paper, far enough apart to see."""
+    """Draw (count, 3, 1, 1) colours of ink and paper with enough contrast."""
     ink, paper = torch.rand(2, count, 3, generator=generator)
     luminance = torch.tensor([0.299, 0.587, 0.114])
     too_close = ((ink - paper) @ luminance).abs() < 0.35
@@ -140,7 +140,7 @@ def _ink_and_paper(count: int, dark_on_white: float, generator: torch.Generator)
 
 
 def _light_paper(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 1, 1): white for most, a light colour for some, any colour for few."""
+    """Draw (count, 3, 1, 1) paper colours: mostly white, sometimes a light colour, rarely any colour."""
     shade = torch.rand(count, 3, generator=generator)
     which = torch.rand(count, 1, generator=generator)
     paper = torch.where(which < 0.65, torch.ones(1), torch.where(which < 0.92, 1 - 0.25 * shade, shade))
@@ -148,14 +148,14 @@ def _light_paper(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _tints(count: int, tint: float, generator: torch.Generator) -> Tensor:
-    """(count, 3, 1, 1) factors of the channels; half of the pictures keep their colours."""
+    """Draw (count, 3, 1, 1) factors of the channels; half of the images keep their colours."""
     factors = 1 + (torch.rand(count, 3, generator=generator) * 2 - 1) * tint
     kept = torch.rand(count, 1, generator=generator) < 0.5
     return torch.where(kept, torch.ones(1), factors)[:, :, None, None]
 
 
 def _recoloured(rgb: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """(N, 3, S, S) in [0, 255]: saturation, hue and contrast of a share of the pictures changed."""
+    """Change saturation, hue and contrast of a share of (N, 3, S, S) images in [0, 255]."""
     count = len(rgb)
     saturation = _uniform(count, 0.5, 1.4, generator)[:, None, None]
     grey = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)

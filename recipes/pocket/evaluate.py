@@ -1,4 +1,4 @@
-"""How well a model finds held-out pictures by their names or keywords, and tells them apart.
+"""Evaluation of pocket: retrieval of held-out images by name or keywords, and classification.
 
 `python -m recipes.pocket.evaluate --data DATA --weights FILE` prints the table.
 """
@@ -23,33 +23,33 @@ from recipes.pocket.evaluation_sets import ALL_SETS, EvaluationSet, evaluation_s
 def evaluate_splits(
     model: nn.Module, tokenizer: CLIPTokenizer, data: Path, names: Sequence[str], image_size: int = 64
 ) -> dict[str, float]:
-    """Recall@1 and @5 from caption to picture in each set; accuracy where pictures are told apart by labels."""
+    """Compute text-to-image recall@1 and @5 for each set, or accuracy for a set with labels."""
     results: dict[str, float] = {}
     for name in names:
-        pictures = _evaluation_set(data, name)
-        image, text = features(model, tokenizer, pictures, image_size)
-        if pictures.classifies:
-            results[f"{name}/accuracy"] = recall_at_k(image @ text.T, 1, pictures.labels)
+        dataset = _evaluation_set(data, name)
+        image, text = features(model, tokenizer, dataset, image_size)
+        if dataset.classifies:
+            results[f"{name}/accuracy"] = recall_at_k(image @ text.T, 1, dataset.labels)
         else:
             similarity = text @ image.T  # (M, N)
-            results |= {f"{name}/recall@{k}": recall_at_k(similarity, k, pictures.labels) for k in (1, 5)}
+            results |= {f"{name}/recall@{k}": recall_at_k(similarity, k, dataset.labels) for k in (1, 5)}
     return results
 
 
 @torch.inference_mode()
 def features(
-    model: nn.Module, tokenizer: CLIPTokenizer, pictures: EvaluationSet, image_size: int
+    model: nn.Module, tokenizer: CLIPTokenizer, dataset: EvaluationSet, image_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Unit features of the pictures (N, D) and of the captions (M, D)."""
+    """Compute normalized features of the images (N, D) and of the captions (M, D)."""
     device = model.logit_scale.device
     mean, std = (255 * torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (OPENAI_MEAN, OPENAI_STD))
     images = []
-    for chunk in pictures.images.split(256):
+    for chunk in dataset.images.split(256):
         pixels = chunk.to(device).float()
         if image_size != pixels.shape[-1]:
             pixels = F.adaptive_avg_pool2d(pixels, image_size)
         images.append(model.encode_image((pixels - mean) / std, normalize=True))
-    ids = tokenizer(list(pictures.captions))
+    ids = tokenizer(list(dataset.captions))
     texts = [model.encode_text(chunk.to(device), normalize=True) for chunk in ids.split(256)]
     return torch.cat(images).cpu(), torch.cat(texts).cpu()
 

@@ -1,4 +1,4 @@
-"""Held-out pictures as they are, and the captions to find them by.
+"""Evaluation sets: held-out images without augmentation, and their captions.
 
 `python -m recipes.pocket.evaluation_sets --data DIR` writes the small sample that is kept in the repository.
 """
@@ -24,12 +24,12 @@ from recipes.pocket.subgroups import EVALUATED, PHRASES
 
 SPLITS = ("twemoji", "openmoji", "ph", "healthicons", "openclipart", "unseen")
 KEYWORDS, SUBGROUPS = "keywords", "subgroups"
-"""Two more sets, both of twemoji: found by three keywords without the name, and told apart by Unicode's subgroup."""
+"""Two more sets of twemoji: retrieval by three keywords without the name, and classification by Unicode subgroup."""
 ALL_SETS = (*SPLITS, KEYWORDS, SUBGROUPS)
 KEYWORDS_A_QUERY = 3
 SAMPLE_FILE = Path(__file__).with_name("heldout_sample.npz")
 SAMPLE = {"twemoji": 200, "ph": 200, "healthicons": 100}
-"""Pictures of each split in the committed sample; OpenMoji is share-alike and never in it."""
+"""Images of each split in the committed sample. OpenMoji is share-alike and therefore excluded."""
 
 ATTRIBUTION = (
     "twemoji: Copyright Twitter, Inc and other contributors, CC-BY-4.0, drawn at 64 pixels from their SVG; "
@@ -39,15 +39,14 @@ ATTRIBUTION = (
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Pictures and captions of one split.
+    """Images and captions of one split.
 
     Attributes:
-        images: (N, 3, 64, 64) uint8: one-colour pictures black on white, colour pictures over white.
-        captions: M captions: what pictures are found by, or told apart by.
-        labels: int64; where pictures are found, (M,) the picture of each caption; where they are told apart,
-            (N,) the caption of each picture.
-        ids: "set:name" of each picture.
-        classifies: whether pictures are told apart.
+        images: (N, 3, 64, 64) uint8: one-colour images black on white, colour images over white.
+        captions: M queries (retrieval) or class labels.
+        labels: int64; for retrieval (M,) the image of each query; for classification (N,) the class of each image.
+        ids: "set:name" of each image.
+        classifies: True for classification, False for retrieval.
     """
 
     images: Tensor
@@ -58,7 +57,7 @@ class EvaluationSet:
 
 
 def evaluation_set(data: Path | str, name: str) -> EvaluationSet:
-    """Read one held-out split of a built dataset, or a set made of one.
+    """Read a held-out split of a built dataset, or a set derived from one.
 
     Args:
         data: what `recipes.pocket.build` wrote.
@@ -94,7 +93,7 @@ def evaluation_set(data: Path | str, name: str) -> EvaluationSet:
 
 
 def keyword_query(name: str, keywords: Sequence[str]) -> str:
-    """Three of a picture's keywords, chosen by their hashes; "" if it has fewer.
+    """Return three keywords of an image, chosen by their hashes; "" if it has fewer.
 
     Keywords that share a word with the name are left out.
     """
@@ -105,7 +104,7 @@ def keyword_query(name: str, keywords: Sequence[str]) -> str:
 
 
 def _images(data: Path, table: Sequence[Mapping[str, Any]]) -> Tensor:
-    """(N, 3, 64, 64) uint8 of the rows of the table."""
+    """Read (N, 3, 64, 64) uint8 images of rows of the table."""
     images = torch.empty(len(table), 3, 64, 64, dtype=torch.uint8)
     for kind in ("mono", "colour"):
         places = [place for place, row in enumerate(table) if row["kind"] == kind]
@@ -116,9 +115,9 @@ def _images(data: Path, table: Sequence[Mapping[str, Any]]) -> Tensor:
 
 
 def write_sample(data: Path, path: Path = SAMPLE_FILE) -> None:
-    """Write the sample that continuous integration evaluates: evenly spaced pictures of three splits.
+    """Write the sample for continuous integration: evenly spaced images of three splits.
 
-    Pictures lie side by side in one PNG a split, which holds them exactly in a fifth of the bytes.
+    Images lie side by side in one PNG a split, which holds them exactly in a fifth of the bytes.
     """
     arrays: dict[str, NDArray[np.generic]] = {"attribution": np.array(ATTRIBUTION)}
     for split, count in SAMPLE.items():
@@ -131,7 +130,7 @@ def write_sample(data: Path, path: Path = SAMPLE_FILE) -> None:
 
 
 def read_sample(path: Path = SAMPLE_FILE) -> dict[str, EvaluationSet]:
-    """The committed sample, by split."""
+    """Read the committed sample, by split."""
     with np.load(path, allow_pickle=False) as stored:
         sets = {}
         for split in SAMPLE:
@@ -143,7 +142,7 @@ def read_sample(path: Path = SAMPLE_FILE) -> dict[str, EvaluationSet]:
 
 
 def _to_png(images: NDArray[np.uint8]) -> bytes:
-    """(N, 3, 64, 64) to one tall PNG."""
+    """Encode (N, 3, 64, 64) images as one tall PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -159,7 +158,7 @@ def _from_png(data: bytes, count: int) -> NDArray[np.uint8]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What a step learns from: the teacher's words alone, or pictures with captions and the teacher's words beside them."""
+"""Training batches of the phases: words of the teacher, or image-caption pairs together with such words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from oneclip.text import CLIPTokenizer
 from oneclip.train import Batch
 from recipes.pocket.batches import PocketBatches
 
-CONTEXT = 32  # tokens of a training caption, at most
+CONTEXT = 32  # longest training caption, in tokens
 
 
 class Teacher:
-    """Words and phrases with the vectors that the sentence encoder gives them, in random batches.
+    """Random batches of words and phrases with their sentence embeddings.
 
     Args:
         path: what `recipes.pocket.teacher` wrote.
@@ -29,17 +29,17 @@ class Teacher:
         stored = np.load(path, allow_pickle=False)
         self.vectors = torch.from_numpy(stored["vectors"]).float()  # (N, 384)
         ids = tokenizer([str(text) for text in stored["texts"]], context_length=24)
-        self.ids = ids.to(torch.int32)  # (N, 24), cut: a phrase of more tokens keeps its beginning
+        self.ids = ids.to(torch.int32)  # (N, 24), longer phrases are truncated
         self.seed = seed
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Ids (size, 24) and vectors (size, 384)."""
+        """Return token ids (size, 24) and vectors (size, 384)."""
         rows = np.random.default_rng((self.seed, 7, step)).integers(len(self.ids), size=size)
         return self.ids[rows].long(), self.vectors[rows]
 
 
 class WordBatches:
-    """Batches without pictures: `images` are the teacher's vectors."""
+    """Batches without images: `images` are the vectors of the teacher."""
 
     def __init__(self, teacher: Teacher, batch_size: int) -> None:
         self.teacher, self.batch_size = teacher, batch_size
@@ -50,10 +50,10 @@ class WordBatches:
 
 
 class PairBatches:
-    """Pictures with captions, a share of the teacher's words beside them, and descriptions if they are wanted.
+    """Batches of images with captions and words of the teacher, and optionally descriptions.
 
     Args:
-        pairs: the pictures and their captions.
+        pairs: the images and their captions.
         teacher: the words.
         words: how many of them a batch has.
         tokenizer: captions to ids.

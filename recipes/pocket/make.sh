@@ -1,5 +1,5 @@
 #!/bin/sh
-# From nothing to src/oneclip/zoo/pocket.safetensors; run from the root of the repository, with a folder for the work.
+# Make src/oneclip/zoo/pocket.safetensors. Run it in the root of the repository, with a folder for intermediate files.
 set -eu
 work=${1:?usage: sh recipes/pocket/make.sh WORK}
 [ -e "$work/data/table.parquet" ] || python -m recipes.pocket.build --out "$work/data" --cache "$work/packages"

@@ -1,4 +1,4 @@
-"""The identifiers of icons to words that people say."""
+"""Names of icons in plain words, from their identifiers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALWAYS_STYLE = {
     "outline", "outlined", "filled", "fill", "duotone", "twotone", "24px", "unfilled", "expressive",
     "alerted", "badged", "alt", "variant",
 }  # fmt: skip
-"""Last words that say how a thing is drawn, in whatever set."""
+"""Last words that are a drawing style in all sets."""
 
 OFTEN_STYLE = {
     "solid", "regular", "line", "linear", "bold", "thin", "light", "sharp", "rounded", "round", "broken",
@@ -42,20 +42,20 @@ def words_of(identifier: str) -> list[str]:
 
 
 def clean_phrase(text: str, limit: int = 60) -> str:
-    """One line of plain words, lower case, without punctuation around it; "" if nothing is left."""
+    """Clean a phrase: lower case, one line, without surrounding punctuation; "" if nothing is left."""
     text = re.sub(r"\s+", " ", text.replace("_", " ").replace("-", " ")).strip(" .,:;!?\"'*()[]#").lower()
     return text if len(text) <= limit else ""
 
 
 def style_suffixes(identifiers: Iterable[str]) -> set[str]:
-    """Last words that are styles in this set, judged by how many identifiers end with them."""
+    """Return last words that are styles in a set, judged by how many identifiers end with them."""
     last = Counter(identifier.rsplit("-", 1)[-1] for identifier in identifiers)
     total = sum(last.values())
     return ALWAYS_STYLE | {word for word in OFTEN_STYLE if last[word] > OFTEN_SHARE * total}
 
 
 class NameCleaner:
-    """Turns one set's identifiers into clean names.
+    """Converter of the identifiers of a set to clean names.
 
     Args:
         data: the set's json (icons, suffixes, prefixes, categories).
@@ -76,7 +76,7 @@ class NameCleaner:
         self.numbered_words = prefix.startswith("icon-park")
 
     def __call__(self, identifier: str) -> str:
-        """The clean name: `"sofa-3-line-duotone"` gives `"sofa"`."""
+        """Return the clean name: `"sofa-3-line-duotone"` gives `"sofa"`."""
         for key in self.prefixes:
             if identifier.startswith(key + "-"):
                 identifier = identifier[len(key) + 1 :]
@@ -100,7 +100,7 @@ class NameCleaner:
         return " ".join(words)
 
     def _without_category(self, words: list[str]) -> list[str]:
-        """Some sets put the category first: `interface-essential-battery`."""
+        """Remove a category at the front, as in `interface-essential-battery`."""
         if self.prefix not in {"streamline-pixel", "streamline-block"}:
             return words
         rest = list(words)
@@ -109,13 +109,13 @@ class NameCleaner:
         return rest
 
     def _without_number(self, word: str, count: int) -> str:
-        """`edit3` gives `edit` in the set that numbers its variants that way."""
+        """Remove the number of a variant: `edit3` gives `edit`, in a set that uses such numbers."""
         match = re.fullmatch(r"([a-z]{3,})\d{1,2}", word)
         return match.group(1) if match and self.prefix == "reicon" else word
 
 
 def plural_forms(word: str) -> set[str]:
-    """A noun and its regular plurals."""
+    """Return a noun and its regular plurals."""
     forms = {word, word + "s", word + "es"}
     if word.endswith("y"):
         forms.add(word[:-1] + "ies")
@@ -127,7 +127,7 @@ def plural_forms(word: str) -> set[str]:
 
 
 def mentions(text: str, forms: Mapping[str, str]) -> str:
-    """The concept that a text mentions, or "".
+    """Return the concept that a text mentions, or "".
 
     Args:
         text: a name, alias or keyword.

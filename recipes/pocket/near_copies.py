@@ -1,4 +1,4 @@
-"""Alpha maps to the held-out pictures that have a near-copy among those trained on.
+"""Near-copies: held-out images that are nearly equal to a training image.
 
 Each alpha map is cropped to what is drawn, scaled to 24 x 24 and compared by correlation.
 """
@@ -17,7 +17,7 @@ BLOCK = 8192
 
 
 def descriptors(alpha: NDArray[np.uint8]) -> Tensor:
-    """Normalised small alpha maps.
+    """Compute normalized small alpha maps.
 
     Args:
         alpha: (N, 64, 64) uint8.
@@ -42,18 +42,18 @@ def _describe(alpha: Tensor) -> Tensor:
     grid = F.affine_grid(rows, [len(alpha), 1, 2 * SIDE, 2 * SIDE], align_corners=False)
     small = F.grid_sample(alpha[:, None].float(), grid, align_corners=False)
     small = F.avg_pool2d(small, 2)
-    small = F.avg_pool2d(small, 3, 1, 1).flatten(1)  # a shift of a pixel is still a copy
+    small = F.avg_pool2d(small, 3, 1, 1).flatten(1)  # tolerates a shift by a pixel
     return F.normalize(small - small.mean(1, keepdim=True), dim=1)
 
 
 def _extent(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last drawn column of (N, 64) booleans, as floats."""
+    """Return the first and one past the last drawn column of (N, 64) booleans, as floats."""
     drawn = drawn.float()
     return drawn.argmax(1).float(), 64 - drawn.flip(1).argmax(1).float()
 
 
 def best_match(queries: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of the pool to each query.
+    """Find the nearest image of the pool for each query.
 
     Args:
         queries: (Q, D) descriptors.

@@ -1,6 +1,6 @@
-"""What is minimised: two contrasts between pictures and captions, and a distance from the teacher's vectors.
+"""Losses of pocket: two contrastive losses, and a distance to the vectors of the teacher.
 
-Shapes: B pictures, M captions without names, N words, D joint embedding, 384 of the teacher.
+Shapes: B images, M captions without names, N words, D joint embedding, 384 of the teacher.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEACHER_WIDTH = 384  # of all-MiniLM-L6-v2
 
 
 class DistilledLoss(nn.Module):
-    """ClipLoss, its like for captions that may fit several pictures, and a projection to compare with the teacher."""
+    """Contrastive loss, and a projection to compare with the teacher."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -23,12 +23,12 @@ class DistilledLoss(nn.Module):
         self.to_teacher = nn.Linear(embed_dim, TEACHER_WIDTH)
 
     def distil(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """Mean cosine distance of (N, D) features, projected, from (N, 384) vectors."""
+        """Compute the mean cosine distance of projected (N, D) features from (N, 384) vectors."""
         return (1 - F.cosine_similarity(self.to_teacher(features.float()), vectors, dim=-1)).mean()
 
     @torch.no_grad()
     def fit(self, features: Tensor, vectors: Tensor) -> None:
-        """Set the projection to the least squares one, for towers that have learned from the teacher already."""
+        """Fit the projection by least squares, for towers that were already trained with the teacher."""
         ones = torch.ones(len(features), 1)
         solution = torch.linalg.lstsq(
             torch.cat([features.float(), ones], 1), vectors
@@ -40,14 +40,14 @@ class DistilledLoss(nn.Module):
 def descriptions_loss(
     image: Tensor, text: Tensor, logit_scale: Tensor, owners: Tensor, also_fits: Tensor
 ) -> Tensor:
-    """Contrast both ways, where pairs that fit by chance count neither as positives nor as negatives.
+    """Compute a contrastive loss in which pairs that fit by chance are neither positives nor negatives.
 
     Args:
         image: (B, D), unit length.
         text: (M, D), unit length.
         logit_scale: exponentiated.
-        owners: (M,) the picture that each caption was written for, no two the same.
-        also_fits: (M, B) other pictures that each caption is true of.
+        owners: (M,) the image that each caption was written for, no two the same.
+        also_fits: (M, B) other images that each caption is true of.
     """
     logits = (logit_scale * text @ image.T).masked_fill(also_fits, -torch.inf)  # (M, B)
     to_image = F.cross_entropy(logits, owners)

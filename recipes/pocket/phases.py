@@ -1,4 +1,4 @@
-"""The stretches of the training, in their order."""
+"""Phases of the training."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from recipes.pocket.drawing import Augmentation
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of the training.
+    """Phase of the training.
 
     Attributes:
         name: also the folder of its checkpoints.
         steps: optimizer steps.
-        batch_size: pictures, or words, a step.
-        image_size: side of the pictures; 0 for words alone.
+        batch_size: images, or words, a step.
+        image_size: side of the images; 0 for words alone.
         lr, final_lr, warmup: the cosine goes from `lr` to `final_lr` after `warmup` steps.
-        colour_weight: how often colour pictures are drawn, relative to one-colour ones.
-        emoji_weight: how often emoji are drawn, relative to other pictures.
+        colour_weight: how often colour images are drawn, relative to one-colour ones.
+        emoji_weight: how often emoji are drawn, relative to other images.
         mixer: the captions that name.
         describer: the captions that don't name.
-        augmentation: how far pictures are changed.
-        description: weight of the second contrast, between pictures and captions without their names; 0: none.
+        augmentation: how far images are changed.
+        description: weight of the second contrast, between images and captions without their names; 0: none.
         average: decay a step of the moving average of the weights that the phase ends with; 0: its last weights.
     """
 
@@ -46,7 +46,7 @@ class Phase:
 NAMES_FIRST = CaptionMixer(
     template=0.12, alias=0.10, keywords=0.0, name_and_keywords=0.05, style=0.05, category=0.02
 )
-"""Keywords have a caption of their own where `Phase.description` is above 0."""
+"""With `Phase.description` above 0, keywords are in a second caption."""
 
 PHASES = (
     Phase("words", steps=450, batch_size=768, image_size=0, lr=2e-3, final_lr=2e-4, warmup=50),

@@ -1,7 +1,7 @@
-"""A trained run to the weights in the wheel: `python -m recipes.pocket.publish --run RUN --data DATA`.
+"""Publish a trained run as the weights in the wheel: `python -m recipes.pocket.publish --run RUN --data DATA`.
 
 Writes `src/oneclip/zoo/pocket.safetensors` (token table in 8 bits, all else in 16) and `results.json` beside this
-file: every held-out split, before quantising and after, beside what the first version's file scores.
+file: every held-out split, before quantizing and after, beside what the first version's file scores.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 
 import oneclip
-from oneclip.checkpoint import load, load_into, write_quantised
-from oneclip.checkpoint.readers import read
+from oneclip.checkpoint import load, load_into, read, save_quantized
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer
@@ -25,21 +24,21 @@ CARD = Path(__file__).with_name("MODEL_CARD.md")
 RESULTS = Path(__file__).with_name("results.json")
 PREPROCESS = PreprocessCfg(
     size=64, resize_mode="longest", fill_color=(255, 255, 255), background=(255, 255, 255)
-)  # whole pictures over white, as it was trained on
+)  # whole images on white, as in training
 BEGIN, END = "<!-- results: begin, written by recipes.pocket.publish -->", "<!-- results: end -->"
 LIMIT = 32_000_000  # bytes
 COLUMNS = ("v1", "fp32", "shipped")
 
 
 def publish(run: Path, data: Path) -> dict[str, dict[str, float]]:
-    """Quantise, write, read back, and evaluate both."""
+    """Quantize, write, read again, and evaluate before and after."""
     cfg = ModelCfg.from_dict(json.loads(MODEL.read_text(encoding="utf-8")))
     model = build_model(cfg)
     trained = run / "pocket-fp32.safetensors"
     load_into(model, read(trained).state_dict, source=str(trained))
     tokenizer = CLIPTokenizer()
     results = {"fp32": evaluate_splits(model.eval(), tokenizer, data, ALL_SETS)}
-    write_quantised(WEIGHTS, model.state_dict(), cfg, PREPROCESS)
+    save_quantized(WEIGHTS, model.state_dict(), cfg, PREPROCESS)
     if WEIGHTS.stat().st_size > LIMIT:
         raise SystemExit(f"{WEIGHTS} has {WEIGHTS.stat().st_size:,} bytes; the limit is {LIMIT:,}")
     results["shipped"] = evaluate_splits(load("pocket", device="cpu").model, tokenizer, data, ALL_SETS)
@@ -47,7 +46,7 @@ def publish(run: Path, data: Path) -> dict[str, dict[str, float]]:
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """The results as the table of the model card."""
+    """Format the results as the table of the model card."""
     lines = ["| set | measure | first version | now, fp32 | now, shipped |", "|---|---|---:|---:|---:|"]
     for name in results["fp32"]:
         row = " | ".join(f"{results[column][name]:.3f}" for column in COLUMNS)

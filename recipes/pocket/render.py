@@ -1,6 +1,6 @@
-"""Pictures to pixels: SVG text and files to 64-pixel arrays, in several processes, resumable.
+"""Rendering of SVG text and files to 64-pixel arrays, in several processes, resumable.
 
-One-colour pictures become an alpha map (64, 64), colour pictures straight (not premultiplied) RGBA
+One-colour images become an alpha map (64, 64), colour images straight (not premultiplied) RGBA
 (64, 64, 4).
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recipes.pocket.clipart import ROOT
-from recipes.pocket.pictures import Picture
+from recipes.pocket.source_images import SourceImage
 
 SIZE = 64
 CHUNK = 2048
@@ -27,23 +27,23 @@ Array = NDArray[np.uint8]
 
 
 def render_all(
-    pictures: list[Picture], folders: dict[str, Path], chunks: Path, workers: int = 2
+    images: list[SourceImage], folders: dict[str, Path], chunks: Path, workers: int = 2
 ) -> Iterator[tuple[int, Path]]:
-    """Draw pictures of one kind in chunks; chunks that are on disk already are not drawn again.
+    """Draw images of one kind in chunks, skipping chunks that are already on disk.
 
     Args:
-        pictures: all of one kind.
+        images: all of one kind.
         folders: where the packages are unpacked.
         chunks: folder of the finished chunks, one npy file each.
         workers: processes.
 
     Yields:
-        (number of pictures drawn, file) for each chunk, in order.
+        (number of images drawn, file) for each chunk, in order.
     """
     chunks.mkdir(parents=True, exist_ok=True)
     parts = [
         part[start : start + CHUNK]
-        for part in (list(group) for _, group in groupby(pictures, key=lambda picture: picture.set))
+        for part in (list(group) for _, group in groupby(images, key=lambda image: image.set))
         for start in range(0, len(part), CHUNK)
     ]
     files = [chunks / f"{part[0].kind}-{_digest(part)}.npy" for part in parts]
@@ -58,43 +58,43 @@ def render_all(
             yield len(part), file
 
 
-def _digest(part: Iterable[Picture]) -> str:
-    text = "\n".join(f"{picture.id} {picture.turn} {len(picture.svg)}" for picture in part)
+def _digest(part: Iterable[SourceImage]) -> str:
+    text = "\n".join(f"{image.id} {image.turn} {len(image.svg)}" for image in part)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _render_chunk(part: list[Picture], folders: dict[str, Path], file: Path) -> None:
-    pixels = np.stack([render(picture, folders) for picture in part])
+def _render_chunk(part: list[SourceImage], folders: dict[str, Path], file: Path) -> None:
+    pixels = np.stack([render(image, folders) for image in part])
     half = file.with_suffix(".part")
     with half.open("wb") as stream:
         np.save(stream, pixels)
     half.rename(file)
 
 
-def render(picture: Picture, folders: dict[str, Path]) -> Array:
-    """Draw one picture; what cannot be drawn is blank (and dropped later).
+def render(image: SourceImage, folders: dict[str, Path]) -> Array:
+    """Draw an image; it is blank if it cannot be drawn (and dropped later).
 
     Returns:
         (64, 64) alpha for "mono", (64, 64, 4) straight RGBA for "colour"; uint8.
     """
     try:
-        image = _draw(picture, folders)
+        drawing = _draw(image, folders)
     except (ValueError, OSError, MemoryError):
-        image = Image.new("RGBA", (SIZE, SIZE))
-    flip_h, flip_v, turns = picture.turn
-    pixels = np.asarray(image, dtype=np.uint8)
+        drawing = Image.new("RGBA", (SIZE, SIZE))
+    flip_h, flip_v, turns = image.turn
+    pixels = np.asarray(drawing, dtype=np.uint8)
     pixels = pixels[:, ::-1] if flip_h else pixels
     pixels = pixels[::-1] if flip_v else pixels
     pixels = np.rot90(pixels, -turns) if turns else pixels
-    return np.ascontiguousarray(pixels[..., 3] if picture.kind == "mono" else pixels)
+    return np.ascontiguousarray(pixels[..., 3] if image.kind == "mono" else pixels)
 
 
-def _draw(picture: Picture, folders: dict[str, Path]) -> Image.Image:
-    if picture.set == "fluent3d":
-        return _fit(Image.open(folders["fluent3d"] / "assets" / picture.svg).convert("RGBA"))
-    if picture.set == "openclipart":
-        return _fit(_draw_file(folders["openclipart"] / ROOT / picture.svg))
-    return _draw_svg(picture.svg)
+def _draw(image: SourceImage, folders: dict[str, Path]) -> Image.Image:
+    if image.set == "fluent3d":
+        return _fit(Image.open(folders["fluent3d"] / "assets" / image.svg).convert("RGBA"))
+    if image.set == "openclipart":
+        return _fit(_draw_file(folders["openclipart"] / ROOT / image.svg))
+    return _draw_svg(image.svg)
 
 
 def _draw_svg(svg: str) -> Image.Image:
@@ -104,7 +104,7 @@ def _draw_svg(svg: str) -> Image.Image:
 
 
 def _draw_file(path: Path) -> Image.Image:
-    """A clip art at about 128 pixels, by resvg, or by cairo where resvg refuses physical sizes."""
+    """Draw a clip art at about 128 pixels with resvg, or with cairo if resvg refuses its physical size."""
     import resvg_py
 
     try:
@@ -127,7 +127,7 @@ def _draw_with_cairo(path: Path) -> bytes:
 
 
 def _fit(image: Image.Image) -> Image.Image:
-    """Crop to what is drawn, centre in a square, scale to 64 pixels (colours premultiplied while scaling)."""
+    """Crop to the drawing, centre it in a square, and scale it to 64 pixels with premultiplied colours."""
     box = image.getchannel("A").point(lambda value: 255 if value > 8 else 0).getbbox()
     if box is None:
         return Image.new("RGBA", (SIZE, SIZE))

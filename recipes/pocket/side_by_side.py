@@ -1,4 +1,4 @@
-"""Two parts of a model, each computed in a thread of its own, forward and backward.
+"""Forward and backward passes of two parts of a model in two threads.
 
 On a few cores that do other work as well, two threads that never wait for each other are several times as fast as
 two that share every operation.
@@ -17,19 +17,19 @@ Parts = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 
 def side_by_side(parts: Parts, pool: ThreadPoolExecutor) -> tuple[Tensor, Tensor]:
-    """The results of two functions that share no trained tensor, differentiable.
+    """Run two functions that share no trained tensor, and return their differentiable results.
 
     Args:
         parts: each called in a thread, where gradients are on and autocast is off.
         pool: of two threads.
     """
     graphs = tuple(pool.map(lambda part: part(), parts))
-    hook = torch.zeros((), requires_grad=True)  # so that autograd comes back here
+    hook = torch.zeros((), requires_grad=True)  # makes autograd call backward of _Joined
     return _Joined.apply(hook, pool, graphs)  # type: ignore[no-any-return]
 
 
 class _Joined(torch.autograd.Function):
-    """Hands on two tensors without their graphs, and runs the graphs' backward passes in the pool."""
+    """Function that detaches two tensors from their graphs, and runs the backward passes in the pool."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Package names and versions to folders of pictures and words.
+"""Packages with the images and words, fetched and unpacked.
 
 Everything the recipe learns from comes from pinned packages. They are fetched with the ordinary clients
 (`npm pack`, `apt-get download`), kept in a cache folder, and unpacked in it.
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 class SourceError(RuntimeError):
-    """A package could not be fetched or unpacked."""
+    """Error of a package that could not be fetched or unpacked."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One package that the recipe reads.
+    """Package that the recipe reads.
 
     Attributes:
         key: short name, also the folder it is unpacked in.
@@ -39,7 +39,7 @@ class Source:
 
     @property
     def archive_glob(self) -> str:
-        """Pattern of the file that the client writes."""
+        """Return the pattern of the file that the client writes."""
         if self.client == "apt":
             return f"{self.package}_{self.version.replace(':', '%3a')}_*.deb"
         return f"{self.package.lstrip('@').replace('/', '-')}-{self.version}.tgz"
@@ -47,7 +47,7 @@ class Source:
 
 SOURCES = (
     Source("iconify", "npm", "@iconify/json", "2.2.535", "various", "icons, names, aliases, categories"),
-    Source("fluent3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "3D emoji pictures"),
+    Source("fluent3d", "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "3D emoji images"),
     Source("emojibase", "npm", "emojibase-data", "17.0.0", "MIT", "Unicode names and tags of emoji"),
     Source("emojilib", "npm", "emojilib", "4.0.3", "MIT", "keywords of emoji"),
     Source("mdi", "npm", "@mdi/svg", "7.4.47", "Apache-2.0", "aliases and tags"),
@@ -62,7 +62,7 @@ SOURCES = (
 
 
 def fetch_sources(cache: Path, report: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
-    """Fetch and unpack every source that the cache does not hold yet.
+    """Fetch and unpack all sources that are not in the cache.
 
     Args:
         cache: folder of the archives; they are unpacked under `cache/unpacked/`.

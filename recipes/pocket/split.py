@@ -1,4 +1,4 @@
-"""Pictures to splits: what is trained on, what is held out, decided once and kept in `split.json.gz`.
+"""Split of the images into training and held-out sets, decided once and stored in `split.json.gz`.
 
 Held out are two whole emoji styles, Phosphor and Health Icons less near-copies of what is trained on,
 a tenth of Open Clip Art by title, and thirty words that no caption in training contains.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recipes.pocket.catalogue import HELD_OUT_SETS
 from recipes.pocket.names import mentions, plural_forms
-from recipes.pocket.pictures import Picture
+from recipes.pocket.source_images import SourceImage
 
 SPLIT_FILE = Path(__file__).with_name("split.json.gz")
 SEED = "oneclip-pocket-1"
@@ -36,11 +36,11 @@ FORMS = {form: word for word in UNSEEN_WORDS for form in plural_forms(word)}
 
 @dataclass(frozen=True)
 class Split:
-    """Who is held out.
+    """Held-out images, concepts and titles.
 
     Attributes:
-        held_out: split to the ids of its pictures.
-        concepts: id of each picture of `unseen` to its word.
+        held_out: ids of the images of each split.
+        concepts: id of each image of `unseen` to its word.
         clip_art_titles: titles of Open Clip Art that are not trained on.
     """
 
@@ -58,49 +58,45 @@ class Split:
 
     @staticmethod
     def read(path: Path) -> Split:
-        """Read what `write` wrote."""
+        """Read the file of `write`."""
         return Split(**json.loads(gzip.decompress(path.read_bytes())))
 
 
 def concept_of(name: str, aliases: Iterable[str], keywords: Iterable[str]) -> str:
-    """The unseen word that a picture's words mention, or ""."""
+    """Return the unseen word among the words of an image, or ""."""
     return next((found for text in (name, *aliases, *keywords) if (found := mentions(text, FORMS))), "")
 
 
-def is_trainable(picture: Picture, held_out_titles: set[str]) -> bool:
-    """Whether a picture may be trained on: no held-out set, title or word."""
-    if picture.set in HELD_OUT_SETS:
+def is_trainable(image: SourceImage, held_out_titles: set[str]) -> bool:
+    """Return True for a training image: it has no held-out set, title or word."""
+    if image.set in HELD_OUT_SETS:
         return False
-    if picture.set == "openclipart" and picture.name in held_out_titles:
+    if image.set == "openclipart" and image.name in held_out_titles:
         return False
-    words = (*picture.aliases, *picture.keywords, picture.category)
-    return not concept_of(picture.name, words, ())
+    words = (*image.aliases, *image.keywords, image.category)
+    return not concept_of(image.name, words, ())
 
 
-def make_split(pictures: Sequence[Picture], near_copies: set[str]) -> Split:
+def make_split(images: Sequence[SourceImage], near_copies: set[str]) -> Split:
     """Decide the split.
 
     Args:
-        pictures: all that could be drawn, held out or not.
-        near_copies: ids of held-out pictures that have a near-copy in training.
+        images: all that could be drawn, held out or not.
+        near_copies: ids of held-out images that have a near-copy in training.
     """
     titles = sorted(
-        {
-            picture.name
-            for picture in pictures
-            if picture.set == "openclipart" and _is_held_out_title(picture.name)
-        }
+        {image.name for image in images if image.set == "openclipart" and _is_held_out_title(image.name)}
     )
     held_out: dict[str, list[str]] = defaultdict(list)
     taken: set[tuple[str, str]] = set()
-    for picture in pictures:
-        split = HELD_OUT_SETS.get(picture.set, "")
-        if picture.set == "openclipart" and picture.name in set(titles):
+    for image in images:
+        split = HELD_OUT_SETS.get(image.set, "")
+        if image.set == "openclipart" and image.name in set(titles):
             split = "openclipart"
-        if split and picture.id not in near_copies and (split, picture.name) not in taken:
-            taken.add((split, picture.name))
-            held_out[split].append(picture.id)
-    concepts = _unseen(pictures)
+        if split and image.id not in near_copies and (split, image.name) not in taken:
+            taken.add((split, image.name))
+            held_out[split].append(image.id)
+    concepts = _unseen(images)
     held_out["unseen"] = sorted(concepts)
     return Split(dict(held_out), concepts, titles)
 
@@ -113,19 +109,19 @@ def _is_held_out_title(title: str) -> bool:
     return _hash(title) % CLIP_ART_SHARE == 0
 
 
-def _unseen(pictures: Sequence[Picture]) -> dict[str, str]:
-    """Up to forty pictures a word whose main name is that word, at most two from a set."""
-    found: dict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        if picture.name in FORMS and picture.set not in HELD_OUT_SETS:
-            found[FORMS[picture.name]].append(picture)
+def _unseen(images: Sequence[SourceImage]) -> dict[str, str]:
+    """Return up to forty images for each word that have it as main name, at most two from a set."""
+    found: dict[str, list[SourceImage]] = defaultdict(list)
+    for image in images:
+        if image.name in FORMS and image.set not in HELD_OUT_SETS:
+            found[FORMS[image.name]].append(image)
     concepts: dict[str, str] = {}
     for word, candidates in found.items():
         per_set: Counter[str] = Counter()
         kept = 0
-        for picture in sorted(candidates, key=lambda picture: _hash(picture.id)):
-            if per_set[picture.set] < UNSEEN_PER_SET and kept < UNSEEN_PER_WORD:
-                per_set[picture.set] += 1
+        for image in sorted(candidates, key=lambda image: _hash(image.id)):
+            if per_set[image.set] < UNSEEN_PER_SET and kept < UNSEEN_PER_WORD:
+                per_set[image.set] += 1
                 kept += 1
-                concepts[picture.id] = word
+                concepts[image.id] = word
     return concepts

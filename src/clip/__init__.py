@@ -1,4 +1,4 @@
-"""OpenAI's `clip`, on OneCLIP."""
+"""Drop-in replacement for OpenAI's `clip` package, built on OneCLIP."""
 
 from clip.clip import available_models, load, tokenize
 

@@ -1,9 +1,9 @@
-"""`clip.model`: OpenAI's classes on those of `oneclip.model`, with their arguments, parts and layout of tensors.
+"""`clip.model`: OpenAI's classes, with their arguments, submodules and tensor layouts, based on `oneclip.model`.
 
-Each class inherits what is done with its parts, and registers them as OpenAI's does: the same names, in the same order.
+Each class inherits its methods, and registers submodules with the same names and in the same order as OpenAI's class.
 
-Shapes: B batch, L tokens, C width, D joint embedding. Transformers and blocks take and return (L, B, C) and know their
-own mask.
+Shapes: B batch, L tokens, C width, D joint embedding. Transformers and blocks take and return (L, B, C), and store
+their attention mask.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ import oneclip.model
 from oneclip.checkpoint import infer_openai_config, load_into
 from oneclip.config import INIT_LOGIT_SCALE, ModelCfg
 from oneclip.model import AttentionPool2d, LayerNorm, QuickGELU
-from oneclip.model.attention import check_heads, is_unseen, self_attention
+from oneclip.model.attention import check_heads, is_replaceable, self_attention
 from oneclip.model.text import causal_mask
 from oneclip.model.transformer import init_blocks
 
@@ -36,37 +36,45 @@ __all__ = [
     "convert_weights",
 ]
 
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # what OpenAI's archives keep beside them
-HEAD_WIDTH = 64  # of OpenAI's models, in both towers
+METADATA_KEYS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)  # numbers that OpenAI's archives store with the weights
+HEAD_WIDTH = 64  # of both towers in OpenAI's models
 
 
 class Bottleneck(oneclip.model.Bottleneck):
-    """A residual block of `ModifiedResNet`.
+    """Residual block of `ModifiedResNet`.
 
     Args:
         inplanes: channels of the input.
-        planes: a quarter of the channels of the output.
+        planes: channels of the output, divided by four.
         stride: 1 or 2.
     """
+
+    relu1: nn.Module
+    relu2: nn.Module
+    relu3: nn.Module
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
         super().__init__(inplanes, planes, stride)
         _rename(self, {"act1": "relu1", "act2": "relu2", "act3": "relu3"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        """Compute (B, C, H, W) -> (B, C', H / stride, W / stride)."""
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(self.avgpool(out)))
         if self.downsample is not None:
             x = self.downsample(x)
-        out += x  # in place, as there
-        out = self.relu3(out)
-        return out
+        out += x  # in place, as in OpenAI's code
+        activated: Tensor = self.relu3(out)
+        return activated
 
 
 class ModifiedResNet(oneclip.model.ModifiedResNet):
-    """The visual tower of OpenAI's ResNet models.
+    """Visual tower of OpenAI's ResNet models.
 
     Args:
         layers: blocks in each of the four stages.
@@ -77,6 +85,9 @@ class ModifiedResNet(oneclip.model.ModifiedResNet):
     """
 
     block = Bottleneck
+    relu1: nn.Module
+    relu2: nn.Module
+    relu3: nn.Module
 
     def __init__(
         self, layers: Any, output_dim: int, heads: int, input_resolution: int = 224, width: int = 64
@@ -86,25 +97,25 @@ class ModifiedResNet(oneclip.model.ModifiedResNet):
         _rename(self, {"act1": "relu1", "act2": "relu2", "act3": "relu3"})
 
     def init_parameters(self) -> None:
-        """Do nothing: `CLIP.initialize_parameters` draws these weights."""
+        """Do nothing: `CLIP.initialize_parameters` initializes these weights."""
 
     def stem(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) of any dtype -> (B, width, H / 4, W / 4)."""
+        """Compute (B, 3, H, W) of any dtype -> (B, width, H / 4, W / 4)."""
         x = x.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.relu3(self.bn3(self.conv3(x)))
-        x = self.avgpool(x)
-        return x
+        pooled: Tensor = self.avgpool(x)
+        return pooled
 
 
 class ResidualAttentionBlock(oneclip.model.ResidualAttentionBlock):
-    """A block with QuickGELU that knows its mask.
+    """Transformer block with QuickGELU and a stored attention mask.
 
     Args:
         d_model: C.
-        n_head: heads.
-        attn_mask: (L, L) added to the attention logits; a shorter sequence takes its last rows and columns.
+        n_head: number of attention heads.
+        attn_mask: (L, L) added to the attention logits; a shorter sequence uses its last rows and columns.
     """
 
     def __init__(self, d_model: int, n_head: int, attn_mask: Tensor | None = None) -> None:
@@ -121,30 +132,29 @@ class ResidualAttentionBlock(oneclip.model.ResidualAttentionBlock):
         self.attn_mask = attn_mask
 
     def attention(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Attend from normalised tokens (L, B, C) to themselves, under the block's mask: (L, B, C)."""
+        """Compute masked self-attention of normalized tokens: (L, B, C) -> (L, B, C)."""
         mask = self.attn_mask
         if mask is not None:
             mask = mask[-x.shape[0] :, -x.shape[0] :].to(dtype=x.dtype, device=x.device)
-        if not torch.jit.is_scripting():  # noqa: SIM102  # TorchScript leaves out what this condition alone guards
-            if is_unseen(self.attn):
-                return self_attention(self.attn, x, mask)
+        if is_replaceable(self.attn):
+            return self_attention(self.attn, x, mask)
         out: Tensor = self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
         return out
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(L, B, C) -> (L, B, C)."""
+        """Compute (L, B, C) -> (L, B, C)."""
         x = x + self.attention(self.ln_1(x))
         x = x + self.mlp(self.ln_2(x))
         return x
 
 
 class Transformer(oneclip.model.Transformer):
-    """A stack of such blocks.
+    """Stack of `ResidualAttentionBlock`.
 
     Args:
         width: C.
-        layers: how many.
-        heads: heads of each.
+        layers: number of blocks.
+        heads: heads of each block.
         attn_mask: as in `ResidualAttentionBlock`.
     """
 
@@ -159,23 +169,22 @@ class Transformer(oneclip.model.Transformer):
         self.resblocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(L, B, C) -> (L, B, C)."""
-        if torch.jit.is_scripting() or not self.grad_checkpointing:
-            x = self.resblocks(x)
-        else:
-            for block in self.resblocks:
-                x = checkpoint(block, x, use_reentrant=False)
+        """Compute (L, B, C) -> (L, B, C)."""
+        if not self.grad_checkpointing:
+            out: Tensor = self.resblocks(x)
+            return out
+        for block in self.resblocks:
+            x = checkpoint(block, x, use_reentrant=False)
         return x
 
-    @torch.jit.ignore
     def run_block(self, block: nn.Module, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """One block of `forward_intermediates`, which knows its mask."""
+        """Run one block for `forward_intermediates`. The block has its own mask, so `attn_mask` is ignored."""
         out: Tensor = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
         return out
 
 
 class VisionTransformer(oneclip.model.VisionTransformer):
-    """The visual tower of OpenAI's ViT models.
+    """Visual tower of OpenAI's ViT models.
 
     Args:
         input_resolution: side of the images, in pixels.
@@ -195,7 +204,10 @@ class VisionTransformer(oneclip.model.VisionTransformer):
         self.image_size = (input_resolution, input_resolution)
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (input_resolution // patch_size, input_resolution // patch_size)
-        self.pool_type, self.final_ln_after_pool = "tok", True  # the class token, normalised by itself
+        self.pool_type, self.final_ln_after_pool = (
+            "tok",
+            True,
+        )  # pool the class token first, then normalize it
         self.output_tokens, self.learns_positions, self.attn_pool_type = False, True, ""
         self.attn_pool = self.attn_pool_contrastive = None
 
@@ -210,31 +222,33 @@ class VisionTransformer(oneclip.model.VisionTransformer):
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
     def _embeds(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to tokens (B, L, C)."""
+        """Embed images (B, 3, H, W) as tokens (B, L, C)."""
         x = self.ln_pre(self._embed_patches(x))
         return x
 
     def run_blocks(self, x: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
+        """Run the blocks: (B, L, C) -> (B, L, C)."""
         x = self.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
         return x
 
 
 class CLIP(oneclip.model.CLIP):
-    """OpenAI's CLIP: `oneclip.model.CLIP` whose forward gives logits, with OpenAI's ten arguments.
+    """OpenAI's CLIP: `oneclip.model.CLIP` with OpenAI's ten arguments and a `forward` that returns logits.
 
     Args:
         embed_dim: D.
         image_resolution: side of the images, in pixels.
-        vision_layers: blocks of a vision transformer, or those of the four stages of a ResNet.
+        vision_layers: number of blocks of a vision transformer, or of each of the four stages of a ResNet.
         vision_width: width of the visual tower.
-        vision_patch_size: side of a patch, in pixels; a ResNet has none.
-        context_length: the longest text, in tokens.
-        vocab_size: token ids.
+        vision_patch_size: side of a patch, in pixels; None for a ResNet.
+        context_length: maximum number of tokens of a text.
+        vocab_size: number of token ids.
         transformer_width: width of the text tower.
-        transformer_heads: heads of its blocks.
-        transformer_layers: its blocks.
+        transformer_heads: attention heads of the text tower.
+        transformer_layers: number of blocks of the text tower.
     """
+
+    visual: Any  # a VisionTransformer or a ModifiedResNet
 
     def __init__(
         self,
@@ -264,32 +278,27 @@ class CLIP(oneclip.model.CLIP):
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
         self.ln_final = LayerNorm(transformer_width)
         self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
-        self.projects_by_layer = False
         self.text_pool_type, self.text_eos_id = "argmax", vocab_size - 1
         self.register_buffer("attn_mask", mask.clone(), persistent=False)
         self._set_plain(transformer_heads, pad_id=0)
         self._init_scale(INIT_LOGIT_SCALE, None, False)
         self.initialize_parameters()
 
-    __jit_unused_properties__ = ("dtype",)  # TorchScript would give a number for it
-
     @property
     def dtype(self) -> torch.dtype:
-        """What images and tokens are cast to: the dtype of the convolutions and linear layers."""
-        return self.visual.conv1.weight.dtype
+        """Dtype of the convolutions and linear layers; images and tokens are cast to it."""
+        weight: Tensor = self.visual.conv1.weight
+        return weight.dtype
 
-    @torch.jit.export
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Encode images (B, 3, H, W) of any dtype to (B, D)."""
         return self._features(self.visual(image.to(self.visual.conv1.weight.dtype)), normalize)
 
-    @torch.jit.ignore
     def _cast(self, image: Tensor) -> Tensor:
         return image.to(self.dtype)
 
-    @torch.jit.ignore
     def initialize_parameters(self) -> None:
-        """Draw the weights anew, as training begins with them (Radford et al. 2021, section 2.5)."""
+        """Initialize the weights for training (Radford et al. 2021, section 2.5)."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         if isinstance(self.visual, ModifiedResNet):
@@ -299,7 +308,7 @@ class CLIP(oneclip.model.CLIP):
         if self.text_projection is not None:
             nn.init.normal_(self.text_projection, std=width**-0.5)
 
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # OpenAI's
         """Compare images with texts.
 
         Args:
@@ -307,27 +316,26 @@ class CLIP(oneclip.model.CLIP):
             text: (M, L) token ids.
 
         Returns:
-            `logits_per_image` (N, M), the cosine similarities times the temperature, and their transpose
+            `logits_per_image` (N, M), the cosine similarities times the temperature, and its transpose
             `logits_per_text`.
         """
         return self.get_logits(image, text)
 
-    @torch.jit.ignore
     def build_attention_mask(self) -> Tensor:
-        """The causal mask of the text tower: (L, L), minus infinity above the diagonal."""
+        """Build the causal mask of the text tower: (L, L), minus infinity above the diagonal."""
         return causal_mask(self.context_length)
 
     def _run_text_blocks(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L, C) -> (B, L, C); the blocks know their mask."""
+        """Run the blocks, which store their own mask: (B, L, C) -> (B, L, C)."""
         x = self.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
         return x
 
 
 def convert_weights(model: nn.Module) -> None:
-    """Make convolutions, linear layers, attention and projections fp16, in place; norms and embeddings stay."""
+    """Convert convolutions, linear layers, attention and projections to fp16 in place; norms and embeddings stay."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
-            halved = list(module.parameters(recurse=False))
+            halved: list[Any] = list(module.parameters(recurse=False))
         else:
             halved = [getattr(module, name, None) for name in ("text_projection", "proj")]
         for parameter in halved:
@@ -336,12 +344,12 @@ def convert_weights(model: nn.Module) -> None:
 
 
 def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
-    """A model in fp16 from the state dict of an OpenAI checkpoint, whose shapes say what it is.
+    """Build an fp16 model from the state dict of an OpenAI checkpoint; its shapes determine the architecture.
 
     Raises:
-        CheckpointError: if it is no such state dict.
+        CheckpointError: if it is not such a state dict.
     """
-    weights = {key: value for key, value in state_dict.items() if key not in NOT_WEIGHTS}
+    weights = {key: value for key, value in state_dict.items() if key not in METADATA_KEYS}
     model = from_config(infer_openai_config(weights))
     convert_weights(model)
     load_into(model, weights, source="the state dict")
@@ -349,10 +357,10 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
 
 
 def from_config(cfg: ModelCfg) -> CLIP:
-    """A model with random weights from the configuration of an OpenAI checkpoint.
+    """Build a model with random weights from the configuration of an OpenAI checkpoint.
 
-    They are drawn, though weights will replace them: random numbers that a program draws afterwards are then those
-    that it draws with OpenAI's package.
+    Weights are drawn even if others will replace them: random numbers that a program draws later are then the same as
+    with OpenAI's package.
     """
     vision, text = cfg.vision_cfg, cfg.text_cfg
     patch: Any = vision.patch_size if isinstance(vision.layers, int) else None
@@ -372,5 +380,5 @@ def from_config(cfg: ModelCfg) -> CLIP:
 
 
 def _rename(module: nn.Module, names: Mapping[str, str]) -> None:
-    """Register children under other names, in their places."""
+    """Rename submodules and keep their order."""
     module._modules = {names.get(name, name): child for name, child in module._modules.items()}

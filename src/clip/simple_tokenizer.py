@@ -22,10 +22,10 @@ _DEFAULT_BPE = default_bpe()
 
 
 class SimpleTokenizer(_SimpleTokenizer):
-    """CLIP's tokenizer, with the start and the end of a text as OpenAI spells them.
+    """CLIP's tokenizer, with OpenAI's spelling of the start and end tokens.
 
     Args:
-        bpe_path: a gzipped merge table.
+        bpe_path: path of a gzipped merge table.
     """
 
     def __init__(self, bpe_path: str | PathLike[str] = _DEFAULT_BPE) -> None:

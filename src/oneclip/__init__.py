@@ -2,10 +2,10 @@
 
     import oneclip
 
-    clip = oneclip.load("pocket")
-    clip.classify("cat.png", ["a cat", "a dog"])  # [("a cat", 0.98), ("a dog", 0.02)]
+    model = oneclip.load("pocket")
+    model.classify("cat.png", ["a cat", "a dog"])  # [("a cat", 0.98), ("a dog", 0.02)]
 
-Importing this package loads no torch: what needs it is imported when it is first used.
+Importing this package does not import torch: submodules are imported on first use.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from oneclip import train as train
     from oneclip import zoo as zoo
     from oneclip.encoder import Encoder, load
-    from oneclip.engine import accelerate
+    from oneclip.engine.accelerate import accelerate
     from oneclip.zoo import list_models
 
-_HOME = {"Encoder": "encoder", "accelerate": "engine", "list_models": "zoo", "load": "encoder"}
-_MODULES = (
+_ATTRIBUTE_MODULES = {"Encoder": "encoder", "accelerate": "engine", "list_models": "zoo", "load": "encoder"}
+_SUBMODULES = (
     *("checkpoint", "config", "embed", "encoder", "engine", "evaluate"),
     *("hub", "image", "losses", "model", "text", "train", "zoo"),
 )
@@ -43,12 +43,12 @@ __all__ = ["Encoder", "__version__", "accelerate", "errors", "list_models", "loa
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"oneclip.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if name in _ATTRIBUTE_MODULES:
+        return getattr(import_module(f"oneclip.{_ATTRIBUTE_MODULES[name]}"), name)
+    if name in _SUBMODULES:
         return import_module(f"oneclip.{name}")
     raise AttributeError(f"module 'oneclip' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_SUBMODULES})

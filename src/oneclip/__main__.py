@@ -1,4 +1,4 @@
-"""`python -m oneclip` is the `oneclip` command."""
+"""Run the `oneclip` command as `python -m oneclip`."""
 
 from oneclip.cli import main
 

@@ -1,34 +1,34 @@
-"""What can go wrong, as one tree of exceptions.
+"""Exceptions that this library raises, as one tree.
 
 OneCLIPError
-├── ConfigError (ValueError)              a configuration that contradicts itself, or has an unknown key
-│   └── TokenizerNotFoundError (FileNotFoundError)  a model without the files of its tokenizer
-├── UnknownModelError (KeyError, RuntimeError)  a name that is no architecture, tag, file or folder
-│   └── ModelNotFoundError (FileNotFoundError)  a path with no file or folder
-├── AmbiguousModelError (ValueError)      weights whose activation, preprocessing or tokenizer cannot be known
-├── CheckpointError (RuntimeError)        a file that is damaged, unsafe, or not a checkpoint
-│   ├── CheckpointNotFoundError (FileNotFoundError)  a path with no checkpoint
+├── ConfigError (ValueError)              invalid configuration: a contradiction, a missing value or an unknown key
+│   └── TokenizerNotFoundError (FileNotFoundError)  tokenizer files not found
+├── UnknownModelError (KeyError, RuntimeError)  unknown architecture, tag, file or folder
+│   └── ModelNotFoundError (FileNotFoundError)  path without a file or folder
+├── AmbiguousModelError (ValueError)      weights whose activation, preprocessing or tokenizer is unknown
+├── CheckpointError (RuntimeError)        file that is damaged, unsafe, or not a checkpoint
+│   ├── CheckpointNotFoundError (FileNotFoundError)  path without a checkpoint
 │   └── CheckpointMismatchError           keys or shapes that do not fit the model
-├── DownloadError (OSError)               a file that could not be fetched
-│   ├── ChecksumError (RuntimeError)      a file whose bytes are not the published ones
-│   └── OfflineError                      a file that is not here, while the network is switched off
-├── ImageError (ValueError)               a picture that cannot be read or used
-│   ├── ImageNotFoundError (FileNotFoundError)  a path with no file
+├── DownloadError (OSError)               failed download
+│   ├── ChecksumError (RuntimeError)      downloaded file with a wrong checksum
+│   └── OfflineError                      file not on this machine, and the network is switched off
+├── ImageError (ValueError)               image that cannot be read or used
+│   ├── ImageNotFoundError (FileNotFoundError)  path without a file
 │   └── ImageTooLargeError                more pixels than the limit
-├── TextError (ValueError)                a caption that cannot be used
-│   ├── TextTypeError (TypeError)         a caption that is not a string
-│   └── TextTooLongError (RuntimeError)   more tokens than the context holds
-├── ShapeError (ValueError)               a tensor of the wrong shape or range
-│   └── TokenRangeError (IndexError)      a token id outside the vocabulary
-├── DataError (ValueError)                a table or folder of training data that cannot be used
-├── TrainingError (RuntimeError)          a training that cannot go on: its loss is no longer a number
-├── ClusterError (RuntimeError)           machines that cannot do together what they were asked
-├── OutputError (OSError)                 a result that could not be written
-└── MissingExtraError (ImportError)       an optional dependency that is not installed
-    └── BrokenExtraError                  one that is installed, and cannot be imported
+├── TextError (ValueError)                text that cannot be used
+│   ├── TextTypeError (TypeError)         text that is not a string
+│   └── TextTooLongError (RuntimeError)   more tokens than the context length
+├── ShapeError (ValueError)               tensor of the wrong shape, dtype or range
+│   └── TokenRangeError (IndexError)      token id outside the vocabulary
+├── DataError (ValueError)                table or folder of data that cannot be used
+├── TrainingError (RuntimeError)          training that cannot continue
+├── ClusterError (RuntimeError)           failure of machines or processes that work together
+├── OutputError (OSError)                 result that could not be written
+└── MissingExtraError (ImportError)       optional dependency that is not installed
+    └── BrokenExtraError                  optional dependency that is installed but cannot be imported
 
-The built-in bases are there so that programs which catch those keep working. Only the command line prints and
-exits.
+Programs that catch the built-in base classes in parentheses keep working. The library raises; only the command line
+prints errors and exits.
 """
 
 from __future__ import annotations
@@ -38,16 +38,20 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from oneclip.installation import install_command
+
 
 class OneCLIPError(Exception):
-    """Base of every error that this library raises on purpose. Pickles, whatever its constructor takes."""
+    """Base class of the errors of this library. Can be pickled, whatever the arguments of the constructor."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.args, self.__dict__)
+        return _restore_error, (type(self), self.args, self.__dict__)
 
 
-def _restored(kind: type[OneCLIPError], args: tuple[Any, ...], attributes: dict[str, Any]) -> OneCLIPError:
-    """Make an unpickled error, without the constructor that wrote its message."""
+def _restore_error(
+    kind: type[OneCLIPError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> OneCLIPError:
+    """Restore an unpickled error without calling its constructor, which would format the message again."""
     error = (OSError if issubclass(kind, OSError) else Exception).__new__(kind, *args)
     error.args = args
     error.__dict__.update(attributes)
@@ -55,24 +59,31 @@ def _restored(kind: type[OneCLIPError], args: tuple[Any, ...], attributes: dict[
 
 
 class _NotFound(FileNotFoundError):
-    """What our errors about missing files share: the number that programs compare with `errno.ENOENT`."""
+    """Base class of errors about missing files; sets `errno`, which programs compare with `errno.ENOENT`."""
 
     errno = errno.ENOENT
 
 
 class ConfigError(OneCLIPError, ValueError):
-    """A configuration that contradicts itself, misses a value or has an unknown key."""
+    """Invalid configuration: a contradiction, a missing value or an unknown key."""
 
 
 class TokenizerNotFoundError(ConfigError, _NotFound):
-    """A model without the files of its tokenizer; it encodes images all the same."""
+    """Tokenizer files of a model not found. The model can still encode images."""
 
 
 class UnknownModelError(OneCLIPError, KeyError, RuntimeError):
-    """A name that is neither an architecture, a pretrained tag, a file nor a folder."""
+    """Name that is not an architecture, a pretrained tag, a file or a folder.
+
+    Args:
+        name: as given.
+        known: valid names, from which the closest are suggested.
+        kind: what the name should be, such as "tag".
+        hint: a sentence after the message.
+    """
 
     def __init__(self, name: str, known: Iterable[str] = (), *, kind: str = "model", hint: str = "") -> None:
-        near = nearest(name, known)
+        near = nearest_names(name, known)
         text = f"{name!r} is not a known {kind}"
         text += f"; did you mean {', '.join(near)}?" if near else "."
         super().__init__(f"{text} {hint}".rstrip())
@@ -82,30 +93,30 @@ class UnknownModelError(OneCLIPError, KeyError, RuntimeError):
 
 
 class ModelNotFoundError(UnknownModelError, _NotFound):
-    """A path of a model with no file or folder."""
+    """Path of a model without a file or folder."""
 
 
 class AmbiguousModelError(OneCLIPError, ValueError):
-    """Weights that load, but whose activation, preprocessing or tokenizer cannot be known."""
+    """Weights that can be read, but whose activation, preprocessing or tokenizer is unknown."""
 
 
 class CheckpointError(OneCLIPError, RuntimeError):
-    """A file that is damaged, unsafe to open, or not a checkpoint."""
+    """File that is damaged, unsafe to open, or not a checkpoint."""
 
 
 class CheckpointNotFoundError(CheckpointError, _NotFound):
-    """A path of a checkpoint, or of a part of one, with no file."""
+    """Path of a checkpoint, or of a part of one, without a file."""
 
 
 class CheckpointMismatchError(CheckpointError):
     """Keys or shapes that do not fit the model.
 
     Args:
-        source: what was being loaded, for the message.
-        missing: keys that the model has and the checkpoint lacks.
-        unexpected: keys that the checkpoint has and the model lacks.
+        source: the file or folder, for the message.
+        missing: keys of the model that the checkpoint does not have.
+        unexpected: keys of the checkpoint that the model does not have.
         reshaped: (key, shape in the checkpoint, shape in the model).
-        hint: the way out, as a sentence; by default to look at the architecture named.
+        hint: what to do, as a sentence.
     """
 
     def __init__(
@@ -118,9 +129,9 @@ class CheckpointMismatchError(CheckpointError):
     ) -> None:
         self.missing, self.unexpected, self.reshaped = list(missing), list(unexpected), list(reshaped)
         lines = [f"{source} does not fit the model; nothing was loaded."]
-        lines += _listing("missing from the checkpoint", self.missing)
-        lines += _listing("unexpected in the checkpoint", self.unexpected)
-        lines += _listing(
+        lines += _list_items("missing from the checkpoint", self.missing)
+        lines += _list_items("unexpected in the checkpoint", self.unexpected)
+        lines += _list_items(
             "of another shape",
             [f"{key}: {there} in the checkpoint, {here} in the model" for key, there, here in reshaped],
         )
@@ -129,94 +140,94 @@ class CheckpointMismatchError(CheckpointError):
 
 
 class DownloadError(OneCLIPError, OSError):
-    """A file that could not be fetched."""
+    """Download that failed."""
 
 
 class ChecksumError(DownloadError, RuntimeError):
-    """A fetched file whose bytes are not the published ones; it is deleted, never used."""
+    """Downloaded file whose checksum is not the published one. It is deleted, not used."""
 
 
 class OfflineError(DownloadError):
-    """A file that is not on this machine, while the network is switched off."""
+    """File that is not on this machine while the network is switched off."""
 
 
 class ImageError(OneCLIPError, ValueError):
-    """A picture that cannot be read or used."""
+    """Image that cannot be read or used."""
 
 
 class ImageNotFoundError(ImageError, _NotFound):
-    """A path of an image with no file."""
+    """Path of an image without a file."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture with more pixels than the limit allows (a decompression bomb, perhaps)."""
+    """Image with more pixels than the limit, such as a decompression bomb."""
 
 
 class TextError(OneCLIPError, ValueError):
-    """A caption that cannot be used."""
+    """Text that cannot be used."""
 
 
 class TextTypeError(TextError, TypeError):
-    """A caption that is not a string."""
+    """Text that is not a string."""
 
 
 class TextTooLongError(TextError, RuntimeError):
-    """A caption of more tokens than the context holds."""
+    """Text with more tokens than the context length."""
 
 
 class ShapeError(OneCLIPError, ValueError):
-    """A tensor of the wrong shape, dtype or range."""
+    """Tensor of the wrong shape, dtype or range."""
 
 
 class TokenRangeError(ShapeError, IndexError):
-    """A token id outside the vocabulary."""
+    """Token id outside the vocabulary."""
 
 
 class DataError(OneCLIPError, ValueError):
-    """A table or a folder of training data that cannot be used."""
+    """Table or folder of training or evaluation data that cannot be used."""
 
 
 class TrainingError(OneCLIPError, RuntimeError):
-    """A training that cannot go on, such as one whose loss is no longer a number."""
+    """Training that cannot continue, for example because its loss is NaN."""
 
 
 class ClusterError(OneCLIPError, RuntimeError):
-    """Machines, or processes, that cannot do together what they were asked; what they have done is kept."""
+    """Failure of machines or processes that work together. Results that they have written are kept."""
 
 
 class OutputError(OneCLIPError, OSError):
-    """A result that could not be written; what stood there before is untouched."""
+    """Result that could not be written. An older result in its place is unchanged."""
 
 
 class MissingExtraError(OneCLIPError, ImportError):
-    """An optional dependency that is not installed.
+    """Optional dependency that is not installed.
 
     Args:
-        feature: what was asked for, as the start of a sentence ("Writing Parquet").
-        extra: the extra of this distribution that brings it.
+        feature: the requested feature, as the start of a sentence ("Writing Parquet").
+        extra: the extra of this distribution that installs it.
     """
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional dependency: pip install 'oneclip[{extra}]'")
+        super().__init__(f"{feature} needs an optional dependency: {install_command(extra)}")
 
 
 class BrokenExtraError(MissingExtraError):
-    """An optional dependency that is installed and cannot be imported.
+    """Optional dependency that is installed but cannot be imported.
 
     Args:
-        feature: what was asked for, as the start of a sentence.
-        package: what is installed.
-        why: what the import said, and what to do about it.
+        feature: the requested feature, as the start of a sentence.
+        package: the installed package.
+        why: the error of the import, and what to do.
     """
 
     def __init__(self, feature: str, package: str, why: str) -> None:
         ImportError.__init__(
-            self, f"{feature} needs {package}, which is installed and cannot be imported: {why}"
+            self, f"{feature} needs {package}, which is installed but cannot be imported: {why}"
         )
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names closest to a mistyped one, ignoring case and separators; best first."""
+def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the known names closest to a mistyped one, ignoring case and separators; best first."""
 
     def fold(text: str) -> str:
         return text.lower().replace("/", "-").replace("_", "-")
@@ -225,8 +236,8 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [folded[match] for match in get_close_matches(fold(name), folded, n=count, cutoff=0.6)]
 
 
-def _listing(what: str, items: Sequence[str], limit: int = 8) -> list[str]:
-    """Lines that name up to `limit` items and count the rest."""
+def _list_items(what: str, items: Sequence[str], limit: int = 8) -> list[str]:
+    """Return lines that name up to `limit` items and count the rest."""
     if not items:
         return []
     lines = [f"  {len(items)} {what}:"] + [f"    {item}" for item in items[:limit]]

@@ -1,4 +1,4 @@
-"""What this machine is: its processor and its GPUs, as facts and in a line of words."""
+"""Information about this machine: CPU, memory and GPUs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
 
-def cpu() -> dict[str, Any]:
-    """Name, processors and the vector instructions that decide how fast a model runs."""
+def cpu_info() -> dict[str, Any]:
+    """Return the CPU's name, the number of logical processors, and the vector instructions that models use."""
     facts: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -23,15 +23,23 @@ def cpu() -> dict[str, Any]:
     return {
         "name": facts.get("model name") or platform.processor() or platform.machine(),
         "processors": os.cpu_count(),
-        "processors_for_us": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "available_processors": available_processors(),
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
     }
 
 
-def gpus() -> list[dict[str, Any]]:
-    """Name, bytes of memory and compute capability of each GPU that torch can use."""
+def available_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoding_threads() -> int:
+    """Return the number of threads that decode images: at most 8, since more would only wait for the model."""
+    return min(8, available_processors())
+
+
+def list_gpus() -> list[dict[str, Any]]:
+    """Return the name, bytes of memory and compute capability of each GPU that torch can use."""
     import torch
 
     found = []
@@ -43,16 +51,16 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def memory() -> int | None:
-    """Bytes of memory, or None where it is not told."""
+def total_memory() -> int | None:
+    """Return the bytes of physical memory, or None if the system does not report them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def resident() -> int:
-    """Bytes of memory that this process takes; 0 where it is not told."""
+def resident_memory() -> int:
+    """Return the bytes of physical memory that this process uses, or 0 if the system does not report them."""
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -60,12 +68,12 @@ def resident() -> int:
         return 0
 
 
-def in_words() -> str:
-    """ "AMD EPYC 9B14, 2 processors, 24 GiB; 1 x NVIDIA H100, 80 GiB"."""
-    processor, total = cpu(), memory()
-    words = f"{processor['name']}, {processor['processors_for_us']} processors"
+def describe_hardware() -> str:
+    """Describe this machine in one line: "AMD EPYC 9B14, 2 processors, 24 GiB; 1 x NVIDIA H100, 80 GiB"."""
+    processor, total = cpu_info(), total_memory()
+    words = f"{processor['name']}, {processor['available_processors']} processors"
     words += f", {total / 2**30:.0f} GiB" if total else ""
-    found = gpus()
+    found = list_gpus()
     if not found:
         return f"{words}; no GPU"
     return f"{words}; {len(found)} x {found[0]['name']}, {found[0]['bytes'] / 2**30:.0f} GiB"

@@ -1,4 +1,4 @@
-"""How far a long computation is, told to a caller or drawn on stderr when the caller asked for it."""
+"""Progress of a long computation: a callback, or a bar on stderr if the caller requests one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Progress: TypeAlias = bool | Callable[[int], None]
 
 
 @contextmanager
-def reporting(progress: Progress, total: int | None, what: str) -> Iterator[Callable[[int], None]]:
-    """What to call with the number of items that were just done.
+def report_progress(progress: Progress, total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """Make a function to call with the number of items that were just done.
 
     Args:
-        progress: False for nothing, True for a bar on stderr, or the function to call.
-        total: how many items there are, if that is known.
-        what: their name, in the plural.
+        progress: False for nothing, True for a bar on stderr, or the function itself.
+        total: the number of items, or None if unknown.
+        what: the items, in the plural.
     """
     if callable(progress):
         yield progress

@@ -1,10 +1,11 @@
-"""`open_clip`, on OneCLIP: the names of open_clip_torch 3.3.0, with its arguments."""
+"""Drop-in replacement for open_clip_torch 3.3.0, built on OneCLIP."""
 
 from open_clip import hf_configs as hf_configs  # modules that programs reach as attributes
 from open_clip import hf_model as hf_model
 from open_clip import modified_resnet as modified_resnet
 from open_clip import pos_embed as pos_embed
 from open_clip import timm_model as timm_model
+from open_clip import torchscript as torchscript  # lets torch.jit.script compile the models
 from open_clip import transformer as transformer
 from open_clip.coca_model import CoCa
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD

@@ -1,4 +1,4 @@
-"""Names of architectures to their configurations as plain dicts: the zoo's, and those that a program registers."""
+"""Table of architectures: configurations of the zoo and registered ones, as plain dicts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["add_model_config", "get_model_config", "list_models"]
 
 REQUIRED = ("embed_dim", "vision_cfg", "text_cfg")
 
-# What programs read from a configuration although its value is the default.
-STATED = {
+# Fields that are present in a configuration even if they have the default value, because programs read them.
+ALWAYS_WRITTEN = {
     "timm": (
         "image_size",
         *(f"timm_{name}" for name in ("model_name", "model_pretrained", "pool", "proj", "drop", "drop_path")),
@@ -30,17 +30,17 @@ STATED = {
 
 
 def list_models() -> list[str]:
-    """The names of all architectures, numbers in them in their order."""
+    """List the names of all architectures, in natural order of their numbers."""
     return list(_MODEL_CONFIGS)
 
 
 def add_model_config(path: str | os.PathLike[str]) -> None:
-    """Register the architectures in a JSON file, or in every JSON file of a folder, by the files' names.
+    """Register the architecture of a JSON file, or of every JSON file in a folder, under the file name.
 
-    A file of a folder that is no configuration is passed over. A name that is known already is replaced.
+    In a folder, files that are not configurations are skipped. Existing names are replaced.
 
     Raises:
-        ConfigError: if a file named alone is no configuration, or there is no such path.
+        ConfigError: if the path does not exist, or is a file that is not a configuration.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,8 +48,8 @@ def add_model_config(path: str | os.PathLike[str]) -> None:
     else:
         cfg = _read(path) if path.is_file() else None
         if cfg is None:
-            what = f"holds no JSON object with {', '.join(REQUIRED)}" if path.exists() else "does not exist"
-            raise ConfigError(f"{path} {what}: a model's configuration, or a folder of them, was expected")
+            fault = f"is not a JSON object with {', '.join(REQUIRED)}" if path.exists() else "does not exist"
+            raise ConfigError(f"{path} {fault}; expected a model configuration, or a folder of them")
         found = {path.stem: cfg}
     everything = {**_MODEL_CONFIGS, **found}
     _MODEL_CONFIGS.clear()  # in place: programs import this dict
@@ -57,23 +57,23 @@ def add_model_config(path: str | os.PathLike[str]) -> None:
 
 
 def _rescan_model_configs() -> None:
-    """Register what lies in the paths that a program added to `_MODEL_CONFIG_PATHS`."""
+    """Register the configurations in `_MODEL_CONFIG_PATHS`, a list that programs add to."""
     for path in _MODEL_CONFIG_PATHS:
         add_model_config(path)
 
 
 def get_model_config(model_name: str) -> dict[str, Any] | None:
-    """The configuration of an architecture, of a folder (`local-dir:`) or of a repository (`hf-hub:`).
+    """Return the configuration of an architecture, a folder (`local-dir:`) or a repository (`hf-hub:`).
 
     Returns:
-        A dict of one's own, as `open_clip_config.json` files hold it; None for a plain name that is not known.
+        A copy, in the format of `open_clip_config.json`; None for an unknown architecture.
 
     Raises:
-        UnknownModelError, CheckpointError, DownloadError: if a folder or repository has none.
+        UnknownModelError, CheckpointError, DownloadError: if a folder or repository has no valid configuration.
     """
-    from open_clip.sources import FOLDER, HUB, read_config
+    from open_clip.sources import read_config
 
-    if model_name.startswith((FOLDER, HUB)):
+    if model_name.startswith((zoo.FOLDER_PREFIX, zoo.HUB_PREFIX)):
         content = read_config(zoo.resolve(model_name))
         cfg = content.get("model_cfg", content)
         if not isinstance(cfg, dict):
@@ -83,21 +83,21 @@ def get_model_config(model_name: str) -> dict[str, Any] | None:
 
 
 def known_config(model_name: str) -> dict[str, Any]:
-    """The configuration of an architecture; `/` in its name stands for `-`, and OpenAI's names are known too.
+    """Return the configuration of an architecture. `/` in a name means `-`; OpenAI's names are accepted too.
 
     Raises:
-        UnknownModelError: if there is none; the message has the nearest.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     name = architecture_name(model_name)
     if name is None:
         raise UnknownModelError(
-            model_name, _MODEL_CONFIGS, kind="architecture", hint="open_clip.list_models() has them all."
+            model_name, _MODEL_CONFIGS, kind="architecture", hint="open_clip.list_models() lists them all."
         )
     return copy.deepcopy(_MODEL_CONFIGS[name])
 
 
 def architecture_name(model_name: str) -> str | None:
-    """The architecture that a plain name stands for, or None."""
+    """Return the architecture for a plain name, or None if it is unknown."""
     for candidate in (model_name, zoo.OPENAI_NAMES.get(model_name, ""), model_name.replace("/", "-")):
         if candidate in _MODEL_CONFIGS:
             return candidate
@@ -113,17 +113,17 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _natural_key(string_: str) -> list[int | str]:
-    """What to sort names by so that the numbers in them are in their order."""
+    """Return a sort key that orders the numbers in names by value."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", string_.lower())]
 
 
 def _published(name: str) -> dict[str, Any]:
-    """A configuration of the zoo as its published file has it: what a program may subscript is there."""
+    """Return a configuration of the zoo in its published form, with all fields that programs read."""
     cfg = zoo.architecture(name)
     parts = {
-        "vision_cfg": STATED["timm" if cfg.vision_cfg.timm_model_name else "visual"],
-        "text_cfg": STATED["hf" if cfg.text_cfg.hf_model_name else "text"],
-        "multimodal_cfg": STATED["multimodal"],
+        "vision_cfg": ALWAYS_WRITTEN["timm" if cfg.vision_cfg.timm_model_name else "visual"],
+        "text_cfg": ALWAYS_WRITTEN["hf" if cfg.text_cfg.hf_model_name else "text"],
+        "multimodal_cfg": ALWAYS_WRITTEN["multimodal"],
     }
     values = cfg.to_dict()
     for key, stated in parts.items():

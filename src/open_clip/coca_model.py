@@ -1,4 +1,4 @@
-"""`open_clip.coca_model`: the captioning model of `oneclip.model`, its configuration, and helpers."""
+"""`open_clip.coca_model`: CoCa, its configuration, and helpers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from oneclip import config
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg
 from oneclip.model import CoCa, LayerNorm, LayerNormFp32, MultimodalTransformer, QuickGELU
 from oneclip.model.build import build_decoder
-from oneclip.model.generation.settings import KINDS
-from open_clip.model import _build_text_tower as _build_text_tower  # programs import these from here, too
+from oneclip.model.generation.settings import GENERATION_TYPES as _TYPES
+from open_clip.model import _build_text_tower as _build_text_tower  # programs also import these from here
 from open_clip.model import _build_vision_tower as _build_vision_tower
 
 __all__ = [
@@ -30,13 +30,13 @@ __all__ = [
     "prepare_inputs_for_generation",
 ]
 
-GENERATION_TYPES = {kind: kind for kind in KINDS}
-_has_transformers = True  # captions are written without it
+GENERATION_TYPES = {kind: kind for kind in _TYPES}
+_has_transformers = True  # programs read this; generation does not need transformers
 
 
 @dataclass
 class MultimodalCfg(CLIPTextCfg):
-    """CoCa's decoder, with a text tower's fields as there; `oneclip.config.MultimodalCfg` says which are used."""
+    """Configuration of CoCa's decoder, with the published fields; `oneclip.config.MultimodalCfg` has those in use."""
 
     mlp_ratio: float = 4
     dim_head: int = 64
@@ -48,14 +48,14 @@ class MultimodalCfg(CLIPTextCfg):
 def prepare_inputs_for_generation(
     input_ids: Tensor, image_inputs: Tensor, past: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """The arguments of one decoding step, by the names that transformers gives them.
+    """Make the arguments of one decoding step, with the names of transformers.
 
     Args:
         input_ids: (B, L).
         image_inputs: (B, 3, H, W).
-        past: keys and values of the tokens before; only the last token is needed then.
-        kwargs: `attention_mask` (B, L), whose ones count the positions unless `position_ids` are given; those are
-            left out, as there.
+        past: keys and values of earlier tokens; if given, only the last token is passed on.
+        kwargs: `attention_mask` (B, L), from which positions are counted unless `position_ids` are given; those are
+            left out, as in the published package.
     """
     attention_mask = kwargs.get("attention_mask")
     position_ids = None
@@ -76,7 +76,7 @@ def _build_text_decoder_tower(
     quick_gelu: bool = False,
     cast_dtype: torch.dtype | None = None,
 ) -> MultimodalTransformer:
-    """A decoder with `embed_dim` logits, one a token of the vocabulary."""
+    """Build a decoder with `embed_dim` logits, one for each token of the vocabulary."""
     cfg: Any = multimodal_cfg
     if isinstance(cfg, Mapping):
         cfg = MultimodalCfg(**cfg)
@@ -84,7 +84,7 @@ def _build_text_decoder_tower(
 
 
 def _token_to_tensor(token_id: int | Sequence[int] | Tensor, device: str | torch.device = "cpu") -> Tensor:
-    """Ids as a tensor (N,); one that is a tensor already stays as it is."""
+    """Convert ids to a tensor (N,); tensors are returned unchanged."""
     if isinstance(token_id, Tensor):
         return token_id
     return torch.tensor([token_id] if isinstance(token_id, int) else token_id, device=device)

@@ -1,4 +1,4 @@
-"""Channel statistics of the pictures that models were trained on, and file names on the Hugging Face Hub."""
+"""Image normalization statistics, and file names on the Hugging Face hub."""
 
 from oneclip.config import OPENAI_MEAN as OPENAI_DATASET_MEAN
 from oneclip.config import OPENAI_STD as OPENAI_DATASET_STD

@@ -1,4 +1,4 @@
-"""`open_clip.factory`: names to models, transforms, tokenizers and losses, with the published arguments."""
+"""`open_clip.factory`: create models, transforms, tokenizers and losses by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from open_clip.model import (
     resize_text_pos_embed,
     set_model_preprocess_cfg,
 )
-from open_clip.overrides import edited, fetch_towers
+from open_clip.overrides import apply_overrides, set_tower_downloads
 from open_clip.precision import check_precision, to_precision
 from open_clip.pretrained import (
     download_pretrained,
@@ -49,7 +49,7 @@ from open_clip.pretrained import (
     is_pretrained_cfg,
     list_pretrained_tags_by_model,
 )
-from open_clip.sources import find, parse_model_name, read_config, refuse_random
+from open_clip.sources import parse_model_name, raise_no_weights, read_config, resolve_model
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from open_clip.tokenizer_choice import get_tokenizer
 from open_clip.training_loss import create_loss
@@ -76,8 +76,8 @@ __all__ = [
     "parse_model_name",
 ]
 
-HF_HUB_PREFIX, LOCAL_DIR_PREFIX = "hf-hub:", "local-dir:"
-USUAL_WEIGHTS = (  # of a folder, the best first
+HF_HUB_PREFIX, LOCAL_DIR_PREFIX = zoo.HUB_PREFIX, zoo.FOLDER_PREFIX
+WEIGHTS_FILE_NAMES = (  # in order of preference
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -113,46 +113,46 @@ def create_model(
     weights_only: bool = True,
     **model_kwargs: Any,
 ) -> nn.Module:
-    """A model, with weights if some are named; in training mode, as modules are made.
+    """Create a model in training mode, with pretrained weights if requested.
 
     Args:
-        model_name: an architecture, of the zoo or registered; or a name of weights: `hf-hub:owner/name`,
-            `local-dir:path`, or another that `oneclip.load` takes, for which `pretrained` is not used.
+        model_name: an architecture, of the zoo or registered; or a name that includes weights: `hf-hub:owner/name`,
+            `local-dir:path`, or another name for `oneclip.load`. `pretrained` is then ignored.
         pretrained: weights for the architecture: a tag, or a file.
-        load_weights: False gives random weights in place of those that were named.
-        precision: "fp32"; "amp", "amp_bf16" and "amp_bfloat16", whose weights are fp32 too; "fp16" and "bf16" for
-            matrices only; "pure_fp16" and "pure_bf16" for everything.
-        device: where the model goes.
-        jit: compile it with TorchScript; one that cannot be compiled comes as it is, with a warning.
-        force_quick_gelu: QuickGELU, whatever the weights were trained with.
-        force_custom_text: keep the text tower in a module of its own.
-        force_patch_dropout: share of patches left out in training.
+        load_weights: False for random weights instead.
+        precision: "fp32"; "amp", "amp_bf16" and "amp_bfloat16", which also have fp32 weights; "fp16" and "bf16" for
+            matrices only; "pure_fp16" and "pure_bf16" for all weights.
+        device: device of the model.
+        jit: compile the model with TorchScript. If that fails, return it uncompiled, with a warning.
+        force_quick_gelu: use QuickGELU, for any weights.
+        force_custom_text: put the text tower into its own module.
+        force_patch_dropout: fraction of patches dropped in training.
         force_image_size: in pixels; positions are resized.
         force_preprocess_cfg: fields of `PreprocessCfg` that replace those of the weights.
         force_context_length: in tokens; positions are resized.
-        pretrained_image: where no weights are named, let a tower of timm's begin with timm's own.
-        pretrained_text: where no weights are named, let a tower of transformers' begin with its own.
-        pretrained_image_path: a file with weights of the visual tower alone, loaded last.
-        pretrained_text_path: likewise of the text tower.
-        cache_dir: where downloads are kept.
-        output_dict: whether the model's `forward` gives a dict.
-        require_pretrained: refuse random weights.
-        weights_only: accepted for older programs; nothing in a file is ever executed.
-        model_kwargs: fields of the architecture's configuration, such as `init_logit_bias`.
+        pretrained_image: initialize a timm tower with timm's weights, if no other weights are given.
+        pretrained_text: initialize a transformers tower with its published weights, if no other weights are given.
+        pretrained_image_path: file with weights of the visual tower, loaded last.
+        pretrained_text_path: file with weights of the text tower, loaded last.
+        cache_dir: folder for downloads.
+        output_dict: make the model's `forward` return a dict.
+        require_pretrained: raise an error instead of using random weights.
+        weights_only: accepted for compatibility; code in a file is never executed.
+        model_kwargs: fields of the architecture's configuration, for example `init_logit_bias`.
 
     Raises:
-        UnknownModelError: for names that mean nothing.
-        ConfigError: for a precision or a field that is not known.
+        UnknownModelError: for an unknown name.
+        ConfigError: for an unknown precision or field.
         CheckpointError: for a file that is damaged or does not fit.
-        DownloadError: for one that cannot be fetched.
+        DownloadError: if a file cannot be downloaded.
     """
     check_precision(precision)
-    pretrained_text = model_kwargs.pop("pretrained_hf", pretrained_text)  # its name of old
-    _note_unused(model_name, pretrained)
-    found = find(model_name, pretrained, cache_dir, weights=load_weights)
+    pretrained_text = model_kwargs.pop("pretrained_hf", pretrained_text)  # the older name of the argument
+    _warn_unused_pretrained(model_name, pretrained)
+    found = resolve_model(model_name, pretrained, cache_dir, weights=load_weights)
     has_weights = load_weights and found.state_dict is not None
     if require_pretrained and not has_weights:
-        refuse_random(model_name, pretrained)
+        raise_no_weights(model_name, pretrained)
     edits = {
         "force_quick_gelu": force_quick_gelu,
         "force_custom_text": force_custom_text,
@@ -160,13 +160,13 @@ def create_model(
         "force_image_size": force_image_size,
         "force_context_length": force_context_length,
     }
-    cfg = ModelCfg.from_dict(edited(found.model_cfg, {**edits, **model_kwargs}))
-    fetch_towers(
+    cfg = ModelCfg.from_dict(apply_overrides(found.model_cfg, {**edits, **model_kwargs}))
+    set_tower_downloads(
         cfg,
         image=pretrained_image and not has_weights and pretrained_image_path is None,
         text=pretrained_text and not has_weights and pretrained_text_path is None,
     )
-    # drawn even where weights follow, as published: random numbers that come later are then the same
+    # weights are drawn even if others replace them, as in the published package, so that later random numbers agree
     cast_dtype = get_cast_dtype(precision)
     model: Any = build_model(cfg, pretrained_towers=not has_weights, cast_dtype=cast_dtype)
     if load_weights and found.state_dict is not None:
@@ -176,7 +176,7 @@ def create_model(
     if pretrained_text_path:
         load_tower(model, "text", pretrained_text_path)
     if not (has_weights or pretrained_image_path or pretrained_text_path):
-        logging.getLogger(__name__).warning("%s begins with random weights", model_name)
+        logging.getLogger(__name__).warning("%s is initialized with random weights", model_name)
     _set_model_device_and_precision(
         model, torch.device(device), precision, cfg.vision_cfg.timm_model_name is not None
     )
@@ -184,7 +184,7 @@ def create_model(
         model.output_dict = True
     preprocess_cfg = {**found.preprocess_cfg, "size": model.visual.image_size}
     set_model_preprocess_cfg(model, merge_preprocess_dict(preprocess_cfg, force_preprocess_cfg or {}))
-    return _scripted(model) if jit else model
+    return _script(model) if jit else model
 
 
 def create_model_and_transforms(
@@ -213,13 +213,13 @@ def create_model_and_transforms(
     weights_only: bool = True,
     **model_kwargs: Any,
 ) -> tuple[nn.Module, Transform, Transform]:
-    """`create_model`, with the model's transforms for training and for evaluation.
+    """Create a model as `create_model` does, with its transforms for training and evaluation.
 
     Args:
-        image_mean, image_std, image_interpolation, image_resize_mode: replace what the weights say of their pictures.
-        aug_cfg: how far training pictures are changed.
+        image_mean, image_std, image_interpolation, image_resize_mode: replace the preprocessing of the weights.
+        aug_cfg: augmentation of training images.
 
-    The other arguments and the errors are those of `create_model`.
+    Other arguments and errors are those of `create_model`.
     """
     model = create_model(
         model_name,
@@ -232,7 +232,7 @@ def create_model_and_transforms(
         force_custom_text,
         force_patch_dropout,
         force_image_size,
-        _pixels(image_mean, image_std, image_interpolation, image_resize_mode),
+        _preprocess_overrides(image_mean, image_std, image_interpolation, image_resize_mode),
         force_context_length,
         pretrained_image,
         pretrained_text,
@@ -270,13 +270,13 @@ def create_model_from_pretrained(
     weights_only: bool = True,
     **model_kwargs: Any,
 ) -> nn.Module | tuple[nn.Module, Transform]:
-    """`create_model` that refuses random weights, with the model's transform for evaluation.
+    """Create a model with pretrained weights, and its transform for evaluation.
 
     Args:
-        image_mean, image_std, image_interpolation, image_resize_mode: replace what the weights say of their pictures.
-        return_transform: False for the model alone.
+        image_mean, image_std, image_interpolation, image_resize_mode: replace the preprocessing of the weights.
+        return_transform: False to return only the model.
 
-    The other arguments and the errors are those of `create_model`.
+    Other arguments and errors are those of `create_model`.
     """
     model = create_model(
         model_name,
@@ -287,7 +287,9 @@ def create_model_from_pretrained(
         force_quick_gelu=force_quick_gelu,
         force_custom_text=force_custom_text,
         force_image_size=force_image_size,
-        force_preprocess_cfg=_pixels(image_mean, image_std, image_interpolation, image_resize_mode),
+        force_preprocess_cfg=_preprocess_overrides(
+            image_mean, image_std, image_interpolation, image_resize_mode
+        ),
         force_context_length=force_context_length,
         cache_dir=cache_dir,
         require_pretrained=True,
@@ -308,19 +310,19 @@ def _set_model_device_and_precision(
 
 
 def _get_hf_config(model_id: str, cache_dir: str | None = None) -> dict[str, Any]:
-    """Fetch the `open_clip_config.json` of a repository, or find it in the cache."""
+    """Read the `open_clip_config.json` of a repository, downloaded if it is not cached."""
     return read_config(zoo.resolve(HF_HUB_PREFIX + model_id), cache_dir)
 
 
 def _find_checkpoint_in_dir(dir_path: Path) -> str | None:
-    """The file of weights in a folder: the first of the usual names, else the first safetensors, else the first."""
+    """Return the weights file of a folder: the first of `WEIGHTS_FILE_NAMES`, else safetensors, else any."""
     found = [path for path in dir_path.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
-    ranks = {name: rank for rank, name in enumerate(USUAL_WEIGHTS)}
+    ranks = {name: rank for rank, name in enumerate(WEIGHTS_FILE_NAMES)}
     order = sorted(found, key=lambda p: (ranks.get(p.name, len(ranks)), p.suffix != ".safetensors", p))
     return str(order[0]) if order else None
 
 
-def _pixels(
+def _preprocess_overrides(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     interpolation: str | None,
@@ -331,19 +333,23 @@ def _pixels(
     )
 
 
-def _note_unused(model_name: str, pretrained: str | os.PathLike[str] | None) -> None:
-    """Say so when `pretrained` is given beside a name that has its own weights."""
+def _warn_unused_pretrained(model_name: str, pretrained: str | os.PathLike[str] | None) -> None:
+    """Warn if `pretrained` is given with a name that includes weights."""
     if pretrained and architectures.architecture_name(model_name) is None:
-        warnings.warn(f"pretrained={pretrained!r} is not used: {model_name} names its weights", stacklevel=3)
+        warnings.warn(
+            f"pretrained={pretrained!r} is not used: {model_name} includes its weights", stacklevel=3
+        )
 
 
-def _scripted(model: nn.Module) -> nn.Module:
-    """TorchScript of a model that still knows its preprocessing; the model itself where that cannot be."""
+def _script(model: nn.Module) -> nn.Module:
+    """Compile a model with TorchScript and keep its preprocessing; return the model itself if that fails."""
     try:
         scripted = torch.jit.script(model)
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[:1]
-        warnings.warn(f"jit: this model cannot be compiled and comes as it is: {reason}", stacklevel=3)
+        warnings.warn(
+            f"jit: this model cannot be compiled and is returned uncompiled: {reason}", stacklevel=3
+        )
         return model
     set_model_preprocess_cfg(scripted, get_model_preprocess_cfg(model))
     return scripted

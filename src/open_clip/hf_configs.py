@@ -1,4 +1,4 @@
-"""`open_clip.hf_configs`: how the fields of Hugging Face text models are called, by type of model."""
+"""`open_clip.hf_configs`: names of configuration fields of Hugging Face text models, by model type."""
 
 from typing import Any
 

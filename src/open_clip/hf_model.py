@@ -1,4 +1,4 @@
-"""`open_clip.hf_model`: text towers of Hugging Face models, and their poolers, under their published names."""
+"""`open_clip.hf_model`: text towers based on Hugging Face models, and their poolers."""
 
 from typing import Any
 
@@ -28,26 +28,26 @@ __all__ = [
 ]
 
 
-class _AnyTextTower(type):
-    """Every text tower of this kind passes for an `HFTextEncoder`, whoever made it."""
+class _AcceptHFTextTower(type):
+    """Metaclass that makes every `HFTextTower` an instance of `HFTextEncoder`."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, HFTextTower)
 
 
-class HFTextEncoder(HFTextTower, metaclass=_AnyTextTower):
-    """A text tower by the published list of arguments.
+class HFTextEncoder(HFTextTower, metaclass=_AcceptHFTextTower):
+    """Hugging Face text tower with the published arguments.
 
     Args:
         model_name_or_path: a repository on the Hugging Face hub, or a folder.
         output_dim: D, the width of the features.
-        config: a `PretrainedConfig`; the encoder then begins with random weights, and one of BERT's kind has its
-            pooling layer.
+        config: a `PretrainedConfig`; the encoder then has random weights, and BERT-like models have their pooling
+            layer.
         pooler_type: "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler", or the name of a
-            registered one; None for the usual one of that model.
-        proj_type: "linear", "mlp", or None where the model is as wide as its features.
-        pretrained: begin with the published weights, which are fetched.
-        output_tokens: also give the tokens.
+            registered pooler; None for the default of the model.
+        proj_type: "linear", "mlp", or None if the model is as wide as its features.
+        pretrained: download the published weights and start from them.
+        output_tokens: also return the tokens.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class HFTextEncoder(HFTextTower, metaclass=_AnyTextTower):
         self.context_length = getattr(self.config, "max_position_embeddings", 0)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, L) token ids to (B, D) features; with `output_tokens` also the tokens (B, L, C)."""
+        """Encode (B, L) token ids as (B, D) features; with `output_tokens` also return the tokens (B, L, C)."""
         return super().forward(x)
 
     def init_parameters(self) -> None:
-        """Nothing: transformers has initialised the encoder."""
+        """Do nothing: transformers has initialized the encoder."""

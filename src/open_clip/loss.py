@@ -1,4 +1,4 @@
-"""`open_clip.loss`: the losses of `oneclip.losses`, and how features travel between ranks, under published names."""
+"""`open_clip.loss`: losses, and the exchange of features between ranks."""
 
 from __future__ import annotations
 
@@ -45,17 +45,19 @@ def gather_features(
     world_size: int = 1,
     use_horovod: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The features of one rank, (B, D) each, to those of all ranks, (world_size * B, D).
+    """Gather the features of all ranks: from (B, D) each to (world_size * B, D).
 
     Args:
-        local_loss: without `gather_with_grad`, let this rank's own rows go in without their gradient, too.
-        gather_with_grad: let gradients flow to the ranks that the rows came from.
+        local_loss: without `gather_with_grad`, detach this rank's own rows as well.
+        gather_with_grad: send gradients back to the ranks that the rows came from.
 
     Raises:
-        ConfigError: on `use_horovod`, or if torch.distributed is not initialised with that number of ranks.
+        ConfigError: on `use_horovod`, or if torch.distributed is not initialized with `world_size` ranks.
     """
     if use_horovod:
-        raise ConfigError("features are gathered through torch.distributed; Horovod is not supported")
+        raise ConfigError(
+            "gather_features uses torch.distributed and does not support Horovod; leave use_horovod out"
+        )
     images, texts = (
         gather_rows(
             features,

@@ -1,4 +1,4 @@
-"""`open_clip.model`: the dual encoders of `oneclip.model`, their configurations, and what programs do to them."""
+"""`open_clip.model`: dual encoders, their configurations, and helpers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oneclip import checkpoint
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, as_pair
 from oneclip.model import (
     CLIP,
     Attention,
@@ -78,17 +78,17 @@ def trace_model(
 ) -> torch.jit.ScriptModule:
     """Record a model as TorchScript: its `forward`, `encode_image` and `encode_text`.
 
-    The script takes batches of any size, and captions as long as the context. Inside it no caption is trimmed, and it
-    is not checked against a second run, which would cost as much again.
+    The script takes any batch size, and texts of the full context length, which it does not cut. It is not checked by
+    a second run, which would double the time.
 
     Args:
-        model: in evaluation mode afterwards.
-        batch_size: of what it is recorded with.
-        device: where the model is.
+        model: set to evaluation mode.
+        batch_size: batch size of the example inputs.
+        device: device of the model.
     """
     model.eval()
     size = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = as_pair(size)
     convolutions = (module for module in model.visual.modules() if isinstance(module, nn.Conv2d))
     dtype = next((module.weight.dtype for module in convolutions), torch.float32)
     image = torch.ones((batch_size, 3, height, width), device=device, dtype=dtype)
@@ -97,30 +97,14 @@ def trace_model(
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", torch.jit.TracerWarning
-        )  # of checks, which hold for every input like these
-        traced = torch.jit.trace_module(_without_exports(model), inputs, check_trace=False, strict=False)  # type: ignore
+        )  # about input checks, which hold for all such inputs
+        traced = torch.jit.trace_module(model, inputs, check_trace=False, strict=False)  # type: ignore
     traced.visual.image_size = size
     return traced  # type: ignore[no-any-return]
 
 
-def _without_exports(model: Any) -> Any:
-    """A shallow copy of a model whose methods can be recorded: those marked for scripting would be compiled instead."""
-    kind: Any = type(model)
-
-    def encode_image(self: Any, image: Tensor, **options: Any) -> Any:
-        return kind.encode_image(self, image, **options)
-
-    def encode_text(self: Any, text: Tensor, **options: Any) -> Any:
-        return kind.encode_text(self, text, **options)
-
-    methods: dict[str, Any] = {"encode_image": encode_image, "encode_text": encode_text}
-    shadow = copy.copy(model)
-    shadow.__class__ = type(kind.__name__, (kind,), methods)
-    return shadow
-
-
 def convert_to_custom_text_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a `CLIP` under the names that a `CustomTextCLIP` has; others as they are."""
+    """Rename the tensors of a `CLIP` for a `CustomTextCLIP`; other state dicts stay unchanged."""
     if "text_projection" not in state_dict:
         return dict(state_dict)
     return {f"text.{name}" if name.startswith(TEXT_NAMES) else name: t for name, t in state_dict.items()}
@@ -129,10 +113,10 @@ def convert_to_custom_text_state_dict(state_dict: Mapping[str, Tensor]) -> dict[
 def build_model_from_openai_state_dict(
     state_dict: Mapping[str, Tensor], quick_gelu: bool = True, cast_dtype: torch.dtype | None = torch.float16
 ) -> CLIP:
-    """A model in fp16 of a state dict whose shapes say what it is, as OpenAI's files hold it.
+    """Build an fp16 model from OpenAI's state dict; its shapes determine the architecture.
 
     Raises:
-        CheckpointError: if it is no such state dict.
+        CheckpointError: if it is not such a state dict.
     """
     weights = {
         key: t
@@ -143,14 +127,14 @@ def build_model_from_openai_state_dict(
     cfg.quick_gelu = quick_gelu
     model: Any = build_model(
         cfg, cast_dtype=cast_dtype
-    )  # drawn, as there, though weights replace what is drawn
+    )  # weights are drawn, as in the published package, although they are replaced
     convert_weights_to_fp16(model)
     checkpoint.load_into(model, weights, source="the state dict")
     return model.eval()  # type: ignore[no-any-return]
 
 
 def get_model_preprocess_cfg(model: Any) -> dict[str, Any]:
-    """How pictures are prepared for a model: what `set_model_preprocess_cfg` left with it, or what its tower knows."""
+    """Return the preprocessing of a model: that of `set_model_preprocess_cfg`, or the attributes of its tower."""
     visual = getattr(model, "visual", model)
     cfg: dict[str, Any] = getattr(visual, "preprocess_cfg", {})
     if cfg:
@@ -160,14 +144,14 @@ def get_model_preprocess_cfg(model: Any) -> dict[str, Any]:
 
 
 def set_model_preprocess_cfg(model: Any, preprocess_cfg: Mapping[str, Any]) -> None:
-    """Leave with a model how pictures are prepared for it."""
+    """Store the preprocessing of a model on its visual tower."""
     visual = getattr(model, "visual", model)
     visual.image_mean, visual.image_std = preprocess_cfg["mean"], preprocess_cfg["std"]
     visual.preprocess_cfg = copy.deepcopy(dict(preprocess_cfg))
 
 
 def get_model_tokenize_cfg(model: Any) -> dict[str, int]:
-    """The context length and the size of the vocabulary, as far as the text tower knows them."""
+    """Return the context length and vocabulary size, if the text tower has these attributes."""
     text = getattr(model, "text", model)
     return {
         key: getattr(text, key)

@@ -1,4 +1,4 @@
-"""`open_clip.openai`: OpenAI's names to their models."""
+"""`open_clip.openai`: load models published by OpenAI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["list_openai_models", "load_openai_model"]
 
 
 def list_openai_models() -> list[str]:
-    """The architectures that OpenAI published weights of, each also with QuickGELU in its name."""
+    """List the architectures with weights by OpenAI, including their `-quickgelu` names."""
     return list_pretrained_models_by_tag("openai")
 
 
@@ -32,20 +32,20 @@ def load_openai_model(
     device: str | torch.device | None = None,
     cache_dir: str | None = None,
 ) -> CLIP:
-    """Load a model that OpenAI published, with the QuickGELU that it was trained with.
+    """Load a model published by OpenAI, with QuickGELU.
 
     Args:
-        name: one of `list_openai_models`, or a file in OpenAI's form.
-        precision: as for `create_model`; "fp32" on the CPU and "fp16" elsewhere if None.
-        device: the first CUDA device if there is one, else the CPU, if None.
-        cache_dir: where downloads are kept.
+        name: one of `list_openai_models()`, or a file in OpenAI's format.
+        precision: as for `create_model`; None for "fp32" on the CPU and "fp16" elsewhere.
+        device: None for the first CUDA device if there is one, else the CPU.
+        cache_dir: folder for downloads.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        UnknownModelError: for a name that is neither.
-        CheckpointError: for a file of another form.
+        UnknownModelError: for an unknown name.
+        CheckpointError: for a file in another format.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = precision or ("fp32" if device.type == "cpu" else "fp16")
@@ -55,7 +55,7 @@ def load_openai_model(
     elif os.path.isfile(name):
         path = name
     else:
-        raise UnknownModelError(name, list_openai_models(), kind="model of OpenAI's")
+        raise UnknownModelError(name, list_openai_models(), kind="OpenAI model")
     model = build_model_from_openai_state_dict(checkpoint.read(path).state_dict).float()
     to_precision(model, precision)
     visual = model.visual

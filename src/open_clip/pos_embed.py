@@ -1,4 +1,4 @@
-"""`open_clip.pos_embed`: grids to tables of sines and cosines (Vaswani et al. 2017, in two dimensions)."""
+"""`open_clip.pos_embed`: sine-cosine position embeddings in two dimensions (Vaswani et al. 2017)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Array = npt.NDArray[Any]
 
 
 def get_2d_sincos_pos_embed(embed_dim: int, grid_size: int, cls_token: bool = False) -> Array:
-    """Positions of a square grid, row by row.
+    """Compute the position embeddings of a square grid, row by row.
 
     Args:
         embed_dim: C, divisible by four.
-        grid_size: patches on one side, G.
-        cls_token: put a row of zeros first.
+        grid_size: G, patches per side.
+        cls_token: add a first row of zeros.
 
     Returns:
         (G * G, C) float64, or (1 + G * G, C).
@@ -40,19 +40,21 @@ def get_2d_sincos_pos_embed(embed_dim: int, grid_size: int, cls_token: bool = Fa
 
 
 def get_2d_sincos_pos_embed_from_grid(embed_dim: int, grid: Array) -> Array:
-    """Coordinates (2, ...) of M positions to (M, C): half of C for each coordinate."""
+    """Embed the coordinates (2, ...) of M positions as (M, C), half of C for each coordinate."""
     halves = [get_1d_sincos_pos_embed_from_grid(embed_dim // 2, coordinate) for coordinate in grid[:2]]
     return np.concatenate(halves, axis=1)
 
 
 def get_1d_sincos_pos_embed_from_grid(embed_dim: int, pos: Array) -> Array:
-    """M positions of any shape to (M, C): sines, then cosines, of wavelengths from 1 to 10,000.
+    """Embed M positions, of any shape, as (M, C): sines, then cosines, of wavelengths from 1 to 10,000.
 
     Raises:
         ConfigError: if C is odd.
     """
     if embed_dim % 2:
-        raise ConfigError(f"sines and cosines come in pairs: embed_dim is {embed_dim}")
+        raise ConfigError(
+            f"embed_dim is {embed_dim}; expected an even number, since sines and cosines come in pairs"
+        )
     frequencies = 10_000.0 ** (-np.arange(embed_dim // 2, dtype=np.float64) / (embed_dim / 2))
     angles = np.outer(np.reshape(pos, -1), frequencies)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
@@ -62,11 +64,11 @@ def interpolate_pos_embed(model: Any, checkpoint_model: MutableMapping[str, Tens
     """Resize the `pos_embed` (1, T + P, C) of a state dict to the square grid of a vision transformer, in place.
 
     Args:
-        model: has `pos_embed` and `patch_embed.num_patches`, as timm's have.
+        model: has `pos_embed` and `patch_embed.num_patches`, like timm's models.
         checkpoint_model: the state dict.
 
     Raises:
-        CheckpointError: if its positions form no square grid.
+        CheckpointError: if its positions do not form a square grid.
     """
     if "pos_embed" in checkpoint_model:
         patches = model.patch_embed.num_patches

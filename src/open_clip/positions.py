@@ -1,4 +1,4 @@
-"""Positions of a state dict to the grid and the context length of a model."""
+"""Resizing of position embeddings to the grid and context length of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from oneclip.checkpoint.interpolate_pos_embed import TEXT, VISUAL, resize_grid, resize_line
+from oneclip.checkpoint.interpolate_pos_embed import (
+    TEXT_POS_EMBED,
+    VISUAL_POS_EMBED,
+    resize_grid,
+    resize_sequence,
+)
 from oneclip.errors import CheckpointMismatchError
 from open_clip.utils import to_2tuple
 
@@ -20,15 +25,15 @@ def resize_pos_embed(
     interpolation: str = "bicubic",
     antialias: bool = True,
 ) -> None:
-    """Resize the positions of a state dict's visual tower to a model's grid, in place; the class token's stays.
+    """Resize the visual positions of a state dict to a model's grid, in place; the class token's position is kept.
 
     Raises:
-        CheckpointError: if they are of no square grid.
+        CheckpointError: if they do not form a square grid.
     """
-    if VISUAL in state_dict and hasattr(model.visual, "grid_size"):
+    if VISUAL_POS_EMBED in state_dict and hasattr(model.visual, "grid_size"):
         rows, columns = to_2tuple(model.visual.grid_size)
-        state_dict[VISUAL] = resize_grid(
-            state_dict[VISUAL], (rows, columns), mode=interpolation, antialias=antialias
+        state_dict[VISUAL_POS_EMBED] = resize_grid(
+            state_dict[VISUAL_POS_EMBED], (rows, columns), mode=interpolation, antialias=antialias
         )
 
 
@@ -38,19 +43,19 @@ def resize_text_pos_embed(
     interpolation: str = "linear",
     antialias: bool = False,
 ) -> None:
-    """Resize the positions of a state dict's text tower to a model's context length, in place.
+    """Resize the text positions of a state dict to a model's context length, in place.
 
     Args:
-        antialias: accepted for older programs; no way of resizing in one dimension has it.
+        antialias: accepted for compatibility; has no effect in one dimension.
 
     Raises:
-        CheckpointMismatchError: if they are of another width.
+        CheckpointMismatchError: if they have another width.
     """
     towers: tuple[Any, ...] = (model, getattr(model, "text", None))
     own = next(
         (tower.positional_embedding for tower in towers if hasattr(tower, "positional_embedding")), None
     )
-    for key in TEXT:
+    for key in TEXT_POS_EMBED:
         if own is None or key not in state_dict:
             continue
         positions = state_dict[key]
@@ -58,4 +63,4 @@ def resize_text_pos_embed(
             raise CheckpointMismatchError(
                 "the state dict", reshaped=[(key, (*positions.shape,), (*own.shape,))]
             )
-        state_dict[key] = resize_line(positions, len(own), mode=interpolation)
+        state_dict[key] = resize_sequence(positions, len(own), mode=interpolation)

@@ -1,4 +1,4 @@
-"""The name of a precision to the dtypes of a model's weights and of its inputs."""
+"""Precisions by name: dtypes of weights and inputs, and conversion of models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def get_cast_dtype(precision: str) -> torch.dtype | None:
-    """The dtype of the weights that "fp16" and "bf16" convert; None for every other precision."""
+    """Return the dtype of the converted weights for "fp16" and "bf16"; None for every other precision."""
     return DTYPES.get(precision)
 
 
 def get_input_dtype(precision: str) -> torch.dtype | None:
-    """The dtype that a model of this precision takes pictures in; None to leave them as they are."""
+    """Return the dtype of images for a model of this precision; None if they need no conversion."""
     return DTYPES.get(precision.removeprefix("pure_"))
 
 
@@ -42,7 +42,7 @@ convert_weights_to_fp16 = convert_weights_to_lp
 
 
 def check_precision(precision: str) -> None:
-    """Raise ConfigError for a name that is no precision."""
+    """Raise ConfigError for an unknown precision."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
 
@@ -52,10 +52,10 @@ def to_precision(model: nn.Module, precision: str, whole_tower: bool = False) ->
 
     Args:
         model: in fp32.
-        precision: "fp32" and the "amp" kinds leave the weights alone; "pure_fp16" and "pure_bf16" convert all of
-            them; "fp16" and "bf16" those that `convert_weights_to_lp` does.
-        whole_tower: for "fp16" and "bf16" of a model with a tower of timm's, whose norms compute in the dtype of
-            their input: all weights but the norms of our own towers.
+        precision: "fp32" and the "amp" precisions keep the weights; "pure_fp16" and "pure_bf16" convert all of
+            them; "fp16" and "bf16" convert those that `convert_weights_to_lp` does.
+        whole_tower: for "fp16" and "bf16", convert all weights except the norms of our own towers. Needed for timm
+            towers, whose norms compute in the dtype of their input.
     """
     if precision.startswith("pure_"):
         model.to(dtype=get_input_dtype(precision))

@@ -1,4 +1,4 @@
-"""`open_clip.pretrained`: names of trained weights to where they lie, and from there to files on this machine."""
+"""`open_clip.pretrained`: table of pretrained weights, and their download."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Cfg = dict[str, Any]
 def _cfg_with(
     mean: tuple[float, ...], std: tuple[float, ...], interpolation: str, resize_mode: str
 ) -> Callable[..., Cfg]:
-    """Make the function that describes weights which were trained on images prepared like this."""
+    """Make a function that creates table entries of weights with this preprocessing."""
 
     def cfg(url: str = "", hf_hub: str = "", **kwargs: Any) -> Cfg:
         images = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize_mode}
@@ -62,13 +62,11 @@ _pecfg = _cfg_with((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", "squash")  # Pe
 
 
 def _published(weights: Pretrained) -> Cfg:
-    """Describe weights of the zoo as the published table does."""
+    """Make the published table entry of weights in the zoo."""
     repo = weights.hf_hub or ""
     cfg = _pcfg(
         url=weights.url or "",
-        hf_hub=repo + "/"
-        if repo.count("/") == 1
-        else repo,  # a slash at the end: the file has its usual name
+        hf_hub=repo + "/" if repo.count("/") == 1 else repo,  # a slash at the end means the default file name
         mean=weights.mean,
         std=weights.std,
         interpolation=weights.interpolation,
@@ -78,8 +76,8 @@ def _published(weights: Pretrained) -> Cfg:
 
 
 _PRETRAINED: dict[str, dict[str, Cfg]] = {}
-"""Architecture and tag to where weights are, and how images are prepared for them; programs may add to it."""
-for _name, _tag in zoo.published():
+"""Location and preprocessing of weights by architecture and tag; programs may add to it."""
+for _name, _tag in zoo.all_pretrained():
     if _name.removesuffix("-quickgelu") == _name:
         _PRETRAINED.setdefault(_name, {})[_tag] = _published(zoo.pretrained(_name, _tag))
 
@@ -93,7 +91,7 @@ for k, v in _PRETRAINED.items():
         _PRETRAINED_quickgelu[f"{k}-quickgelu"] = quick_gelu_tags
 _PRETRAINED.update(_PRETRAINED_quickgelu)
 
-# parts of the table by the names that they have in the published module
+# parts of the table, under the names of the published module
 _RN50, _RN101, _RN50x4 = (_PRETRAINED[name] for name in ("RN50", "RN101", "RN50x4"))
 _RN50x16, _RN50x64 = (_PRETRAINED[name] for name in ("RN50x16", "RN50x64"))
 _VITB32, _VITB32_256 = (_PRETRAINED[name] for name in ("ViT-B-32", "ViT-B-32-256"))
@@ -112,7 +110,7 @@ _coca_VITB32, _coca_VITL14 = (_PRETRAINED[name] for name in ("coca_ViT-B-32", "c
 
 
 def __getattr__(name: str) -> Any:
-    """Import huggingface_hub when its function is asked for."""
+    """Resolve `hf_hub_download`, so that huggingface_hub is only imported when it is used."""
     if name != "hf_hub_download":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from huggingface_hub import hf_hub_download
@@ -121,38 +119,38 @@ def __getattr__(name: str) -> Any:
 
 
 def _clean_tag(tag: str) -> str:
-    """A tag as it is spelled in the table."""
+    """Normalize the spelling of a tag."""
     return tag.lower().replace("-", "_")
 
 
 def list_pretrained(as_str: bool = False) -> list[Any]:
-    """All trained weights as (architecture, tag), or as "architecture:tag"."""
+    """List all pretrained weights as (architecture, tag), or as "architecture:tag"."""
     pairs = [(model, tag) for model, tags in _PRETRAINED.items() for tag in tags]
     return [":".join(pair) if as_str else pair for pair in pairs]
 
 
 def list_pretrained_models_by_tag(tag: str) -> list[str]:
-    """The architectures that have weights of a tag."""
+    """List the architectures that have weights with this tag."""
     return [model for model, tags in _PRETRAINED.items() if _clean_tag(tag) in tags]
 
 
 def list_pretrained_tags_by_model(model: str) -> list[str]:
-    """The tags that an architecture has; none for a name that is not known."""
+    """List the tags of an architecture; empty for an unknown name."""
     return list(_PRETRAINED.get(model, ()))
 
 
 def is_pretrained_cfg(model: str, tag: str) -> bool:
-    """Whether an architecture has weights of a tag."""
+    """Return whether an architecture has weights with this tag."""
     return _clean_tag(tag) in _PRETRAINED.get(model, ())
 
 
 def get_pretrained_cfg(model: str, tag: str) -> Cfg:
-    """Where weights are and how images are prepared for them; {} for what is not known."""
+    """Return location and preprocessing of weights; {} for an unknown name or tag."""
     return _PRETRAINED.get(model, {}).get(_clean_tag(tag), {})
 
 
 def get_pretrained_url(model: str, tag: str) -> str:
-    """Where weights can be fetched over HTTP; "" if they lie on the hub only, or are not known."""
+    """Return the URL of weights; "" if they are only on the Hugging Face hub, or unknown."""
     url: str = get_pretrained_cfg(model, tag).get("url", "")
     return url
 
@@ -160,19 +158,19 @@ def get_pretrained_url(model: str, tag: str) -> str:
 def download_pretrained(
     cfg: Mapping[str, Any], prefer_hf_hub: bool = True, cache_dir: str | None = None
 ) -> str:
-    """Fetch weights, or find them on this machine.
+    """Download weights, or find them in the cache.
 
     Args:
-        cfg: what `get_pretrained_cfg` gives; or {"file": path}, which is that path.
-        prefer_hf_hub: take the hub's copy where there are two, except of OpenAI's files, whose address holds their
-            whole checksum.
-        cache_dir: where they are kept.
+        cfg: an entry returned by `get_pretrained_cfg`, or {"file": path} for a local file.
+        prefer_hf_hub: download from the hub rather than the URL, if both exist. OpenAI's files always use the URL,
+            which contains their full checksum.
+        cache_dir: folder for downloads.
 
     Returns:
-        The file's path; "" for an empty `cfg`.
+        The path of the file; "" for an empty `cfg`.
 
     Raises:
-        DownloadError: if they cannot be fetched.
+        DownloadError: if they cannot be downloaded.
     """
     if "file" in cfg:
         return str(cfg["file"])
@@ -185,30 +183,31 @@ def download_pretrained(
 
 
 def download_pretrained_from_url(url: str, cache_dir: str | None = None) -> str:
-    """Fetch a file over HTTP, check it against the checksum in its address if there is one, and give its path.
+    """Download a file, verify the checksum in its URL if there is one, and return its path.
 
     Raises:
-        DownloadError: if it cannot be fetched; ChecksumError if it is another file.
+        DownloadError: if it cannot be downloaded.
+        ChecksumError: if the checksum does not match.
     """
     try:
         path = hub.download(
             url,
             cache_dir or hub.cache_folder(),
             sha256=Pretrained("", "", url).sha256,
-            urlopen=urllib.request.urlopen,  # looked up here, where programs replace it
+            urlopen=urllib.request.urlopen,  # resolved at each call, because programs patch it
         )
-    except ChecksumError as error:  # programs look for the published words
+    except ChecksumError as error:  # programs look for the published message
         raise ChecksumError(f"{error} (the SHA256 checksum does not not match)") from error
     return os.fspath(path)
 
 
 def has_hf_hub(necessary: bool = False) -> bool:
-    """Whether files can be fetched from the Hugging Face hub: always."""
+    """Return True: huggingface_hub is always installed."""
     return _has_hf_hub
 
 
 def _get_safe_alternatives(filename: str) -> Iterator[str]:
-    """The safetensors file that may stand beside a file of pickled weights."""
+    """Yield the name of the safetensors file that may exist beside a file of pickled weights."""
     if filename == HF_WEIGHTS_NAME:
         yield HF_SAFE_WEIGHTS_NAME
     elif filename.endswith((".bin", ".pth")):
@@ -218,12 +217,12 @@ def _get_safe_alternatives(filename: str) -> Iterator[str]:
 def download_pretrained_from_hf(
     model_id: str, filename: str | None = None, revision: str | None = None, cache_dir: str | None = None
 ) -> str:
-    """Fetch a file of a repository of the hub, its weights by default, and give its path.
+    """Download a file of a hub repository, its weights by default, and return its path.
 
-    For a file of pickled weights the `.safetensors` beside it is taken if there is one.
+    If a `.safetensors` file exists beside a file of pickled weights, it is downloaded instead.
 
     Raises:
-        DownloadError: if it cannot be fetched.
+        DownloadError: if it cannot be downloaded.
     """
     filename = filename or HF_WEIGHTS_NAME
     names = (*_get_safe_alternatives(filename), filename)
@@ -231,10 +230,10 @@ def download_pretrained_from_hf(
 
 
 def weights_of(model: str, tag: str) -> Pretrained:
-    """The facts of weights by architecture and tag.
+    """Return the metadata of weights by architecture and tag.
 
     Raises:
-        UnknownModelError: if the table has no such weights; the message has the tags of that architecture.
+        UnknownModelError: if the table has no such weights; the message lists the tags of the architecture.
     """
     if cfg := get_pretrained_cfg(model, tag):
         facts = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
@@ -246,5 +245,5 @@ def weights_of(model: str, tag: str) -> Pretrained:
             **{key: cfg[key] for key in facts if key in cfg},
         )
     known = list_pretrained_tags_by_model(model)
-    hint = f"It is no file either. Tags: {', '.join(known) or 'none'}."
+    hint = f"It is not a file either. Tags: {', '.join(known) or 'none'}."
     raise UnknownModelError(tag, known, kind=f"tag of {model}", hint=hint)

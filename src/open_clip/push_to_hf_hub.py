@@ -1,4 +1,4 @@
-"""`open_clip.push_to_hf_hub`: a model to a repository of the Hugging Face hub that loads anywhere by its name."""
+"""`open_clip.push_to_hf_hub`: upload a model to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from oneclip.errors import OutputError
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import create_model_from_pretrained, get_model_config, get_tokenizer
 from open_clip.model import get_model_preprocess_cfg
-from open_clip.overrides import EDITS, edited
+from open_clip.overrides import OVERRIDES, apply_overrides
 from open_clip.pretrained import _has_hf_hub, _has_safetensors
-from open_clip.sources import find
+from open_clip.sources import resolve_model
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SigLipTokenizer
 
 __all__ = ["push_pretrained_to_hf_hub", "push_to_hf_hub"]
 
-PIXELS = ("mean", "std", "interpolation", "resize_mode", "fill_color", "background")
+PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode", "fill_color", "background")
 
 
 def push_to_hf_hub(
@@ -41,26 +41,26 @@ def push_to_hf_hub(
     model_card: dict[str, Any] | None = None,
     safe_serialization: bool | str = "both",
 ) -> Any:
-    """Put a model into a repository of the hub, which is made if there is none.
+    """Upload a model to a repository of the hub, which is created if it does not exist.
 
     Args:
         model: with its weights and, from `create_model`, its preprocessing.
-        tokenizer: the model's; its files go along.
-        model_config: what the model was built of, as `get_model_config` gives it.
+        tokenizer: the tokenizer of the model; its files are uploaded too.
+        model_config: configuration of the model, as returned by `get_model_config`.
         repo_id: "owner/name".
-        commit_message: of the one commit that is made.
-        token: to write with; the one of `hf auth login`, or `HF_TOKEN`, if None.
+        commit_message: message of the commit.
+        token: access token with write permission; None for that of `hf auth login` or `HF_TOKEN`.
         revision: a branch.
-        private: whether a repository that is made is private.
-        create_pr: open a pull request instead.
-        model_card: what the README says, see `generate_readme`; one that is there already stays.
+        private: make a new repository private.
+        create_pr: open a pull request instead of committing.
+        model_card: content of the README, see `generate_readme`; an existing README is kept.
         safe_serialization: True for safetensors, False for a PyTorch file, "both" for both.
 
     Returns:
-        What the hub says of the commit (`huggingface_hub.CommitInfo`).
+        The commit (`huggingface_hub.CommitInfo`).
 
     Raises:
-        OutputError: if the hub refuses.
+        OutputError: if the hub rejects the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -82,8 +82,8 @@ def push_to_hf_hub(
             )
     except HfHubHTTPError as error:
         raise OutputError(
-            f"{repo_id} could not be written: {error}. Log in with `hf auth login`, or give token=, of an account "
-            "that may write there"
+            f"cannot write to {repo_id}: {error}. Log in with `hf auth login`, or pass token=, for an account with "
+            "write access"
         ) from error
 
 
@@ -105,13 +105,13 @@ def push_pretrained_to_hf_hub(
     hf_tokenizer_self: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """`push_to_hf_hub` of `create_model_from_pretrained`; the configuration that is written is that of the weights.
+    """Upload the model of `create_model_from_pretrained`, with the configuration of its weights.
 
     Args:
-        hf_tokenizer_self: let the configuration name the new repository as the place of the tokenizer.
-        kwargs: for `create_model_from_pretrained`.
+        hf_tokenizer_self: set the tokenizer in the configuration to that of the new repository.
+        kwargs: arguments of `create_model_from_pretrained`.
 
-    The other arguments, what is returned and the errors are those of the two.
+    Other arguments, return value and errors are those of the two functions.
     """
     model, _ = create_model_from_pretrained(  # type: ignore[misc]
         model_name,
@@ -123,8 +123,10 @@ def push_pretrained_to_hf_hub(
         image_resize_mode=image_resize_mode,
         **kwargs,
     )
-    found = find(model_name, pretrained, kwargs.get("cache_dir"))
-    model_config = edited(found.model_cfg, {name: value for name, value in kwargs.items() if name in EDITS})
+    found = resolve_model(model_name, pretrained, kwargs.get("cache_dir"))
+    model_config = apply_overrides(
+        found.model_cfg, {name: value for name, value in kwargs.items() if name in OVERRIDES}
+    )
     if hf_tokenizer_self:
         model_config["text_cfg"]["hf_tokenizer_name"] = repo_id
     return push_to_hf_hub(
@@ -149,9 +151,9 @@ def save_for_hf(
     safe_serialization: bool | str = "both",
     skip_weights: bool = False,
 ) -> None:
-    """Write what a repository holds into a folder; arguments as for `push_to_hf_hub`.
+    """Write the files of a repository to a folder; arguments as for `push_to_hf_hub`.
 
-    The weights carry the configurations too, so that a file that is taken out of the folder still says what it is.
+    The weights also contain the configurations, so that the file can be loaded outside the folder.
     """
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,7 @@ def save_for_hf(
             checkpoint.save(folder / HF_WEIGHTS_NAME, tensors, metadata)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
-    else:  # CLIP's, in the files that other libraries read it from
+    else:  # CLIP's tokenizer, in the formats that other libraries read
         write_clip_tokenizer(folder, tokenizer.context_length or DEFAULT_CONTEXT_LENGTH)
     save_config_for_hf(model, folder / HF_CONFIG_NAME, model_config)
 
@@ -179,17 +181,19 @@ def _configs(model: nn.Module, model_config: Mapping[str, Any] | None) -> dict[s
     pixels = get_model_preprocess_cfg(model)
     return {
         "model_cfg": model_config,
-        "preprocess_cfg": {key: pixels[key] for key in PIXELS if key in pixels and pixels[key] != 0},
+        "preprocess_cfg": {
+            key: pixels[key] for key in PREPROCESS_FIELDS if key in pixels and pixels[key] != 0
+        },
     }
 
 
 def generate_readme(model_card: Mapping[str, Any], model_name: str) -> str:
-    """The README of a repository.
+    """Make the README of a repository.
 
     Args:
-        model_card: any of `tags`, `pipeline_tag`, `license`, `description`, `details` (what is listed under a name),
-            `usage`, `comparison` and `citation` (BibTeX, one or several).
-        model_name: its title.
+        model_card: any of `tags`, `pipeline_tag`, `license`, `description`, `details` (a dict of list items by name),
+            `usage`, `comparison` and `citation` (one or several BibTeX entries).
+        model_name: name in the title.
     """
     details: Mapping[str, Any] = model_card.get("details", {})
     lines = ["---"]
@@ -224,20 +228,22 @@ def _detail(name: str, value: Any) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m open_clip.push_to_hf_hub`."""
-    parser = argparse.ArgumentParser(description="Put a model into a repository of the Hugging Face hub.")
+    """Run `python -m open_clip.push_to_hf_hub`."""
+    parser = argparse.ArgumentParser(description="Upload a model to the Hugging Face hub.")
     parser.add_argument("--model", required=True, help="an architecture")
     parser.add_argument("--pretrained", required=True, help="a tag of its weights, or a file")
     parser.add_argument("--repo-id", required=True, help="owner/name")
-    parser.add_argument("--precision", default="fp32", help="of the weights that are written")
-    parser.add_argument("--image-mean", type=float, nargs="+", help="of the pictures, per channel")
-    parser.add_argument("--image-std", type=float, nargs="+", help="of the pictures, per channel")
+    parser.add_argument("--precision", default="fp32", help="precision of the uploaded weights")
+    parser.add_argument("--image-mean", type=float, nargs="+", help="mean of the images, per channel")
+    parser.add_argument(
+        "--image-std", type=float, nargs="+", help="standard deviation of the images, per channel"
+    )
     parser.add_argument("--image-interpolation", choices=["bicubic", "bilinear", "random"])
     parser.add_argument("--image-resize-mode", choices=["shortest", "longest", "squash"])
     parser.add_argument(
         "--hf-tokenizer-self",
         action="store_true",
-        help="name the new repository as the place of the tokenizer",
+        help="set the tokenizer in the configuration to that of the new repository",
     )
     values = vars(parser.parse_args(arguments))
     push_pretrained_to_hf_hub(values.pop("model"), values.pop("pretrained"), values.pop("repo_id"), **values)

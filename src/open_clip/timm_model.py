@@ -1,4 +1,4 @@
-"""`open_clip.timm_model`: visual towers of timm's models under their published name."""
+"""`open_clip.timm_model`: visual towers based on timm models."""
 
 from oneclip.config import CLIPVisionCfg
 from oneclip.model.siglip import SigLIPVision
@@ -8,27 +8,27 @@ from open_clip.utils import freeze_batch_norm_2d
 __all__ = ["TimmModel", "freeze_batch_norm_2d"]
 
 
-class _AnyVisualTower(type):
-    """Every tower that holds a model of timm's, or what is one there, passes for a `TimmModel`."""
+class _AcceptTimmTower(type):
+    """Metaclass that makes timm and SigLIP towers instances of `TimmModel`, as in the published package."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, (TimmTower, SigLIPVision))
 
 
-class TimmModel(TimmTower, metaclass=_AnyVisualTower):
-    """A visual tower by the published list of arguments.
+class TimmModel(TimmTower, metaclass=_AcceptTimmTower):
+    """timm visual tower with the published arguments.
 
     Args:
-        model_name: what timm calls it.
+        model_name: name of the model in timm.
         embed_dim: D, the width of the features.
-        image_size: pixels; (height, width) when not square.
-        pool: timm's pooling, or "abs_attn" or "rot_attn" for one by attention over a map.
-        proj: "linear", "mlp", "none", or nothing for timm's own classifier as the projection.
-        proj_bias: whether the projection adds a bias.
-        drop: share of features left out before a linear projection, in training.
-        drop_path: share of blocks left out in training; None for timm's default.
-        patch_drop: share of patches left out in training; None for timm's default.
-        pretrained: begin with timm's published weights, which are fetched.
+        image_size: in pixels; (height, width) if not square.
+        pool: a pooling of timm, or "abs_attn" or "rot_attn" for attention pooling over a map.
+        proj: "linear", "mlp", "none", or "" for timm's own classifier as the projection.
+        proj_bias: add a bias to the projection.
+        drop: dropout rate before a linear projection.
+        drop_path: fraction of blocks dropped in training; None for timm's default.
+        patch_drop: fraction of patches dropped in training; None for timm's default.
+        pretrained: download timm's weights and start from them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`open_clip.tokenizer`: CLIP's tokenizer, and those of repositories, under their published names."""
+"""`open_clip.tokenizer`: CLIP's tokenizer and Hugging Face tokenizers."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ __all__ = [
 ]
 
 _DEFAULT_BPE = default_bpe()
-_nltk_init = False  # nltk's data is never fetched here
+_nltk_init = False  # programs read this; nltk's data is never downloaded here
 
 
 class SimpleTokenizer(_SimpleTokenizer):
     """CLIP's tokenizer.
 
     Args:
-        bpe_path: a gzipped merge table.
-        additional_special_tokens: tokens beside start and end of text; their ids follow.
-        context_length: the length of a row; None to be told at each call.
-        clean: what is done to a caption first: "lower", "whitespace" or "canonicalize".
-        reduction_mask: which tokens of a caption that is too long stay: the first (""), or those that "simple",
-            "random", "shuffle" or "syntax" choose.
+        bpe_path: path of a gzipped merge table.
+        additional_special_tokens: tokens added after start and end of text.
+        context_length: length of a row; None to set it at each call.
+        clean: text cleaning: "lower", "whitespace" or "canonicalize".
+        reduction_mask: how texts that are too long are shortened: "" keeps the first tokens; others are "simple",
+            "random", "shuffle" and "syntax".
 
     Raises:
-        ConfigError: if one of these cannot be.
+        ConfigError: for an invalid argument.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class SimpleTokenizer(_SimpleTokenizer):
 
 
 class HFTokenizer(_HFTokenizer):
-    """A repository's own tokenizer, read without transformers.
+    """Tokenizer of a repository or folder, read without transformers.
 
     Args:
         tokenizer_name: a folder, or a repository on the hub.
-        context_length: the length of a row; None to be told at each call.
-        clean: what is done to a caption first: "lower", "whitespace" or "canonicalize".
-        strip_sep_token: make separators zeros.
-        language: the code of the captions' language, where rows carry one.
-        cache_dir: the hub's cache, if not the usual one.
+        context_length: length of a row; None to set it at each call.
+        clean: text cleaning: "lower", "whitespace" or "canonicalize".
+        strip_sep_token: replace separators by zeros.
+        language: language code of the texts, for tokenizers that add one.
+        cache_dir: folder for downloads; None for the default.
         tokenizer_mode: None or "clips".
-        kwargs: what comes before what the tokenizer's own files say, such as `padding_side="right"`.
+        kwargs: options that override those in the tokenizer's files, for example `padding_side="right"`.
 
     Raises:
         ConfigError, CheckpointError, DownloadError: as `oneclip.text.HFTokenizer`.
@@ -127,29 +127,30 @@ class HFTokenizer(_HFTokenizer):
             self.set_language(language)
 
     def set_language(self, src_lang: str | None) -> None:
-        """Have rows say that their captions are in this language; a warning where rows carry none, as there."""
+        """Set the language of the texts; warn if the tokenizer has no language codes."""
         if self.carries_language:
             super().set_language(src_lang)
         else:
             warnings.warn("Cannot set language for the tokenizer.", stacklevel=2)
 
     def _clips_tokenize(self, texts: list[str], context_length: int) -> Tensor:
-        """Cleaned texts to rows: start, text, end, padding, and the class token last."""
-        return torch.from_numpy(self._clips_rows(self.pieces.encode(texts), context_length))
+        """Convert cleaned texts to rows: start, text, end, padding, and the class token last."""
+        return torch.from_numpy(self._clips_rows(self.backend.encode(texts), context_length))
 
     def _pad_and_add_class_token(
         self, tokens: list[int], max_length: int, pad_token_id: int = 0, cls_token_id: int = 101
     ) -> list[int]:
-        """Cut or pad tokens to `max_length`, the last of them the class token."""
+        """Cut or pad tokens to `max_length`, with the class token last."""
         kept = tokens[: max_length - 1]
         return [*kept, *[pad_token_id] * (max_length - 1 - len(kept)), cls_token_id]
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What transformers makes of the same files, for programs that read it; changing it changes no row.
+        """Load the tokenizer of transformers from the same files, for programs that read it; changing it has no effect.
 
         Raises:
-            MissingExtraError: without transformers.
+            MissingExtraError: if transformers is not installed.
+            ConfigError: if transformers cannot load the files.
         """
         try:
             from transformers import AutoTokenizer
@@ -158,13 +159,13 @@ class HFTokenizer(_HFTokenizer):
         folders = {os.path.dirname(path) for path in self.files.values()}
         if len(folders) != 1:
             raise ConfigError(
-                f"the files of {self.name} lie in {len(folders)} folders; transformers wants one"
+                f"the files of {self.name} are in {len(folders)} folders; transformers needs them in one"
             )
         try:
             return AutoTokenizer.from_pretrained(folders.pop(), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"transformers makes no tokenizer of the files of {self.name}: {error}"
+                f"transformers cannot load a tokenizer from the files of {self.name}: {error}"
             ) from error
 
 
@@ -172,10 +173,10 @@ _tokenizer = SimpleTokenizer()
 
 
 def decode(output_ids: Tensor) -> str:
-    """The text of (L,) ids."""
+    """Decode (L,) ids to text."""
     return _tokenizer.decode(output_ids)
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = DEFAULT_CONTEXT_LENGTH) -> LongTensor:
-    """Captions to (N, L) ids; what does not fit is cut."""
+    """Convert texts to (N, L) ids; longer texts are cut."""
     return _tokenizer(texts, context_length)

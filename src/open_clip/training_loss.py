@@ -1,4 +1,4 @@
-"""What `create_loss` reads of the arguments of a training to its loss."""
+"""Create the loss for the arguments of `open_clip_train`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["create_loss"]
 
 
 def create_loss(args: Any) -> nn.Module:
-    """The loss of a training.
+    """Create the training loss.
 
     Args:
-        args: what `open_clip_train` has parsed: `distill`, `model`, `siglip`, then those of the loss itself.
+        args: parsed arguments of `open_clip_train`: `distill`, `model`, `siglip`, and those of the loss.
 
     Raises:
-        ConfigError: for the sigmoid loss with Horovod.
+        ConfigError: if the sigmoid loss is used with Horovod.
     """
     ranks = {"rank": args.rank, "world_size": args.world_size}
     if args.siglip and not args.distill and not _is_coca(args):
         if args.horovod:
-            raise ConfigError("the sigmoid loss does not run under Horovod: use torch.distributed")
+            raise ConfigError("the sigmoid loss does not support Horovod; use torch.distributed")
         return SigLipLoss(**ranks, dist_impl=args.loss_dist_impl)
     softmax = {
         **ranks,

@@ -1,7 +1,7 @@
-"""The published names of the picture transforms, on `oneclip.image`.
+"""`open_clip.transform`: image transforms, based on `oneclip.image`.
 
-They neither need torchvision nor return its classes, but compose with them. Only timm's augmentation (`use_timm`) is
-timm's own, and needs both.
+They do not need torchvision or return its classes, but compose with them. Only timm's augmentation (`use_timm`) needs
+both timm and torchvision.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from oneclip.config import AugmentCfg, as_pair
 from oneclip.config import PreprocessCfg as _PreprocessCfg
 from oneclip.errors import ConfigError
-from oneclip.image.augment import Augment, AugmentCfg, draw_color_jitter
+from oneclip.image.augment import Augment, draw_color_jitter
 from oneclip.image.preprocess import Preprocess
-from oneclip.image.steps import CenterCrop, Resize, ToTensor, pair
+from oneclip.image.steps import CenterCrop, Resize, ToTensor
 from oneclip.model.optional_package import optional_package
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.utils import to_2tuple
@@ -45,11 +46,11 @@ __all__ = [
 
 @dataclass
 class PreprocessCfg(_PreprocessCfg):
-    """`oneclip.config.PreprocessCfg` with the shape of what comes out."""
+    """`oneclip.config.PreprocessCfg` with the shape of the output."""
 
     def __post_init__(self) -> None:
         if self.mode != "RGB":
-            raise ConfigError(f"mode {self.mode!r}: pictures enter a model as RGB")
+            raise ConfigError(f"mode {self.mode!r} is not supported; models take RGB images")
 
     @property
     def num_channels(self) -> int:
@@ -57,16 +58,16 @@ class PreprocessCfg(_PreprocessCfg):
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+        """Input shape: (channels, height, width)."""
         return (self.num_channels, *to_2tuple(self.size))
 
 
-_PREPROCESS_KEYS = {field.name for field in fields(PreprocessCfg)} - {"background"}  # that one is ours
+_PREPROCESS_KEYS = {field.name for field in fields(PreprocessCfg)} - {"background"}  # not a published field
 
 
 @dataclass
 class AugmentationCfg:
-    """Training-time augmentation; `ratio`, `re_prob` and `re_count` are for timm's only."""
+    """Augmentation of training images; `ratio`, `re_prob` and `re_count` need `use_timm`."""
 
     scale: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] | None = None
@@ -82,7 +83,7 @@ class AugmentationCfg:
 def merge_preprocess_dict(
     base: _PreprocessCfg | Mapping[str, Any], overlay: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The fields of `base`, replaced by those of `overlay` that are not None; other keys are left out."""
+    """Merge preprocessing fields: those of `overlay` that are not None replace those of `base`. Drops other keys."""
     names = {*_PREPROCESS_KEYS, "background"}
     values = asdict(base) if isinstance(base, _PreprocessCfg) else dict(base)
     merged = {key: value for key, value in values.items() if key in names}
@@ -94,8 +95,8 @@ def merge_preprocess_dict(
     return merged
 
 
-def merge_preprocess_kwargs(base: _PreprocessCfg, **kwargs: Any) -> dict[str, Any]:
-    """`merge_preprocess_dict` with the overlay as keyword arguments."""
+def merge_preprocess_kwargs(base: _PreprocessCfg | Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Merge preprocessing fields given as keyword arguments into `base`."""
     return merge_preprocess_dict(base, kwargs)
 
 
@@ -109,7 +110,7 @@ def image_transform(
     fill_color: int = 0,
     aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None,
 ) -> Callable[[Image.Image], Tensor]:
-    """The transform from a PIL image to a normalised (3, H, W) tensor, for evaluation or for training."""
+    """Make the transform from a PIL image to a normalized (3, H, W) tensor, for evaluation or training."""
     cfg = PreprocessCfg(
         size=image_size,
         mean=_per_channel(mean or OPENAI_DATASET_MEAN),
@@ -124,17 +125,17 @@ def image_transform(
 def image_transform_v2(
     cfg: _PreprocessCfg, is_train: bool, aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None
 ) -> Callable[[Image.Image], Tensor]:
-    """`image_transform` from a configuration.
+    """Make the transform for a configuration, as `image_transform` does.
 
     Args:
-        cfg: size, statistics and, for evaluation, how a picture is resized. The interpolation "random" is timm's, for
-            training; it is "bicubic" elsewhere.
-        is_train: for training.
-        aug_cfg: how far training pictures are changed; with `use_timm` timm makes the transform.
+        cfg: size, statistics and, for evaluation, the resize mode. The interpolation "random" works with `use_timm`
+            only; otherwise it means "bicubic".
+        is_train: make the transform for training.
+        aug_cfg: augmentation of training images; with `use_timm`, timm makes the transform.
 
     Raises:
-        ConfigError: for a mode, a filter or an amount that is not known.
-        MissingExtraError: for `use_timm` without timm, or with one that cannot be imported, which it says.
+        ConfigError: for an invalid mode, filter or amount.
+        MissingExtraError: for `use_timm` if timm is not installed or cannot be imported.
     """
     aug = AugmentationCfg(**aug_cfg) if isinstance(aug_cfg, Mapping) else aug_cfg or AugmentationCfg()
     size = cfg.size if isinstance(cfg.size, int) else (cfg.size[0], cfg.size[1])  # JSON has lists
@@ -147,28 +148,28 @@ def image_transform_v2(
 
 
 def timm_transform(cfg: _PreprocessCfg, aug: AugmentationCfg) -> Callable[[Image.Image], Tensor]:
-    """The training transform that timm makes, without its flip; it needs torchvision as well."""
+    """Make timm's training transform, without flips; needs torchvision as well."""
     data = optional_package("timm.data", "aug_cfg's use_timm", "timm")
     names = ("scale", "ratio", "color_jitter", "re_prob", "re_count")
-    wanted = {name: value for name in names if (value := getattr(aug, name)) is not None}
+    options = {name: value for name in names if (value := getattr(aug, name)) is not None}
     transform: Callable[[Image.Image], Tensor] = data.create_transform(
-        input_size=(3, *pair(cfg.size)),
+        input_size=(3, *as_pair(cfg.size)),
         is_training=True,
         hflip=0.0,
         mean=cfg.mean,
         std=cfg.std,
         re_mode="pixel",
         interpolation=cfg.interpolation,
-        **{"color_jitter": None, **wanted},
+        **{"color_jitter": None, **options},
     )
     return transform
 
 
 def _setup_size(size: int | Sequence[int], error_msg: str) -> Sequence[int]:
-    """(height, width) of a number, of one in a list, or of both.
+    """Return (height, width) for a number or a list of one or two numbers.
 
     Raises:
-        ConfigError: with this message for another length.
+        ConfigError: with `error_msg`, for another length.
     """
     sizes = [size] if isinstance(size, (int, float)) else size
     if len(sizes) not in (1, 2):
@@ -177,7 +178,7 @@ def _setup_size(size: int | Sequence[int], error_msg: str) -> Sequence[int]:
 
 
 class ResizeKeepRatio:
-    """Resize to cover `size` (`longest` 0), to fit into it (1) or between; scale and aspect may be random."""
+    """Resize to cover `size` (longest=0), fit into it (1) or in between; optional random scale and aspect."""
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class ResizeKeepRatio:
         self.longest = float(longest)
         self.interpolation = str(
             getattr(interpolation, "value", interpolation)
-        )  # torchvision's names are the same
+        )  # torchvision uses the same names
         self.random_scale_prob, self.random_scale_range = random_scale_prob, random_scale_range
         self.random_aspect_prob, self.random_aspect_range = random_aspect_prob, random_aspect_range
 
@@ -207,7 +208,7 @@ class ResizeKeepRatio:
         random_aspect_prob: float = 0.0,
         random_aspect_range: tuple[float, float] = (0.9, 1.11),
     ) -> list[int]:
-        """Draw the height and width that an image is resized to."""
+        """Draw the height and width of the resized image."""
         height_factor = width_factor = 1.0
         if random_scale_prob > 0 and random.random() < random_scale_prob:
             height_factor = width_factor = random.uniform(*random_scale_range)
@@ -239,7 +240,7 @@ class ResizeKeepRatio:
 def center_crop_or_pad(
     img: Image.Image | Tensor, output_size: int | Sequence[int], fill: int | tuple[int, ...] = 0
 ) -> Image.Image | Tensor:
-    """The centre of a PIL image or a (..., H, W) tensor, padded with `fill` where it is smaller."""
+    """Crop the centre of a PIL image or (..., H, W) tensor; pad with `fill` where it is smaller."""
     sizes = [output_size] if isinstance(output_size, int) else list(output_size)
     crop = CenterCrop((sizes[0], sizes[-1]), fill)
     if not isinstance(img, Tensor):
@@ -253,7 +254,7 @@ def center_crop_or_pad(
 
 
 class CenterCropOrPad(torch.nn.Module):
-    """`center_crop_or_pad` as a module."""
+    """Module form of `center_crop_or_pad`."""
 
     def __init__(self, size: int | Sequence[int], fill: int | tuple[int, ...] = 0) -> None:
         super().__init__()
@@ -272,7 +273,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 
 class MaybeConvertMode:
-    """Convert a PIL image to `mode`; arrays and tensors pass."""
+    """Converter of PIL images to `mode`; arrays and tensors are returned unchanged."""
 
     def __init__(self, mode: str = "RGB") -> None:
         self.mode = mode
@@ -285,7 +286,7 @@ class MaybeConvertMode:
 
 
 class MaybeToTensor:
-    """A PIL image or an (H, W[, C]) array to a (C, H, W) tensor; 8-bit samples to [0, 1]; tensors pass."""
+    """Converter of PIL images and (H, W[, C]) arrays to (C, H, W) tensors; uint8 is scaled to [0, 1]."""
 
     def __call__(self, pic: Any) -> Tensor:
         if isinstance(pic, Tensor):
@@ -300,7 +301,7 @@ class MaybeToTensor:
 
 
 class color_jitter:
-    """Change brightness, contrast, saturation and hue at random, with probability `p`."""
+    """Random change of brightness, contrast, saturation and hue, with probability `p`."""
 
     def __init__(
         self,
@@ -320,7 +321,7 @@ class color_jitter:
 
 
 class gray_scale:
-    """Take the colour away with probability `p`."""
+    """Conversion to grayscale with probability `p`."""
 
     def __init__(self, p: float = 0.2) -> None:
         self.p = p
@@ -330,7 +331,7 @@ class gray_scale:
 
 
 def _augment_cfg(aug_cfg: AugmentationCfg) -> AugmentCfg:
-    """What `Augment` does of an `AugmentationCfg`: what the published package does without timm."""
+    """Convert an `AugmentationCfg` for `Augment`, which does what the published package does without timm."""
     unused = [name for name in ("ratio", "re_prob", "re_count") if getattr(aug_cfg, name) is not None]
     if aug_cfg.color_jitter is not None and not aug_cfg.color_jitter_prob:
         unused.append("color_jitter")
@@ -338,7 +339,9 @@ def _augment_cfg(aug_cfg: AugmentationCfg) -> AugmentCfg:
         warnings.warn(f"ignored, since use_timm is not set: {', '.join(unused)}", stacklevel=4)
     jitter = aug_cfg.color_jitter if aug_cfg.color_jitter_prob else None
     if aug_cfg.color_jitter_prob and not (isinstance(jitter, (tuple, list)) and len(jitter) == 4):
-        raise ConfigError(f"color_jitter_prob needs color_jitter to be four amounts; found {jitter!r}")
+        raise ConfigError(
+            f"color_jitter is {jitter!r}; expected four amounts, because color_jitter_prob is set"
+        )
     return AugmentCfg(
         scale=(aug_cfg.scale[0], aug_cfg.scale[1]),
         color_jitter=tuple(jitter) if isinstance(jitter, (tuple, list)) else None,  # type: ignore[arg-type]

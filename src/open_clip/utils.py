@@ -1,4 +1,4 @@
-"""`open_clip.utils`: small helpers that training programs import."""
+"""`open_clip.utils`: helpers for training programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose weights and statistics are constants: buffers, which no optimizer sees."""
+    """Batch norm with constant weights and statistics, stored as buffers."""
 
     weight: Tensor
     bias: Tensor
@@ -40,7 +40,7 @@ class FrozenBatchNorm2d(nn.Module):
             self.register_buffer(name, torch.full((num_features,), value))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Normalize (B, C, H, W) feature maps."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
 
@@ -49,15 +49,15 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def freeze_batch_norm_2d(module: nn.Module, module_match: Collection[str] = (), name: str = "") -> nn.Module:
-    """Replace every batch norm of pictures in a module by one that does not change.
+    """Replace the 2d batch norms of a module by frozen ones.
 
     Args:
-        module: anything; it is changed in place.
+        module: any module; changed in place.
         module_match: dotted names of the norms to freeze; all if empty.
-        name: the module's own dotted name.
+        name: dotted name of the module itself.
 
     Returns:
-        The module, or what replaces it if it is a batch norm itself.
+        The module, or its replacement if it is a batch norm itself.
     """
     if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) and (not module_match or name in module_match):
         frozen = FrozenBatchNorm2d(module.num_features, module.eps)
@@ -74,7 +74,7 @@ def freeze_batch_norm_2d(module: nn.Module, module_match: Collection[str] = (), 
 
 
 def _ntuple(n: int) -> Callable[[Any], Any]:
-    """Make the function that gives its argument if it can be iterated over, else a tuple of it n times."""
+    """Make a function that returns iterables unchanged, and repeats other values `n` times."""
 
     def parse(x: Any) -> Any:
         return x if isinstance(x, Iterable) else tuple(repeat(x, n))
@@ -86,7 +86,7 @@ to_1tuple, to_2tuple, to_3tuple, to_4tuple = map(_ntuple, (1, 2, 3, 4))
 
 
 def to_ntuple(n: int, x: Any) -> Any:
-    """`x` if it can be iterated over, else `x` n times."""
+    """Return `x` if it is iterable, else a tuple with `x` repeated `n` times."""
     return _ntuple(n)(x)
 
 
@@ -96,13 +96,13 @@ def replace_linear(
     include_modules: Collection[str] = ("c_fc", "c_proj"),
     copy_weights: bool = True,
 ) -> nn.Module:
-    """Replace the linear layers of these names, such as by those of bitsandbytes.
+    """Replace linear layers by name, for example by those of bitsandbytes.
 
     Args:
         model: changed in place.
-        linear_replacement: makes a layer of (in_features, out_features, whether it has a bias).
-        include_modules: the last parts of the names of the layers to replace.
-        copy_weights: whether the new layers get the weights of the old ones.
+        linear_replacement: makes a layer from (in_features, out_features, has_bias).
+        include_modules: last parts of the names of the layers to replace.
+        copy_weights: copy the weights into the new layers.
 
     Returns:
         The model.
@@ -122,7 +122,7 @@ def replace_linear(
 
 
 def convert_int8_model_to_inference_mode(model: nn.Module) -> None:
-    """Let every layer that has a form for evaluation take it, and remember the dtype its weights had."""
+    """Call `prepare_for_eval` on every layer that has it, and store the original dtype of its weights."""
     for module in model.modules():
         if hasattr(module, "prepare_for_eval"):
             layer: Any = module
@@ -134,33 +134,33 @@ def convert_int8_model_to_inference_mode(model: nn.Module) -> None:
 def feature_take_indices(
     num_features: int, indices: int | Sequence[int] | None = None, as_set: bool = False
 ) -> tuple[list[int] | set[int], int]:
-    """Which of a tower's features are meant.
+    """Normalize the indices of a tower's features.
 
     Args:
-        num_features: how many there are.
-        indices: all (None), the last n (int), or those listed; negative ones count from the end.
-        as_set: give a set instead of a list.
+        num_features: number of features.
+        indices: None for all, a number n for the last n, or a list; negative indices count from the end.
+        as_set: return a set instead of a list.
 
     Returns:
-        The indices from the start, and the greatest of them.
+        The indices from the start, and the largest of them.
 
     Raises:
-        ConfigError: for what is not there.
+        ConfigError: for an index out of range.
     """
-    wanted = range(-num_features, 0) if indices is None else indices
-    if isinstance(wanted, int):
-        if not 0 < wanted <= num_features:
+    requested = range(-num_features, 0) if indices is None else indices
+    if isinstance(requested, int):
+        if not 0 < requested <= num_features:
             raise ConfigError(
-                f"the last {wanted} of {num_features} features are not there (1 to {num_features})"
+                f"cannot take the last {requested} of {num_features} features; expected 1 to {num_features}"
             )
-        wanted = range(-wanted, 0)
-    taken = [num_features + index if index < 0 else index for index in wanted]
+        requested = range(-requested, 0)
+    taken = [num_features + index if index < 0 else index for index in requested]
     for index in taken:
         if not 0 <= index < num_features:
-            raise ConfigError(f"feature {index} is not there (0 to {num_features - 1})")
+            raise ConfigError(f"feature index {index} is out of range; expected 0 to {num_features - 1}")
     return (set(taken) if as_set else taken), max(taken)
 
 
 def _out_indices_as_tuple(x: int | Sequence[int]) -> tuple[int, ...]:
-    """Indices as a tuple; a number stands for the last n."""
+    """Return indices as a tuple; a number n means the last n."""
     return tuple(range(-x, 0)) if isinstance(x, int) else tuple(x)

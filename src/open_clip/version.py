@@ -1,3 +1,3 @@
-"""`open_clip.version`: the release of open_clip_torch whose names and arguments this package has."""
+"""`open_clip.version`: the release of open_clip_torch that this package is compatible with."""
 
 __version__ = "3.3.0"

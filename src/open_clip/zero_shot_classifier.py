@@ -1,4 +1,4 @@
-"""`open_clip.zero_shot_classifier`: a model, a tokenizer, names and prompts to the weights of a classifier."""
+"""`open_clip.zero_shot_classifier`: build zero-shot classifiers from class names and prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def batched(iterable: Iterable[Item], n: int) -> Iterator[list[Item]]:
-    """Items in lists of `n`, the last perhaps shorter."""
+    """Yield items in lists of `n`; the last may be shorter."""
     items = iter(iterable)
     while batch := list(islice(items, n)):
         yield batch
@@ -32,15 +32,15 @@ def build_zero_shot_classifier(
     device: str | torch.device = "cpu",
     use_tqdm: bool = False,
 ) -> Tensor:
-    """Weights (D, C) of a zero-shot classifier, as `oneclip.evaluate.zero_shot_classifier`.
+    """Compute the weights (D, C) of a zero-shot classifier, as `oneclip.evaluate.zero_shot_classifier` does.
 
     Args:
-        model: has `encode_text`.
-        tokenizer: captions to ids.
-        classnames: the C classes.
-        templates: functions of a name, or strings with `{}` in them.
-        num_classes_per_batch: classes encoded together; None or 0 for all.
-        device: where the ids go.
+        model: a model with `encode_text`.
+        tokenizer: converts texts to ids.
+        classnames: names of the C classes.
+        templates: functions of a class name, or strings with `{}`.
+        num_classes_per_batch: number of classes encoded together; None or 0 for all.
+        device: device of the ids.
         use_tqdm: show a progress bar.
     """
 
@@ -53,7 +53,7 @@ def build_zero_shot_classifier(
         classnames,
         templates,
         names_per_batch=num_classes_per_batch or None,
-        progress=_bar(num_classes_per_batch or len(classnames)) if use_tqdm else iter,
+        progress=_progress_bar(num_classes_per_batch or len(classnames)) if use_tqdm else iter,
     )
 
 
@@ -65,11 +65,11 @@ def build_zero_shot_classifier_legacy(
     device: str | torch.device = "cpu",
     use_tqdm: bool = False,
 ) -> Tensor:
-    """The same, one class at a time."""
+    """Compute the classifier as `build_zero_shot_classifier` does, one class at a time."""
     return build_zero_shot_classifier(model, tokenizer, classnames, templates, 1, device, use_tqdm)
 
 
-def _bar(classes_per_batch: int) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    from tqdm import tqdm  # huggingface_hub brings it
+def _progress_bar(classes_per_batch: int) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    from tqdm import tqdm  # installed with huggingface_hub
 
     return lambda batches: tqdm(batches, unit_scale=classes_per_batch)

@@ -1,4 +1,4 @@
-"""`open_clip.zero_shot_metadata`: ImageNet's classes and prompts; a prompt is a function of a class's name."""
+"""`open_clip.zero_shot_metadata`: class names and prompts of ImageNet; a prompt is a function of a class name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives and pickles put together by hand, so that tests can say things that no honest program writes."""
+"""Build archives and pickles by hand, with content that no normal program writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mapping(**items: bytes) -> bytes:
 
 
 def record(kind: str, **attributes: bytes) -> bytes:
-    """An object of a class of the archive's, as TorchScript writes it."""
+    """Pickle an object of a class in the archive, as TorchScript does."""
     module, _, attribute = kind.rpartition(".")
     return name(module, attribute) + b")\x81" + mapping(**attributes) + b"b"
 
@@ -49,7 +49,7 @@ def tensor(
     count: int | None = None,
     storage: str = "FloatStorage",
 ) -> bytes:
-    """A description of a tensor, contiguous unless it is said otherwise."""
+    """Pickle the description of a tensor, contiguous by default."""
     steps, size = [], 1
     for length in reversed(shape):
         steps.insert(0, size)
@@ -70,7 +70,7 @@ def archive(
     others: Mapping[str, bytes] | None = None,
     compression: int = zipfile.ZIP_STORED,
 ) -> Path:
-    """A zip file with a pickle and storages."""
+    """Write a zip file with a pickle and storages."""
     with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr(root + "data.pkl", b"\x80\x02" + content + b".")
         for key, data in storages.items():

@@ -1,4 +1,4 @@
-"""Numbers left in freed memory, which tensors that nobody has written to then show."""
+"""Fill memory with a number and free it, so that uninitialized tensors contain that number."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ FILLINGS = (math.nan, 9.0)
 
 
 def fill_freed_memory(value: float) -> None:
-    """Use memory in blocks of all sizes that small models need, and free it."""
+    """Fill blocks of all sizes that small models need, and free them."""
     blocks = [torch.full((2**power,), value) for power in range(2, 18) for _ in range(4)]
     del blocks

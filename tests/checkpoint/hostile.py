@@ -1,7 +1,7 @@
-"""Files that no honest program writes, each by a function that writes it into an empty folder.
+"""Writers of hostile pickles; each writes a file into an empty folder.
 
-A function gives the path to load: of a file, an index or a folder. Whatever a file would run if it could is
-`touch ran` in the current folder.
+A writer returns the path to load: a file, an index or a folder. The command that a file tries to run is `touch ran` in
+the current folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOUR = {"0": forged.floats(1, 2, 3, 4)}
 WEIGHT = tensor("0", (4,))
 COMMAND = text("touch ran")
 
-CALLS = (  # module, name, arguments: what Python offers for running code, or leads to it
+CALLS = (  # module, name, arguments: functions of Python that run code, or lead to it
     ("os", "system", COMMAND),
     ("posix", "system", COMMAND),
     ("nt", "system", COMMAND),
@@ -99,7 +99,7 @@ CALLS = (  # module, name, arguments: what Python offers for running code, or le
 
 
 class Gadget:
-    """What `pickle` itself writes of an object that runs a command when it is read."""
+    """Object that runs a command when its pickle is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         import os
@@ -108,7 +108,7 @@ class Gadget:
 
 
 class Restored:
-    """Likewise, by its state."""
+    """Object that runs a command when its state is restored."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Restored, (), {"__class__": Gadget}
@@ -152,7 +152,7 @@ def saved(content: Any, **how: Any) -> Writer:
 
 
 def gadgets() -> Iterator[tuple[str, bytes]]:
-    """Pickled values that ask for something that must not be."""
+    """Iterate over pickled values that try to call something, or are not valid."""
     for module, attribute, *arguments in CALLS:
         yield f"{module}.{attribute}", call(name(module, attribute), *arguments)
     system = name("os", "system")
@@ -197,7 +197,7 @@ def gadgets() -> Iterator[tuple[str, bytes]]:
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:
-    """Short pickles that would take long, or much memory."""
+    """Iterate over short pickles that would take much time or memory."""
     many = b"q\x00" + b"0" + b"".join(b"(" + b"h\x00" * 10 + b"lq\x00" + b"0" for _ in range(30)) + b"h\x00"
     yield "lists of lists of lists", b"]" + many
     pairs = b"](" + (text("a") + b"N\x86") * 50_000 + b"eq\x010"
@@ -252,7 +252,7 @@ def _storage(key: str, count: int = 4) -> bytes:
     )
 
 
-HARMLESS_BESIDE = ("lists of lists of lists", "names that grow")  # nobody walks through them there
+HARMLESS_AS_METADATA = ("lists of lists of lists", "names that grow")  # they are not expanded there
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"shape": (5,), "count": 4},
@@ -282,22 +282,25 @@ SHAPES: tuple[dict[str, Any], ...] = (
 KEYS = ("1", "../data.pkl", "/etc/passwd", "..", "", "a" * 300, "0\0", "data/0", "C:\\0")
 
 
-def alike(count: int) -> bytes:
-    """Tensors that lie upon each other: a megabyte, used a thousand times."""
+def overlapping_tensors(count: int) -> bytes:
+    """Pickle tensors that share one megabyte."""
     each = tensor("big", (2**18,))
     return b"}(" + b"".join(text(f"w{n}") + each for n in range(count)) + b"u"
 
 
 def whole_pickles() -> Iterator[tuple[str, Writer]]:
     for kind, gadget in gadgets():
-        if kind != "BUILD with slots":  # is harmless in itself; the name in it is not
+        if kind != "BUILD with slots":  # harmless in a state dict
             yield f"in a state dict: {kind}", in_archive(mapping(w=WEIGHT, x=gadget))
         yield f"in a script: {kind}", in_script(gadget)
         yield f"in an old file: {kind}", in_old_file(gadget)
     for kind, content in bombs():
         yield f"bomb: {kind}", in_archive(content)
-        if kind not in HARMLESS_BESIDE and "million" not in kind:
-            yield f"bomb beside weights: {kind}", in_archive(mapping(state_dict=mapping(w=WEIGHT), x=content))
+        if kind not in HARMLESS_AS_METADATA and "million" not in kind:
+            yield (
+                f"bomb next to weights: {kind}",
+                in_archive(mapping(state_dict=mapping(w=WEIGHT), x=content)),
+            )
             yield f"bomb in an old file: {kind}", in_old_file(content)
     for given in SHAPES:
         yield f"shape in an archive: {given}", in_archive(mapping(w=tensor("0", **given)))
@@ -305,8 +308,8 @@ def whole_pickles() -> Iterator[tuple[str, Writer]]:
     for key in KEYS:
         yield f"storage {key[:12]!r}", in_archive(mapping(w=tensor(key, (4,))))
     yield (
-        "tensors upon each other",
-        lambda folder: forged.archive(folder / "m.pt", alike(1000), {"big": bytes(2**20)}),
+        "tensors that overlap",
+        lambda folder: forged.archive(folder / "m.pt", overlapping_tensors(1000), {"big": bytes(2**20)}),
     )
     for zipped in (True, False):
         form = {"_use_new_zipfile_serialization": zipped}
@@ -314,7 +317,7 @@ def whole_pickles() -> Iterator[tuple[str, Writer]]:
         yield f"a gadget as a weight{old}", saved({"w": Gadget()}, **form)
         yield f"a gadget as the whole{old}", saved(Gadget(), **form)
         yield (
-            f"a gadget beside weights{old}",
+            f"a gadget next to weights{old}",
             saved({"state_dict": {"w": torch.ones(2)}, "x": [Gadget()]}, **form),
         )
         yield f"an object with a state{old}", saved({"w": torch.ones(2), "x": Restored()}, **form)

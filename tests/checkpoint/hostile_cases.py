@@ -1,4 +1,4 @@
-"""Every hostile file as two cases: it is inspected, then loaded. Nothing of it may run."""
+"""Two cases for each hostile file: inspect it, and load it. Nothing in the file may run."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def files() -> Iterator[tuple[str, hostile.Writer]]:
 
 
 def cases(root: Path) -> Iterator[Case]:
-    """The cases, in this order.
+    """Iterate over the cases.
 
     Args:
-        root: an empty folder, which is the current one while they run.
+        root: an empty folder; it is the current folder while they run.
     """
     for number, (name, write) in enumerate(files()):
         folder = root / "files" / str(number)
@@ -42,9 +42,9 @@ def cases(root: Path) -> Iterator[Case]:
 
 def inspect(folder: Path, write: hostile.Writer) -> None:
     path = written(folder, write)
-    found = checkpoint.examine(source(path), values=False)
+    found = checkpoint.gather_evidence(source(path), values=False)
     if path.is_dir():
-        checkpoint.settled(found)
+        checkpoint.resolve_evidence(found)
 
 
 def load(folder: Path, write: hostile.Writer, root: Path) -> None:
@@ -67,5 +67,5 @@ def written(folder: Path, write: hostile.Writer) -> Path:
     return write(folder)
 
 
-def source(path: Path) -> zoo.Source:
-    return zoo.Source(str(path), "folder" if path.is_dir() else "file", path=path)
+def source(path: Path) -> zoo.ModelSource:
+    return zoo.ModelSource(str(path), "folder" if path.is_dir() else "file", path=path)

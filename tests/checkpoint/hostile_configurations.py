@@ -1,4 +1,4 @@
-"""Sound weights beside hostile configurations, and what is no file of weights at all, as in `hostile`."""
+"""Writers of hostile configurations with valid weights, and of files that are not weights; see `hostile`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oneclip.model import build_model
 
 
 def configurations() -> Iterator[tuple[str, Writer]]:
-    """Folders whose weights are sound and whose configuration is not."""
+    """Iterate over folders with valid weights and a hostile configuration."""
     cfg, pixels = tiny_cfg().to_dict(), PreprocessCfg(size=32).to_dict()
     torch.manual_seed(0)
     state = build_model(tiny_cfg()).state_dict()
@@ -69,13 +69,13 @@ def configurations() -> Iterator[tuple[str, Writer]]:
     for value in (-1, 10**9, "16", float("nan"), float("inf")):
         yield f"config: patch_size {value}", model("vision_cfg", patch_size=value)
         yield f"config: mlp_ratio {value}", model("vision_cfg", mlp_ratio=value)
-    yield "config: a model of terabytes", model("vision_cfg", width=2**16, layers=1000)
+    yield "config: a model of terabytes", model("vision_cfg", width=2**16, layers=200)
     yield "config: positions of terabytes", model("vision_cfg", image_size=2**15, patch_size=1)
     yield "config: a table of terabytes", model("text_cfg", vocab_size=2**24, width=2**16)
     for length in (30_000, 2**20):
         yield f"config: a mask of {length} tokens", model("text_cfg", context_length=length)
         yield f"config: a decoder of {length} tokens", model("multimodal_cfg", context_length=length)
-    yield "config: a decoder of terabytes", model("multimodal_cfg", width=2**16, layers=1000)
+    yield "config: a decoder of terabytes", model("multimodal_cfg", width=2**16, layers=200)
     for value in ("false", "yes", 0, [], {}):
         yield f"config: quick_gelu {value!r}", model(quick_gelu=value)
         yield f"config: no_causal_mask {value!r}", model("text_cfg", no_causal_mask=value)
@@ -101,7 +101,7 @@ def configurations() -> Iterator[tuple[str, Writer]]:
         yield f"config: text norm_kwargs {value}", model("text_cfg", norm_kwargs=value)
     for value in ({"approximate": "evil"}, {"approximate": []}, {"inplace": True}, "tanh"):
         yield f"config: act_kwargs {value}", model("text_cfg", act_kwargs=value)
-    yield "config: a patch larger than the picture", model("vision_cfg", patch_size=64)
+    yield "config: a patch larger than the image", model("vision_cfg", patch_size=64)
     for value in (
         [123, 116, 103],
         [-1, 0, 0],
@@ -128,7 +128,7 @@ def configurations() -> Iterator[tuple[str, Writer]]:
 
 
 def others() -> Iterator[tuple[str, Writer]]:
-    """What is no file of weights at all."""
+    """Iterate over files that are not weights."""
 
     def pipe(folder: Path) -> Path:
         os.mkfifo(folder / "open_clip_model.safetensors")

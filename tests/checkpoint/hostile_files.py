@@ -1,4 +1,4 @@
-"""Hostile archives, safetensors files, NumPy archives and indices, as in `hostile`."""
+"""Writers of hostile archives, safetensors files, NumPy archives and indices; see `hostile`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOOD = {"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
 
 
 def archives() -> Iterator[tuple[str, Writer]]:
-    """Zip files that lie about what is in them."""
+    """Iterate over zip files with wrong or hostile entries."""
     stored, deflated = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
     def zipped(entries: Mapping[str, bytes], compression: int = stored) -> Writer:
@@ -36,7 +36,7 @@ def archives() -> Iterator[tuple[str, Writer]]:
         return write
 
     def changed(place: int, value: bytes, compression: int = stored, where: bytes = b"PK\x01\x02") -> Writer:
-        """Bytes of the directory's last entry, or of another record, replaced."""
+        """Replace bytes of the last entry in the directory, or of another record."""
 
         def write(folder: Path) -> Path:
             path = forged.archive(folder / "m.pt", mapping(w=WEIGHT), FOUR, compression=compression)
@@ -55,7 +55,7 @@ def archives() -> Iterator[tuple[str, Writer]]:
         return path
 
     def overlapping(folder: Path) -> Path:
-        """Every entry of the list is the same one, under another name."""
+        """Write a list of entries that all refer to the same data."""
         inner = io.BytesIO()
         with zipfile.ZipFile(inner, "w", deflated) as file:
             file.writestr("archive/data/0", bytes(10**6))
@@ -68,7 +68,7 @@ def archives() -> Iterator[tuple[str, Writer]]:
         return folder / "m.pt"
 
     def crowded(folder: Path) -> Path:
-        """A list of a million entries of nothing."""
+        """Write a list of a million empty entries."""
         entry = (
             struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
         )
@@ -80,14 +80,14 @@ def archives() -> Iterator[tuple[str, Writer]]:
     yield "zip: not one at all", lambda folder: written(folder / "m.pt", b"PK\x03\x04" + bytes(100))
     yield "zip: an empty one", lambda folder: written(folder / "m.pt", b"PK\x05\x06" + bytes(18))
     yield "zip: without a pickle", zipped({"archive/data/0": FOUR["0"]})
-    yield "zip: a picture", zipped({"cat.png": b""})
+    yield "zip: an image", zipped({"cat.png": b""})
     yield "zip: two pickles", zipped({"a/data.pkl": PICKLE, "b/data.pkl": PICKLE, "a/data/0": FOUR["0"]})
     yield "zip: a pickle outside", zipped({"../data.pkl": PICKLE, "../data/0": FOUR["0"], "/x": b""})
     yield "zip: an empty pickle", zipped({"a/data.pkl": b""})
     yield "zip: big-endian", zipped({"a/data.pkl": PICKLE, "a/data/0": FOUR["0"], "a/byteorder": b"big"})
     yield "zip: a folder for a storage", zipped({"a/data.pkl": PICKLE, "a/data/0/": b""})
     yield "zip: entries of one name", twice
-    yield "zip: entries upon each other", overlapping
+    yield "zip: entries that overlap", overlapping
     yield "zip: a million entries", crowded
     yield "zip: a bomb of zeros", zipped({"a/data.pkl": PICKLE, "a/data/0": bytes(10**8)}, deflated)
     yield "zip: a bomb of bzip2", zipped({"a/data.pkl": PICKLE, "a/data/0": bytes(10**8)}, zipfile.ZIP_BZIP2)
@@ -98,13 +98,13 @@ def archives() -> Iterator[tuple[str, Writer]]:
             lie = size.to_bytes(4, "little")
             yield f"zip: {form}, {size} bytes unpacked", changed(24, lie, compression)
             yield f"zip: {form}, {size} bytes packed", changed(20, lie, compression)
-        yield f"zip: {form}, lies elsewhere", changed(42, (2**31).to_bytes(4, "little"), compression)
+        yield f"zip: {form}, is elsewhere", changed(42, (2**31).to_bytes(4, "little"), compression)
         yield f"zip: {form}, encrypted", changed(8, b"\x01\x00", compression)
         yield f"zip: {form}, an unknown method", changed(10, b"\x63\x00", compression)
         yield f"zip: {form}, another checksum", changed(16, b"\x01\x02\x03\x04", compression)
         yield f"zip: {form}, a later version", changed(6, b"\xff\x00", compression)
     yield "zip: a list that is too long", changed(12, (2**31).to_bytes(4, "little"), where=b"PK\x05\x06")
-    yield "zip: a list that lies elsewhere", changed(16, (2**31).to_bytes(4, "little"), where=b"PK\x05\x06")
+    yield "zip: a list that is elsewhere", changed(16, (2**31).to_bytes(4, "little"), where=b"PK\x05\x06")
     itself = forged.name("__torch__", "A") + b")\x81q\x01" + mapping(a=b"h\x01") + b"b"
     yield "script: a module in itself", in_archive(itself)
     doubling = record("__torch__.A", w=WEIGHT)
@@ -116,7 +116,7 @@ def archives() -> Iterator[tuple[str, Writer]]:
 
 
 def stored() -> Iterator[tuple[str, Writer]]:
-    """Safetensors files whose header lies."""
+    """Iterate over safetensors files with a wrong header."""
 
     def file(header: Any, data: bytes = bytes(16), length: int | None = None) -> Writer:
         content = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -181,7 +181,7 @@ def stored() -> Iterator[tuple[str, Writer]]:
     ):
         yield f"safetensors: offsets {offsets}", one(data_offsets=offsets)
     both = {"a": GOOD["w"], "b": GOOD["w"]}
-    yield "safetensors: tensors upon each other", file(both)
+    yield "safetensors: tensors that overlap", file(both)
     behind = {"a": GOOD["w"], "b": {"dtype": "F32", "shape": [1], "data_offsets": [20, 24]}}
     yield "safetensors: a gap", file(behind, bytes(24))
     yield "safetensors: too many numbers", file(GOOD, bytes(17))
@@ -198,7 +198,7 @@ def stored() -> Iterator[tuple[str, Writer]]:
 
 
 def arrays() -> Iterator[tuple[str, Writer]]:
-    """NumPy archives."""
+    """Iterate over hostile NumPy archives."""
 
     def npz(data: bytes, name: str = "a.npy", compression: int = zipfile.ZIP_STORED) -> Writer:
         def write(folder: Path) -> Path:
@@ -246,7 +246,7 @@ def arrays() -> Iterator[tuple[str, Writer]]:
 
 
 def indices() -> Iterator[tuple[str, Writer]]:
-    """Indices of shards."""
+    """Iterate over hostile indices of shards."""
 
     def index(weight_map: Any, **files: Any) -> Writer:
         def write(folder: Path) -> Path:
@@ -287,7 +287,7 @@ def indices() -> Iterator[tuple[str, Writer]]:
     yield "index: large", index(b'{"weight_map": "' + b"x" * 10**7 + b'"}')
     yield "index: a thousand and one shards", index({f"w{n}": f"s{n}.bin" for n in range(1001)})
 
-    def beside(weight_map: Mapping[str, str], **files: Mapping[str, torch.Tensor]) -> Writer:
+    def next_to(weight_map: Mapping[str, str], **files: Mapping[str, torch.Tensor]) -> Writer:
         def write(folder: Path) -> Path:
             for name, content in files.items():
                 save_file(dict(content), folder / f"{name}.safetensors")
@@ -297,13 +297,13 @@ def indices() -> Iterator[tuple[str, Writer]]:
         return write
 
     w, v = {"w": torch.ones(1)}, {"v": torch.ones(1)}
-    yield "index: a tensor in no shard", beside({"w": "a.safetensors", "x": "a.safetensors"}, a=w)
-    yield "index: a tensor in another shard", beside({"w": "b.safetensors", "v": "a.safetensors"}, a=w, b=v)
-    yield "index: a tensor in two shards", beside({"w": "a.safetensors", "v": "b.safetensors"}, a=w, b=w | v)
+    yield "index: a tensor in no shard", next_to({"w": "a.safetensors", "x": "a.safetensors"}, a=w)
+    yield "index: a tensor in another shard", next_to({"w": "b.safetensors", "v": "a.safetensors"}, a=w, b=v)
+    yield "index: a tensor in two shards", next_to({"w": "a.safetensors", "v": "b.safetensors"}, a=w, b=w | v)
 
     def looped(folder: Path) -> Path:
         os.symlink("a.safetensors", folder / "a.safetensors")
-        return beside({"w": "a.safetensors"})(folder)
+        return next_to({"w": "a.safetensors"})(folder)
 
     yield "index: a link to itself", looped
 

@@ -1,4 +1,4 @@
-"""Who says which activation weights were trained with, and what happens where nobody does."""
+"""Sources of the activation of a checkpoint: they must agree, and an error asks if there is none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tiny import tiny_cfg
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint import load, save
-from oneclip.checkpoint.resolve import resolve
+from oneclip.checkpoint import load, resolve_checkpoint, save
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, ConfigError
 from oneclip.model import build_model
@@ -24,7 +23,7 @@ from oneclip.zoo import catalogue
 
 NAMES = {True: "QuickGELU", False: "GELU"}
 TEXT = CLIPTextCfg(context_length=9, vocab_size=60, width=64, heads=1, layers=1)
-OTHER_FORM = ModelCfg(16, CLIPVisionCfg(layers=2, width=64, patch_size=8, image_size=16), TEXT)
+UNPUBLISHED = ModelCfg(16, CLIPVisionCfg(layers=2, width=64, patch_size=8, image_size=16), TEXT)
 
 
 def weights(seed: int = 0, cfg: ModelCfg | None = None) -> dict[str, Tensor]:
@@ -34,10 +33,7 @@ def weights(seed: int = 0, cfg: ModelCfg | None = None) -> dict[str, Tensor]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A zoo with `tiny` and `tiny-quickgelu`, and weights of `tiny` by URL and on the hub.
-
-    Of the weights that have a URL, both trained with QuickGELU, one has a checksum in it.
-    """
+    """A zoo with `tiny` and `tiny-quickgelu`, and weights of `tiny` with a URL (and checksum) and on the hub."""
     save(tmp_path / "official.pt", weights(1))
     digest = hashlib.sha256((tmp_path / "official.pt").read_bytes()).hexdigest()
     (tmp_path / "official.pt").rename(tmp_path / f"tiny-quickgelu-{digest[:8]}.pt")
@@ -60,7 +56,7 @@ def official(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
-def test_a_bare_file_loads_when_its_activation_is_said(folder: Path, quick_gelu: bool) -> None:
+def test_a_bare_file_loads_with_quick_gelu_given(folder: Path, quick_gelu: bool) -> None:
     save(folder / "m.pt", weights())
     loaded = load(folder / "m.pt", quick_gelu=quick_gelu)
     assert loaded.cfg == tiny_cfg(quick_gelu=quick_gelu)
@@ -68,23 +64,23 @@ def test_a_bare_file_loads_when_its_activation_is_said(folder: Path, quick_gelu:
     assert loaded.home == folder
 
 
-def test_a_bare_file_of_no_published_shape_loads_in_openais_form_when_its_facts_are_said(
+def test_a_bare_file_with_unpublished_shapes_loads_with_all_facts_given(
     tmp_path: Path,
 ) -> None:
-    save(tmp_path / "m.pt", weights(cfg=OTHER_FORM))
+    save(tmp_path / "m.pt", weights(cfg=UNPUBLISHED))
     with pytest.raises(AmbiguousModelError, match="quick_gelu=True or quick_gelu=False"):
         load(tmp_path / "m.pt")
-    assert load(tmp_path / "m.pt", quick_gelu=False, heads=1, preprocess="openai").cfg == OTHER_FORM
+    assert load(tmp_path / "m.pt", quick_gelu=False, heads=1, preprocess="openai").cfg == UNPUBLISHED
 
 
-def test_a_bare_file_of_no_known_form_is_never_guessed(tmp_path: Path) -> None:
+def test_a_bare_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "m.pt", {"a.weight": torch.ones(3)})
-    for said in (None, True):
-        with pytest.raises(AmbiguousModelError, match=r"put an open_clip_config\.json beside it"):
-            load(tmp_path / "m.pt", quick_gelu=said)
+    for quick_gelu in (None, True):
+        with pytest.raises(AmbiguousModelError, match=r"put an open_clip_config\.json next to it"):
+            load(tmp_path / "m.pt", quick_gelu=quick_gelu)
 
 
-def test_shapes_of_two_architectures_are_not_chosen_between(
+def test_a_file_that_matches_two_architectures_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tiny_cfg().to_dict()
@@ -97,16 +93,16 @@ def test_shapes_of_two_architectures_are_not_chosen_between(
         load(folder / "m.pt", quick_gelu=False)
 
 
-def test_a_published_file_is_known_by_its_name_and_checksum(folder: Path) -> None:
+def test_a_published_file_is_identified_by_name_and_checksum(folder: Path) -> None:
     loaded = load(official(folder))
     assert loaded.cfg == tiny_cfg(quick_gelu=True)
     with pytest.raises(
-        ConfigError, match="QuickGELU by being the published tiny:first, and GELU by quick_gelu="
+        ConfigError, match="QuickGELU by the published weights tiny:first, and GELU by quick_gelu="
     ):
         load(official(folder), quick_gelu=False)
 
 
-def test_a_published_name_on_other_bytes_says_nothing(folder: Path) -> None:
+def test_a_published_name_with_another_checksum_is_ignored(folder: Path) -> None:
     path = official(folder)
     path.unlink()
     save(path, weights())
@@ -114,12 +110,12 @@ def test_a_published_name_on_other_bytes_says_nothing(folder: Path) -> None:
         load(path)
 
 
-def test_a_published_file_under_another_name_is_known_by_its_checksum(folder: Path) -> None:
+def test_a_renamed_published_file_is_identified_by_checksum(folder: Path) -> None:
     shutil.copy(official(folder), folder / "m.pt")
     assert load(folder / "m.pt").cfg.quick_gelu is True
 
 
-def test_a_file_that_is_known_must_not_contradict_the_architecture_named(folder: Path) -> None:
+def test_a_published_file_must_agree_with_the_architecture_named(folder: Path) -> None:
     path = official(folder)
     assert load(f"tiny-quickgelu:{path}").cfg.quick_gelu is True
     with pytest.raises(ConfigError, match=r"has QuickGELU, and tiny has GELU: load it as .*tiny-quickgelu:"):
@@ -131,7 +127,7 @@ def test_a_file_that_is_known_must_not_contradict_the_architecture_named(folder:
     ("repo", "file", "quick_gelu"),
     [("tiny", "m.bin", False), ("tinies", "third.bin", True), ("tinies", "fourth.bin", False)],
 )
-def test_a_file_in_the_hubs_cache_is_known_by_its_repository(
+def test_a_file_in_the_hubs_cache_is_identified_by_its_repository(
     folder: Path, repo: str, file: str, quick_gelu: bool
 ) -> None:
     snapshot = folder / f"models--someone--{repo}" / "snapshots" / "0123"
@@ -140,7 +136,7 @@ def test_a_file_in_the_hubs_cache_is_known_by_its_repository(
     assert load(snapshot / file).cfg.quick_gelu is quick_gelu
 
 
-def test_a_name_with_quickgelu_cannot_be_turned_back(folder: Path) -> None:
+def test_quick_gelu_false_does_not_change_a_quickgelu_architecture(folder: Path) -> None:
     save(folder / "m.pt", weights())
     assert load(f"tiny:{folder}/m.pt", quick_gelu=True).cfg.quick_gelu is True
     assert load(f"tiny:{folder}/m.pt", quick_gelu=False).cfg.quick_gelu is False
@@ -149,7 +145,7 @@ def test_a_name_with_quickgelu_cannot_be_turned_back(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
-def test_what_a_file_says_must_not_be_contradicted(folder: Path, quick_gelu: bool) -> None:
+def test_metadata_must_agree_with_quick_gelu(folder: Path, quick_gelu: bool) -> None:
     cfg = tiny_cfg(quick_gelu=quick_gelu)
     save(folder / "m.pt", weights(), {"model_cfg": cfg.to_dict()})
     assert load(folder / "m.pt", quick_gelu=quick_gelu).cfg.quick_gelu is quick_gelu
@@ -158,11 +154,13 @@ def test_what_a_file_says_must_not_be_contradicted(folder: Path, quick_gelu: boo
         load(folder / "m.pt", quick_gelu=not quick_gelu)
 
 
-def test_a_file_that_says_it_is_of_other_heads_is_not_loaded_as_the_architecture_named(folder: Path) -> None:
+def test_metadata_with_other_heads_than_the_architecture_is_refused(folder: Path) -> None:
     cfg = tiny_cfg()
-    cfg.vision_cfg.head_width = 8  # no shape shows it
+    cfg.vision_cfg.head_width = 8  # not visible in any shape
     save(folder / "m.pt", weights(), {"model_cfg": cfg.to_dict()})
-    with pytest.raises(ConfigError, match=r"another architecture than tiny \(vision_cfg.head_width differ\)"):
+    with pytest.raises(
+        ConfigError, match=r"another architecture than tiny .*\(vision_cfg.head_width differ\)"
+    ):
         load(f"tiny:{folder}/m.pt")
     assert load(folder / "m.pt").cfg == cfg
 
@@ -193,7 +191,7 @@ PIXELS = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge"
 
 @pytest.fixture
 def transformers_folder(tmp_path: Path) -> Path:
-    """What transformers writes, with `hidden_act` as it is by default there."""
+    """A folder written by transformers, with its default `hidden_act`."""
     import transformers
 
     torch.manual_seed(0)
@@ -206,7 +204,7 @@ def transformers_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", ["folder", "local-dir", "file"])
-def test_a_folder_of_transformers_says_its_activation(transformers_folder: Path, how: str) -> None:
+def test_a_transformers_folder_has_its_activation(transformers_folder: Path, how: str) -> None:
     name = {
         "folder": str(transformers_folder),
         "local-dir": f"local-dir:{transformers_folder}",
@@ -220,7 +218,7 @@ def test_a_folder_of_transformers_says_its_activation(transformers_folder: Path,
         load(name, quick_gelu=False)
 
 
-def test_a_folder_of_transformers_in_shards(transformers_folder: Path) -> None:
+def test_a_sharded_transformers_folder_loads(transformers_folder: Path) -> None:
     import transformers
 
     whole = load(transformers_folder).model.state_dict()
@@ -232,21 +230,21 @@ def test_a_folder_of_transformers_in_shards(transformers_folder: Path) -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in whole.items())
 
 
-def test_without_a_preprocessor_the_preprocessing_is_asked_for(transformers_folder: Path) -> None:
+def test_a_transformers_folder_without_preprocessor_is_refused(transformers_folder: Path) -> None:
     (transformers_folder / "preprocessor_config.json").unlink()
     with pytest.raises(AmbiguousModelError, match=r"how images are prepared.*preprocessor_config\.json"):
         load(transformers_folder)
 
 
-def test_a_bare_file_of_transformers_does_not_say_it(transformers_folder: Path, folder: Path) -> None:
+def test_a_transformers_file_without_config_is_refused(transformers_folder: Path, folder: Path) -> None:
     shutil.copy(transformers_folder / "model.safetensors", folder / "bare.safetensors")
     with pytest.raises(AmbiguousModelError, match="does not say which activation"):
         load(folder / "bare.safetensors")
 
 
-def test_a_description_needs_no_values(folder: Path) -> None:
+def test_resolving_needs_no_values(folder: Path) -> None:
     save(folder / "m.pt", weights(), {"model_cfg": tiny_cfg().to_dict()})
-    found = resolve(zoo.resolve(folder / "m.pt"), values=False)
+    found = resolve_checkpoint(zoo.resolve(folder / "m.pt"), values=False)
     assert found.cfg == tiny_cfg()
-    assert found.activation == "its own metadata"
+    assert found.activation_source == "its own metadata"
     assert all(tensor.is_meta for tensor in found.checkpoint.state_dict.values())

@@ -1,4 +1,4 @@
-"""transformers reads from a written folder the tokenizer that the model was trained with."""
+"""transformers reads CLIP's tokenizer from the files that we write."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.text import CLIPTokenizer
 
-CAPTIONS = [
+TEXTS = [
     "a photo of a cat",
     "Two  DOGS, running!? through the snow…",
     "it's 1234 o'clock & we'll see",
@@ -25,26 +25,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours() -> list[list[int]]:
-    rows = CLIPTokenizer()(CAPTIONS).tolist()
+    rows = CLIPTokenizer()(TEXTS).tolist()
     return [row[: row.index(49407) + 1] for row in rows]
 
 
-def test_the_tokenizers_library_gives_our_ids(folder: Path) -> None:
+def test_the_tokenizers_library_returns_our_ids(folder: Path) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(77)
-    assert [tokenizer.encode(caption).ids for caption in CAPTIONS] == ours()
+    assert [tokenizer.encode(text).ids for text in TEXTS] == ours()
 
 
 @pytest.mark.parametrize("files", ["all", "without tokenizer.json"])
-def test_transformers_gives_our_ids(folder: Path, files: str, tmp_path: Path) -> None:
+def test_transformers_returns_our_ids(folder: Path, files: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     for path in folder.iterdir():
         if files == "all" or path.name != "tokenizer.json":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     for kind in (transformers.AutoTokenizer, transformers.CLIPTokenizer):
         tokenizer = kind.from_pretrained(tmp_path)
-        assert tokenizer(CAPTIONS, truncation=True)["input_ids"] == ours()
+        assert tokenizer(TEXTS, truncation=True)["input_ids"] == ours()
         assert tokenizer.pad_token_id == 49407
         assert tokenizer.model_max_length == 77

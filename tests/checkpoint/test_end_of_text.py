@@ -1,4 +1,4 @@
-"""Tokens added behind the end of text: a text is pooled at its end all the same, as transformers pools it."""
+"""A text is pooled at its end of text even if tokens were added to the vocabulary, as in transformers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_tokenizer_beside import CFG, written
+from test_tokenizer_in_folder import CFG, written
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, pooled_at_end, save
+from oneclip.checkpoint import Exportable, export, pool_at_end_of_text
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer, HFTokenizer
-from oneclip.train.initial_model import starting_model
+from oneclip.train.initial_model import load_initial_model
 
 __all__ = ["written"]  # a fixture
 
@@ -29,7 +29,7 @@ ROWS = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
 
 @pytest.fixture(scope="module")
 def grown(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP with one token more, as transformers' users make it: `add_special_tokens`, `resize_token_embeddings`."""
+    """A CLIP with one added token, made by `add_special_tokens` and `resize_token_embeddings` of transformers."""
     folder = tmp_path_factory.mktemp("grown") / "clip"
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(written)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<toy>"]})
@@ -46,7 +46,7 @@ def grown(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(grown: Path) -> torch.Tensor:
-    """What transformers computes with it, pooled at `eos_token_id`."""
+    """The features of transformers, pooled at `eos_token_id`."""
     model = transformers.CLIPTextModelWithProjection.from_pretrained(grown).eval()
     rows = transformers.CLIPTokenizerFast.from_pretrained(grown)(TEXTS, **ROWS)
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def expected(grown: Path) -> torch.Tensor:
     return features
 
 
-def features_of(loaded: checkpoint.Loaded) -> torch.Tensor:
+def features_of(loaded: checkpoint.LoadedModel) -> torch.Tensor:
     model: Any = loaded.model
     with torch.inference_mode():
         features: torch.Tensor = model.encode_text(loaded.tokenizer()(TEXTS))
@@ -63,8 +63,10 @@ def features_of(loaded: checkpoint.Loaded) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("eos", [END, 2, 49408])
-def test_a_folder_of_transformers(grown: Path, expected: torch.Tensor, tmp_path: Path, eos: int) -> None:
-    """Also where its `eos_token_id` is the old one of before 2023, or was moved to the new end of the vocabulary."""
+def test_a_transformers_folder_pools_at_the_end_of_text(
+    grown: Path, expected: torch.Tensor, tmp_path: Path, eos: int
+) -> None:
+    """Also if its `eos_token_id` is the old one from before 2023, or is the last id of the vocabulary."""
     folder = tmp_path / "clip"
     folder.mkdir()
     for path in grown.iterdir():
@@ -78,13 +80,15 @@ def test_a_folder_of_transformers(grown: Path, expected: torch.Tensor, tmp_path:
 
 
 @pytest.mark.parametrize("form", ["transformers", "open_clip", "safetensors"])
-def test_it_stays_so_in_other_forms(grown: Path, expected: torch.Tensor, tmp_path: Path, form: str) -> None:
+def test_other_formats_keep_the_pooling(
+    grown: Path, expected: torch.Tensor, tmp_path: Path, form: str
+) -> None:
     target = tmp_path / ("m.safetensors" if form == "safetensors" else "out")
-    model = Exportable.of(checkpoint.load(grown, device="cpu"))
+    model = Exportable.from_loaded(checkpoint.load(grown, device="cpu"))
     if form == "safetensors":
         text = replace(model.cfg.text_cfg, hf_tokenizer_name=str(grown))
         model = replace(model, cfg=replace(model.cfg, text_cfg=text))
-    save(model, target, form)
+    export(model, target, form)
     torch.testing.assert_close(
         features_of(checkpoint.load(target, device="cpu")), expected, rtol=1e-4, atol=1e-5
     )
@@ -96,11 +100,11 @@ def test_it_stays_so_in_other_forms(grown: Path, expected: torch.Tensor, tmp_pat
         torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_configuration_with_the_folder_of_a_tokenizer(
+def test_a_configuration_that_names_a_tokenizer_folder(
     grown: Path, expected: torch.Tensor, tmp_path: Path
 ) -> None:
-    """As open_clip's configurations name one; it pools the greatest id there."""
-    model = Exportable.of(checkpoint.load(grown, device="cpu"))
+    """As in open_clip, where the tower pools at the greatest id."""
+    model = Exportable.from_loaded(checkpoint.load(grown, device="cpu"))
     text = replace(model.cfg.text_cfg, hf_tokenizer_name=str(grown), pool_type="argmax", eos_id=2)
     config = {"model_cfg": replace(model.cfg, text_cfg=text).to_dict(), "preprocess_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
@@ -110,13 +114,13 @@ def test_a_configuration_with_the_folder_of_a_tokenizer(
     )
 
 
-def test_added_tokens_of_our_own_tokenizer_reach_transformers(tmp_path: Path) -> None:
+def test_added_tokens_of_our_tokenizer_are_written_for_transformers(tmp_path: Path) -> None:
     options = {"additional_special_tokens": ["<toy>"]}
     text = replace(CFG.text_cfg, vocab_size=49409, tokenizer_kwargs=options)
-    cfg = pooled_at_end(replace(CFG, text_cfg=text))
+    cfg = pool_at_end_of_text(replace(CFG, text_cfg=text))
     assert (cfg.text_cfg.pool_type, cfg.text_cfg.eos_id) == ("eos", END)
     torch.manual_seed(0)
-    save(
+    export(
         Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32)),
         tmp_path / "out",
         "transformers",
@@ -130,22 +134,22 @@ def test_added_tokens_of_our_own_tokenizer_reach_transformers(tmp_path: Path) ->
     assert torch.equal(again(TEXTS), rows)
 
 
-def test_a_pooled_id_that_no_row_has_is_refused(grown: Path) -> None:
+def test_pooling_at_an_id_that_the_tokenizer_never_writes_is_refused(grown: Path) -> None:
     config = json.loads((grown / "tokenizer_config.json").read_text())
     assert config["eos_token"] == "<|endoftext|>"
     text = replace(CFG.text_cfg, hf_tokenizer_name=str(grown), pool_type="eos", eos_id=5)
-    assert pooled_at_end(replace(CFG, text_cfg=text)).text_cfg.eos_id == END
+    assert pool_at_end_of_text(replace(CFG, text_cfg=text)).text_cfg.eos_id == END
     text = replace(text, tokenizer_kwargs={"eos_token": "a</w>"})
-    with pytest.raises(ConfigError, match=r"pools at id 5 \(eos_id\), which its tokenizer puts into no row"):
-        pooled_at_end(replace(CFG, text_cfg=text))
+    with pytest.raises(ConfigError, match=r"pools at id 5 \(eos_id\), which its tokenizer never writes"):
+        pool_at_end_of_text(replace(CFG, text_cfg=text))
 
 
-def test_a_training_from_a_configuration_pools_there_from_the_start(tmp_path: Path) -> None:
+def test_a_new_training_pools_at_the_end_of_text(tmp_path: Path) -> None:
     text = replace(CFG.text_cfg, vocab_size=49409, tokenizer_kwargs={"additional_special_tokens": ["<toy>"]})
     (tmp_path / "model.json").write_text(json.dumps(replace(CFG, text_cfg=text).to_dict()))
-    assert starting_model(str(tmp_path / "model.json"), None).cfg.text_cfg.eos_id == END
+    assert load_initial_model(str(tmp_path / "model.json"), None).cfg.text_cfg.eos_id == END
 
 
-def test_what_agrees_stays_as_it_is(written: Path) -> None:
+def test_a_correct_pooling_is_unchanged(written: Path) -> None:
     for cfg in (CFG, replace(CFG, text_cfg=replace(CFG.text_cfg, hf_tokenizer_name=str(written)))):
-        assert pooled_at_end(cfg) == cfg
+        assert pool_at_end_of_text(cfg) == cfg

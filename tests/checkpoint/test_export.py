@@ -1,4 +1,4 @@
-"""A model that was written in any form is the same model when it is read back, and half of it is never there."""
+"""Exporting models: round trips in all formats, refusals, and no incomplete output."""
 
 import json
 import re
@@ -14,11 +14,11 @@ import torch
 from tiny import tiny_cfg
 
 from oneclip import checkpoint, zoo
+from oneclip.checkpoint.export import EXPORT_FORMATS, Exportable, export, transformers_format
 from oneclip.checkpoint.formats.transformers_clip import read_config as read_clip_config
 from oneclip.checkpoint.formats.transformers_clip import write_config as write_clip_config
-from oneclip.checkpoint.formats.transformers_common import read_tokenizer_facts
+from oneclip.checkpoint.formats.transformers_common import read_tokenizer_fields
 from oneclip.checkpoint.formats.transformers_siglip import read_config, write_config
-from oneclip.checkpoint.save import FORMS, Exportable, export, format_for
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.errors import ConfigError, OutputError
 from oneclip.model import build_model
@@ -97,19 +97,19 @@ MODELS: dict[str, Callable[[Path], ModelCfg]] = {
     "CoCa": lambda _: coca(),
     "Hugging Face text": bert,
 }
-FIT = {  # what the other forms can hold; the others are refused
+SUPPORTED = {  # all other models are refused
     "transformers": {"ViT", "QuickGELU", "SigLIP", "SigLIP 2"},
     "openai": {"QuickGELU", "ResNet"},
     "open_clip": set(MODELS),
     "safetensors": set(MODELS),
 }
-PAIRS = [(form, name) for form in FORMS for name in MODELS]
+PAIRS = [(form, name) for form in EXPORT_FORMATS for name in MODELS]
 TARGETS = {"transformers": "out", "open_clip": "out", "openai": "out.pt", "safetensors": "out.safetensors"}
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer of few words."""
+    """Folder with a tokenizer of a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("words")
@@ -144,14 +144,14 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, words: Path) -> Export
 
 
 @pytest.mark.parametrize(
-    ("form", "model"), [p for p in PAIRS if p[1] in FIT[p[0]]], indirect=["model"], ids=str
+    ("form", "model"), [p for p in PAIRS if p[1] in SUPPORTED[p[0]]], indirect=["model"], ids=str
 )
 def test_a_round_trip_gives_the_same_model(form: str, model: Exportable, tmp_path: Path) -> None:
     target = tmp_path / TARGETS[form]
     export(model, target, form)
     again = checkpoint.load(target)
     cfg = model.cfg.to_dict()
-    if form == "open_clip" and model.cfg.text_cfg.hf_model_name:  # which the folder has a configuration of
+    if form == "open_clip" and model.cfg.text_cfg.hf_model_name:  # the folder contains its configuration
         cfg["text_cfg"]["hf_model_name"] = str(target / "text_tower.json")
     assert again.cfg.to_dict() == cfg
     assert again.preprocess_cfg == model.preprocess_cfg
@@ -162,9 +162,9 @@ def test_a_round_trip_gives_the_same_model(form: str, model: Exportable, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("form", "model"), [p for p in PAIRS if p[1] not in FIT[p[0]]], indirect=["model"], ids=str
+    ("form", "model"), [p for p in PAIRS if p[1] not in SUPPORTED[p[0]]], indirect=["model"], ids=str
 )
-def test_what_a_form_cannot_hold_is_refused_with_the_reason(
+def test_a_model_that_a_format_cannot_represent_is_refused_with_the_reason(
     form: str, model: Exportable, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"transformers'|OpenAI's form"):
@@ -192,11 +192,11 @@ def test_a_folder_moves_with_its_tokenizer(form: str, model: Exportable, tmp_pat
 
 
 @pytest.mark.parametrize("model", ["QuickGELU"], indirect=True)
-@pytest.mark.parametrize("form", FORMS)
-def test_what_is_there_is_replaced_only_by_force(form: str, model: Exportable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
+def test_existing_output_is_replaced_only_with_force(form: str, model: Exportable, tmp_path: Path) -> None:
     target = tmp_path / TARGETS[form]
     export(model, target, form)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="it is replaced only with force=True"):
         export(model, target, form)
     export(model, target, form, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([target.name, "text"])
@@ -212,27 +212,27 @@ def test_a_folder_with_other_files_is_not_replaced(model: Exportable, tmp_path: 
 
 
 @pytest.mark.parametrize("model", ["QuickGELU"], indirect=True)
-def test_a_folder_that_could_not_be_finished_leaves_nothing(
+def test_a_failed_export_leaves_nothing(
     model: Exportable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["oneclip.checkpoint.save"], "save", full)
+    monkeypatch.setattr(sys.modules["oneclip.checkpoint.export"], "save", full)
     with pytest.raises(OutputError, match="No space left"):
         export(model, tmp_path / "out", "open_clip")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
 def fits_transformers(cfg: ModelCfg) -> str | None:
-    """The class of transformers' that can hold an architecture; its configuration survives the way there and back."""
-    form = format_for(cfg)
+    """Return the class of transformers for an architecture, after a round trip of its configuration."""
+    form = transformers_format(cfg)
     try:
         config = write_config(cfg) if form.name == "transformers SigLIP" else write_clip_config(cfg)
     except ConfigError:
         return None
     back = read_config(config) if form.name == "transformers SigLIP" else read_clip_config(config)
-    assert read_tokenizer_facts(back, config) == cfg
+    assert read_tokenizer_fields(back, config) == cfg
     return str(config["architectures"][0])
 
 
@@ -246,7 +246,7 @@ def test_published_architectures_survive_transformers_configuration() -> None:
         assert re.search(rf"\b{count} as\s+`{kind}`", docs), kind
 
 
-def test_openai_takes_no_other_preprocessing(tmp_path: Path) -> None:
+def test_openai_format_refuses_other_preprocessing(tmp_path: Path) -> None:
     cfg = ModelCfg(24, VIT, TEXT, quick_gelu=True)
     model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS, mean=HALF))
     with pytest.raises(ConfigError, match=r"preprocessing is fixed.*mean"):

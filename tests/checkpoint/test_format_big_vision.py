@@ -1,4 +1,4 @@
-"""big_vision's SigLIP checkpoints: read off their shapes, written back, refused where they are something else."""
+"""SigLIP checkpoints of big_vision: inferred from their shapes, written back, refused if damaged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats import Converted, recognise
+from oneclip.checkpoint.formats import NativeCheckpoint, detect_format
 from oneclip.checkpoint.formats.big_vision import BigVision
-from oneclip.checkpoint.skip_init import outline
+from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.model import build_model
-from oneclip.model.siglip_names import Size, TrunkCfg, is_siglip
+from oneclip.model.siglip_names import TrunkCfg, TrunkSize, is_siglip
 
 SIGLIP = [
     name
@@ -40,15 +40,15 @@ def small_cfg(vocab_size: int = 32000) -> ModelCfg:
     return ModelCfg(32, trunk.to_cfg(12), text, custom_text=True, init_logit_bias=-10.0)
 
 
-def small_model(**options: int) -> Converted:
+def small_model(**options: int) -> NativeCheckpoint:
     torch.manual_seed(0)
     cfg = small_cfg(**options)
     state_dict = {name: torch.randn_like(t) for name, t in build_model(cfg).state_dict().items()}
-    return Converted(state_dict, cfg)
+    return NativeCheckpoint(state_dict, cfg)
 
 
 def stacked(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same numbers with all blocks of a tower in one tensor, and without the root."""
+    """The same numbers with all blocks of a tower in one tensor, and without the prefix."""
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in state_dict.items():
         parts = name.removeprefix("params/").split("/")
@@ -66,22 +66,22 @@ def test_a_round_trip_gives_the_same_tensors_bit_for_bit() -> None:
     ours = BigVision().read(theirs).state_dict
     assert ours.keys() == model.state_dict.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.state_dict.items())
-    again = BigVision().write(Converted(ours, model.cfg)).state_dict
+    again = BigVision().write(NativeCheckpoint(ours, model.cfg)).state_dict
     assert again.keys() == theirs.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in theirs.items())
 
 
-def test_blocks_in_one_tensor_are_read_as_blocks_by_themselves() -> None:
+def test_stacked_blocks_are_read() -> None:
     model = small_model()
     ours = BigVision().read(stacked(BigVision().write(model).state_dict)).state_dict
     assert ours.keys() == model.state_dict.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.state_dict.items())
 
 
-def test_the_shapes_say_what_the_model_is() -> None:
+def test_the_configuration_is_inferred_from_shapes() -> None:
     read = BigVision().read(BigVision().write(small_model()).state_dict)
     assert read.cfg is not None
-    assert TrunkCfg.of_cfg(read.cfg.vision_cfg) == TrunkCfg(Size(32, 2, 4, 4.0), 4, "tanh")
+    assert TrunkCfg.of_cfg(read.cfg.vision_cfg) == TrunkCfg(TrunkSize(32, 2, 4, 4.0), 4, "tanh")
     assert read.cfg.vision_cfg.image_size == 12
     text = read.cfg.text_cfg
     assert (text.width, text.heads, text.layers, text.context_length) == (16, 2, 3, 8)
@@ -92,21 +92,21 @@ def test_the_shapes_say_what_the_model_is() -> None:
 
 
 @pytest.mark.parametrize("name", SIGLIP)
-def test_every_published_siglip_is_told_by_its_shapes(name: str) -> None:
+def test_every_published_siglip_is_inferred_from_shapes(name: str) -> None:
     published = zoo.architecture(name)
-    ours = outline(lambda: build_model(published)).state_dict()
-    theirs = BigVision().write(Converted(ours, published)).state_dict
+    ours = build_on_meta(lambda: build_model(published)).state_dict()
+    theirs = BigVision().write(NativeCheckpoint(ours, published)).state_dict
     read = BigVision().read(theirs)
     assert read.cfg is not None
-    built = outline(partial(build_model, read.cfg)).state_dict()
+    built = build_on_meta(partial(build_model, read.cfg)).state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in ours.items()}
-    assert recognise(theirs) is not None
-    assert recognise(theirs).name == "big_vision"  # type: ignore[union-attr]
+    assert detect_format(theirs) is not None
+    assert detect_format(theirs).name == "big_vision"  # type: ignore[union-attr]
 
     found, expected = read.cfg.text_cfg, published.text_cfg
     assert found.act_kwargs == {
         "approximate": "tanh"
-    }  # as it was trained; open_clip has the exact GELU for SigLIP
+    }  # as in training; open_clip has the exact GELU for SigLIP
     found.act_kwargs = expected.act_kwargs
     if expected.hf_tokenizer_name != found.hf_tokenizer_name:  # one vocabulary under several names
         assert expected.vocab_size == found.vocab_size == 256000
@@ -115,19 +115,19 @@ def test_every_published_siglip_is_told_by_its_shapes(name: str) -> None:
     trunk, known = TrunkCfg.of_cfg(read.cfg.vision_cfg), TrunkCfg.of_cfg(published.vision_cfg)
     assert known is not None
     assert trunk == known._replace(gelu="tanh")
-    if name != "ViT-SO400M-14-SigLIP-384":  # 378 pixels are 27 patches of 14 too, and six are left over
+    if name != "ViT-SO400M-14-SigLIP-384":  # 27 patches of 14 pixels are 378 pixels; six more are not used
         assert read.cfg.vision_cfg.image_size == published.vision_cfg.image_size
 
 
-def test_a_model_in_its_published_gelu_has_its_published_name() -> None:
+def test_a_siglip2_gets_its_published_configuration() -> None:
     published = zoo.architecture("ViT-B-32-SigLIP2-256")
-    ours = outline(lambda: build_model(published)).state_dict()
-    read = BigVision().read(BigVision().write(Converted(ours, published)).state_dict)
+    ours = build_on_meta(lambda: build_model(published)).state_dict()
+    read = BigVision().read(BigVision().write(NativeCheckpoint(ours, published)).state_dict)
     assert read.cfg is not None
     assert read.cfg.vision_cfg == published.vision_cfg
 
 
-def test_of_an_unknown_vocabulary_the_configuration_is_left_open() -> None:
+def test_an_unknown_vocabulary_gives_no_configuration() -> None:
     read = BigVision().read(BigVision().write(small_model(vocab_size=100)).state_dict)
     assert read.cfg is None
     assert read.preprocess_cfg is None
@@ -136,28 +136,28 @@ def test_of_an_unknown_vocabulary_the_configuration_is_left_open() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("params/img/MAPHead_0/probe2", torch.zeros(1), "no place for: img/MAPHead_0/probe2"),
+        ("params/img/MAPHead_0/probe2", torch.zeros(1), "no tensors named: img/MAPHead_0/probe2"),
         ("params/img/pos_embedding", torch.zeros(1, 8, 32), "8 patches"),
-        ("params/img/pos_embedding", torch.zeros(9, 32), "big_vision's"),
-        ("params/img/Transformer/encoderblock/x", torch.zeros(10**9, 0), "no stack of a tower's blocks"),
-        ("params/txt/head/kernel", torch.zeros(16, 31), "two widths"),
+        ("params/img/pos_embedding", torch.zeros(9, 32), "of big_vision"),
+        ("params/img/Transformer/encoderblock/x", torch.zeros(10**9, 0), "blocks as first axis"),
+        ("params/txt/head/kernel", torch.zeros(16, 31), "different widths"),
         ("params/img/MAPHead_0/MultiHeadDotProductAttention_0/out/kernel", torch.zeros(3), "out/kernel"),
     ],
 )
-def test_tensors_that_fit_no_siglip_are_named(name: str, change: Tensor, message: str) -> None:
+def test_invalid_tensors_are_named(name: str, change: Tensor, message: str) -> None:
     theirs = BigVision().write(small_model()).state_dict
     with pytest.raises(CheckpointError, match=message):
         BigVision().read({**theirs, name: change})
 
 
-def test_a_missing_half_of_a_tensor_is_named() -> None:
+def test_a_missing_part_of_a_tensor_is_named() -> None:
     theirs = BigVision().write(small_model()).state_dict
     del theirs["params/img/MAPHead_0/MultiHeadDotProductAttention_0/key/kernel"]
-    with pytest.raises(CheckpointError, match="value/kernel came without"):
+    with pytest.raises(CheckpointError, match=r"value/kernel needs .*key/kernel, which is missing"):
         BigVision().read(theirs)
 
 
-def test_a_model_that_is_no_siglip_is_not_written() -> None:
+def test_other_models_are_not_written() -> None:
     cfg = zoo.architecture("ViT-B-32")
-    with pytest.raises(ConfigError, match="SigLIP's towers only"):
-        BigVision().write(Converted({}, cfg))
+    with pytest.raises(ConfigError, match="only SigLIP's towers"):
+        BigVision().write(NativeCheckpoint({}, cfg))

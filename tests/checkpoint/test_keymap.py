@@ -1,21 +1,21 @@
-"""A table of names, read in both directions."""
+"""Rules that rename and reshape tensors, in both directions."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from oneclip.checkpoint.formats import KeyMap, joined, reshaped, same, transposed
+from oneclip.checkpoint.formats import KeyMap, concatenated, renamed, reshaped, transposed
 from oneclip.errors import CheckpointError
 
 QKV = [f"tower.layers.*.attn.{part}_proj.*" for part in "qkv"]
 KEYS = KeyMap(
     (
-        joined(QKV, "visual.blocks.*.attn.in_proj_*"),
-        joined("pool.in_proj_weight", ["pool.q.weight", "pool.kv.weight"], (1, 2)),
+        concatenated(QKV, "visual.blocks.*.attn.in_proj_*"),
+        concatenated("pool.in_proj_weight", ["pool.q.weight", "pool.kv.weight"], (1, 2)),
         transposed("head.weight", "proj"),
         reshaped("positions", "pos_embed", (1, 3, 2), (3, 2)),
-        same("norm_*/scale", "norms.*.weight"),
-        same("text.**", "bert.**"),
+        renamed("norm_*/scale", "norms.*.weight"),
+        renamed("text.**", "bert.**"),
     ),
     ignored=("*.position_ids",),
 )
@@ -50,26 +50,29 @@ def test_their_tensors_get_our_names_and_shapes() -> None:
     }
 
 
-def test_there_and_back_is_the_same() -> None:
+def test_a_round_trip_gives_the_same_tensors() -> None:
     back = KEYS.write(KEYS.read(theirs()))
     assert back.keys() == theirs().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in theirs().items())
 
 
-def test_what_holds_no_weights_is_passed_over() -> None:
+def test_ignored_tensors_are_skipped() -> None:
     assert KEYS.read({"tower.position_ids": torch.zeros(1)}) == {}
 
 
 @pytest.mark.parametrize("direction", [KEYS.read, KEYS.write])
-def test_a_name_that_no_rule_knows_is_an_error(direction: object) -> None:
-    with pytest.raises(CheckpointError, match="no place for: mystery"):
+def test_an_unknown_name_is_an_error(direction: object) -> None:
+    with pytest.raises(CheckpointError, match="no tensors named: mystery"):
         direction({"mystery": torch.zeros(1)})  # type: ignore[operator]
 
 
-def test_a_group_that_lacks_a_part_is_an_error() -> None:
+def test_a_missing_part_is_an_error() -> None:
     tensors = theirs()
     del tensors["tower.layers.1.attn.k_proj.bias"]
-    with pytest.raises(CheckpointError, match=r"layers\.1\.attn\.q_proj\.bias.*came without"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"attn\.q_proj\.bias.* needs .*\.1\.attn\.k_proj\.bias, which is missing",
+    ):
         KEYS.read(tensors)
 
 

@@ -1,4 +1,4 @@
-"""Names to models: whose activation and preprocessing they get, and what is refused."""
+"""Loading models by name: their activation and preprocessing, and refused files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hub_server import in_this_process
 from torch import Tensor, nn
 
 from oneclip import zoo
-from oneclip.checkpoint import infer_openai_config, load, looks_like_openai, save, write_quantised
-from oneclip.checkpoint.skip_init import outline
+from oneclip.checkpoint import infer_openai_config, load, looks_like_openai, save, save_quantized
+from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import (
     AmbiguousModelError,
@@ -44,7 +44,7 @@ def weights(cfg: ModelCfg = TINY) -> dict[str, Tensor]:
 
 
 class OpenAI(nn.Module):
-    """A module with the names of a model's weights, and with an activation in its code."""
+    """Module with the names of a model's weights, and an activation in its code."""
 
     def __init__(self, state: dict[str, Tensor], quick_gelu: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def archive(path: Path, quick_gelu: bool = True) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A zoo with two architectures more, `tiny` and `tiny-quickgelu`, the weights of which lie in a cache."""
+    """A zoo with two more architectures, `tiny` and `tiny-quickgelu`, whose weights are in a cache."""
     save(tmp_path / "published.pt", weights())
     sha256 = hashlib.sha256((tmp_path / "published.pt").read_bytes()).hexdigest()
     folder = tmp_path / "cache"
@@ -172,7 +172,7 @@ def test_a_file_that_says_what_it_is_must_not_contradict_the_architecture_named(
 )
 def test_a_file_that_describes_no_model(tiny: Path, metadata: dict) -> None:
     save(tiny / "m.pt", weights(), metadata)
-    with pytest.raises(CheckpointError, match="describes no model"):
+    with pytest.raises(CheckpointError, match="is not a valid model configuration"):
         load(tiny / "m.pt")
 
 
@@ -196,7 +196,7 @@ def test_an_archive_contradicts_an_architecture_with_another_activation(tiny: Pa
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))), tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match="not of a model in the form of OpenAI's"):
+    with pytest.raises(CheckpointError, match="not of a model in OpenAI's format"):
         load(tmp_path / "m.pt")
 
 
@@ -204,9 +204,9 @@ def test_the_model_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         sys.modules["oneclip.zoo.resolve"], "pocket_path", lambda: tmp_path / "pocket.safetensors"
     )
-    with pytest.raises(UnknownModelError, match="lacks its weights"):
+    with pytest.raises(UnknownModelError, match="weights are missing in this installation"):
         load("pocket")
-    write_quantised(tmp_path / "pocket.safetensors", weights(), TINY, OTHER_PIXELS)
+    save_quantized(tmp_path / "pocket.safetensors", weights(), TINY, OTHER_PIXELS)
     loaded = load("pocket")
     assert (loaded.name, loaded.cfg, loaded.preprocess_cfg) == ("pocket", TINY, OTHER_PIXELS)
 
@@ -229,13 +229,13 @@ def test_a_folder_with_a_configuration(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("config", "files", "error", "message"),
     [
-        (None, ["open_clip_model.safetensors"], AmbiguousModelError, "has no open_clip_config.json"),
-        (json.dumps(FOLDER), [], CheckpointError, "holds no weights"),
+        (None, ["open_clip_model.safetensors"], AmbiguousModelError, "neither open_clip_config.json"),
+        (json.dumps(FOLDER), [], CheckpointError, "contains no weights"),
         (
             json.dumps(FOLDER),
             ["a.safetensors", "b.safetensors"],
             AmbiguousModelError,
-            "several files of weights",
+            "several weights files",
         ),
         ("{", ["open_clip_model.safetensors"], CheckpointError, "cannot be read as JSON"),
         ("[" * 100_000, ["open_clip_model.safetensors"], CheckpointError, "cannot be read as JSON"),
@@ -272,7 +272,7 @@ def test_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_precision_and_device(tiny: Path, precision: str, dtype: torch.dtype) -> None:
     model = load("tiny:first", precision=precision, device="cpu").model
     assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype}
-    with pytest.raises(ConfigError, match="precision is 'int3' and must be one of fp32, bf16, fp16"):
+    with pytest.raises(ConfigError, match="precision is 'int3'; expected one of fp32, bf16, fp16"):
         load("tiny:first", precision="int3")
 
 
@@ -291,17 +291,17 @@ def test_weights_of_another_architecture(tiny: Path) -> None:
         (CLIPVisionCfg(layers=(1, 2, 3, 1), width=8, image_size=64), 128),
     ],
 )
-def test_the_shapes_of_openais_models_say_what_they_are(vision: CLIPVisionCfg, width: int) -> None:
+def test_the_configuration_is_inferred_from_openai_shapes(vision: CLIPVisionCfg, width: int) -> None:
     text = CLIPTextCfg(context_length=11, vocab_size=70, width=width, heads=width // 64, layers=2)
     cfg = ModelCfg(24, vision, text, quick_gelu=True)
     assert infer_openai_config(build_model(cfg).state_dict()) == cfg
 
 
 @pytest.mark.parametrize("name", list(zoo.OPENAI_NAMES))
-def test_openais_nine_models_are_recognised(name: str) -> None:
+def test_openais_nine_models_are_recognized(name: str) -> None:
     cfg = zoo.architecture(name)
-    found = infer_openai_config(outline(lambda: build_model(cfg)).state_dict())
-    found.vision_cfg.patch_size = cfg.vision_cfg.patch_size  # means nothing to a ResNet
+    found = infer_openai_config(build_on_meta(lambda: build_model(cfg)).state_dict())
+    found.vision_cfg.patch_size = cfg.vision_cfg.patch_size  # a ResNet has no patches
     assert found == ModelCfg(**vars(cfg) | {"quick_gelu": True})
 
 
@@ -311,16 +311,16 @@ def test_other_state_dicts_are_not_taken_for_openais(lost: str) -> None:
     assert looks_like_openai(state)
     del state[lost]
     assert not looks_like_openai(state)
-    with pytest.raises(CheckpointError, match="no state dict in OpenAI's form"):
+    with pytest.raises(CheckpointError, match="not a state dict in OpenAI's format"):
         infer_openai_config(state)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("visual.positional_embedding", (8, 64), "no square grid"),
-        ("visual.conv1.weight", (70, 3, 8, 8), "a tower is 70 wide"),
-        ("token_embedding.weight", (60, 70), "a tower is 70 wide"),
+        ("visual.positional_embedding", (8, 64), "expected a square number plus one"),
+        ("visual.conv1.weight", (70, 3, 8, 8), "a tower has width 70"),
+        ("token_embedding.weight", (60, 70), "a tower has width 70"),
     ],
 )
 def test_shapes_that_no_model_of_openais_has(name: str, shape: tuple[int, ...], message: str) -> None:
@@ -330,5 +330,5 @@ def test_shapes_that_no_model_of_openais_has(name: str, shape: tuple[int, ...], 
 
 def test_blocks_with_gaps_are_refused() -> None:
     state = {name.replace("resblocks.1", "resblocks.2"): tensor for name, tensor in weights().items()}
-    with pytest.raises(CheckpointError, match="numbered from 0 on without gaps"):
+    with pytest.raises(CheckpointError, match="expected blocks numbered 0, 1, 2"):
         infer_openai_config(state)

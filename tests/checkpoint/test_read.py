@@ -1,4 +1,4 @@
-"""All kinds of files, honest and otherwise."""
+"""Reading all kinds of files, valid, damaged and malicious."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oneclip.checkpoint import save
-from oneclip.checkpoint.readers import read
+from oneclip.checkpoint import read, save
 from oneclip.errors import CheckpointError
 
 WEIGHTS = {
@@ -28,7 +27,7 @@ WEIGHTS = {
 }
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor] = WEIGHTS) -> bool:
+def equal(found: dict[str, Tensor], expected: dict[str, Tensor] = WEIGHTS) -> bool:
     return found.keys() == expected.keys() and all(
         torch.equal(found[k], expected[k]) and found[k].dtype == expected[k].dtype for k in expected
     )
@@ -36,20 +35,20 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor] = WEIGHTS) -> boo
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
-def test_state_dicts(tmp_path: Path, protocol: int, kind: type) -> None:
+def test_state_dicts_are_read(tmp_path: Path, protocol: int, kind: type) -> None:
     torch.save(kind(WEIGHTS), tmp_path / "m.pt", pickle_protocol=protocol)
     found = read(tmp_path / "m.pt")
     assert (found.format, found.metadata) == ("state-dict", {})
-    assert same(found.state_dict)
+    assert equal(found.state_dict)
 
 
 def test_a_state_dict_with_pytorchs_own_metadata(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     torch.save(module.state_dict(), tmp_path / "m.pt")
-    assert same(read(tmp_path / "m.pt").state_dict, module.state_dict())
+    assert equal(read(tmp_path / "m.pt").state_dict, module.state_dict())
 
 
-def test_parameters_views_and_shared_storages(tmp_path: Path) -> None:
+def test_parameters_views_and_shared_storages_are_read(tmp_path: Path) -> None:
     table = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
     torch.save({"a": table, "b": table[1:, ::2], "c": table.T, "d": table[:0]}, tmp_path / "m.pt")
     found = read(tmp_path / "m.pt").state_dict
@@ -61,15 +60,15 @@ def test_parameters_views_and_shared_storages(tmp_path: Path) -> None:
     assert not any(tensor.requires_grad for tensor in found.values())
 
 
-def test_the_old_format(tmp_path: Path) -> None:
+def test_the_format_before_pytorch_1_6_is_read(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
     found = read(tmp_path / "m.pt")
     assert found.format == "state-dict"
-    assert same(found.state_dict)
+    assert equal(found.state_dict)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_training_checkpoints(tmp_path: Path, prefix: str) -> None:
+def test_weights_and_metadata_of_training_checkpoints_are_read(tmp_path: Path, prefix: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter], lr=1e-3)
     parameter.sum().backward()
@@ -86,7 +85,7 @@ def test_training_checkpoints(tmp_path: Path, prefix: str) -> None:
     torch.save(content, tmp_path / "epoch_9.pt")
     found = read(tmp_path / "epoch_9.pt")
     assert found.format == "training"
-    assert same(found.state_dict)
+    assert equal(found.state_dict)
     assert found.metadata == {"epoch": 9, "name": "run", "shape": (2, 3)}
 
 
@@ -95,7 +94,7 @@ def test_a_prefix_that_only_some_names_have_is_part_of_them(tmp_path: Path) -> N
     assert sorted(read(tmp_path / "m.pt").state_dict) == ["b", "module.a"]
 
 
-def test_numbers_that_are_no_weights_are_metadata(tmp_path: Path) -> None:
+def test_numbers_that_are_not_weights_are_metadata(tmp_path: Path) -> None:
     numbers = {
         "input_resolution": torch.tensor(224),
         "context_length": torch.tensor(77),
@@ -103,19 +102,19 @@ def test_numbers_that_are_no_weights_are_metadata(tmp_path: Path) -> None:
     }
     torch.save(WEIGHTS | numbers, tmp_path / "m.pt")
     found = read(tmp_path / "m.pt")
-    assert same(found.state_dict)
+    assert equal(found.state_dict)
     assert found.metadata == {"input_resolution": 224, "context_length": 77, "vocab_size": 5}
 
 
-def test_safetensors(tmp_path: Path) -> None:
+def test_safetensors_files_are_read(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "m.safetensors", {"format": "pt", "by": "someone"})
     found = read(tmp_path / "m.safetensors")
     assert found.format == "safetensors"
     assert found.metadata == {"format": "pt", "by": "someone"}
-    assert same(found.state_dict)
+    assert equal(found.state_dict)
 
 
-def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
+def test_the_format_does_not_depend_on_the_name(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "m.pt")
     torch.save(WEIGHTS, tmp_path / "m.safetensors")
     assert read(tmp_path / "m.pt").format == "safetensors"
@@ -128,15 +127,15 @@ def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\n<!DOCTYPE html><html></html>", "a page of HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b'{"model_cfg": {}}', "text in JSON"),
+        (b'{"model_cfg": {}}', "JSON text"),
         (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "compressed with gzip"),
         (b"\x89PNG\r\n\x1a\n" + b"0" * 100, "neither a PyTorch nor a safetensors file"),
         (b"PK\x03\x04" + b"0" * 100, "truncated or damaged"),
         (struct.pack("<Q", 10**9) + b'{"a": 1}', "is truncated"),
-        (struct.pack("<Q", 8) + b'{"a": 1}', "does not say where its numbers lie"),
+        (struct.pack("<Q", 8) + b'{"a": 1}', "has no valid data_offsets"),
     ],
 )
-def test_other_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_files_are_refused_and_described(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
         read(tmp_path / "m.pt")
@@ -166,12 +165,12 @@ class Gadget:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["new format", "old format"])
-@pytest.mark.parametrize("place", ["a weight", "beside the weights", "the whole", "a training checkpoint"])
+@pytest.mark.parametrize("place", ["a weight", "next to the weights", "the whole", "a training checkpoint"])
 def test_nothing_of_a_malicious_file_runs(tmp_path: Path, zipped: bool, place: str) -> None:
     gadget = Gadget(tmp_path / "ran")
     content = {
         "a weight": {"w": gadget},
-        "beside the weights": WEIGHTS | {"x": gadget},
+        "next to the weights": WEIGHTS | {"x": gadget},
         "the whole": gadget,
         "a training checkpoint": {"state_dict": WEIGHTS, "optimizer": {"state": [gadget]}},
     }[place]
@@ -188,9 +187,9 @@ def test_a_bare_malicious_pickle_does_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_whole_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_pickled_module_is_refused_with_advice(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match=r"asks for torch\.nn\..*save the state dict"):
+    with pytest.raises(CheckpointError, match=r"refers to torch\.nn\..*save the state dict"):
         read(tmp_path / "m.pt")
 
 
@@ -218,7 +217,7 @@ QUIET = settings(
 
 
 def check(path: Path, data: bytes) -> None:
-    """A damaged file is read as far as it is sound, or refused; it never ends in anything else."""
+    """Read a damaged file: it is either read or refused with a CheckpointError."""
     path.write_bytes(data)
     message, sums = str(path), []
     try:
@@ -232,7 +231,9 @@ def check(path: Path, data: bytes) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @QUIET
 @given(data=st.data())
-def test_truncated_files(tmp_path: Path, files: dict[str, bytes], kind: str, data: st.DataObject) -> None:
+def test_truncated_files_are_read_or_refused(
+    tmp_path: Path, files: dict[str, bytes], kind: str, data: st.DataObject
+) -> None:
     whole = files[kind]
     check(tmp_path / "m.pt", whole[: data.draw(st.integers(0, len(whole) - 1))])
 
@@ -240,7 +241,7 @@ def test_truncated_files(tmp_path: Path, files: dict[str, bytes], kind: str, dat
 @pytest.mark.parametrize("kind", KINDS)
 @QUIET
 @given(data=st.data())
-def test_files_with_wrong_bytes(
+def test_files_with_wrong_bytes_are_read_or_refused(
     tmp_path: Path, files: dict[str, bytes], kind: str, data: st.DataObject
 ) -> None:
     damaged = bytearray(files[kind])
@@ -252,7 +253,9 @@ def test_files_with_wrong_bytes(
 
 @QUIET
 @given(data=st.data())
-def test_pickles_with_wrong_bytes_behind_a_right_checksum(tmp_path: Path, data: st.DataObject) -> None:
+def test_pickles_with_wrong_bytes_and_a_valid_checksum_are_read_or_refused(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     content = bytearray(
         forged.record("__torch__.A", b=forged.record("__torch__.B", w=forged.tensor("0", (2, 2))))
     )
@@ -270,6 +273,6 @@ def test_pickles_with_wrong_bytes_behind_a_right_checksum(tmp_path: Path, data: 
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(content=st.binary(max_size=60))
-def test_pickles_of_random_instructions(tmp_path: Path, content: bytes) -> None:
+def test_pickles_of_random_instructions_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     path = forged.archive(tmp_path / "m.pt", content, {"0": forged.floats(1, 2, 3, 4)})
     check(path, path.read_bytes())

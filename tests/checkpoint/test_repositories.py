@@ -1,4 +1,4 @@
-"""Repositories on the hub as transformers writes them: which files are fetched, and what they say."""
+"""Hub repositories in the format of transformers: which files are downloaded, and how they are resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hub_server import Hub, in_this_process
 
 from oneclip.checkpoint import load, save
 from oneclip.checkpoint.formats import TransformersCLIP
-from oneclip.checkpoint.formats.base import Converted
+from oneclip.checkpoint.formats.base import NativeCheckpoint
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import AmbiguousModelError, CheckpointError, OfflineError
 from oneclip.model import build_model
@@ -29,10 +29,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def files(folder: Path, suffix: str, shards: int = 1) -> dict[str, bytes]:
-    """A repository: configuration, preprocessing, weights in one file or in shards."""
+    """The files of a repository: configuration, preprocessing, weights in one file or in shards."""
     torch.manual_seed(0)
     published = TransformersCLIP().write(
-        Converted(build_model(CFG).state_dict(), CFG, PreprocessCfg(size=32))
+        NativeCheckpoint(build_model(CFG).state_dict(), CFG, PreprocessCfg(size=32))
     )
     content = {
         "config.json": json.dumps(published.config).encode(),
@@ -53,7 +53,7 @@ def files(folder: Path, suffix: str, shards: int = 1) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_repository_of_transformers_loads(server: Hub, tmp_path: Path, suffix: str, shards: int) -> None:
+def test_a_transformers_repository_loads(server: Hub, tmp_path: Path, suffix: str, shards: int) -> None:
     server.publish(REPO, files(tmp_path, suffix, shards))
     loaded = load(f"hf-hub:{REPO}")
     assert loaded.cfg.quick_gelu is True
@@ -63,7 +63,7 @@ def test_a_repository_of_transformers_loads(server: Hub, tmp_path: Path, suffix:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
 
 
-def test_a_repository_in_shards_loads_again_without_a_network(
+def test_a_sharded_repository_loads_again_offline(
     server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.publish(REPO, files(tmp_path, "safetensors", 2))
@@ -76,18 +76,18 @@ def test_a_repository_in_shards_loads_again_without_a_network(
         load("hf-hub:own/other")
 
 
-def test_an_index_that_leads_elsewhere_fetches_nothing(server: Hub, tmp_path: Path) -> None:
+def test_an_index_with_a_path_downloads_nothing(server: Hub, tmp_path: Path) -> None:
     content = files(tmp_path, "safetensors", 2)
     content["model.safetensors.index.json"] = json.dumps(
         {"weight_map": {"w": "../../secret.safetensors"}}
     ).encode()
     server.publish(REPO, content)
-    with pytest.raises(CheckpointError, match="no plain file name"):
+    with pytest.raises(CheckpointError, match="expected the name of a weights file"):
         load(f"hf-hub:{REPO}")
     assert not [request for request in server.requests if "secret" in request.path]
 
 
-def test_a_repository_without_preprocessing_asks_for_it(server: Hub, tmp_path: Path) -> None:
+def test_a_repository_without_preprocessing_is_refused(server: Hub, tmp_path: Path) -> None:
     content = files(tmp_path, "safetensors")
     del content["preprocessor_config.json"]
     server.publish(REPO, content)
@@ -95,7 +95,7 @@ def test_a_repository_without_preprocessing_asks_for_it(server: Hub, tmp_path: P
         load(f"hf-hub:{REPO}")
 
 
-def test_a_repository_of_something_else_is_refused(server: Hub) -> None:
+def test_a_repository_of_another_kind_of_model_is_refused(server: Hub) -> None:
     server.publish(
         REPO, {"config.json": json.dumps({"model_type": "llama"}).encode(), "model.safetensors": b"x"}
     )

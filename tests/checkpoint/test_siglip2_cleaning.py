@@ -1,4 +1,4 @@
-"""A SigLIP 2 cleans its texts in one way, whichever name or folder it is loaded by: as in open_clip."""
+"""A SigLIP 2 cleans its texts as in open_clip, from every kind of file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint import Exportable, save
-from oneclip.checkpoint.formats.base import Converted
+from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint.formats.base import NativeCheckpoint
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.config import CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
@@ -22,13 +22,13 @@ from oneclip.zoo import catalogue
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
 
-from made_tokenizers import siglip2
+from tiny_tokenizers import siglip2
 
 PUBLISHED = "ViT-B-16-SigLIP2"
 TEXT, CLEANED = (
     "A  photo, of a_CAT!",
     "a photo of a cat",
-)  # in lower case, no punctuation, one space between words
+)  # lower case, no punctuation, single spaces
 VISION = CLIPVisionCfg(
     layers=1,
     width=16,
@@ -42,7 +42,7 @@ VISION = CLIPVisionCfg(
 
 
 def small_cfg(tokenizer: str) -> ModelCfg:
-    """The published architecture, but small: of its text tower all that belongs to texts."""
+    """The published architecture with small towers and its own text cleaning."""
     text = replace(
         zoo.architecture(PUBLISHED).text_cfg, width=8, heads=2, layers=1, hf_tokenizer_name=tokenizer
     )
@@ -64,8 +64,8 @@ def architecture(monkeypatch: pytest.MonkeyPatch, model: Exportable) -> None:
 
 
 def transformers_folder(model: Exportable, folder: Path) -> str:
-    """As Google's repositories are: nothing in it says how texts are cleaned."""
-    save(model, folder / "hf", "transformers")
+    """A folder as in Google's repositories, without information on how texts are cleaned."""
+    export(model, folder / "hf", "transformers")
     config = json.loads((folder / "hf" / "config.json").read_text())
     del config["oneclip"]
     (folder / "hf" / "config.json").write_text(json.dumps(config))
@@ -75,13 +75,13 @@ def transformers_folder(model: Exportable, folder: Path) -> str:
 
 
 def open_clip_folder(model: Exportable, folder: Path) -> str:
-    save(model, folder / "open", "open_clip")
+    export(model, folder / "open", "open_clip")
     return str(folder / "open")
 
 
 def big_vision(model: Exportable, folder: Path) -> str:
-    """The authors' own file, under an architecture's name."""
-    theirs = BigVision().write(Converted(dict(model.state_dict), model.cfg)).state_dict
+    """A file of the authors' code, loaded as a named architecture."""
+    theirs = BigVision().write(NativeCheckpoint(dict(model.state_dict), model.cfg)).state_dict
     np.savez(folder / "siglip2.npz", **{name: tensor.numpy() for name, tensor in theirs.items()})
     return f"small-SigLIP2:{folder}/siglip2.npz"
 
@@ -91,13 +91,13 @@ def bare(model: Exportable, folder: Path) -> str:
     return f"small-SigLIP2:{folder}/bare.safetensors"
 
 
-def described(model: Exportable, folder: Path) -> str:
-    save(model, folder / "ours.safetensors", "safetensors")
+def with_metadata(model: Exportable, folder: Path) -> str:
+    export(model, folder / "ours.safetensors", "safetensors")
     return str(folder / "ours.safetensors")
 
 
-@pytest.mark.parametrize("make", [transformers_folder, open_clip_folder, big_vision, bare, described])
-def test_texts_are_cleaned_in_one_way(model: Exportable, tmp_path: Path, make: object) -> None:
+@pytest.mark.parametrize("make", [transformers_folder, open_clip_folder, big_vision, bare, with_metadata])
+def test_texts_are_cleaned_as_in_open_clip(model: Exportable, tmp_path: Path, make: object) -> None:
     assert callable(make)
     loaded = checkpoint.load(make(model, tmp_path), device="cpu")
     tokenizer = loaded.tokenizer()
@@ -105,7 +105,7 @@ def test_texts_are_cleaned_in_one_way(model: Exportable, tmp_path: Path, make: o
     assert torch.equal(tokenizer([TEXT]), expected)
 
 
-def test_every_published_siglip2_is_cleaned_so() -> None:
+def test_every_published_siglip2_canonicalizes_texts() -> None:
     names = [name for name in zoo.architectures() if "SigLIP2" in name]
     assert len(names) > 10
     assert all(

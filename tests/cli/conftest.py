@@ -1,4 +1,4 @@
-"""The command line, run in this process."""
+"""Fixtures that run the command line in this process."""
 
 import shutil
 from pathlib import Path
@@ -12,11 +12,13 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Calls `oneclip` with arguments."""
+    """Function that calls `oneclip` with arguments."""
     from oneclip.cli.app import run as run_app
 
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr("oneclip.cli.progress_bars.PATIENCE", 3600.0)  # else a slow machine would say more
+    monkeypatch.setattr(
+        "oneclip.cli.progress_bars.QUIET_SECONDS", 3600.0
+    )  # else a slow machine would print progress
 
     def call(*arguments: object) -> Result:
         capsys.readouterr()
@@ -28,13 +30,13 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with random weights."""
+    """Tiny model with random weights."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder `pictures` with the eight example pictures, in the current folder, which is a temporary one."""
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `images` with the eight example images, in a temporary current folder."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(EXAMPLES / "pictures", tmp_path / "pictures")
-    return Path("pictures")
+    shutil.copytree(EXAMPLES / "images", tmp_path / "images")
+    return Path("images")

@@ -1,4 +1,4 @@
-"""What holds for every command: exit codes, where things are printed, help, and errors without tracebacks."""
+"""Rules for all commands: exit codes, stdout and stderr, help, and errors without tracebacks."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from commandline import Run
 
 import oneclip
 from oneclip.cli.app import app
-from oneclip.cli.exits import ExitCode, printable
+from oneclip.cli.exits import ExitCode, escape_control_characters
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def test_the_commands_are_these() -> None:
+def test_the_list_of_commands() -> None:
     assert list(COMMANDS) == [
         *("classify", "caption", "embed", "models", "pull", "inspect", "convert"),
         *("evaluate", "finetune", "train", "doctor"),
@@ -57,7 +57,7 @@ def test_the_documented_exit_codes_are_those_of_the_program() -> None:
     assert [int(code) for code in documented] == [int(code) for code in ExitCode]
 
 
-MODULES = 260  # that the help may import: typer, click and what they need, and our own
+MAX_MODULES = 260  # that the help may import: typer, click, their dependencies, and our own
 
 
 def test_help_loads_no_torch_and_not_much_else() -> None:
@@ -70,10 +70,10 @@ def test_help_loads_no_torch_and_not_much_else() -> None:
     assert "classify" in done.stdout
     heavy = done.stdout.splitlines()[-1].split()
     assert len(heavy) == 1, heavy
-    assert int(heavy[0]) < MODULES  # what it costs; seconds depend on the machine
+    assert int(heavy[0]) < MAX_MODULES  # instead of seconds, which depend on the machine
 
 
-def test_help_shows_whole_summaries_and_no_types_of_python(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_whole_summaries_and_no_python_types(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     summaries = run("--help").out.partition("\nCommands:\n")[2].splitlines()
     assert len([line for line in summaries if line.strip()]) == len(COMMANDS)  # one line each
@@ -84,7 +84,7 @@ def test_help_shows_whole_summaries_and_no_types_of_python(run: Run, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["evaluate", "inspect", "convert", "pull", "finetune"])
-def test_a_model_is_given_by_its_place_or_as_an_option(name: str) -> None:
+def test_a_model_is_an_argument_or_an_option(name: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert {"--model", "-m"} <= options
     if name in ("convert", "pull", "finetune"):
@@ -107,8 +107,8 @@ UNKNOWN = [
 ]
 
 
-def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -> None:
-    (pictures / "cat.png").rename("cat.png")
+def test_an_unknown_model_is_one_line_before_torch_is_imported(images: Path) -> None:
+    (images / "cat.png").rename("cat.png")
     code = (
         "import sys\nsys.modules['torch'] = None  # importing it raises\nfrom oneclip.cli.app import run\n"
         f"print(*[run(line.split()) for line in {UNKNOWN}])"
@@ -117,7 +117,7 @@ def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("downloading ")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("downloading ", "copying "))]
     assert len(lines) == len(UNKNOWN), done.stderr
     for command, line in zip(UNKNOWN, lines, strict=True):
         assert line.startswith("error: 'nosuch' is not a known "), (command, line)
@@ -134,7 +134,7 @@ def test_an_unknown_model_is_one_line_before_torch_is_imported(pictures: Path) -
         (["convert", "ViT-B/32", "x", "--to", "openai"], "its name must end in .pt"),
     ],
 )
-def test_nothing_is_downloaded_for_a_command_that_is_wrong_otherwise(
+def test_nothing_is_downloaded_for_an_invalid_command(
     run: Run, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def download(*arguments: object, **options: object) -> None:
@@ -152,12 +152,12 @@ def test_nothing_is_downloaded_for_a_command_that_is_wrong_otherwise(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "a", "-m", "b", "--data", "x.csv"], "two models are given, a and --model b"),
-        (["evaluate", "--data", "x.csv"], "no model is given: oneclip evaluate MODEL --data DATA"),
-        (["convert", "a", "--to", "openai"], "a model and a target were expected"),
-        (["convert", "a", "b", "-o", "c", "--to", "openai"], "a model and a target were expected"),
+        (["evaluate", "a", "-m", "b", "--data", "x.csv"], "two models given, a and --model b"),
+        (["evaluate", "--data", "x.csv"], "no model given: oneclip evaluate MODEL --data DATA"),
+        (["convert", "a", "--to", "openai"], "expected a model and a target"),
+        (["convert", "a", "b", "-o", "c", "--to", "openai"], "expected a model and a target"),
         (["finetune", "-m", "pocket", "-o", "out"], "DATA is missing: oneclip finetune MODEL DATA -o FOLDER"),
-        (["pull"], "no model is given: oneclip pull MODEL"),
+        (["pull"], "no model given: oneclip pull MODEL"),
     ],
 )
 def test_a_model_given_twice_or_not_at_all(run: Run, arguments: list[str], message: str) -> None:
@@ -176,7 +176,7 @@ def test_bare_and_version(run: Run) -> None:
     [
         (["clasify"], "classify"),
         (["classify", "a.png", "--labl", "x"], "--label"),
-        (["classify"], "PICTURE"),
+        (["classify"], "IMAGE"),
         (["classify", "a.png"], '--label "a cat"'),
         (["classify", "a.png", "-l", "a", "-l", "b", "--top", "0"], "--top"),
         (["classify", "a.png", "-l", "a", "-l", "b", "--precision", "fp8"], "fp32"),
@@ -184,7 +184,7 @@ def test_bare_and_version(run: Run) -> None:
         (["embed", "a.png"], "--out"),
     ],
 )
-def test_a_misunderstood_command_is_one_line_and_exits_with_2(
+def test_an_invalid_command_prints_one_line_and_exits_with_2(
     run: Run, arguments: list[str], message: str
 ) -> None:
     code, out, err = run(*arguments)
@@ -194,16 +194,16 @@ def test_a_misunderstood_command_is_one_line_and_exits_with_2(
     assert err.count("\n") == 1
 
 
-def test_an_error_of_ours_is_one_line_and_exits_with_1(run: Run, pictures: Path) -> None:
-    code, out, err = run("classify", pictures, "-l", "a", "-l", "b", "--model", "ViT-B/23")
+def test_a_library_error_prints_one_line_and_exits_with_1(run: Run, images: Path) -> None:
+    code, out, err = run("classify", images, "-l", "a", "-l", "b", "--model", "ViT-B/23")
     assert (code, out) == (1, "")
     assert err.startswith("error: 'ViT-B/23' is not a known model, file or folder; did you mean ViT-B")
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", [0, 1, 8])
-def test_debug_anywhere_shows_the_traceback(run: Run, pictures: Path, place: int) -> None:
-    arguments = ["classify", pictures, "-l", "a", "-l", "b", "--model", "nope"]
+def test_debug_anywhere_shows_the_traceback(run: Run, images: Path, place: int) -> None:
+    arguments = ["classify", images, "-l", "a", "-l", "b", "--model", "nope"]
     arguments.insert(place, "--debug")
     code, _, err = run(*arguments)
     assert code == 1
@@ -211,30 +211,30 @@ def test_debug_anywhere_shows_the_traceback(run: Run, pictures: Path, place: int
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_a_fault_of_the_program_is_called_that(
-    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_exception_is_reported_as_a_bug(
+    run: Run, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
-        raise TypeError("an unforeseen thing")
+        raise TypeError("unexpected")
 
     monkeypatch.setattr("oneclip.encoder.load", fail)
-    code, _, err = run("classify", pictures, "-l", "a", "-l", "b")
+    code, _, err = run("classify", images, "-l", "a", "-l", "b")
     assert code == 1
-    assert "bug in oneclip: TypeError: an unforeseen thing" in err
+    assert "bug in oneclip: TypeError: unexpected" in err
     assert "Traceback" not in err
 
 
-def test_ctrl_c_exits_with_130(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_with_130(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("oneclip.encoder.load", stop)
-    code, out, err = run("classify", pictures, "-l", "a", "-l", "b")
+    code, out, err = run("classify", images, "-l", "a", "-l", "b")
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -250,4 +250,4 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(run: Run) -> Non
     code, _, err = run("classify", "evil\x1b[31m\rname.png", "-l", "a", "-l", "b")
     assert code == 1
     assert r"evil\x1b[31m\rname.png" in err
-    assert printable("Ümläut 🐈\n") == "Ümläut 🐈\n"
+    assert escape_control_characters("Ümläut 🐈\n") == "Ümläut 🐈\n"

@@ -1,4 +1,4 @@
-"""`oneclip evaluate`, as a shell sees it."""
+"""`oneclip evaluate` as a shell command."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
-def table(pictures: Path) -> Path:
-    """The example pictures and their captions, in the current folder."""
+def table(images: Path) -> Path:
+    """The example images and their captions, in the current folder."""
     shutil.copy(EXAMPLES / "captions.csv", "captions.csv")
     return Path("captions.csv")
 
@@ -22,38 +22,38 @@ def table(pictures: Path) -> Path:
 def test_a_table_is_searched_both_ways(run: Run, model: Path, table: Path) -> None:
     result = run("evaluate", model, "--data", table)
     assert result.code == 0, result.err
-    assert "captions.csv, 8 pictures" in result.out
+    assert "captions.csv, 8 images" in result.out
     assert "image to text recall@5" in result.out
 
 
-def test_a_folder_of_classes_is_classified_and_told_in_json(run: Run, model: Path, pictures: Path) -> None:
+def test_a_folder_of_classes_is_classified_and_printed_as_json(run: Run, model: Path, images: Path) -> None:
     for name in ("cat", "tree"):
         Path("classes", name).mkdir(parents=True)
-        shutil.copy(pictures / f"{name}.png", Path("classes", name))
-    result = run("evaluate", model, "--data", "classes", "--templates", "a picture of a {}", "--json")
+        shutil.copy(images / f"{name}.png", Path("classes", name))
+    result = run("evaluate", model, "--data", "classes", "--templates", "an image of a {}", "--json")
     assert result.code == 0, result.err
     answer = json.loads(result.out)
-    assert (answer["data"], answer["pictures"], answer["skipped"]) == ("classes", 2, [])
+    assert (answer["data"], answer["images"], answer["skipped"]) == ("classes", 2, [])
     assert set(answer["per_class"]) == {"cat", "tree"}
     assert set(answer["results"]) == {"top1", "mean_per_class"}
 
 
-def test_an_unreadable_picture_is_counted_and_named(run: Run, model: Path, table: Path) -> None:
-    Path("pictures/cat.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_counted_and_named(run: Run, model: Path, table: Path) -> None:
+    Path("images/cat.png").write_bytes(b"not an image")
     result = run("evaluate", model, "--data", table, "--json")
     assert result.code == 3
     answer = json.loads(result.out)
-    assert answer["pictures"] == 7
-    assert [one["path"] for one in answer["skipped"]] == ["pictures/cat.png"]
+    assert answer["images"] == 7
+    assert [one["path"] for one in answer["skipped"]] == ["images/cat.png"]
     assert "cat.png" in result.err
 
 
-def test_a_missing_picture_is_an_error_unless_skipped(run: Run, model: Path, table: Path) -> None:
-    Path("pictures/cat.png").unlink()
+def test_a_missing_image_is_an_error_unless_skipped(run: Run, model: Path, table: Path) -> None:
+    Path("images/cat.png").unlink()
     assert run("evaluate", model, "--data", table).code == 1
     result = run("evaluate", model, "--data", table, "--skip", "--json")
     assert result.code == 3
-    assert json.loads(result.out)["pictures"] == 7
+    assert json.loads(result.out)["images"] == 7
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_a_missing_picture_is_an_error_unless_skipped(run: Run, model: Path, tab
     [
         (["--data", "nowhere"], 1, "nowhere does not exist; expected a table"),
         (["--data", "captions.csv", "--caption-column", "captoin"], 1, "has no column 'captoin'"),
-        (["--data", "captions.csv", "--templates", "nothing"], 1, "'nothing', which is neither"),
+        (["--data", "captions.csv", "--templates", "nothing"], 1, "templates is 'nothing'; expected"),
         (["--data", "captions.csv", "--templates", "prompts.txt"], 1, "prompts.txt has 'no place'; expected"),
         (["--data", "captions.csv", "--separator", "ab"], 2, "one character"),
-        (["--data", "pictures"], 1, "has 0 folders"),
+        (["--data", "images"], 1, "has 0 folders"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_clear_error(

@@ -1,4 +1,4 @@
-"""`oneclip finetune`, as a shell sees it."""
+"""`oneclip finetune` as a shell command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORT = ("--epochs", "1", "--points", "3", "--batch-size", "8", "--device", "cpu
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty pictures and their captions, in the current folder."""
+    """Twenty images and their captions, in the current folder."""
     monkeypatch.chdir(tmp_path)
     for i in range(20):
         picture(i).save(f"{i}.png")
@@ -25,8 +25,8 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("pairs.csv")
 
 
-def test_it_says_in_the_end_what_was_gained_and_forgotten(run: Run, model: Path, table: Path) -> None:
-    result = run("finetune", model, table, "-o", "out", "--before", table, *SHORT)
+def test_the_last_lines_are_gained_and_forgotten(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--reference", table, *SHORT)
     assert result.code == 0, result.err
     *_, gained, forgotten = result.out.splitlines()
     assert gained.startswith("gained: held_out.csv, mean recall@1 ")
@@ -34,22 +34,22 @@ def test_it_says_in_the_end_what_was_gained_and_forgotten(run: Run, model: Path,
     assert run("evaluate", "out/model", "--data", table).code == 0
 
 
-def test_a_number_of_last_groups_says_the_way(run: Run, model: Path, table: Path) -> None:
-    result = run("finetune", model, table, "-o", "out", "--before", "none", "--last", "1", *SHORT)
+def test_last_alone_selects_the_method(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--reference", "none", "--last", "1", *SHORT)
     assert result.code == 0, result.err
 
 
 def test_settings_of_the_training_may_be_set(run: Run, model: Path, table: Path) -> None:
-    arguments = ("--log-every", "1", "--weight-decay", "0.5", "--clip-norm", "none")
-    result = run("finetune", model, table, "-o", "out", "--before", "none", *SHORT, *arguments)
+    arguments = ("--log-every", "1", "--weight-decay", "0.5", "--max-grad-norm", "none")
+    result = run("finetune", model, table, "-o", "out", "--reference", "none", *SHORT, *arguments)
     assert result.code == 0, result.err
     text = Path("out/config.toml").read_text()
     assert "log_every = 1\n" in text
     assert "weight_decay = 0.5\n" in text
 
 
-def test_the_point_that_is_asked_for_is_written(run: Run, model: Path, table: Path) -> None:
-    result = run("finetune", model, table, "-o", "out", "--before", "none", "--alpha", "0.25", *SHORT)
+def test_the_requested_alpha_is_written(run: Run, model: Path, table: Path) -> None:
+    result = run("finetune", model, table, "-o", "out", "--reference", "none", "--alpha", "0.25", *SHORT)
     assert "(alpha 0.25)" in result.out
     assert [p["alpha"] for p in json.loads(Path("out/wise_ft.json").read_text())["points"]] == [
         0,
@@ -60,31 +60,31 @@ def test_the_point_that_is_asked_for_is_written(run: Run, model: Path, table: Pa
 
 
 def test_the_report_is_of_the_weights_that_were_written(run: Run, model: Path, table: Path) -> None:
-    result = run("finetune", model, table, "-o", "out", "--before", "none", "--alpha", "0", *SHORT)
+    result = run("finetune", model, table, "-o", "out", "--reference", "none", "--alpha", "0", *SHORT)
     assert "(alpha 0: unchanged)" in result.out
     found = json.loads(Path("out/wise_ft.json").read_text())
     page = Path("out/report.html").read_text(encoding="utf-8")
     headline, _, rest = page.partition("Last step of the training")
     figure = found["points"][0]["new"][found["new_metric"]]
     assert f'held-out mean recall@1</td><td class="number">{figure:.4g}' in headline
-    assert "model/ holds the weights at alpha 0: unchanged." in rest
+    assert "model/ contains the weights at alpha 0: unchanged." in rest
     assert re.search(r"waiting for data</td><td>[\d.]+ % of the time", rest)
     assert re.search(r"memory</td><td>[\d.]+ GiB", rest)
 
 
-def test_an_unreadable_picture_is_named(run: Run, model: Path, table: Path) -> None:
-    Path("3.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_named(run: Run, model: Path, table: Path) -> None:
+    Path("3.png").write_bytes(b"not an image")
     result = run(
         "finetune",
         model,
         table,
         "-o",
         "out",
-        "--before",
+        "--reference",
         "none",
         "--seed",
         "1",
-        "--max-broken",
+        "--max-bad-fraction",
         "0.2",
         *SHORT,
     )
@@ -93,15 +93,15 @@ def test_an_unreadable_picture_is_named(run: Run, model: Path, table: Path) -> N
     assert Path("out/model").is_dir()
 
 
-def test_without_a_terminal_what_to_compare_with_must_be_said(run: Run, model: Path, table: Path) -> None:
+def test_without_a_terminal_the_reference_is_required(run: Run, model: Path, table: Path) -> None:
     result = run("finetune", model, table, "-o", "out", *SHORT)
     assert result.code == 1
-    assert "--before" in result.err
-    assert "a table of pictures and captions, a folder of classes, or none" in result.err
+    assert "--reference" in result.err
+    assert "a table of images and captions, a folder of classes, or none" in result.err
     assert not Path("out").exists()
 
 
-def test_on_a_terminal_it_is_asked_for(
+def test_on_a_terminal_the_reference_is_asked_for(
     run: Run, model: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -116,9 +116,9 @@ def test_on_a_terminal_it_is_asked_for(
 @pytest.mark.parametrize(
     ("arguments", "code", "found"),
     [
-        (["--way", "lorra"], 2, "lorra"),
+        (["--method", "lorra"], 2, "lorra"),
         (["--last", "0"], 2, "last is 0; expected at least 1"),
-        (["--way", "lit", "--last", "2"], 2, "last is 2 and way is 'lit'"),
+        (["--method", "lit", "--last", "2"], 2, "last is 2 and method is 'lit'"),
         (["--alpha", "middle"], 2, "alpha is 'middle'"),
         (["--warmpu", "3"], 2, "warmup"),
         (["--seed", "x"], 2, "seed"),
@@ -129,7 +129,7 @@ def test_on_a_terminal_it_is_asked_for(
 def test_what_cannot_be_done_is_one_clear_error(
     run: Run, model: Path, table: Path, arguments: list[str], code: int, found: str
 ) -> None:
-    result = run("finetune", model, table, "-o", "out", "--before", "none", *SHORT, *arguments)
+    result = run("finetune", model, table, "-o", "out", "--reference", "none", *SHORT, *arguments)
     assert result.code == code
     assert len(result.err.strip().splitlines()) == 1
     assert found in result.err

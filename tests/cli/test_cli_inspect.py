@@ -1,4 +1,4 @@
-"""`oneclip inspect`: what it says is so, and it looks at no numbers."""
+"""`oneclip inspect`: its report is correct, and no weights are read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_json_has_the_documented_fields(run: Run, pocket: Path) -> None:
     assert found["loads"]
 
 
-def test_the_table_says_the_same(run: Run, pocket: Path) -> None:
+def test_the_table_shows_activation_and_loading(run: Run, pocket: Path) -> None:
     out = run("inspect", "pocket").out
     assert re.search(r"^activation +GELU \(by its own metadata\)$", out, re.MULTILINE)
     assert re.search(r"^loads +yes$", out, re.MULTILINE)
@@ -58,7 +58,7 @@ def test_no_model_is_built_and_no_numbers_are_read(
         assert found["dtypes"] == {"float32": sum(tensor.numel() for tensor in weights.values())}
 
 
-def test_a_bare_file_gets_the_architectures_that_it_may_be_of(
+def test_a_file_without_metadata_gets_matching_architectures(
     run: Run, tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalogue._rows(), "tiny", tiny_cfg().to_dict())
@@ -105,10 +105,10 @@ def test_a_damaged_file_is_an_error(run: Run, tmp_path: Path) -> None:
         ("ViT-B/32", [], "QuickGELU (by"),
     ],
 )
-def test_the_kind_of_gelu_is_told(
+def test_the_kind_of_gelu_is_shown(
     run: Run, monkeypatch: pytest.MonkeyPatch, name: str, towers: list[str], words: str
 ) -> None:
-    monkeypatch.setattr("oneclip.hub.weights_here", lambda *_: None)
+    monkeypatch.setattr("oneclip.hub.cached_weights", lambda *_: None)
     assert json.loads(run("inspect", name, "--json").out)["tanh_gelu"] == towers
     assert words in run("inspect", name).out
 
@@ -120,10 +120,10 @@ def test_a_model_beside_other_layers_is_found_by_its_prefix(run: Run, tmp_path: 
     assert (code, "prefix='net.'" in err) == (1, True)
     found = json.loads(run("inspect", tmp_path / "m.pt", "--prefix", "net.", "--json").out)
     assert (found["loads"], found["tensors"]) == (True, len(weights))
-    assert found["notes"] == [f"{tmp_path}/m.pt also holds teacher.* ({len(weights)}), not used"]
+    assert found["notes"] == [f"{tmp_path}/m.pt also contains teacher.* ({len(weights)}), not used"]
 
 
-def test_what_is_no_model_is_said(run: Run, tmp_path: Path) -> None:
+def test_a_file_without_a_model_is_reported(run: Run, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "m.pt", {"weight": torch.ones(5, 16), "bias": torch.ones(5)})
     found = json.loads(run("inspect", tmp_path / "m.pt", "--json").out)
     assert not found["loads"]

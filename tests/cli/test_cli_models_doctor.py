@@ -1,4 +1,4 @@
-"""`oneclip models` and `oneclip doctor`: what they list is so."""
+"""`oneclip models` and `oneclip doctor`."""
 
 import errno
 import io
@@ -15,6 +15,7 @@ from commandline import Run
 
 import oneclip
 from oneclip import zoo
+from oneclip.installation import install_command
 from oneclip.zoo.search import _accuracy
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
@@ -37,7 +38,7 @@ def test_json_lists_pocket_then_openai_then_all_others_once(run: Run, pocket: Pa
     assert entries[0]["parameters"] == sum(p.numel() for p in oneclip.load("pocket").model.parameters())
 
 
-def test_a_file_in_the_cache_is_here(
+def test_a_cached_file_is_listed_as_here(
     run: Run, pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONECLIP_CACHE", str(tmp_path))
@@ -91,7 +92,7 @@ def listed(run: Run, *arguments: str) -> list[dict]:
     return found
 
 
-def test_what_is_asked_for_narrows_the_list(run: Run, pocket: Path) -> None:
+def test_filters_narrow_the_list(run: Run, pocket: Path) -> None:
     assert {e["family"] for e in listed(run, "--family", "siglip2")} == {"SigLIP 2"}
     assert all("dfn" in e["tag"] for e in listed(run, "--tag", "DFN"))
     assert {tuple(e["pixels"]) for e in listed(run, "--resolution", "336")} == {(336, 336)}
@@ -102,14 +103,14 @@ def test_what_is_asked_for_narrows_the_list(run: Run, pocket: Path) -> None:
     assert both == [e for e in listed(run, "siglip") if "384" in e["name"] and e["parameters"] <= 4e8]
 
 
-def test_what_a_model_needs_is_named(run: Run, pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_are_named(run: Run, pocket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed(run, "MobileCLIP-S1")[0]["extras"] == ["timm"]
     monkeypatch.setattr("oneclip.cli.models.find_spec", lambda name: None)
     assert listed(run, "MobileCLIP-S1")[0]["missing_extras"] == ["timm"]
     code, out, err = run("models", "MobileCLIP-S1")
     assert code == 0
     assert " timm" in out.splitlines()[1]
-    assert "pip install 'oneclip[timm]'" in err
+    assert install_command("timm") in err
 
 
 def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: Path) -> None:
@@ -124,7 +125,7 @@ def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: P
         (["--family", "siglp"], 1, "is not a known family; did you mean SigLIP"),
         (["--tag", "laoin2b_s32b_b82k"], 1, "is not a known tag; did you mean laion2b_s32b_b82k"),
         (["mobilclip"], 1, "is not a known model; did you mean"),
-        (["--min-params", "many"], 2, "write 150M or 1.2B"),
+        (["--min-params", "many"], 2, "write it like 150M or 1.2B"),
         (
             ["--resolution", "1", "--max-params", "1M"],
             0,
@@ -133,13 +134,15 @@ def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: P
         (["--resolution", "-1"], 2, "greater than or equal to 1"),
     ],
 )
-def test_what_there_is_not(run: Run, pocket: Path, arguments: list[str], code: int, message: str) -> None:
+def test_searches_without_results(
+    run: Run, pocket: Path, arguments: list[str], code: int, message: str
+) -> None:
     found = run("models", *arguments)
     assert found.code == code
     assert message in found.err
 
 
-def test_doctor_is_content_with_this_environment(run: Run, pocket: Path) -> None:
+def test_doctor_finds_no_problems_here(run: Run, pocket: Path) -> None:
     code, out, _ = run("doctor", "--json")
     report = json.loads(out)
     assert report["problems"] == []
@@ -189,7 +192,7 @@ def test_doctor_names_the_packages_that_need_another_owner_of_our_names(
     (tmp_path / "site" / "open_clip_torch-1.0.dist-info" / "top_level.txt").write_text("open_clip\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     [problem] = json.loads(run("doctor", "--json").out)["problems"]
-    assert "\nclip-benchmark needs open_clip_torch" in problem
+    assert "\nclip-benchmark requires open_clip_torch" in problem
     assert "with --no-deps" in problem
 
 
@@ -205,21 +208,21 @@ def test_doctor_sees_a_folder_that_hides_ours(
     assert f"import clip finds {tmp_path}" in out.replace("\n", "")
 
 
-def test_doctor_misses_pocket(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_missing_pocket(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["oneclip.zoo"], "pocket_path", lambda: tmp_path / "nothing")
     code, out, _ = run("doctor")
     assert code == 1
-    assert "the model in the wheel is missing" in out
+    assert "the bundled model is missing" in out
 
 
 @pytest.mark.parametrize("pixels", [0, -1])
-def test_a_resolution_that_no_picture_has_is_refused(run: Run, pixels: int) -> None:
+def test_a_resolution_that_no_image_has_is_refused(run: Run, pixels: int) -> None:
     found = run("models", "--resolution", pixels)
     assert (found.code, found.out) == (2, "")
     assert "--resolution" in found.err
 
 
-def test_in_a_folder_that_is_gone_it_is_said(
+def test_a_deleted_current_folder_is_an_error(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -232,24 +235,22 @@ def test_in_a_folder_that_is_gone_it_is_said(
     )
 
 
-def test_where_standard_output_is_closed_the_result_is_not_lost_in_silence(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_standard_output_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     found = run("models", "pocket")
     assert found.code == 1
-    assert found.err == "error: standard output is closed, and the result cannot be written there\n"
+    assert found.err == "error: standard output is closed, so the result cannot be written\n"
 
 
 class Full(io.StringIO):
-    """A disk without room, as it shows when what was written has to leave the buffer."""
+    """Stream on a full disk, which fails when the buffer is flushed."""
 
     def flush(self) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_behind_standard_output_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_behind_standard_output_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
     found = run("models", "pocket")
     assert found.code == 1
-    assert found.err == "error: a result could not be written: No space left on device\n"
+    assert found.err == "error: the result could not be written: No space left on device\n"

@@ -1,4 +1,4 @@
-"""What lies among the images and is not read: counted by suffix, with what to install, in one line of every command."""
+"""Files in formats that are not read: every command counts them by suffix in one line, with what to install."""
 
 import shutil
 from pathlib import Path
@@ -7,10 +7,11 @@ import pytest
 from commandline import Run
 from tars import members, png, write_tar
 
-from oneclip.cli.images import tell_not_read
+from oneclip.cli.images import echo_not_read
 from oneclip.hub import file_types
-from oneclip.hub.file_types import NotRead, image_suffixes, is_image
-from oneclip.train.data.open_dataset import open_samples
+from oneclip.hub.file_types import UnsupportedFiles, image_suffixes, is_image
+from oneclip.installation import install_command
+from oneclip.train.data.open_dataset import open_dataset
 
 NAMES = [
     "a.heic",
@@ -26,7 +27,7 @@ NAMES = [
     "k.thumbs",
 ]
 LINE = (
-    "note: 6 files were not read: .heic 2, .jxl 1 (pip install 'oneclip[heif]'), .cr2 1 (pip install 'oneclip[raw]'), "
+    f"note: 6 files were not read: .heic 2, .jxl 1 ({install_command('heif')}), .cr2 1 ({install_command('raw')}), "
     ".mov 1 (videos), .svg 1 (render them to PNG first)\n"
 )
 LABELS = ("-l", "a cat", "-l", "a dog")
@@ -34,26 +35,26 @@ LABELS = ("-l", "a cat", "-l", "a dog")
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without the extras."""
+    """Pretend that the extras are not installed."""
     monkeypatch.setattr(file_types, "_is_installed", lambda module: False)
 
 
 @pytest.fixture
-def mixed(pictures: Path) -> Path:
-    """The eight example pictures among other files."""
-    (pictures / "deeper").mkdir()
+def mixed(images: Path) -> Path:
+    """The eight example images among other files."""
+    (images / "deeper").mkdir()
     for name in NAMES:
-        (pictures / "deeper" / name).write_bytes(b"what")
-    return pictures
+        (images / "deeper" / name).write_bytes(b"what")
+    return images
 
 
-def test_classify_says_so(run: Run, mixed: Path, model: Path) -> None:
+def test_classify_counts_them(run: Run, mixed: Path, model: Path) -> None:
     code, out, err = run("classify", mixed, *LABELS, "--model", model)
     assert (code, err) == (0, LINE)
-    assert len({line.split()[0] for line in out.splitlines() if line.startswith("pictures/")}) == 8
+    assert len({line.split()[0] for line in out.splitlines() if line.startswith("images/")}) == 8
 
 
-def test_embed_says_so_of_folders_and_of_tars(run: Run, mixed: Path, model: Path) -> None:
+def test_embed_counts_them_in_folders_and_tars(run: Run, mixed: Path, model: Path) -> None:
     code, _, err = run("embed", mixed, "-o", "v.npz", "--model", model)
     assert (code, err.startswith(LINE)) == (0, True)
     tar = write_tar(Path("a.tar"), {"0.png": png(0), **{f"in/{name}": b"what" for name in NAMES}})
@@ -61,7 +62,7 @@ def test_embed_says_so_of_folders_and_of_tars(run: Run, mixed: Path, model: Path
     assert (code, err.startswith(LINE)) == (0, True)
 
 
-def test_evaluate_says_so(run: Run, mixed: Path, model: Path) -> None:
+def test_evaluate_counts_them(run: Run, mixed: Path, model: Path) -> None:
     for name in ("cat", "sun"):
         Path("classes", name).mkdir(parents=True)
         shutil.copy(mixed / f"{name}.png", Path("classes", name))
@@ -70,20 +71,20 @@ def test_evaluate_says_so(run: Run, mixed: Path, model: Path) -> None:
     assert (code, err) == (0, LINE)
 
 
-def test_training_says_so_of_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_counts_them_in_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = members(3) | {
         f"{name.partition('.')[0]}7.{name.rpartition('.')[2]}": b"what" for name in NAMES if name[0] != "."
     }
-    samples = open_samples(
+    samples = open_dataset(
         [str(write_tar(tmp_path / "a.tar", files)), str(write_tar(tmp_path / "b.tar", members(2)))]
     )
     assert len(samples) == 5
-    tell_not_read(samples.not_read)
+    echo_not_read(samples.not_read)
     assert capsys.readouterr().err == LINE
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_where_nothing_else_is_there_the_error_says_it(
+def test_the_error_counts_them_if_nothing_else_is_found(
     run: Run, model: Path, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "phone").mkdir()
@@ -91,7 +92,7 @@ def test_where_nothing_else_is_there_the_error_says_it(
     place = tmp_path / "phone" if kind == "folder" else write_tar(tmp_path / "a.tar", {"a.heic": b"what"})
     code, _, err = run("embed", place, "-o", tmp_path / "v.npz", "--model", model)
     assert code == 1
-    assert "1 file was not read: .heic 1 (pip install 'oneclip[heif]')" in err
+    assert f"1 file was not read: .heic 1 ({install_command('heif')})" in err
 
 
 def test_with_the_extras_they_are_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +128,13 @@ def test_what_pillow_reads_is_read_or_left_out_with_a_reason() -> None:
         ),
         *(".bw", ".rgb", ".rgba", ".icb", ".vda", ".vst", ".ps", ".msp", ".pxr"),
     }
-    told = set(file_types._REMEDIES)
-    assert claimed - plugins - told == (image_suffixes() & claimed) | (no_image_or_too_rare & claimed)
+    counted = {*file_types._EXTRA_BY_SUFFIX, *file_types._REASONS}
+    assert claimed - plugins - counted == (image_suffixes() & claimed) | (no_image_or_too_rare & claimed)
 
 
 def test_counts_survive_a_pickle() -> None:
     import pickle
 
-    counts = NotRead({".heic": 2})
+    counts = UnsupportedFiles({".heic": 2})
     again = pickle.loads(pickle.dumps(counts))
-    assert (type(again), again) == (NotRead, counts)
+    assert (type(again), again) == (UnsupportedFiles, counts)

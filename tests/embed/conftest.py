@@ -1,4 +1,4 @@
-"""A tiny encoder, a folder of photographs-to-be, and a run that embeds them."""
+"""A tiny encoder, a folder of images, and a function that embeds them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 from tiny import picture, write_tiny_model
 
 import oneclip
-from oneclip.embed.rows import Facts
-from oneclip.embed.run import Outcome, embed
+from oneclip.embed.rows import EmbeddingMetadata
+from oneclip.embed.run import EmbedOutcome, embed
 from oneclip.embed.sources import find_sources
-from oneclip.embed.store import Store
+from oneclip.embed.store import EmbeddingStore
 
-Embed = Callable[..., Outcome]
+Embed = Callable[..., EmbedOutcome]
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +37,11 @@ def run(encoder: oneclip.Encoder) -> Embed:
 
     def call(
         *words: object, output: str = "vectors.npz", decode: str = "exact", **options: object
-    ) -> Outcome:
+    ) -> EmbedOutcome:
         find = {key: options.pop(key) for key in ("column", "folder") if key in options}
-        texts = decode in ("text", "cut")
+        texts = decode in ("text", "truncate")
         sources = find_sources([str(word) for word in words], texts=texts, **find)  # type: ignore[arg-type]
-        with Store(output, Facts.of(encoder, decode)) as store:  # type: ignore[arg-type]
+        with EmbeddingStore(output, EmbeddingMetadata.for_encoder(encoder, decode)) as store:  # type: ignore[arg-type]
             return embed(encoder, sources, store, decode=decode, batch_size=2, **options)  # type: ignore[arg-type]
 
     return call

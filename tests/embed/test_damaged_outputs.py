@@ -1,4 +1,4 @@
-"""Outputs that a run left behind or a disk has damaged: the same command goes on, or says what is wrong."""
+"""Interrupted or damaged outputs: the same command resumes, or reports the problem."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneclip.embed.folders import LocalFolder
-from oneclip.embed.parts import MADE_BY, clear
-from oneclip.embed.run import Outcome
+from oneclip.embed.folders import LocalOutputFolder
+from oneclip.embed.parts import METADATA_FILE, remove_parts
+from oneclip.embed.run import EmbedOutcome
 from oneclip.errors import OutputError
 
-Embed = Callable[..., Outcome]
+Embed = Callable[..., EmbedOutcome]
 
 
 class Killed(Exception):
@@ -24,21 +24,21 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("removed", [0, 1, 2])
-def test_a_kill_while_parts_are_removed_does_not_lock_the_command_out(
+def test_a_kill_while_removing_parts_does_not_block_the_next_run(
     run: Embed, photos: Path, monkeypatch: pytest.MonkeyPatch, removed: int
 ) -> None:
     left = [removed]
-    remove = LocalFolder.remove
+    remove = LocalOutputFolder.remove
 
-    def dying(folder: LocalFolder, name: str) -> None:
+    def dying(folder: LocalOutputFolder, name: str) -> None:
         if not left[0]:
             raise Killed
         left[0] -= 1
         remove(folder, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalFolder, "remove", dying)
-        patched.setattr(shutil, "rmtree", lambda path, **options: dying(LocalFolder(path), "."))
+        patched.setattr(LocalOutputFolder, "remove", dying)
+        patched.setattr(shutil, "rmtree", lambda path, **options: dying(LocalOutputFolder(path), "."))
         with pytest.raises(Killed):
             run(photos)
     run(photos)
@@ -47,13 +47,13 @@ def test_a_kill_while_parts_are_removed_does_not_lock_the_command_out(
     assert not Path("vectors.npz.partial").exists()
 
 
-def test_what_made_the_parts_is_removed_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (MADE_BY, "part-000000.npz", "part-000001.npz", "_damaged-part-000002.npz"):
+def test_metadata_is_removed_after_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (METADATA_FILE, "part-000000.npz", "part-000001.npz", "_damaged-part-000002.npz"):
         (tmp_path / name).touch()
     removed: list[str] = []
-    monkeypatch.setattr(LocalFolder, "remove", lambda self, name: removed.append(name))
-    clear(LocalFolder(tmp_path))
-    assert (len(removed), removed[-1]) == (4, MADE_BY)
+    monkeypatch.setattr(LocalOutputFolder, "remove", lambda self, name: removed.append(name))
+    remove_parts(LocalOutputFolder(tmp_path))
+    assert (len(removed), removed[-1]) == (4, METADATA_FILE)
 
 
 def rewritten(path: Path, compression: int = zipfile.ZIP_STORED, **changes: Any) -> None:
@@ -81,11 +81,11 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_output_is_named_and_stays_as_it_is(run: Embed, photos: Path, kind: str) -> None:
+def test_a_damaged_output_is_reported_and_unchanged(run: Embed, photos: Path, kind: str) -> None:
     run(photos)
     path = Path("vectors.npz")
     DAMAGE[kind](path)
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"vectors\.npz .*(damaged|holds no vectors).*--overwrite"):
+    with pytest.raises(OutputError, match=r"vectors\.npz .*(damaged|not written by).*--overwrite"):
         run(photos)
     assert path.read_bytes() == before

@@ -1,7 +1,8 @@
-"""Vectors in a Lance dataset: what is in it, how it gathers, and that no version of it is half written."""
+"""Lance datasets as output: content, updates, and complete versions."""
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from tiny import DIM, picture
 
 import oneclip
 from oneclip.embed.outputs import check_output
-from oneclip.embed.rows import Facts, Rows
-from oneclip.embed.run import Outcome, embed
+from oneclip.embed.rows import EmbeddingMetadata, EmbeddingRows
+from oneclip.embed.run import EmbedOutcome, embed
 from oneclip.embed.sources import find_sources
-from oneclip.embed.store import Store
+from oneclip.embed.store import EmbeddingStore
 from oneclip.errors import MissingExtraError, OutputError
+from oneclip.installation import install_command
 
 lance = pytest.importorskip("lance", reason="pylance is not installed")
 
-Embed = Callable[..., Outcome]  # the fixture `run`
+Embed = Callable[..., EmbedOutcome]  # the fixture `run`
 OUT = "vectors.lance"
 
 
@@ -31,7 +33,7 @@ def rows() -> dict[str, list[float]]:
     return dict(zip(names, table["vector"].to_pylist(), strict=True))
 
 
-def test_a_dataset_has_what_parquet_has_and_lance_searches_it(
+def test_a_dataset_has_the_columns_of_parquet_and_can_be_searched(
     encoder: oneclip.Encoder, run: Embed, photos: Path
 ) -> None:
     import pyarrow as pa
@@ -40,7 +42,10 @@ def test_a_dataset_has_what_parquet_has_and_lance_searches_it(
     dataset = lance.dataset(OUT)
     assert dataset.schema.names == ["name", "sha256", "vector", "size", "mtime_ns"]
     assert dataset.schema.field("vector").type == pa.list_(pa.float32(), DIM)
-    assert dataset.schema.metadata[b"oneclip.weights"].decode() == Facts.of(encoder, "exact").weights
+    assert (
+        dataset.schema.metadata[b"oneclip.weights"].decode()
+        == EmbeddingMetadata.for_encoder(encoder, "exact").weights
+    )
     paths = sorted(map(str, photos.iterdir()))
     np.testing.assert_allclose([rows()[path] for path in paths], encoder.encode_images(paths), atol=1e-5)
     query = np.array(rows()["photos/4.jpg"], np.float32)
@@ -51,7 +56,7 @@ def test_a_dataset_has_what_parquet_has_and_lance_searches_it(
     assert not list(Path().glob("vectors.lance.*"))
 
 
-def test_it_gathers_and_a_changed_picture_replaces_its_row(run: Embed, photos: Path) -> None:
+def test_a_dataset_collects_rows_and_a_changed_image_replaces_its_row(run: Embed, photos: Path) -> None:
     picture(7).save("it's more.jpg")
     run(photos, output=OUT)
     before = rows()
@@ -69,10 +74,10 @@ def test_it_gathers_and_a_changed_picture_replaces_its_row(run: Embed, photos: P
     assert len(rows()) == 7
 
 
-def test_a_row_that_was_dropped_and_comes_again_in_one_run_is_there_once(photos: Path) -> None:
-    facts = Facts("m", "w", "s", "fp32", "exact", "pictures")
+def test_a_row_dropped_and_added_in_one_run_exists_once(photos: Path) -> None:
+    metadata = EmbeddingMetadata("m", "w", "s", "fp32", "exact", "images")
     vector = np.ones(DIM, np.float32)
-    with Store(Path(OUT), facts) as store:
+    with EmbeddingStore(Path(OUT), metadata) as store:
         store.add("a", "1" * 64, vector)
         store.flush()
         store.forget("a")
@@ -118,61 +123,66 @@ def test_a_disk_that_fills_up_keeps_every_version_and_the_next_run_goes_on(
     assert len(rows()) == 6
 
 
-def test_another_making_is_refused_and_overwrite_begins_anew(
+def test_another_model_is_refused_and_overwrite_replaces_the_output(
     encoder: oneclip.Encoder, run: Embed, photos: Path
 ) -> None:
     run(photos, output=OUT)
     with pytest.raises(OutputError, match="decode exact, not fast"):
         run(photos, output=OUT, decode="fast")
-    with Store(Path(OUT), Facts.of(encoder, "fast"), overwrite=True) as store:
+    with EmbeddingStore(Path(OUT), EmbeddingMetadata.for_encoder(encoder, "fast"), overwrite=True) as store:
         assert embed(encoder, find_sources(["photos/1.jpg"]), store, decode="fast").rows == 1
     assert list(rows()) == ["photos/1.jpg"]
     assert lance.dataset(OUT).schema.metadata[b"oneclip.decode"] == b"fast"
 
 
 def test_a_second_run_at_once_is_refused(encoder: oneclip.Encoder, run: Embed, photos: Path) -> None:
-    facts = Facts.of(encoder, "exact")
-    with Store(Path(OUT), facts), pytest.raises(OutputError, match="another `oneclip embed` is writing"):
-        Store(Path(OUT), facts).__enter__()
+    metadata = EmbeddingMetadata.for_encoder(encoder, "exact")
+    with (
+        EmbeddingStore(Path(OUT), metadata),
+        pytest.raises(OutputError, match="another `oneclip embed` is writing"),
+    ):
+        EmbeddingStore(Path(OUT), metadata).__enter__()
     assert not Path(OUT).exists()  # nothing was written
 
 
-def test_what_is_no_dataset_of_ours_is_found_before_the_work(photos: Path) -> None:
+def test_a_path_that_is_not_our_dataset_is_reported_before_the_work(photos: Path) -> None:
     import pyarrow as pa
 
     lance.write_dataset(pa.table({"x": [1]}), "other.lance")
-    with pytest.raises(OutputError, match="holds no vectors of `oneclip embed`"):
+    with pytest.raises(OutputError, match="was not written by `oneclip embed`"):
         check_output(Path("other.lance"), ".parquet")
     check_output(Path("other.lance"), ".parquet", overwrite=True)
     Path("file.lance").write_bytes(b"x")
     with pytest.raises(OutputError, match="is a file"):
         check_output(Path("file.lance"), ".parquet")
     photos.rename("photos.lance")
-    with pytest.raises(OutputError, match="no Lance dataset"):
+    with pytest.raises(OutputError, match="is not a Lance dataset"):
         check_output(Path("photos.lance"), ".parquet")
 
 
 def test_without_its_library_it_names_the_extra(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oneclip.embed.formats.lance.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"oneclip\[lance\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("lance"))):
         check_output(Path(OUT), ".parquet")
 
 
-def test_a_damaged_dataset_says_so_and_stays(encoder: oneclip.Encoder, run: Embed, photos: Path) -> None:
+def test_a_damaged_dataset_is_reported_and_unchanged(
+    encoder: oneclip.Encoder, run: Embed, photos: Path
+) -> None:
     run(photos, output=OUT)
     (data,) = Path(OUT, "data").iterdir()
     data.write_bytes(b"damaged")
     with pytest.raises(OutputError, match=r"damaged.*--overwrite"):
         run(photos, output=OUT)
-    with Store(Path(OUT), Facts.of(encoder, "exact"), overwrite=True) as store:
+    with EmbeddingStore(Path(OUT), EmbeddingMetadata.for_encoder(encoder, "exact"), overwrite=True) as store:
         assert embed(encoder, find_sources(["photos"]), store).rows == 6
     assert len(rows()) == 6
 
 
-def test_names_that_no_unicode_has_are_refused(encoder: oneclip.Encoder, photos: Path) -> None:
-    with Store(Path(OUT), Facts.of(encoder, "exact")) as store:
-        assert "no valid Unicode" in str(store.fault("\udcff.jpg"))
-        store._parts.write(Rows(["\0 'a'"], ["1" * 64], np.ones((1, DIM), np.float32), [None]))
+def test_names_that_are_not_unicode_are_refused(encoder: oneclip.Encoder, photos: Path) -> None:
+    with EmbeddingStore(Path(OUT), EmbeddingMetadata.for_encoder(encoder, "exact")) as store:
+        assert "not valid Unicode" in str(store.invalid_name_reason("\udcff.jpg"))
+        store._parts.write(EmbeddingRows(["\0 'a'"], ["1" * 64], np.ones((1, DIM), np.float32), [None]))
         store.forget("\0 'a'")
         assert store.finish([]) == 0
     assert rows() == {}

@@ -1,4 +1,4 @@
-"""Vectors in .npz: what NumPy reads of them, and how large they are."""
+"""The .npz format: compatibility with NumPy, and size."""
 
 import io
 import tracemalloc
@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oneclip.embed.formats.npz import Npz
-from oneclip.embed.rows import Facts, Rows
+from oneclip.embed.formats.npz import NpzFormat
+from oneclip.embed.rows import EmbeddingMetadata, EmbeddingRows
 from oneclip.errors import DataError
 
-FACTS = Facts("m", "w", "s", "fp32", "exact", "pictures")
+FACTS = EmbeddingMetadata("m", "w", "s", "fp32", "exact", "images")
 
 
-def rows_of(names: list[str], width: int = 2) -> Rows:
+def rows_of(names: list[str], width: int = 2) -> EmbeddingRows:
     vectors = np.arange(len(names) * width, dtype=np.float32).reshape(-1, width)
-    return Rows(names, [f"{i:064x}" for i in range(len(names))], vectors, [None] * len(names))
+    return EmbeddingRows(names, [f"{i:064x}" for i in range(len(names))], vectors, [None] * len(names))
 
 
 def test_one_long_name_among_many_costs_neither_disk_nor_memory() -> None:
@@ -25,14 +25,14 @@ def test_one_long_name_among_many_costs_neither_disk_nor_memory() -> None:
     rows = rows_of(names, 1024)  # 20 MB of vectors
     file = io.BytesIO()
     tracemalloc.start()
-    Npz().write(file, rows, FACTS)
+    NpzFormat().write(file, rows, FACTS)
     grown = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     assert len(file.getvalue()) < 22e6  # it was 245e6
     assert grown < 100e6  # numpy's array of names alone has 224e6
     file.seek(0)
     before = tracemalloc.get_traced_memory()[0]
-    assert Npz().read_digests(file, "it")[0] == names
+    assert NpzFormat().read_digests(file, "it")[0] == names
     assert tracemalloc.get_traced_memory()[1] - before < 100e6
     tracemalloc.stop()
 
@@ -42,7 +42,7 @@ def test_one_long_name_among_many_costs_neither_disk_nor_memory() -> None:
 )
 def test_numpy_reads_the_names_that_were_written(names: list[str]) -> None:
     file = io.BytesIO()
-    Npz().write(file, rows_of(names), FACTS)
+    NpzFormat().write(file, rows_of(names), FACTS)
     file.seek(0)
     with np.load(file, allow_pickle=False) as content:
         assert content["names"].tolist() == names
@@ -50,27 +50,27 @@ def test_numpy_reads_the_names_that_were_written(names: list[str]) -> None:
         np.testing.assert_array_equal(content["vectors"], rows_of(names).vectors)
         assert str(content["decode"]) == "exact"
     file.seek(0)
-    rows, facts = Npz().read(file, "it")
-    assert (rows.names, facts) == (names, FACTS)
+    rows, metadata = NpzFormat().read(file, "it")
+    assert (rows.names, metadata) == (names, FACTS)
 
 
-def test_what_numpy_itself_wrote_earlier_is_read(tmp_path: Path) -> None:
+def test_an_npz_written_by_numpy_is_read(tmp_path: Path) -> None:
     rows = rows_of(["a.jpg", "b.jpg"])
-    facts = {name: value for name, value in FACTS.to_dict().items() if name != "stored"}
+    metadata = {name: value for name, value in FACTS.to_dict().items() if name != "stored"}
     np.savez(
         tmp_path / "old.npz",
         names=np.array(rows.names),
         sha256=np.array(rows.digests, "S64"),
         vectors=rows.vectors,
-        **facts,
+        **metadata,
     )
     with (tmp_path / "old.npz").open("rb") as file:
-        found, made = Npz().read(file, "it")
+        found, made = NpzFormat().read(file, "it")
     assert (found.names, found.digests, found.stamps, made) == (rows.names, rows.digests, [None, None], FACTS)
 
 
 @pytest.mark.parametrize("names", [np.arange(2), np.array([["a", "b"]]), np.array(["a", b"b"], object)])
-def test_names_that_are_no_row_of_strings_are_refused(names: np.ndarray, tmp_path: Path) -> None:
+def test_names_that_are_not_a_row_of_strings_are_refused(names: np.ndarray, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", names=names, sha256=np.array(["0" * 64] * 2, "S64"), vectors=np.ones((2, 2)))
-    with (tmp_path / "v.npz").open("rb") as file, pytest.raises(DataError, match="or is damaged"):
-        Npz().read_digests(file, "it")
+    with (tmp_path / "v.npz").open("rb") as file, pytest.raises(DataError, match="is damaged or"):
+        NpzFormat().read_digests(file, "it")

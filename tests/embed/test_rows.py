@@ -1,4 +1,4 @@
-"""Which row an item is, which rows stay, and which files are read again."""
+"""Identity of rows, rows that are kept or dropped, and files that are not read again."""
 
 import os
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sources import write_tar
+from tars import write_tar
 from tiny import picture
 
 import oneclip
 from oneclip.embed.items import Failure, row_key
-from oneclip.embed.result_collector import Ledger
-from oneclip.embed.rows import Facts
-from oneclip.embed.run import Outcome, embed
+from oneclip.embed.result_collector import ResultCollector
+from oneclip.embed.rows import EmbeddingMetadata
+from oneclip.embed.run import EmbedOutcome, embed
 from oneclip.embed.sources import find_sources
-from oneclip.embed.store import Store
-from oneclip.embed.work_units import Answer, Group
+from oneclip.embed.store import EmbeddingStore
+from oneclip.embed.work_units import ItemResult, ResultBatch
 
-Embed = Callable[..., Outcome]  # the fixture `run`
+Embed = Callable[..., EmbedOutcome]  # the fixture `run`
 OUTPUTS = ("vectors.npz", "vectors.parquet", "folder", "vectors.lance")
 
 
@@ -83,7 +83,7 @@ def test_three_ways_to_write_a_folder_are_the_same_rows(run: Embed, photos: Path
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_renamed_folder_is_not_computed_again(run: Embed, photos: Path, output: str) -> None:
+def test_a_renamed_folder_is_not_encoded_again(run: Embed, photos: Path, output: str) -> None:
     needed(output)
     run("photos", output=output)
     before = np.load(output)["vectors"] if output.endswith("npz") else None
@@ -96,21 +96,27 @@ def test_a_renamed_folder_is_not_computed_again(run: Embed, photos: Path, output
         assert names() == [f"holiday/{i}.jpg" for i in range(6)]
 
 
-def test_what_a_cluster_knows_by_content_gets_a_row(
-    encoder: oneclip.Encoder, run: Embed, photos: Path
-) -> None:
+def test_content_known_to_a_cluster_gets_a_row(encoder: oneclip.Encoder, run: Embed, photos: Path) -> None:
     run("photos")
     digest = np.load("vectors.npz")["sha256"][2].decode()
-    with Store("vectors.npz", Facts.of(encoder, "exact")) as store, store.error_table() as errors:
-        ledger = Ledger(store, Outcome())
-        with ledger.counting(errors):
-            ledger.take(
-                Group(
-                    0, 0, [Answer("new.jpg", "new.jpg", digest), Answer("photos/1.jpg", "photos/1.jpg", "")]
+    with (
+        EmbeddingStore("vectors.npz", EmbeddingMetadata.for_encoder(encoder, "exact")) as store,
+        store.error_table() as errors,
+    ):
+        collector = ResultCollector(store, EmbedOutcome())
+        with collector.counting(errors):
+            collector.add(
+                ResultBatch(
+                    0,
+                    0,
+                    [
+                        ItemResult("new.jpg", "new.jpg", digest),
+                        ItemResult("photos/1.jpg", "photos/1.jpg", ""),
+                    ],
                 )
             )
-        assert store.finish(ledger.names()) == 2
-    assert (ledger.outcome.repeated, ledger.outcome.kept) == (1, 1)
+        assert store.finish(collector.names()) == 2
+    assert (collector.outcome.repeated, collector.outcome.kept) == (1, 1)
     assert names() == ["new.jpg", "photos/1.jpg"]
 
 
@@ -146,8 +152,8 @@ def test_a_folder_that_is_gone_keeps_its_rows_and_others_are_dropped_and_counted
     assert names() == [*(f"photos/{i}.jpg" for i in (0, 1, 2, 5)), "share/x.jpg"]
     assert outcome.unlisted == 1
     assert outcome.dropped == {
-        "no source of this run has them": 2,  # photos/3.jpg, share2/x.jpg
-        "their content has changed and cannot be read now": 1,
+        "not in the sources of this run": 2,  # photos/3.jpg, share2/x.jpg
+        "their content has changed and can no longer be read": 1,
     }
 
 
@@ -160,7 +166,7 @@ def test_a_table_with_a_row_that_cannot_be_read_keeps_all_rows(run: Embed, photo
     assert (outcome.kept, outcome.failed, outcome.rows, outcome.unlisted) == (1, 1, 2, 1)
 
 
-def test_a_failure_hides_what_lies_below_it_and_nothing_else() -> None:
+def test_a_failure_hides_only_items_below_it() -> None:
     failure = Failure("./b.tar", "gone")
     assert [failure.hides(key) for key in ("b.tar/x.jpg", "b.tar", "b.tar2/x.jpg", "a.tar/x.jpg")] == [
         *(True, True, False, False)
@@ -225,7 +231,7 @@ def test_members_of_a_shard_that_has_not_changed_are_not_read(
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_an_output_of_before_there_were_stamps_goes_on(
+def test_an_output_without_stamps_is_resumed(
     encoder: oneclip.Encoder, run: Embed, old_photos: Path, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed(output)
@@ -235,5 +241,5 @@ def test_an_output_of_before_there_were_stamps_goes_on(
         run("photos/0.jpg", "photos/1.jpg", output=output)
     outcome = run("photos", output=output)
     assert (outcome.kept, outcome.encoded, outcome.rows) == (2, 4, 6)
-    with Store(output, Facts.of(encoder, "exact")) as store:
+    with EmbeddingStore(output, EmbeddingMetadata.for_encoder(encoder, "exact")) as store:
         assert embed(encoder, find_sources(["photos"]), store).kept == 6

@@ -1,25 +1,23 @@
-"""What each kind of source finds, by what name, and what it says of what it cannot read."""
+"""Items, names and failures of each kind of source."""
 
 import base64
 import gzip
-import io
 import os
 import posixpath
 import subprocess
-import tarfile
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tars import tar
+from tars import tar, write_tar
 
 from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources import find_sources
-from oneclip.embed.sources.tars import Shard
+from oneclip.embed.sources.tars import TarSource
 from oneclip.errors import DataError, DownloadError, MissingExtraError, OfflineError
-from oneclip.hub.addresses import expand
+from oneclip.hub.addresses import expand_pattern
 
 
 def items(*words: object, **options: object) -> list[Item | Failure]:
@@ -30,22 +28,14 @@ def names(*words: object, **options: object) -> list[str]:
     return [item.name for item in items(*words, **options)]
 
 
-def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def test_a_folder_is_walked_and_a_file_may_be_called_anything(photos: Path) -> None:
+def test_a_folder_is_walked_and_a_named_file_may_have_any_suffix(photos: Path) -> None:
     (photos / "notes.doc").write_bytes(b"a file")
     (photos / ".hidden.jpg").write_bytes(b"a file")
     assert names(photos) == [f"photos/{i}.jpg" for i in range(6)]
     assert names("photos/notes.doc") == ["photos/notes.doc"]
 
 
-def test_a_pattern_is_what_it_fits_sorted_and_a_name_that_exists_is_itself(photos: Path) -> None:
+def test_a_pattern_expands_sorted_and_an_existing_name_is_literal(photos: Path) -> None:
     assert names("photos/[2-4].jpg") == ["photos/2.jpg", "photos/3.jpg", "photos/4.jpg"]
     Path("[2-4].jpg").write_bytes(b"a file")
     assert names("[2-4].jpg") == ["[2-4].jpg"]
@@ -53,11 +43,11 @@ def test_a_pattern_is_what_it_fits_sorted_and_a_name_that_exists_is_itself(photo
         names("photos/*.gif")
 
 
-def test_braces_count_with_their_zeros_and_choose(tmp_path: Path) -> None:
-    assert expand("a/{008..010}.tar") == ["a/008.tar", "a/009.tar", "a/010.tar"]
-    assert expand("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
+def test_braces_count_with_leading_zeros_and_choose(tmp_path: Path) -> None:
+    assert expand_pattern("a/{008..010}.tar") == ["a/008.tar", "a/009.tar", "a/010.tar"]
+    assert expand_pattern("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
     with pytest.raises(DataError, match="counts from 3 to 1"):
-        expand("{3..1}.tar")
+        expand_pattern("{3..1}.tar")
 
 
 @pytest.mark.parametrize("word", ["lists/all.txt", "@lists/all.txt", "@lists/all.lst"])
@@ -69,7 +59,7 @@ def test_a_list_has_paths_that_are_relative_to_it(photos: Path, word: str) -> No
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".tar", "w"), (".tar.gz", "w:gz"), (".tgz", "w:gz")])
-def test_a_shard_gives_the_bytes_of_its_pictures(photos: Path, suffix: str, mode: str) -> None:
+def test_a_tar_yields_the_bytes_of_its_images(photos: Path, suffix: str, mode: str) -> None:
     members = {
         "k/1.jpg": b"one",
         "k/1.txt": b"a one",
@@ -85,7 +75,7 @@ def test_a_shard_gives_the_bytes_of_its_pictures(photos: Path, suffix: str, mode
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_shard_that_breaks_off_gives_what_is_before_it(photos: Path, compressed: bool) -> None:
+def test_a_truncated_tar_yields_its_first_items(photos: Path, compressed: bool) -> None:
     write_tar("s.tar", {f"{i}.jpg": bytes([i]) * 20_000 for i in range(8)})
     content = Path("s.tar").read_bytes()
     name = "s.tar.gz" if compressed else "s.tar"
@@ -117,7 +107,7 @@ def test_links_in_a_shard_are_followed_and_of_one_name_the_last_counts(
     """The contents are those that `tar -x` leaves behind."""
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(tar({"a/1.jpg": b"old one", "a/2.jpg": b"two"}, more=LINKS, mode=mode))
-    found = list(Shard(name, texts=False))
+    found = list(TarSource(name, texts=False))
     contents = {item.name: item.read() for item in found if isinstance(item, Item)}
     Path("unpacked").mkdir()
     subprocess.run(["tar", "-xf", name, "-C", "unpacked"], check=True)
@@ -126,29 +116,29 @@ def test_links_in_a_shard_are_followed_and_of_one_name_the_last_counts(
     assert {posixpath.normpath(key).removeprefix(f"{name}/"): v for key, v in contents.items()} == expected
     assert set(expected) == {"a/1.jpg", "a/2.jpg", "b/link.jpg", "hard.jpg", "chain.jpg", "early.jpg"}
     assert sorted(str(failure) for failure in found if isinstance(failure, Failure)) == [
-        f"{name}/out.jpg is a link to ../../etc/passwd, which is not in it",
-        f"{name}/round.jpg is a link to round.jpg, which is not in it",
+        f"{name}/out.jpg is a link to ../../etc/passwd, which is not in the tar",
+        f"{name}/round.jpg is a link to round.jpg, which is not in the tar",
     ]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
 def test_a_pipe_called_like_a_shard_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    (failure,) = Shard(str(tmp_path / "a.tar"), texts=False)
+    (failure,) = TarSource(str(tmp_path / "a.tar"), texts=False)
     assert str(failure).endswith("a.tar is a pipe; expected a regular file")
 
 
-def test_of_a_shard_far_away_links_and_what_comes_twice_are_failures() -> None:
+def test_links_and_repeated_members_of_a_remote_tar_are_failures() -> None:
     import fsspec
 
     with fsspec.open("memory://far/a.tar", "wb") as file:
         file.write(tar({"a/1.jpg": b"one"}, more=[("b.jpg", "a/1.jpg"), ("a/1.jpg", b"again")]))
-    item, *failures = Shard("memory://far/a.tar", texts=False)
+    item, *failures = TarSource("memory://far/a.tar", texts=False)
     assert isinstance(item, Item)
     assert item.read() == b"one"
     assert [str(failure) for failure in failures] == [
-        "memory://far/a.tar/b.jpg is a link; they are followed in tar files on this machine alone",
-        "memory://far/a.tar/a/1.jpg is in it twice; the first was taken, since the tar is far away",
+        "memory://far/a.tar/b.jpg is a link; links are followed only in local tar files",
+        "memory://far/a.tar/a/1.jpg is in the tar twice; the first was used, because the tar is remote",
     ]
 
 
@@ -157,7 +147,7 @@ def test_shards_that_are_missing_or_hold_nothing_are_failures(photos: Path) -> N
     Path("broken.tar").write_bytes(b"no tar" * 1000)
     reasons = [str(item) for item in items("gone.tar", "empty.tar", "broken.tar")]
     assert "gone.tar: no such file" in reasons[0]
-    assert "without pictures" in reasons[1]
+    assert "without images" in reasons[1]
     assert "truncated or damaged" in reasons[2]
 
 
@@ -165,7 +155,7 @@ def test_a_csv_table_finds_its_column_and_its_separator(photos: Path) -> None:
     Path("t.csv").write_text("id;image_path;caption\n1;photos/0.jpg;a cat, grey\n2;;none\n", encoding="utf-8")
     found = items("t.csv")
     assert found[0].name == "photos/0.jpg"
-    assert found[1] == Failure("t.csv:2", "t.csv:2: nothing stands in its column 'image_path'")
+    assert found[1] == Failure("t.csv:2", "t.csv:2: its column 'image_path' is empty")
     captions = [item for item in items("t.csv", texts=True) if isinstance(item, Item)]
     assert [(item.name, item.read()) for item in captions] == [
         ("t.csv:1", b"a cat, grey"),
@@ -188,18 +178,19 @@ def test_backslashes_separate_folders_where_that_finds_the_file(photos: Path) ->
     assert names("t.csv", "list.txt") == ["photos/0.jpg", "photos\\gone.jpg", "photos/1.jpg"]
 
 
-def test_base64_in_a_column_of_paths_is_told_in_a_line(photos: Path) -> None:
+def test_base64_in_a_column_of_paths_is_reported_in_one_line(photos: Path) -> None:
     Path("t.csv").write_text("image\n" + "iVBORw0K" * 30_000 + "\n", encoding="utf-8")
     (failure,) = items("t.csv")
     assert isinstance(failure, Failure)
-    assert "has 240,000 characters, which are no path" in str(failure)
+    assert "has 240,000 characters (iVBORw0" in str(failure)
     assert len(str(failure)) < 300
 
 
-def test_a_table_without_a_column_that_we_know_asks_for_it(photos: Path) -> None:
+def test_a_table_without_a_usual_column_requires_its_name(photos: Path) -> None:
     Path("t.csv").write_text("id,picture\n1,photos/0.jpg\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"which column has the pictures\? Say --column NAME; it has 'id', 'picture'"
+        DataError,
+        match=r"which column contains the images\? Choose it with --column NAME; it has 'id', 'picture'",
     ):
         items("t.csv")
     with pytest.raises(DataError, match="did you mean 'picture'"):
@@ -232,28 +223,28 @@ def test_a_row_whose_struct_has_no_path_is_one_failure(photos: Path) -> None:
     rows = [{"bytes": None, "path": 5}, {"bytes": None, "path": 0}]
     pq.write_table(pa.table({"image": rows}), "t.parquet")
     first, second = items("t.parquet")
-    assert str(first) == "t.parquet:1: its column 'image' has int where a path should be"
+    assert str(first) == "t.parquet:1: its column 'image' contains int; expected a path"
     assert isinstance(second, Failure)
 
 
 def test_a_column_of_numbers_is_refused(photos: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"path": [1, 2]}), "t.parquet")
-    with pytest.raises(DataError, match="has int; expected paths, addresses or bytes"):
+    with pytest.raises(DataError, match="contains int; expected paths, addresses or bytes"):
         items("t.parquet")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.txt"])
-def test_a_list_or_table_that_is_not_there_or_no_text_is_an_error(photos: Path, name: str) -> None:
+def test_a_missing_or_binary_list_or_table_is_an_error(photos: Path, name: str) -> None:
     with pytest.raises(DataError, match="no such file"):
         items(name)
     Path(name).write_bytes(base64.b64decode("/////w=="))
-    with pytest.raises(DataError, match=r"UTF-8|no Parquet file"):
+    with pytest.raises(DataError, match=r"UTF-8|not a Parquet file"):
         items(name)
 
 
-def test_captions_do_not_come_from_pictures(photos: Path) -> None:
-    with pytest.raises(DataError, match="captions come from"):
+def test_texts_are_not_read_from_image_files(photos: Path) -> None:
+    with pytest.raises(DataError, match="texts are read from"):
         items("photos/0.jpg", texts=True)
 
 
@@ -300,7 +291,7 @@ def test_tables_and_shards_may_lie_behind_addresses(photos: Path, address: str) 
     assert item.read() == b"one"
 
 
-def test_nothing_is_asked_of_a_network_that_is_switched_off(
+def test_offline_no_request_is_sent_for_an_address(
     photos: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONECLIP_OFFLINE", "1")
@@ -322,7 +313,7 @@ def test_other_schemes_go_through_fsspec(photos: Path) -> None:
     assert (member.read(), picture.read()) == (b"one", b"x")
 
 
-def test_a_scheme_whose_package_is_missing_or_that_is_none_says_so(
+def test_a_scheme_without_its_package_and_an_unknown_scheme_are_reported(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oneclip.hub.addresses.offline", lambda: False)

@@ -1,4 +1,4 @@
-"""On a GPU: the module's numbers, graphs that are never stale, memory that runs out, transfers beside the computing."""
+"""Plans on a GPU: the numbers of the module, graphs that are never stale, out of memory, overlapping transfers."""
 
 import io
 import threading
@@ -9,116 +9,125 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_plans import CONTEXT, TEXT, VISION, assert_same, captions, model_of, pictures, small_siglip
+from engine_models import (
+    CONTEXT,
+    TEXT,
+    VISION,
+    assert_same,
+    random_images,
+    random_texts,
+    small_model,
+    small_siglip,
+)
 from tiny import picture, write_tiny_model
 from torch import Tensor
 
 import oneclip
 from oneclip.encoder import Encoder
-from oneclip.engine.device_transfer import Transfer
-from oneclip.engine.graph_cache import Recorded
-from oneclip.engine.plan import Plan, image_plan, text_plan
+from oneclip.engine.device_transfer import DeviceTransfer
+from oneclip.engine.graph_cache import GraphCache
+from oneclip.engine.plan import Plan, make_image_plan, make_text_plan
 from oneclip.engine.precision import descriptions
 from oneclip.engine.vision_plan import VisionPlan
 from oneclip.errors import ConfigError
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
 
 
 @pytest.fixture(autouse=True)
 def no_tf32() -> Iterator[None]:
-    """fp32 is compared as fp32."""
+    """Turn TF32 off, so that fp32 is compared with fp32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def recordings(plan: Plan) -> Recorded:
-    """What is recorded of a plan; nothing may have kept it from being recorded."""
-    assert plan._made is not None
-    compute = plan._made.compute
-    assert isinstance(compute, Recorded)
+def graphs_of(plan: Plan) -> GraphCache:
+    """Return the graphs of a plan; no capture may have failed."""
+    assert plan._built is not None
+    compute = plan._built.compute
+    assert isinstance(compute, GraphCache)
     assert compute.remark == ""
     return compute
 
 
 def compare(model: Any, precision: str, images: Tensor | None = None, ids: Tensor | None = None) -> None:
-    """Twice: the second time a graph is only replayed."""
+    """Compare plans with the module twice: the second time a graph is replayed only."""
     kind = "fp32" if precision == "fp32" else "bf16"
     sides = [
-        (image_plan(model, precision), model.encode_image, images),
-        (text_plan(model, precision), model.encode_text, ids),
+        (make_image_plan(model, precision), model.encode_image, images),
+        (make_text_plan(model, precision), model.encode_text, ids),
     ]
     with torch.inference_mode():
         for plan, plain, batch in sides * 2:
             if batch is not None:
                 assert_same(plan(batch), plain(batch), kind)
-                assert len(recordings(plan)._replays) == 1
+                assert len(graphs_of(plan)._replays) == 1
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
 @pytest.mark.parametrize("option", VISION)
-def test_pictures(option: str, quick_gelu: bool, precision: str) -> None:
+def test_every_option_of_the_image_tower(option: str, quick_gelu: bool, precision: str) -> None:
     if quick_gelu and option == "tanh":
         pytest.skip("QuickGELU takes no arguments")
-    model = model_of(VISION[option], quick_gelu=quick_gelu)
-    compare(model.cuda(), precision, images=pictures(size=model.visual.image_size).cuda())
+    model = small_model(VISION[option], quick_gelu=quick_gelu)
+    compare(model.cuda(), precision, images=random_images(size=model.visual.image_size).cuda())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("option", TEXT)
-def test_captions(option: str, precision: str) -> None:
-    model = model_of(text=TEXT[option], custom_text=True, quick_gelu=True).cuda()
-    compare(model, precision, ids=captions().cuda())
+def test_every_option_of_the_text_tower(option: str, precision: str) -> None:
+    model = small_model(text=TEXT[option], custom_text=True, quick_gelu=True).cuda()
+    compare(model, precision, ids=random_texts().cuda())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_siglip(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_towers_of_siglip(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_siglip("vit_so400m_patch14_siglip_224", monkeypatch).cuda()
-    compare(model, precision, images=pictures().cuda(), ids=captions().cuda())
+    compare(model, precision, images=random_images().cuda(), ids=random_texts().cuda())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_convolutional_tower_runs_channels_last(precision: str) -> None:
-    model = model_of(
+    model = small_model(
         {"layers": [1, 1, 1, 1], "width": 16, "head_width": 16, "patch_size": None, "image_size": 64}
     ).cuda()
-    images = pictures(size=(64, 64)).cuda()
+    images = random_images(size=(64, 64)).cuda()
     with torch.inference_mode():
-        plan = image_plan(model, precision)
+        plan = make_image_plan(model, precision)
         assert_same(plan(images), model.encode_image(images), precision)
 
 
 def test_batches_of_all_sizes_and_lengths_share_the_graphs() -> None:
-    model = model_of().cuda()
-    images, texts = image_plan(model, "fp32"), text_plan(model, "fp32")
+    model = small_model().cuda()
+    images, texts = make_image_plan(model, "fp32"), make_text_plan(model, "fp32")
     with torch.inference_mode():
         for rows, length in ((8, CONTEXT), (5, 3), (7, 9), (1, 1), (6, CONTEXT), (700, 4)):
-            batch, ids = pictures(rows).cuda(), captions(rows, length).cuda()
+            batch, ids = random_images(rows).cuda(), random_texts(rows, length).cuda()
             assert_same(images(batch), model.encode_image(batch))
             assert_same(texts(ids), model.encode_text(ids))
-    assert len(recordings(images)._replays) == 2
-    assert len(recordings(texts)._replays) == 2
+    assert len(graphs_of(images)._replays) == 2
+    assert len(graphs_of(texts)._replays) == 2
 
 
 def test_features_outlive_the_next_batch() -> None:
-    model = model_of().cuda()
-    plan = image_plan(model, "fp32")
-    first, second = pictures(4).cuda(), pictures(4).cuda() * 2
+    model = small_model().cuda()
+    plan = make_image_plan(model, "fp32")
+    first, second = random_images(4).cuda(), random_images(4).cuda() * 2
     with torch.inference_mode():
         found = [plan(first), plan(second), plan(first)]
         for features, batch in zip(found, (first, second, first), strict=True):
             assert_same(features, model.encode_image(batch))
 
 
-def test_graphs_are_made_again_when_the_weights_have_changed() -> None:
-    model = model_of().cuda()
-    plans = image_plan(model, "fp32"), text_plan(model, "fp32")
-    images, ids = pictures().cuda(), captions().cuda()
+def test_graphs_are_captured_again_when_the_weights_have_changed() -> None:
+    model = small_model().cuda()
+    plans = make_image_plan(model, "fp32"), make_text_plan(model, "fp32")
+    images, ids = random_images().cuda(), random_texts().cuda()
     for change in ("none", "load", "step", "replace"):
         if change == "load":
             model.load_state_dict({name: 1.1 * tensor for name, tensor in model.state_dict().items()})
@@ -133,23 +142,23 @@ def test_graphs_are_made_again_when_the_weights_have_changed() -> None:
             assert_same(plans[1](ids), model.encode_text(ids))
 
 
-def test_a_model_that_moves_takes_its_plan_along() -> None:
-    model = model_of()
-    plan, images = image_plan(model, "bf16"), pictures()
+def test_a_model_that_moves_gets_a_plan_on_its_new_device() -> None:
+    model = small_model()
+    plan, images = make_image_plan(model, "bf16"), random_images()
     with torch.inference_mode():
         expected = model.encode_image(images)
         assert_same(plan(images), expected, "bf16")
     model.cuda()
     with torch.inference_mode():
-        assert plan(images) is None, "the batch is elsewhere"
+        assert plan(images) is None, "the batch is on another device"
         found = plan(images.cuda())
         assert found is not None
         assert_same(found.cpu(), expected, "bf16")
 
 
-def test_autocast_hooks_and_capturing_leave_the_plan() -> None:
-    model = model_of().cuda()
-    plan, images = image_plan(model, "fp32"), pictures().cuda()
+def test_autocast_hooks_and_capture_turn_the_plan_off() -> None:
+    model = small_model().cuda()
+    plan, images = make_image_plan(model, "fp32"), random_images().cuda()
     with torch.inference_mode():
         with torch.autocast("cuda", torch.bfloat16):
             assert plan(images) is None
@@ -164,9 +173,9 @@ def test_autocast_hooks_and_capturing_leave_the_plan() -> None:
 
 
 def test_every_thread_and_stream_gets_its_own_numbers() -> None:
-    model = model_of().cuda()
-    plan = image_plan(model, "fp32")
-    batches = [pictures(3).cuda() * (1 + number) for number in range(4)]
+    model = small_model().cuda()
+    plan = make_image_plan(model, "fp32")
+    batches = [random_images(3).cuda() * (1 + number) for number in range(4)]
     with torch.inference_mode():
         expected = [model.encode_image(batch) for batch in batches]
     torch.cuda.synchronize()
@@ -193,11 +202,11 @@ def test_every_thread_and_stream_gets_its_own_numbers() -> None:
 # ------------------------------------------------------------------------------------------------- transfers
 
 
-def test_a_batch_goes_there_and_comes_back() -> None:
-    transfer = Transfer(torch.device("cuda", torch.cuda.current_device()))
+def test_a_batch_is_copied_to_the_device_and_back() -> None:
+    transfer = DeviceTransfer(torch.device("cuda", torch.cuda.current_device()))
     rows = [torch.full((3, 64, 64), number, dtype=torch.uint8) for number in range(5)]
     waits = []
-    for start in range(20):  # none of which takes another's memory
+    for start in range(20):  # none may overwrite the memory of another
         batch = transfer.stack([row + start for row in rows])
         assert batch.is_cuda
         waits.append(transfer.fetch(batch.float() * 2))
@@ -219,8 +228,8 @@ def weights(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_encoder_keeps_the_fp32_module_as_reference(weights: Path, precision: str) -> None:
     encoder = oneclip.load(weights, device="cuda", precision=precision)
-    assert (encoder.precision, encoder.towers.dtype) == (precision, torch.float32)
-    assert "CUDA graphs" in encoder.towers.describe()[0]
+    assert (encoder.precision, encoder.inference.dtype) == (precision, torch.float32)
+    assert "CUDA graphs" in encoder.inference.describe()[0]
     on_cpu = oneclip.load(weights, device="cpu")
     images = [picture(seed) for seed in range(9)]
     words = ["a cat", "a dog on the grass", "a cat", "word " * 40]
@@ -233,11 +242,11 @@ def test_an_encoder_keeps_the_fp32_module_as_reference(weights: Path, precision:
         assert (found * expected).sum(axis=1).min() > least
 
 
-def test_what_streams_is_what_comes_at_once(weights: Path) -> None:
+def test_streamed_embeddings_are_those_of_one_call(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cuda")
     images: list[Any] = [picture(seed) for seed in range(23)]
     whole = encoder.encode_images(images, batch_size=23)
-    images[9] = b"no picture"
+    images[9] = b"not an image"
     parts = list(encoder.stream_images(images, batch_size=4, on_error="skip"))
     assert [index for part in parts for index in part.kept] == [i for i in range(23) if i != 9]
     assert [skipped.index for part in parts for skipped in part.skipped] == [9]
@@ -245,24 +254,24 @@ def test_what_streams_is_what_comes_at_once(weights: Path) -> None:
     assert np.allclose(found, np.delete(whole, 9, axis=0), atol=1e-5)
 
 
-def test_a_picture_that_cannot_be_read_comes_after_the_batches_before_it(weights: Path) -> None:
+def test_an_unreadable_image_raises_after_the_batches_before_it(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cuda")
-    stream = encoder.stream_images([*(picture(seed) for seed in range(8)), b"no picture"], batch_size=4)
+    stream = encoder.stream_images([*(picture(seed) for seed in range(8)), b"not an image"], batch_size=4)
     assert [next(stream).kept, next(stream).kept] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(oneclip.errors.ImageError):
         next(stream)
 
 
-def test_pixels_travel_as_bytes_and_arrive_as_the_same_floats(weights: Path) -> None:
+def test_pixels_are_copied_as_bytes_and_become_the_same_floats(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cuda")
     seen = []
-    plain = encoder.towers.image
+    plain = encoder.inference.encode_pixels
 
     def watched(pixels: Tensor) -> Tensor:
         seen.append(pixels.cpu())
         return plain(pixels)
 
-    encoder.towers.image = watched  # type: ignore[method-assign]
+    encoder.inference.encode_pixels = watched  # type: ignore[method-assign]
     content = io.BytesIO()
     picture(3, (90, 70)).save(content, "PNG")
     encoder.encode_images([content.getvalue(), picture(4)])
@@ -271,36 +280,33 @@ def test_pixels_travel_as_bytes_and_arrive_as_the_same_floats(weights: Path) -> 
 
 
 def test_int8_is_refused(weights: Path) -> None:
-    with pytest.raises(ConfigError, match="int8 is computed on a CPU"):
+    with pytest.raises(ConfigError, match="int8 runs on a CPU"):
         oneclip.load(weights, device="cuda", precision="int8")
     with pytest.raises(ConfigError, match="on a GPU"):
-        oneclip.accelerate(model_of().cuda(), "int8")
+        oneclip.accelerate(small_model().cuda(), "int8")
 
 
-def test_memory_that_runs_out_halves_the_batch(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cuda")
     pixels = torch.randn(7, 3, 32, 32)
     expected, sizes = encoder.encode_pixels(pixels), []
-    assert encoder.towers.plans is not None
-    whole = encoder.towers.plans[0]
 
-    def small(batch: Tensor) -> Tensor | None:
-        sizes.append(len(batch))
-        if len(batch) > 2:
-            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # more than there is: torch's own error
-        return whole(batch)
+    def limit(_module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # too much: raises torch's own error
 
-    monkeypatch.setattr(encoder.towers, "plans", (small, None))
+    encoder.model.visual.register_forward_pre_hook(limit)
     for wanted in ([7, 4, 2, 2, 2, 1], [2, 2, 2, 1]):
         sizes.clear()
         assert torch.allclose(encoder.encode_pixels(pixels), expected, atol=1e-5)
         assert sizes == wanted
 
 
-def test_a_graph_that_does_not_fit_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of().cuda()
-    plan, images = image_plan(model, "fp32"), pictures().cuda()
-    compute = VisionPlan._compute
+def test_a_graph_that_does_not_fit_turns_graphs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model().cuda()
+    plan, images = make_image_plan(model, "fp32"), random_images().cuda()
+    compute = VisionPlan.__call__
 
     def full(self: Any, pixels: Tensor) -> Tensor:
         if torch.cuda.is_current_stream_capturing():
@@ -309,17 +315,17 @@ def test_a_graph_that_does_not_fit_is_computed_as_it_is(monkeypatch: pytest.Monk
 
     with torch.inference_mode():
         expected = model.encode_image(images)
-        monkeypatch.setattr(VisionPlan, "_compute", full)
+        monkeypatch.setattr(VisionPlan, "__call__", full)
         assert_same(plan(images), expected)
-        assert "nothing is recorded" in plan.describe()
+        assert "CUDA graphs are off" in plan.describe()
         assert_same(plan(images), expected)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
-def test_accelerate_takes_the_plan() -> None:
+def test_accelerate_uses_the_plan() -> None:
     for dtype, precision in ((torch.float32, "fp32"), (torch.float16, "fp16"), (torch.bfloat16, "bf16")):
-        model = model_of(quick_gelu=True).cuda().to(dtype)
-        images, ids = pictures().cuda().to(dtype), captions().cuda()
+        model = small_model(quick_gelu=True).cuda().to(dtype)
+        images, ids = random_images().cuda().to(dtype), random_texts().cuda()
         with torch.no_grad():
             expected = model.encode_image(images), model.encode_text(ids)
             handle = oneclip.accelerate(model)
@@ -329,23 +335,23 @@ def test_accelerate_takes_the_plan() -> None:
                 assert (features.dtype, features.device) == (dtype, wanted.device)
                 least = 0.9995 if dtype != torch.bfloat16 else 0.99
                 assert torch.cosine_similarity(features.float(), wanted.float(), dim=-1).min() > least
-        recordings(handle.image_plan)
-        recordings(handle.text_plan)
+        graphs_of(handle.image_plan)
+        graphs_of(handle.text_plan)
         probe = torch.nn.Linear(64, 1, device="cuda", dtype=dtype)
         probe(found[0]).sum().backward()  # they are ordinary tensors
 
 
-def test_the_doctor_says_what_a_gpu_would_compute() -> None:
+def test_the_doctor_describes_the_precisions_of_a_gpu() -> None:
     found = descriptions()
     assert "CUDA graphs" in found["bf16"]
     assert found["auto"] in ("bf16", "fp16")
 
 
-def test_an_encoder_of_low_weights_packs_them_as_they_are(weights: Path) -> None:
+def test_an_encoder_packs_weights_in_fp16_without_conversion(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cuda")
     low = Encoder(encoder.model.half(), encoder.preprocess, encoder.tokenizer, encoder.cfg, name="low")
     assert low.precision == "fp16"
-    assert "fp16" in low.towers.describe()[0]
+    assert "fp16" in low.inference.describe()[0]
     assert low.encode_images([picture(1)]).shape == (1, low.embed_dim)
 
 
@@ -362,7 +368,7 @@ def test_an_encoder_moves_to_a_cpu_and_back_in_its_precision(weights: Path, prec
 
 def test_int8_does_not_move_to_a_gpu(weights: Path) -> None:
     encoder = oneclip.load(weights, device="cpu", precision="int8")
-    with pytest.raises(oneclip.errors.ConfigError, match="int8 is computed on a CPU"):
+    with pytest.raises(oneclip.errors.ConfigError, match="int8 runs on a CPU"):
         encoder.to("cuda")
     assert encoder.device.type == "cpu"
 

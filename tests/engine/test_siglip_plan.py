@@ -1,17 +1,17 @@
-"""A plan of SigLIP's image tower stands for the published parts only: with another part, the plain module computes."""
+"""SigLIP's image tower has a plan with its published parts only; with any other part the plain module computes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from test_plans import assert_same, model_of, pictures
+from engine_models import assert_same, random_images, small_model
 from torch import nn
 
-from oneclip.engine.plan import Plan, image_plan
+from oneclip.engine.plan import Plan, make_image_plan
 
 BLOCK = "trunk.blocks.1"
-PASSED = (  # parts that give their input back
+PASSED = (  # parts that return their input
     "trunk.patch_embed.norm",
     "trunk.pos_drop",
     "trunk.patch_drop",
@@ -39,7 +39,7 @@ COMPUTED = (
 
 
 class Halved(nn.Module):
-    """A module whose output is halved; its weights are found under the same names."""
+    """Module whose output is halved, with its weights under the same names."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -56,35 +56,35 @@ class Halved(nn.Module):
 
 
 def model(**changes: Any) -> Any:
-    return model_of(
+    return small_model(
         {"pool_type": "map", **changes},
         {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
         custom_text=True,
     )
 
 
-def answer(plan: Plan) -> torch.Tensor | None:
+def plan_features(plan: Plan) -> torch.Tensor | None:
     with torch.inference_mode():
-        return plan(pictures())
+        return plan(random_images())
 
 
-def plain(made: Any) -> torch.Tensor:
+def plain_features(built_model: Any) -> torch.Tensor:
     with torch.inference_mode():
-        features: torch.Tensor = made.encode_image(pictures())
+        features: torch.Tensor = built_model.encode_image(random_images())
         return features
 
 
 @pytest.mark.parametrize("path", [*PASSED, *COMPUTED])
-def test_a_replaced_part_is_left_to_the_plain_module(path: str) -> None:
-    made = model()
-    plan = image_plan(made, "fp32")
-    assert_same(answer(plan), plain(made))
-    part = made.visual.get_submodule(path)
-    made.visual.set_submodule(path, Halved(part).eval())
-    assert answer(plan) is None
+def test_a_tower_with_a_replaced_part_has_no_plan(path: str) -> None:
+    built_model = model()
+    plan = make_image_plan(built_model, "fp32")
+    assert_same(plan_features(plan), plain_features(built_model))
+    part = built_model.visual.get_submodule(path)
+    built_model.visual.set_submodule(path, Halved(part).eval())
+    assert plan_features(plan) is None
     assert plan.describe().startswith("the plain module")
-    made.visual.set_submodule(path, part)
-    assert_same(answer(plan), plain(made))
+    built_model.visual.set_submodule(path, part)
+    assert_same(plan_features(plan), plain_features(built_model))
 
 
 def add_a_head(visual: Any) -> None:
@@ -133,25 +133,25 @@ def add_prefix_tokens(visual: Any) -> None:
         add_prefix_tokens,
     ],
 )
-def test_a_changed_tower_is_left_to_the_plain_module(change: Callable[[Any], None]) -> None:
-    made = model()
-    plan = image_plan(made, "fp32")
-    assert answer(plan) is not None
-    change(made.visual)
-    assert answer(plan) is None
+def test_a_changed_tower_has_no_plan(change: Callable[[Any], None]) -> None:
+    built_model = model()
+    plan = make_image_plan(built_model, "fp32")
+    assert plan_features(plan) is not None
+    change(built_model.visual)
+    assert plan_features(plan) is None
 
 
-def test_dropout_in_evaluation_is_planned() -> None:
-    made = model(patch_dropout=0.5, timm_drop_path=0.2)
-    made.visual.trunk.blocks[0].attn.attn_drop.p = 0.5
-    assert_same(answer(image_plan(made, "fp32")), plain(made))
+def test_dropout_in_evaluation_mode_has_a_plan() -> None:
+    built_model = model(patch_dropout=0.5, timm_drop_path=0.2)
+    built_model.visual.trunk.blocks[0].attn.attn_drop.p = 0.5
+    assert_same(plan_features(make_image_plan(built_model, "fp32")), plain_features(built_model))
 
 
-def test_another_convolution_is_planned() -> None:
-    made = model()
-    plan = image_plan(made, "fp32")
-    assert answer(plan) is not None
-    made.visual.trunk.patch_embed.proj = nn.Conv2d(4, 64, 8, 8).eval()
-    four = torch.cat([pictures(), pictures()], dim=1)[:, :4]
+def test_another_patch_convolution_has_a_plan() -> None:
+    built_model = model()
+    plan = make_image_plan(built_model, "fp32")
+    assert plan_features(plan) is not None
+    built_model.visual.trunk.patch_embed.proj = nn.Conv2d(4, 64, 8, 8).eval()
+    four = torch.cat([random_images(), random_images()], dim=1)[:, :4]
     with torch.inference_mode():
-        assert_same(plan(four), made.encode_image(four))
+        assert_same(plan(four), built_model.encode_image(four))

@@ -1,4 +1,4 @@
-"""A model in training that knows colours: pictures by their mean colour, captions by the colour that they name."""
+"""Model for tests that embeds an image by its mean colour, and a text by the colour it names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oneclip.config import PreprocessCfg
-from oneclip.evaluate import OfModule
+from oneclip.evaluate import ModuleAdapter
 from oneclip.image import Preprocess
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 class ByColour(nn.Module):
-    """One axis for each colour; a caption without one of them is like no picture."""
+    """Model with one axis per colour; a text without a colour matches no image."""
 
     def __init__(self, bias: float | None = None) -> None:
         super().__init__()
@@ -31,19 +31,19 @@ class ByColour(nn.Module):
         return nn.functional.one_hot(text[:, 0] - 1, 4)[:, :3].float() - 0.3
 
 
-def tokenize(captions: Sequence[str]) -> Tensor:
-    """The number of the first colour that a caption names, else 4."""
+def tokenize(texts: Sequence[str]) -> Tensor:
+    """Return the number of the first colour in each text, or 4."""
     names = list(COLOURS)
-    return torch.tensor([[next((i + 1 for i, n in enumerate(names) if n in text), 4)] for text in captions])
+    return torch.tensor([[next((i + 1 for i, n in enumerate(names) if n in text), 4)] for text in texts])
 
 
-def subject(model: nn.Module | None = None, **options: object) -> OfModule:
-    """The model as an evaluation takes it."""
-    return OfModule(model or ByColour(), Preprocess(PreprocessCfg(size=8)), tokenize, **options)
+def extractor(model: nn.Module | None = None, **options: object) -> ModuleAdapter:
+    """Wrap the model for an evaluation."""
+    return ModuleAdapter(model or ByColour(), Preprocess(PreprocessCfg(size=8)), tokenize, **options)
 
 
 def paint(path: Path, colour: str) -> Path:
-    """A picture of one colour."""
+    """Write an image of one colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (10, 10), COLOURS[colour]).save(path)
     return path

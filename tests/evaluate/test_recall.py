@@ -1,4 +1,4 @@
-"""Similarities to recall."""
+"""Ranks and recall at k."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zero-shot classifiers: what is averaged, and what is refused."""
+"""Zero-shot classifiers: averaging over prompts, and invalid input."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import torch
 from torch import Tensor
 
 from oneclip.errors import TextError
-from oneclip.evaluate import SIMPLE_TEMPLATES, TEMPLATES, class_names, prompts, zero_shot_classifier
+from oneclip.evaluate import (
+    SIMPLE_TEMPLATES,
+    TEMPLATES,
+    class_names,
+    fill_templates,
+    read_templates,
+    zero_shot_classifier,
+)
+from oneclip.text.labels import label_prompts
 
 
-def encode(captions: list[str]) -> Tensor:
-    """(B, 8) features that depend on the caption."""
-    seeds = [torch.Generator().manual_seed(sum(map(ord, caption))) for caption in captions]
+def encode(texts: list[str]) -> Tensor:
+    """Return (B, 8) features that depend on the text."""
+    seeds = [torch.Generator().manual_seed(sum(map(ord, text))) for text in texts]
     return torch.stack([torch.randn(8, generator=seed) for seed in seeds])
 
 
@@ -37,13 +45,24 @@ def test_columns_are_unit_vectors_and_batches_do_not_matter() -> None:
         )
 
 
-def test_one_prompt_gives_its_normalised_feature() -> None:
+def test_one_prompt_gives_its_normalized_feature() -> None:
     weights = zero_shot_classifier(encode, ["cat"], ["a {}."])
     torch.testing.assert_close(weights[:, 0], torch.nn.functional.normalize(encode(["a cat."])[0], dim=0))
 
 
 def test_a_template_may_be_a_function_or_a_string() -> None:
-    assert prompts("cat", [str.upper, "my {}", "{} {}".format("a", "{}")]) == ["CAT", "my cat", "a cat"]
+    assert fill_templates("cat", [str.upper, "my {}", "{} {}".format("a", "{}")]) == [
+        "CAT",
+        "my cat",
+        "a cat",
+    ]
+
+
+@pytest.mark.parametrize("template", ["a {} thing", "a {0} thing"])
+def test_one_rule_says_where_a_name_goes(template: str) -> None:
+    assert fill_templates("{x}", [template]) == ["a {x} thing"]
+    assert label_prompts(["{x}"], template) == [["a {x} thing"]]
+    assert read_templates(template) == [template]
 
 
 def test_progress_sees_every_batch() -> None:
@@ -62,17 +81,17 @@ def test_progress_sees_every_batch() -> None:
     [([], ["{}"]), (["cat"], []), ("cat", ["{}"]), (["cat"], "a {}"), (["cat"], ["a photo"])],
     ids=["no names", "no templates", "a string of names", "a string of templates", "no place for the name"],
 )
-def test_what_makes_no_classifier_is_refused(names: list[str], templates: list[str]) -> None:
+def test_invalid_names_and_templates_are_errors(names: list[str], templates: list[str]) -> None:
     with pytest.raises(TextError):
         zero_shot_classifier(encode, names, templates)
 
 
-def test_a_batch_of_no_classes_is_refused() -> None:
+def test_a_batch_size_of_zero_is_an_error() -> None:
     with pytest.raises(TextError, match="names_per_batch"):
         zero_shot_classifier(encode, ["cat"], ["{}"], names_per_batch=0)
 
 
 def test_no_gradient_is_kept() -> None:
     scale = torch.ones((), requires_grad=True)
-    weights = zero_shot_classifier(lambda captions: encode(captions) * scale, ["cat"], ["{}"])
+    weights = zero_shot_classifier(lambda texts: encode(texts) * scale, ["cat"], ["{}"])
     assert not weights.requires_grad

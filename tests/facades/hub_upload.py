@@ -1,4 +1,4 @@
-"""What uploading needs, beside what `hub_server` speaks: commits come in and become part of its repositories."""
+"""Local hub server that accepts uploads, based on `hub_server`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hub_server import LARGE, TOKEN, Handler, Hub, Server, sha256
 
 
 class UploadHandler(Handler):
-    """Repositories are made, files arrive in git or by their checksum, and a commit puts them together."""
+    """Handler that creates repositories, and accepts files and commits."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.reply_json({"error": "Invalid username or password."}, 401)
         elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            request = json.loads(body)
+            name = f"{request.get('organization') or 'me'}/{request['name']}"
             if name not in self.server.hub.repositories:
                 self.server.hub.publish(name, {".gitattributes": b""})
             self.reply_json({"url": f"{self.server.hub.url}/{name}"})
@@ -75,7 +75,7 @@ class UploadHandler(Handler):
 
 @contextmanager
 def taking_uploads() -> Iterator[Hub]:
-    """A hub that may be written to with `hub_server.TOKEN`."""
+    """Run a hub that accepts uploads with `hub_server.TOKEN`."""
     hub = Hub()
     with Server(hub, "hub") as server, Server(hub, "cdn") as cdn:
         server.RequestHandlerClass = UploadHandler

@@ -1,4 +1,4 @@
-"""Small models in the form of OpenAI's, and files of them."""
+"""Small models in OpenAI's format, and their files."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def random_model(arguments: tuple = VIT) -> CLIP:
     for module in model.modules():
         if isinstance(
             module, nn.BatchNorm2d
-        ):  # as initialised, the residual branches of a ResNet are switched off
+        ):  # the initial weights disable the residual branches of a ResNet
             nn.init.uniform_(module.weight, 0.5, 1.5)
     return model
 
@@ -30,7 +30,7 @@ def save_state_dict(path: Path, arguments: tuple = VIT) -> CLIP:
 
 
 def random_model_in_half(arguments: tuple = VIT) -> CLIP:
-    """With weights that fp16 can hold."""
+    """Make a random model whose weights are exact in fp16."""
     model = random_model(arguments)
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
@@ -38,7 +38,7 @@ def random_model_in_half(arguments: tuple = VIT) -> CLIP:
 
 
 class Published(nn.Module):
-    """As OpenAI published theirs: weights by their names, code that nobody runs, three numbers among the buffers."""
+    """Archive in OpenAI's format: weights by name, code that is never run, and three numbers as buffers."""
 
     def __init__(self, model: CLIP) -> None:
         super().__init__()

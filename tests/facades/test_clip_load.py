@@ -91,7 +91,7 @@ def test_two_logit_matrices_are_each_others_transpose(tmp_path: Path) -> None:
     torch.testing.assert_close(per_image, model.logit_scale.exp() * image_features @ text_features.T)
 
 
-def test_pictures_of_any_dtype_are_cast() -> None:
+def test_images_of_any_dtype_are_cast() -> None:
     model = random_model()
     image, _ = inputs(model)
     torch.testing.assert_close(model.encode_image(image.double()), model.encode_image(image))
@@ -113,18 +113,16 @@ def test_a_script_survives_saving_and_takes_other_sizes(name: str, tmp_path: Pat
         same_features(script, expected)
         image, text = inputs(expected)
         with torch.no_grad():
-            for pictures, captions in (
+            for images, texts in (
                 (image, text),
                 (image[:1], text[:2, :20]),
                 (image.repeat(3, 1, 1, 1), text[:1]),
             ):
-                for ours, theirs in zip(
-                    script(pictures, captions), expected(pictures, captions), strict=True
-                ):
+                for ours, theirs in zip(script(images, texts), expected(images, texts), strict=True):
                     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("jit", [False, True])
 def test_on_cuda_weights_are_fp16_and_norms_fp32(jit: bool, tmp_path: Path) -> None:
     expected = save_state_dict(tmp_path / "model.pt")
@@ -140,7 +138,7 @@ def test_on_cuda_weights_are_fp16_and_norms_fp32(jit: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_half_weights_take_fp32_pictures_for_intermediates_too(name: str) -> None:
+def test_half_weights_take_fp32_images_for_intermediates_too(name: str) -> None:
     model = random_model(MODELS[name])
     image, text = inputs(model)
     clip.model.convert_weights(model)
@@ -148,7 +146,7 @@ def test_half_weights_take_fp32_pictures_for_intermediates_too(name: str) -> Non
     assert output["image_features"].dtype == output["text_features"].dtype == torch.float16
 
 
-def test_weights_can_be_drawn_anew() -> None:
+def test_weights_can_be_initialized_again() -> None:
     model = random_model()
     before = model.token_embedding.weight.clone()
     model.initialize_parameters()
@@ -183,7 +181,7 @@ def test_build_model_gives_fp16_and_takes_the_numbers_of_an_archive_along() -> N
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """`_MODELS["ViT-B/32"]` on a server of this machine; the folder that it serves."""
+    """Serve `_MODELS["ViT-B/32"]` from a local server; yields the served folder."""
     save_archive(tmp_path / "archive.pt")
     digest = hashlib.sha256((tmp_path / "archive.pt").read_bytes()).hexdigest()
     folder = tmp_path / "served"
@@ -211,7 +209,7 @@ def test_a_published_model_is_fetched_once_into_download_root(published: Path, t
     clip.load("ViT-B/32", device="cpu", download_root=str(tmp_path / "models"))
 
 
-def test_by_default_it_lies_in_the_users_cache(
+def test_the_default_download_folder_is_the_users_cache(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What OpenAI's README shows, as programs of our own: zero-shot, a dataset of labelled pictures, a linear probe."""
+"""Programs like those in OpenAI's README: zero-shot, a dataset of labelled images, a linear probe."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ CLASSES = ["circle", "square", "stripe"]
 
 
 class Shapes(Dataset):
-    """Labelled pictures drawn on demand, as torchvision's datasets give them."""
+    """Dataset of labelled images, drawn on demand, like the datasets of torchvision."""
 
     classes = CLASSES
 
@@ -28,9 +28,9 @@ class Shapes(Dataset):
 
     def __getitem__(self, index: int):
         label, rng = index % 3, np.random.default_rng(index)
-        picture = Image.new("RGB", (40, 36), tuple(int(c) for c in rng.integers(150, 255, 3)))
+        image = Image.new("RGB", (40, 36), tuple(int(c) for c in rng.integers(150, 255, 3)))
         left, top = (int(v) for v in rng.integers(2, 12, 2))
-        draw, box, ink = ImageDraw.Draw(picture), (left, top, left + 20, top + 18), (20, 30, 40)
+        draw, box, ink = ImageDraw.Draw(image), (left, top, left + 20, top + 18), (20, 30, 40)
         if label == 0:
             draw.ellipse(box, fill=ink)
         elif label == 1:
@@ -38,23 +38,23 @@ class Shapes(Dataset):
         else:
             for x in range(0, 40, 6):
                 draw.line((x, 0, x, 36), fill=ink, width=2)
-        return (self.transform(picture) if self.transform else picture), label
+        return (self.transform(image) if self.transform else image), label
 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`clip.load("ViT-B/32")` finds a small model where the published one would be fetched to."""
+    """Put a small model where `clip.load("ViT-B/32")` expects the downloaded one."""
     save_archive(tmp_path / "ViT-B-32.pt")
     monkeypatch.setattr(clip.clip, "_download", lambda url, root=None: str(tmp_path / Path(url).name))
     return
 
 
 @pytest.mark.usefixtures("published")
-def test_usage_compares_a_picture_with_captions(tmp_path: Path) -> None:
-    Shapes(1)[0][0].save(tmp_path / "picture.png")
+def test_usage_compares_an_image_with_texts(tmp_path: Path) -> None:
+    Shapes(1)[0][0].save(tmp_path / "image.png")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, preprocess = clip.load("ViT-B/32", device=device)
-    image = preprocess(Image.open(tmp_path / "picture.png")).unsqueeze(0).to(device)
+    image = preprocess(Image.open(tmp_path / "image.png")).unsqueeze(0).to(device)
     text = clip.tokenize(["a diagram", "a dog", "a cat"]).to(device)
     with torch.no_grad():
         image_features, text_features = model.encode_image(image), model.encode_text(text)
@@ -70,8 +70,8 @@ def test_usage_compares_a_picture_with_captions(tmp_path: Path) -> None:
 def test_zero_shot_prediction_ranks_the_classes_of_a_dataset() -> None:
     model, preprocess = clip.load("ViT-B/32", "cpu")
     shapes = Shapes(6)
-    picture, _ = shapes[3]
-    image_input = preprocess(picture).unsqueeze(0)
+    image, _ = shapes[3]
+    image_input = preprocess(image).unsqueeze(0)
     text_inputs = torch.cat([clip.tokenize(f"a photo of a {c}") for c in shapes.classes])
     with torch.no_grad():
         image_features, text_features = model.encode_image(image_input), model.encode_text(text_inputs)

@@ -1,4 +1,4 @@
-"""`clip.tokenize`: rows of ids, and what becomes of captions that are too long."""
+"""`clip.tokenize`: rows of ids, and texts that are too long."""
 
 import pytest
 import torch
@@ -10,18 +10,18 @@ from oneclip.errors import TextTooLongError, TextTypeError
 LONG = "one word after another " * 30
 
 
-def test_captions_become_int64_rows_of_77() -> None:
+def test_texts_become_int64_rows_of_77() -> None:
     tokens = clip.tokenize(["a diagram", "a dog", "a cat"])
     assert tokens.dtype == torch.int64
     assert tokens.shape == (3, 77)
     assert tokens[0].tolist() == [49406, 320, 22697, 49407] + [0] * 73
 
 
-def test_one_caption_is_a_batch_of_one() -> None:
+def test_one_text_is_a_batch_of_one() -> None:
     assert clip.tokenize("a dog").equal(clip.tokenize(["a dog"]))
 
 
-def test_no_captions_are_no_rows() -> None:
+def test_an_empty_list_gives_no_rows() -> None:
     assert clip.tokenize([]).shape == (0, 77)
 
 
@@ -43,7 +43,7 @@ def test_another_context_length_is_taken() -> None:
         clip.tokenize("a dog", context_length=3)
 
 
-def test_a_caption_that_is_no_string_is_named() -> None:
+def test_a_text_that_is_not_a_string_is_named() -> None:
     with pytest.raises(TextTypeError, match="7"):
         clip.tokenize(["a dog", 7])
 

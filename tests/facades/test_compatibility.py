@@ -1,4 +1,4 @@
-"""What differs from open_clip_torch 3.3.0 and from OpenAI's package, as docs/compatibility.md lists it."""
+"""Differences from open_clip_torch 3.3.0 and OpenAI's package that docs/compatibility.md lists."""
 
 import re
 from pathlib import Path
@@ -41,12 +41,12 @@ def trainable(module: torch.nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def test_captions_may_be_shorter_than_the_context() -> None:
+def test_texts_may_be_shorter_than_the_context() -> None:
     model = model_of()
     torch.testing.assert_close(model.encode_text(ids(5)), model.encode_text(ids()))
 
 
-def test_longer_captions_and_other_sizes_of_picture_are_named() -> None:
+def test_longer_texts_and_other_image_sizes_are_named() -> None:
     with pytest.raises(ShapeError, match="up to 16"):
         model_of().encode_text(ids(17))
     with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\)"):
@@ -197,10 +197,10 @@ def test_towers_that_give_tokens_give_features_to_the_model(kind: type) -> None:
     image_features, text_features, _ = model(image(), ids())
     assert image_features.shape == (2, 64)
     assert text_features.shape == (3, 64)
-    assert len(model.encode_image(image())) == 2  # as there
+    assert len(model.encode_image(image())) == 2  # as in the published package
 
 
-def test_a_text_tower_alone_gives_intermediates_without_being_told_their_format() -> None:
+def test_a_text_tower_returns_intermediates_without_a_format() -> None:
     tower = TextTransformer(**TEXT)
     assert len(tower.forward_intermediates(ids())["text_intermediates"]) == 3
 
@@ -232,18 +232,18 @@ def test_fp32_weights_are_not_rounded_on_the_cpu(tmp_path: Path) -> None:
     assert torch.equal(model.text_projection, expected.text_projection)
 
 
-def test_openais_models_take_captions_shorter_than_the_context() -> None:
+def test_openais_models_take_texts_shorter_than_the_context() -> None:
     model = random_model(MODELS["resnet"])
     tokens = clip.tokenize(["a dog", "a cat"])
     torch.testing.assert_close(model.encode_text(tokens[:, :6]), model.encode_text(tokens))
 
 
-def test_each_difference_that_the_page_lists_is_held_by_a_test() -> None:
+def test_each_listed_difference_names_an_existing_test() -> None:
     page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     rows = [
         line
         for line in page.splitlines()
-        if line.startswith("| ") and not line.startswith(("| there", "| --"))
+        if line.startswith("| ") and not line.startswith(("| published", "| --"))
     ]
     named = [set(re.findall(r"`(test_\w+)`", row)) for row in rows]
     assert rows

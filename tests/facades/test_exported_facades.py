@@ -1,4 +1,4 @@
-"""Every name that can be imported from the published `clip` and `open_clip` can be imported from ours, and is alike."""
+"""Every name of the published `clip` and `open_clip` exists in ours, with the same kind and signature."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests import programs
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(
     gzip.decompress(Path(__file__).with_name("published_names.json.gz").read_bytes())
 )
-"""Of OpenAI's clip and of open_clip_torch 3.3.0: module, name, and its kind, signature and members."""
+"""Kind, signature and members by module and name, of OpenAI's clip and open_clip_torch 3.3.0."""
 
 NAMES = [(module, name) for module, names in PUBLISHED.items() for name in names]
 MEMBERS = [
@@ -30,13 +30,15 @@ MEMBERS = [
     for module, name in NAMES
     if PUBLISHED[module][name].get("from") == module
     for member in PUBLISHED[module][name].get("members", {})
-    if member != "__init__"  # whose arguments are those of the class
+    if member != "__init__"  # has the arguments of the class
 ]
 
 OUR_OPTIONS = {f"clip.model.CLIP.encode_{kind}": ("normalize",) for kind in ("image", "text")}
 OUR_DEFAULTS = {
-    "clip.clip.load": {"device"},  # None chooses when it is called, not when the module is imported
-    "open_clip.transformer.TextTransformer.forward_intermediates": {"output_fmt"},  # theirs is refused there
+    "clip.clip.load": {"device"},  # None means: chosen at the call, not at import
+    "open_clip.transformer.TextTransformer.forward_intermediates": {
+        "output_fmt"
+    },  # the published default raises an error
 }
 
 
@@ -74,13 +76,13 @@ def kind_of(value: Any) -> str:
 
 
 def assert_takes(ours: Any, signature: str, name: str) -> None:
-    """Parameters agree in name, kind and default; keyword-only ones of our own may follow."""
+    """Check name, kind and default of all parameters; further keyword-only parameters are allowed."""
     found = list(inspect.signature(ours).parameters.values())
     published = published_parameters(signature)
     known = {parameter.name for parameter in published}
     found = [p for p in found if p.name in known or p.kind is not inspect.Parameter.KEYWORD_ONLY]
     if found and found[-1].name in OUR_OPTIONS.get(name, ()):
-        found.pop()  # TorchScript knows no keyword-only options
+        found.pop()  # TorchScript does not support keyword-only arguments
     assert [(p.name, p.kind.name) for p in found] == [(p.name, p.kind.name) for p in published]
     for own, there in zip(found, published, strict=True):
         assert own.default is not own.empty or there.default is there.empty, f"{own.name} has no default"
@@ -89,19 +91,19 @@ def assert_takes(ours: Any, signature: str, name: str) -> None:
 
 
 class Literal:
-    """A default that can be compared."""
+    """Default value that can be compared."""
 
     def __init__(self, value: Any) -> None:
         self.value = pytest.approx(value) if isinstance(value, float) else plain(value)
 
 
 def plain(value: Any) -> Any:
-    """Containers as lists: an empty tuple does what an empty dict does."""
+    """Convert containers to lists, so that an empty tuple equals an empty dict."""
     return list(value) if isinstance(value, (tuple, list, dict, set)) else value
 
 
 def published_parameters(signature: str) -> list[inspect.Parameter]:
-    """The parameters of a signature that is given as text."""
+    """Parse the parameters of a signature given as text."""
     signature = re.sub(r"np\.float64\(([\d.]+)\)", r"\1", signature)  # the text of a number in NumPy 2
     signature = re.sub(r"<[^<>]*>", "unknown", signature)
     function = ast.parse(f"def f{signature}: pass").body[0]

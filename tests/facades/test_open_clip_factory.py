@@ -1,4 +1,4 @@
-"""The factory where it is not simply the published one: what it refuses, what it decides, what programs do with it."""
+"""`open_clip.factory` where it differs from the published one, and how programs use it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from oneclip.errors import (
 )
 from oneclip.model import QuickGELU, build_model
 from open_clip import architectures
-from open_clip.sources import find
+from open_clip.sources import resolve_model
 
 VISION = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -33,7 +33,7 @@ SMALL = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A registered architecture, for one test."""
+    """Register an architecture for one test."""
     known = dict(architectures._MODEL_CONFIGS)
     (tmp_path / "small.json").write_text(json.dumps(SMALL))
     open_clip.add_model_config(tmp_path / "small.json")
@@ -44,7 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def weights(small: str, tmp_path: Path) -> str:
-    """A file for it."""
+    """Write a weights file for the architecture `small`."""
     torch.manual_seed(1)
     torch.save(open_clip.create_model(small).state_dict(), tmp_path / "weights.pt")
     return str(tmp_path / "weights.pt")
@@ -54,14 +54,16 @@ def activation(model: torch.nn.Module) -> type:
     return type(model.visual.transformer.resblocks[0].mlp.gelu)
 
 
-# what a name means
+# names
 
 
 def test_published_weights_decide_the_activation() -> None:
-    assert find("ViT-B-32", "openai", None, weights=False).model_cfg["quick_gelu"] is True
-    assert find("ViT-B-32-quickgelu", "openai", None, weights=False).model_cfg["quick_gelu"] is True
-    assert not find("ViT-B-32", "laion2b_s34b_b79k", None, weights=False).model_cfg.get("quick_gelu")
-    assert not find("ViT-H-14-worldwide-378", "metaclip2_worldwide", None, False).model_cfg.get("quick_gelu")
+    assert resolve_model("ViT-B-32", "openai", None, weights=False).model_cfg["quick_gelu"] is True
+    assert resolve_model("ViT-B-32-quickgelu", "openai", None, weights=False).model_cfg["quick_gelu"] is True
+    assert not resolve_model("ViT-B-32", "laion2b_s34b_b79k", None, weights=False).model_cfg.get("quick_gelu")
+    assert not resolve_model("ViT-H-14-worldwide-378", "metaclip2_worldwide", None, False).model_cfg.get(
+        "quick_gelu"
+    )
 
 
 def test_a_file_that_knows_its_activation_decides_it(small: str, tmp_path: Path) -> None:
@@ -78,14 +80,14 @@ def test_a_bare_file_has_the_activation_of_its_architecture(small: str, weights:
     assert activation(open_clip.create_model(small, weights, force_quick_gelu=True)) is QuickGELU
 
 
-def test_a_file_is_prepared_for_as_its_architecture_is_published() -> None:
-    assert find("ViT-B-16-SigLIP", None, None).preprocess_cfg["resize_mode"] == "squash"
-    assert find("ViT-B-16-SigLIP", None, None).preprocess_cfg["mean"] == (0.5, 0.5, 0.5)
+def test_a_file_has_the_published_preprocessing_of_its_architecture() -> None:
+    assert resolve_model("ViT-B-16-SigLIP", None, None).preprocess_cfg["resize_mode"] == "squash"
+    assert resolve_model("ViT-B-16-SigLIP", None, None).preprocess_cfg["mean"] == (0.5, 0.5, 0.5)
 
 
 def test_openais_spelling_and_slashes_are_known() -> None:
     for name in ("ViT-B/32", "ViT-B-32"):
-        assert find(name, "openai", None, weights=False).model_cfg["vision_cfg"]["patch_size"] == 32
+        assert resolve_model(name, "openai", None, weights=False).model_cfg["vision_cfg"]["patch_size"] == 32
         assert open_clip.get_tokenizer(name).context_length == 77
 
 
@@ -104,21 +106,21 @@ def test_an_unknown_tag_gets_the_nearest_and_is_a_runtime_error() -> None:
 def test_random_weights_are_refused_where_weights_are_required(small: str, weights: str) -> None:
     with pytest.raises(RuntimeError, match="openai"):
         open_clip.create_model_from_pretrained("RN50")
-    with pytest.raises(UnknownModelError, match=r"give pretrained= a file: none are published\."):
+    with pytest.raises(UnknownModelError, match=r"set pretrained= to a file \(no weights are published\)\."):
         open_clip.create_model_from_pretrained("ViT-S-32-alt")
     with pytest.raises(RuntimeError, match="load_weights"):
         open_clip.create_model(small, weights, load_weights=False, require_pretrained=True)
 
 
-def test_random_weights_are_said_to_be_random(small: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_are_logged(small: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         open_clip.create_model(small)
     assert "random" in caplog.text
 
 
-def test_an_empty_place_is_named() -> None:
+def test_an_empty_location_is_named() -> None:
     for name in ("hf-hub:", "local-dir:"):
-        with pytest.raises(ValueError, match="names nothing"):
+        with pytest.raises(ValueError, match="is incomplete"):
             open_clip.factory.parse_model_name(name)
 
 
@@ -180,7 +182,7 @@ def test_a_configuration_that_is_changed_changes_no_other() -> None:
     assert open_clip.get_model_config("ViT-B-32")["vision_cfg"]["width"] == 768
 
 
-def test_what_is_no_configuration_is_named(tmp_path: Path) -> None:
+def test_invalid_configurations_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ConfigError, match="embed_dim"):
@@ -227,7 +229,7 @@ def test_a_file_that_fits_no_tower_is_refused(small: str, tmp_path: Path) -> Non
         open_clip.create_model(small, pretrained_text_path=str(tmp_path / "none.pt"))
 
 
-def test_what_a_towers_file_lacks_is_named(small: str, weights: str, tmp_path: Path) -> None:
+def test_missing_tensors_of_a_tower_file_are_named(small: str, weights: str, tmp_path: Path) -> None:
     visual = open_clip.create_model(small, weights).visual.state_dict()
     del visual["ln_post.bias"]
     torch.save(visual, tmp_path / "visual.pt")
@@ -250,10 +252,10 @@ def test_a_traced_model_gives_the_features_of_the_model(
         torch.testing.assert_close(traced.encode_text(text), model.encode_text(text))
         torch.testing.assert_close(traced(image, text), model(image, text))
     assert traced.visual.image_size == (32, 32)
-    assert model.encode_text(text[:1, :3]).shape == (1, 16)  # the model itself trims as before
+    assert model.encode_text(text[:1, :3]).shape == (1, 16)  # the model itself still accepts short texts
 
 
-def test_a_traced_model_in_bf16_takes_its_own_pictures(small: str, weights: str) -> None:
+def test_a_traced_bf16_model_takes_bf16_images(small: str, weights: str) -> None:
     traced = open_clip.trace_model(open_clip.create_model(small, weights, precision="bf16"), batch_size=1)
     assert traced.encode_image(torch.ones(2, 3, 32, 32, dtype=torch.bfloat16)).shape == (2, 16)
 
@@ -267,7 +269,7 @@ def test_a_scripted_model_keeps_its_preprocessing(small: str, weights: str) -> N
     assert model.encode_image(torch.ones(1, 3, 32, 32)).shape == (1, 16)
 
 
-def test_a_model_that_cannot_be_scripted_comes_as_it_is() -> None:
+def test_a_model_that_cannot_be_scripted_is_returned_uncompiled() -> None:
     pytest.importorskip("timm")
     architectures._MODEL_CONFIGS["with-timm"] = {
         **SMALL,
@@ -325,7 +327,7 @@ def test_names_that_programs_read_of_the_tokenizer_module() -> None:
 
 def test_a_checkpoint_of_a_softmax_model_gets_a_bias(small: str, weights: str) -> None:
     model = open_clip.create_model(small, weights, init_logit_bias=-10.0)
-    assert model.logit_bias.item() == 0.0  # sigmoid training goes on from the softmax's logits
+    assert model.logit_bias.item() == 0.0  # sigmoid training starts from the logits of the softmax model
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(small: str, tmp_path: Path) -> None:
@@ -334,10 +336,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(small: str, tmp_path: P
         open_clip.create_model(small, str(tmp_path / "other.pt"))
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_towers_of_other_packages_begin_with_their_own_weights_only_where_that_is_asked(
-    monkeypatch: pytest.MonkeyPatch, asked: bool
-) -> None:
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_timm_weights_are_used_only_if_requested(monkeypatch: pytest.MonkeyPatch, pretrained: bool) -> None:
     timm = pytest.importorskip("timm")
     given: list[bool] = []
     create = timm.create_model
@@ -349,14 +349,14 @@ def test_towers_of_other_packages_begin_with_their_own_weights_only_where_that_i
     monkeypatch.setattr(timm, "create_model", spied)
     vision = {"timm_model_name": "test_vit", "timm_pool": "", "image_size": 160}
     monkeypatch.setitem(architectures._MODEL_CONFIGS, "with-timm", {**SMALL, "vision_cfg": vision})
-    open_clip.create_model("with-timm", pretrained_image=asked)
-    assert any(given) == asked
+    open_clip.create_model("with-timm", pretrained_image=pretrained)
+    assert any(given) == pretrained
 
 
 def test_a_folder_whose_configuration_is_of_a_far_larger_model_is_refused(tmp_path: Path) -> None:
     cfg = tiny_cfg()
     save_file(build_model(cfg).state_dict(), tmp_path / "open_clip_model.safetensors")
-    cfg = replace(cfg, vision_cfg=replace(cfg.vision_cfg, layers=900, width=4096, head_width=64))
+    cfg = replace(cfg, vision_cfg=replace(cfg.vision_cfg, layers=250, width=4096, head_width=64))
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg.to_dict()}))
-    with pytest.raises(CheckpointError, match="they do not belong together"):
+    with pytest.raises(CheckpointError, match="do not belong together"):
         open_clip.create_model(f"local-dir:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Configurations and files as the open_clip facade reads them."""
+"""Reading of configurations and weights files by `open_clip`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 
 import open_clip
 from oneclip import zoo
-from oneclip.checkpoint.formats import Converted
+from oneclip.checkpoint.formats import NativeCheckpoint
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.config import ModelCfg
 from oneclip.errors import CheckpointError, DownloadError
 from open_clip import architectures
 from open_clip.factory import load_state_dict
-from open_clip.overrides import edited
+from open_clip.overrides import apply_overrides
 
 PUBLISHED: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "zoo" / "open_clip_torch-3.3.0.json.gz").read_bytes())
@@ -35,12 +35,12 @@ OFTEN_LEFT_OUT = {"eos_id", "no_causal_mask", "attn_pooler_heads", "dim_head", "
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Registers architectures for one test."""
+    """Register architectures for one test."""
     return lambda name, cfg: monkeypatch.setitem(architectures._MODEL_CONFIGS, name, cfg)
 
 
 class Gadget:
-    """Runs a command when it is unpickled."""
+    """Object that creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -66,7 +66,7 @@ def test_a_configuration_has_what_programs_subscript(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_configuration_that_is_edited_by_nothing_is_the_zoos(name: str) -> None:
-    assert ModelCfg.from_dict(edited(open_clip.get_model_config(name), {})) == zoo.architecture(name)
+    assert ModelCfg.from_dict(apply_overrides(open_clip.get_model_config(name), {})) == zoo.architecture(name)
 
 
 def test_a_file_that_runs_code_is_refused(registered: Any, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     assert open_clip.get_model_config(f"local-dir:{tmp_path}") == SMALL
 
 
-def test_a_timm_tower_is_resized_to_the_pictures(registered: Any, tmp_path: Path) -> None:
+def test_a_timm_tower_is_resized_to_the_image_size(registered: Any, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     vision = {"timm_model_name": "test_vit", "timm_pool": "", "image_size": 160}
     registered("small-timm", {**SMALL, "vision_cfg": vision})
@@ -136,7 +136,7 @@ def test_a_siglip_of_big_vision_loads_by_each_published_way(registered: Any, tmp
     }
     registered("small-siglip", siglip)
     made = open_clip.create_model("small-siglip")
-    theirs = BigVision().write(Converted(made.state_dict(), ModelCfg.from_dict(siglip))).state_dict
+    theirs = BigVision().write(NativeCheckpoint(made.state_dict(), ModelCfg.from_dict(siglip))).state_dict
     np.savez(tmp_path / "siglip.npz", **{name: tensor.numpy() for name, tensor in theirs.items()})
 
     at_once = open_clip.create_model("small-siglip", str(tmp_path / "siglip.npz"))

@@ -1,4 +1,4 @@
-"""`open_clip` and the hub: what is pushed loads by its name, and has what other libraries expect."""
+"""Upload of models with `open_clip`: they load by name, and have the files that other libraries expect."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def files_of(hub: Hub, repo: str) -> dict[str, bytes]:
     return repository.commits[repository.refs["main"]]
 
 
-def test_pretrained_weights_are_pushed_with_their_facts_and_load_by_their_name(
-    hub: Hub, tmp_path: Path
-) -> None:
+def test_pushed_pretrained_weights_have_their_metadata_and_load_by_name(hub: Hub, tmp_path: Path) -> None:
     done = run(hub, tmp_path, "pretrained", HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr[-2000:]
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -142,9 +140,7 @@ def write_small_model(folder: Path) -> open_clip.CLIP:
     return model
 
 
-def test_a_folder_loads_by_its_place_without_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_loads_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "model"
     model = write_small_model(folder)
@@ -158,13 +154,15 @@ def test_a_folder_loads_by_its_place_without_the_network(
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
-def test_weights_that_leave_their_folder_still_say_what_they_are(name: str, tmp_path: Path) -> None:
+def test_weights_outside_their_folder_still_load(name: str, tmp_path: Path) -> None:
     model = write_small_model(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
     alone = (tmp_path / "model" / name).rename(tmp_path / name)
     metadata = checkpoint.read(alone).metadata
     assert {key: metadata[key] for key in config} == config
-    loaded = oneclip.load(alone, device="cpu")  # without what it says, its heads, 16 wide, would be asked for
+    loaded = oneclip.load(
+        alone, device="cpu"
+    )  # without metadata, `heads` would be required, because they are 16 wide
     assert loaded.preprocess.cfg.resize_mode == "longest"
     assert loaded.preprocess.cfg.mean == (0.5,) * 3
     torch.testing.assert_close(loaded.model.state_dict(), model.state_dict())

@@ -1,4 +1,4 @@
-"""`open_clip.tokenizer`: the published classes, their arguments, and what programs read from them."""
+"""`open_clip.tokenizer`: the published classes, their arguments and attributes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer, g
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
 
-from made_tokenizers import bert, nllb, siglip2
+from tiny_tokenizers import bert, nllb, siglip2
 
 
 def arguments(function: object) -> list[str]:
@@ -43,7 +43,7 @@ def test_constructors_take_the_published_arguments() -> None:
     assert arguments(HFTokenizer.set_language) == ["self", "src_lang"]
 
 
-def test_arguments_by_position_mean_what_they_do_there(tmp_path: Path) -> None:
+def test_positional_arguments_have_the_published_meaning(tmp_path: Path) -> None:
     tokenizer = HFTokenizer(str(bert(tmp_path)), 9, "lower", True)
     assert (tokenizer.context_length, tokenizer.strip_sep_token, tokenizer.tokenizer_mode) == (9, True, "")
     assert tokenizer.clean_fn("A  Dog") == "a dog"
@@ -59,7 +59,7 @@ def test_a_language_is_set_or_warned_about(tmp_path: Path) -> None:
         HFTokenizer(str(bert(tmp_path / "bert")), language="fra_Latn")
 
 
-def test_what_transformers_makes_of_the_files_can_be_read(tmp_path: Path) -> None:
+def test_the_tokenizer_of_transformers_can_be_read(tmp_path: Path) -> None:
     tokenizer = HFTokenizer(str(siglip2(tmp_path)), 16)
     ids = tokenizer(["a photo of the dog"])
     assert tokenizer.tokenizer.pad_token_id == tokenizer.pad_token_id
@@ -90,15 +90,13 @@ def test_what_transformers_makes_of_the_files_can_be_read(tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_a_configuration_that_makes_no_sense_is_refused_by_name(
-    tmp_path: Path, config: dict[str, Any]
-) -> None:
+def test_an_invalid_configuration_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises((CheckpointError, ConfigError)):
         open_clip.get_tokenizer(f"local-dir:{tmp_path}")
 
 
-def test_a_configuration_that_is_none_is_not_given_out(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_not_returned(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": [1]}')
     with pytest.raises(CheckpointError, match=r"model_cfg of local-dir:.* is a list"):
         open_clip.get_model_config(f"local-dir:{tmp_path}")
@@ -120,7 +118,7 @@ def test_a_simple_tokenizer_takes_a_reduction() -> None:
 
 
 def test_lengths_follow_the_published_rule(tmp_path: Path) -> None:
-    """The call's, else the constructor's."""
+    """The length of the call is used, else that of the constructor."""
     tokenizer = HFTokenizer(str(bert(tmp_path)))
     assert tokenizer("a").shape == (1, open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     assert tokenizer("a", 12).shape == (1, 12)
@@ -130,7 +128,9 @@ def test_lengths_follow_the_published_rule(tmp_path: Path) -> None:
 def test_the_tokenizer_of_transformers_runs_no_code_of_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builtins.input", lambda *given: pytest.fail("it asks on standard input"))
+    monkeypatch.setattr(
+        "builtins.input", lambda *given: pytest.fail("transformers asked for confirmation on standard input")
+    )
     bert(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     settings |= {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["odd.Odd", None]}}

@@ -1,4 +1,4 @@
-"""`open_clip.hf_model` and `open_clip.timm_model`: published arguments to our towers."""
+"""`open_clip.hf_model` and `open_clip.timm_model`: towers with the published arguments."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ def test_poolers_by_themselves() -> None:
     assert hf_model.ClsLastHiddenStatePooler()(Output, mask).tolist() == [[1.0], [2.0]]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_text_tower_begins_with_published_weights_unless_told_not_to(
-    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_published_text_weights_are_used_unless_disabled(
+    pretrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = transformers.AutoConfig.for_model(**small_towers.TEXT["bert"])
     published = transformers.AutoModel.from_config(config)
@@ -147,6 +147,6 @@ def test_a_text_tower_begins_with_published_weights_unless_told_not_to(
         "text_cfg": {"hf_model_name": str(tmp_path), "hf_pooler_type": "mean_pooler"},
     }
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-bert", small)
-    model = open_clip.create_model("small-bert", pretrained_text=asked)
+    model = open_clip.create_model("small-bert", pretrained_text=pretrained)
     theirs = published.state_dict()["embeddings.word_embeddings.weight"]
-    assert torch.equal(model.text.transformer.embeddings.word_embeddings.weight, theirs) is asked
+    assert torch.equal(model.text.transformer.embeddings.word_embeddings.weight, theirs) is pretrained

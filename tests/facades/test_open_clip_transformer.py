@@ -1,4 +1,4 @@
-"""`open_clip.transformer`: the classes that `oneclip` builds models of, and what they refuse."""
+"""`open_clip.transformer`: the classes of model parts, and arguments that they refuse."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_parts_of_a_model_are_instances_of_the_published_classes(model: Any, pat
     assert not isinstance(nn.Linear(1, 1), cls)
 
 
-def test_a_class_of_ones_own_recognises_its_own_instances_only(model: Any) -> None:
+def test_a_class_of_ones_own_recognizes_its_own_instances_only(model: Any) -> None:
     class Mine(transformer.ResidualAttentionBlock):
         pass
 
@@ -65,7 +65,7 @@ def test_a_wrapping_policy_finds_the_blocks(model: Any) -> None:
         ("CustomTransformer", {"width": 32, "layers": 1, "heads": 2, "block_types": "Fast"}),
     ],
 )
-def test_what_is_not_computed_here_is_refused(name: str, arguments: dict[str, Any]) -> None:
+def test_unsupported_arguments_are_refused(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=list(arguments)[-1]):
         getattr(transformer, name)(**arguments)
 
@@ -77,7 +77,7 @@ def test_pooling_by_a_token_needs_the_tokens(pool: str) -> None:
     assert transformer.text_global_pool(torch.ones(1, 2, 3), pool_type="last").shape == (1, 3)
 
 
-def test_an_unknown_way_of_pooling_is_named() -> None:
+def test_an_unknown_pool_type_is_named() -> None:
     with pytest.raises(ConfigError, match="'mean'; expected one of argmax"):
         transformer.text_global_pool(torch.zeros(1, 2, 3), pool_type="mean")
 

@@ -1,4 +1,4 @@
-"""Usage and fine-tuning on the open_clip facade."""
+"""Usage and fine-tuning of models with `open_clip`."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def model_of(kind: type, **options: object) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", [open_clip.CLIP, open_clip.CustomTextCLIP])
-def test_usage_compares_a_picture_with_captions(kind: type) -> None:
+def test_usage_compares_an_image_with_texts(kind: type) -> None:
     model = model_of(kind).eval()
     preprocess = open_clip.image_transform(model.visual.image_size, is_train=False)
     image = preprocess(Image.new("RGB", (50, 40), (200, 30, 90))).unsqueeze(0)
@@ -74,7 +74,7 @@ def test_published_names_split_parameters_for_weight_decay() -> None:
     }
 
 
-def test_blocks_can_be_recognised_for_wrapping() -> None:
+def test_blocks_can_be_recognized_for_wrapping() -> None:
     blocks = [
         module for module in model_of(open_clip.CLIP).modules() if isinstance(module, ResidualAttentionBlock)
     ]
@@ -128,7 +128,7 @@ def test_unknown_names_and_precisions_are_named() -> None:
         open_clip.create_model_and_transforms("ViT-B-32", precision="half")
 
 
-def test_a_captioning_model_describes_a_picture_as_the_readme_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_captioning_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
     captioning = {
@@ -154,8 +154,8 @@ def test_a_benchmark_measures_retrieval_as_it_does_with_the_published_package() 
     model, _, transform = open_clip.create_model_and_transforms("pocket", pretrained="", cache_dir=None)
     tokenizer = open_clip.get_tokenizer("pocket")
     model = model.to("cpu").eval()
-    pictures = torch.stack([transform(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue")])
+    inputs = torch.stack([transform(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue")])
     with torch.no_grad(), torch.autocast("cpu"):
-        images = torch.nn.functional.normalize(model.encode_image(pictures), dim=-1)
+        images = torch.nn.functional.normalize(model.encode_image(inputs), dim=-1)
         texts = torch.nn.functional.normalize(model.encode_text(tokenizer(["a red square", "blue"])), dim=-1)
     assert (texts.float() @ images.float().t()).shape == (2, 2)

@@ -1,6 +1,6 @@
-"""A program that learns prompts for a frozen model (Zhou et al. 2022, "Learning to prompt"), on the clip facade.
+"""Prompt learning for a frozen model (Zhou et al. 2022, "Learning to prompt") with `clip`.
 
-It takes the text tower apart, as such programs do: embeddings go through `transformer` as (L, B, C), without a mask.
+Such programs use the parts of the text tower: embeddings are passed to `transformer` as (L, B, C), without a mask.
 """
 
 import pytest
@@ -31,7 +31,7 @@ class TextEncoder(nn.Module):
 
 
 class LearnedPrompts(nn.Module):
-    """The same few vectors before the name of each class."""
+    """Learned vectors before the name of each class, shared by all classes."""
 
     def __init__(self, model: nn.Module, names: list[str], count: int = 4) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_a_program_that_learns_prompts_lowers_its_loss(name: str) -> None:
     assert all(torch.equal(value, frozen[key]) for key, value in model.state_dict().items())
 
 
-def test_prompts_that_are_captions_give_the_features_of_the_captions() -> None:
+def test_prompts_that_are_texts_give_the_features_of_the_texts() -> None:
     model = random_model()
     tokens = clip.tokenize(["a photo of a cat.", "a long red ship that sails"])
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_transformers_know_their_mask_at_any_length() -> None:
     x = torch.randn(9, 2, 64)  # (L, B, C)
     with torch.no_grad():
         whole = model.transformer(x)
-        torch.testing.assert_close(model.transformer(x[:5]), whole[:5])  # what follows is not seen
+        torch.testing.assert_close(model.transformer(x[:5]), whole[:5])  # later tokens are masked
         seen = model.visual.transformer(x)
         assert not torch.allclose(model.visual.transformer(x[:5]), seen[:5])
 

@@ -1,4 +1,4 @@
-"""The published ViT-B/32 on the picture of its README, wherever both are on the machine."""
+"""The published ViT-B/32 on the image of its README, if both files are available."""
 
 import os
 from pathlib import Path
@@ -20,9 +20,9 @@ EXPECTED = [0.9927937, 0.00421068, 0.00299572]  # https://github.com/openai/CLIP
 def files() -> list[Path]:
     for variable, what in VARIABLES.items():
         if not os.environ.get(variable):
-            pytest.skip(f"{variable} does not say where {what} lies on this machine")
+            pytest.skip(f"set {variable} to the path of {what}")
         if not Path(os.environ[variable]).is_file():
-            pytest.fail(f"{variable} is {os.environ[variable]}, and there is no such file")
+            pytest.fail(f"{variable} is {os.environ[variable]}, which is not a file")
     return [Path(os.environ[variable]) for variable in VARIABLES]
 
 

@@ -1,4 +1,4 @@
-"""A camera's raw file in small: a DNG of noise, with or without a preview."""
+"""A small camera raw file: a DNG with or without a preview."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiff_file import Tiff
 
 
 def dng(preview: Image.Image | None, orientation: int = 1, size: tuple[int, int] = (128, 96)) -> bytes:
-    """A raw file of a sensor of (width, height) pixels that all see the same, with a JPEG preview."""
+    """Make a raw file of a sensor with (width, height) equal pixels, and a JPEG preview."""
     width, height = size
     file = Tiff()
     sensor = np.full((height, width), 2000, "<u2").tobytes()

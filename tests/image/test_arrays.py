@@ -1,4 +1,4 @@
-"""`open_image` of arrays: every depth to 8 bits."""
+"""`open_image` converts arrays of every depth to 8 bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_arrays_of_every_depth_are_scaled_to_eight_bits(shape):
     assert np.array_equal(np.asarray(open_image(samples > 127)), np.where(flat > 127, 255, 0))
 
 
-def test_sixteen_bits_round_to_the_nearest_of_eight():
+def test_16_bits_are_rounded_to_the_nearest_8_bit_value():
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     exact = np.rint(every.astype(np.float64) / 65535 * 255).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(every)), exact)
@@ -56,6 +56,6 @@ def test_sixteen_bits_round_to_the_nearest_of_eight():
         (np.array([["a"]]), "<U1"),
     ],
 )
-def test_an_array_that_is_no_picture_is_refused(array, message):
+def test_an_array_that_is_not_an_image_is_refused(array, message):
     with pytest.raises(ImageError, match=message):
         open_image(array)

@@ -1,4 +1,4 @@
-"""`Augment`: the published draws, exact repetition, and what its configuration refuses."""
+"""`Augment`: the random numbers of the published pipelines, reproducible results, invalid configurations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 
 def published(size: int | tuple[int, int], cfg: AugmentCfg):
-    """The training pipeline that open_clip 3.3.0 makes of torchvision's transforms."""
+    """Build the training pipeline of open_clip 3.3.0 from torchvision's transforms."""
     transforms = import_torchvision()
 
     def with_probability(probability, transform):
@@ -48,10 +48,10 @@ def published(size: int | tuple[int, int], cfg: AugmentCfg):
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(OPENAI_MEAN, OPENAI_STD)])
 
 
-def seeded(transform, picture: Image.Image, seed: int) -> torch.Tensor:
+def seeded(transform, image: Image.Image, seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
     random.seed(seed)
-    return transform(picture)
+    return transform(image)
 
 
 @settings(max_examples=80, deadline=None)
@@ -72,46 +72,46 @@ def seeded(transform, picture: Image.Image, seed: int) -> torch.Tensor:
     seed=st.integers(0, 2**31),
 )
 def test_global_draws_and_pixels_equal_the_published_pipeline(mode, width, height, size, cfg, seed):
-    picture = noise(width, height, mode, seed)
-    found = seeded(Augment(PreprocessCfg(size=size), cfg), picture, seed)
+    image = noise(width, height, mode, seed)
+    found = seeded(Augment(PreprocessCfg(size=size), cfg), image, seed)
     after = torch.rand(1)
-    assert torch.equal(found, seeded(published(size, cfg), picture, seed))
-    assert torch.equal(after, torch.rand(1))  # nothing more and nothing less was drawn
+    assert torch.equal(found, seeded(published(size, cfg), image, seed))
+    assert torch.equal(after, torch.rand(1))  # the same number of random numbers was drawn
 
 
-def test_the_same_generator_gives_the_same_tensor_whatever_the_global_ones_do():
-    augment, picture = Augment(PreprocessCfg(size=16), STRONG), noise(60, 40)
-    first = [augment(picture, 7), augment(picture, torch.Generator().manual_seed(7))]
+def test_a_generator_makes_the_result_independent_of_the_global_generators():
+    augment, image = Augment(PreprocessCfg(size=16), STRONG), noise(60, 40)
+    first = [augment(image, 7), augment(image, torch.Generator().manual_seed(7))]
     torch.manual_seed(1)
     random.seed(1)
     before = torch.get_rng_state(), random.getstate()
-    again = pickle.loads(pickle.dumps(augment))(picture, 7)
+    again = pickle.loads(pickle.dumps(augment))(image, 7)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert all(torch.equal(tensor, again) for tensor in first)
-    assert len({augment(picture, seed).sum().item() for seed in range(20)}) == 20
+    assert len({augment(image, seed).sum().item() for seed in range(20)}) == 20
 
 
 def test_a_generator_resumes_where_its_state_was_saved():
-    augment, picture = Augment(PreprocessCfg(size=16), STRONG), noise(60, 40)
+    augment, image = Augment(PreprocessCfg(size=16), STRONG), noise(60, 40)
     generator = torch.Generator().manual_seed(0)
-    augment(picture, generator)
+    augment(image, generator)
     state = generator.get_state()
-    onwards = [augment(picture, generator) for _ in range(5)]
+    onwards = [augment(image, generator) for _ in range(5)]
     resumed = torch.Generator()
     resumed.set_state(state)
     for expected in onwards:
-        assert torch.equal(augment(picture, resumed), expected)
+        assert torch.equal(augment(image, resumed), expected)
 
 
-def test_nothing_to_change_is_a_squash():
-    picture = noise(40, 30)
+def test_a_crop_of_the_whole_image_equals_squash():
+    image = noise(40, 30)
     whole = AugmentCfg(scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3))
     squash = Preprocess(PreprocessCfg(size=16, resize_mode="squash"))
-    assert torch.equal(Augment(PreprocessCfg(size=16), whole)(picture, 0), squash(picture))
+    assert torch.equal(Augment(PreprocessCfg(size=16), whole)(image, 0), squash(image))
 
 
-def test_crops_lie_in_the_picture_and_in_the_ranges():
+def test_crops_are_inside_the_image_and_the_ranges():
     generator = torch.Generator().manual_seed(0)
     cfg = AugmentCfg(scale=(0.2, 0.5), ratio=(0.5, 2.0))
     for _ in range(300):
@@ -127,16 +127,16 @@ def test_crops_lie_in_the_picture_and_in_the_ranges():
 @pytest.mark.parametrize(
     ("height", "width", "crop"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))]
 )
-def test_a_picture_too_long_for_the_ratio_gives_its_centre(height, width, crop):
+def test_an_image_outside_the_ratio_range_gives_its_centre(height, width, crop):
     cfg = AugmentCfg(scale=(1.0, 1.0))
     assert draw_crop(height, width, cfg, torch.Generator().manual_seed(0)) == crop
 
 
-def test_probabilities_are_kept():
-    picture = noise(8, 8)
+def test_changes_have_the_given_probability():
+    image = noise(8, 8)
     gray = Augment(PreprocessCfg(size=8, mean=(0,) * 3, std=(1,) * 3), AugmentCfg(gray_scale_prob=0.3))
     generator = torch.Generator().manual_seed(0)
-    found = [gray(picture, generator) for _ in range(400)]
+    found = [gray(image, generator) for _ in range(400)]
     share = sum(torch.equal(tensor[0], tensor[1]) for tensor in found) / len(found)
     assert 0.23 < share < 0.37
 
@@ -156,28 +156,28 @@ def test_probabilities_are_kept():
         {"color_jitter": (0.1, 0.1, 0.1, 0.6), "color_jitter_prob": 0.5},
     ],
 )
-def test_a_configuration_that_means_nothing_is_refused(wrong):
+def test_an_invalid_configuration_is_refused(wrong):
     with pytest.raises(ConfigError):
         AugmentCfg(**wrong)
 
 
-def test_what_is_no_picture_is_refused():
+def test_an_argument_that_is_not_an_image_is_refused():
     with pytest.raises(ImageError, match="expected a PIL image, not str"):
         Augment()("cat.jpg")
-    with pytest.raises(ConfigError, match="interpolation 'nearby'"):
+    with pytest.raises(ConfigError, match="unknown interpolation 'nearby'"):
         Augment(PreprocessCfg(interpolation="nearby"))
 
 
-def test_the_steps_are_a_list_whose_edits_count() -> None:
+def test_edits_of_the_list_of_steps_take_effect() -> None:
     augment = Augment(PreprocessCfg(size=(16, 24)), STRONG)
     assert augment.transforms[0].size == (16, 24)
     del augment.transforms[1:-2]  # colours stay
     with_grey = Augment(
         PreprocessCfg(size=(16, 24)), AugmentCfg(STRONG.scale, STRONG.ratio, gray_scale_prob=1.0)
     )
-    picture = noise(60, 40)
+    image = noise(60, 40)
     assert torch.equal(
-        augment(picture, 3),
-        Augment(PreprocessCfg(size=(16, 24)), AugmentCfg(STRONG.scale, STRONG.ratio))(picture, 3),
+        augment(image, 3),
+        Augment(PreprocessCfg(size=(16, 24)), AugmentCfg(STRONG.scale, STRONG.ratio))(image, 3),
     )
-    assert not torch.equal(augment(picture, 3), with_grey(picture, 3))
+    assert not torch.equal(augment(image, 3), with_grey(image, 3))

@@ -1,4 +1,4 @@
-"""`open_image`: what it opens, and how."""
+"""`open_image`: sources, orientation, bit depths, animations, threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from drawn import encoded, gradient
 from PIL import Image, ImageFile
+from sample_images import encoded, gradient
 
 from oneclip.errors import ImageError
 from oneclip.image import open_image
 
 
-def test_every_form_gives_the_same_picture(tmp_path):
-    picture = gradient()
-    data = encoded(picture, "PNG")
+def test_every_kind_of_source_gives_the_same_image(tmp_path):
+    image = gradient()
+    data = encoded(image, "PNG")
     path = tmp_path / "a b" / "ünï.png"
     path.parent.mkdir()
     path.write_bytes(data)
@@ -32,26 +32,26 @@ def test_every_form_gives_the_same_picture(tmp_path):
         bytearray(data),
         memoryview(data),
         io.BytesIO(data),
-        picture,
-        np.asarray(picture),
+        image,
+        np.asarray(image),
     ]
     with path.open("rb") as file:
         for form in [*forms, file]:
             found = open_image(form)
             assert found.mode == "RGB"
-            assert found.tobytes() == picture.tobytes()
+            assert found.tobytes() == image.tobytes()
         assert not file.closed
 
 
 def test_a_path_with_backslashes_finds_the_file(tmp_path, monkeypatch):
-    (tmp_path / "pictures").mkdir()
-    gradient().save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "images").mkdir()
+    gradient().save(tmp_path / "images" / "a.png")
     monkeypatch.chdir(tmp_path)
-    assert open_image("pictures\\a.png").size == (48, 32)
-    assert open_image(pathlib.PureWindowsPath("pictures", "a.png")).size == (48, 32)
+    assert open_image("images\\a.png").size == (48, 32)
+    assert open_image(pathlib.PureWindowsPath("images", "a.png")).size == (48, 32)
 
 
-def test_a_stream_is_read_from_its_beginning_even_if_it_cannot_seek():
+def test_a_stream_is_read_from_its_beginning_and_need_not_seek():
     data = encoded(gradient(), "PNG")
     at_its_end = io.BytesIO(data)
     at_its_end.seek(0, io.SEEK_END)
@@ -63,7 +63,7 @@ def test_a_stream_is_read_from_its_beginning_even_if_it_cannot_seek():
         assert open_image(pipe).size == (48, 32)
 
 
-def test_a_pil_image_comes_back_itself_loaded_and_without_rotation():
+def test_a_pil_image_is_loaded_and_returned_without_rotation():
     exif = Image.Exif()
     exif[0x0112] = 6
     lazy = Image.open(io.BytesIO(encoded(gradient(), "JPEG", exif=exif)))
@@ -82,7 +82,7 @@ def test_exif_orientation_is_applied(orientation, kind):
         3: np.asarray(upright)[::-1, ::-1],
         4: np.asarray(upright)[::-1],
         5: np.asarray(upright).transpose(1, 0, 2),
-        6: np.rot90(np.asarray(upright), 1),  # the camera was turned: undone by 90 degrees clockwise
+        6: np.rot90(np.asarray(upright), 1),  # rotated by the camera; 90 degrees clockwise undo it
         7: np.rot90(np.asarray(upright), 2).transpose(1, 0, 2),
         8: np.rot90(np.asarray(upright), -1),
     }[orientation]
@@ -93,11 +93,11 @@ def test_exif_orientation_is_applied(orientation, kind):
     assert found.size == (48, 32)
     difference = np.abs(np.asarray(found, np.int16) - np.asarray(upright, np.int16))
     assert difference.mean() < (2 if kind == "JPEG" else 1e-9)
-    assert found.getexif().get(0x0112, 1) == 1  # nobody will turn it again
+    assert found.getexif().get(0x0112, 1) == 1  # so that no other program rotates it again
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_metadata_does_not_cost_the_picture():
+def test_an_image_with_damaged_exif_is_opened():
     data = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + b"\x00" * 8)
     assert open_image(data).size == (48, 32)
 
@@ -122,7 +122,7 @@ def test_sixteen_bit_big_endian_tiff_is_scaled():
     assert np.array_equal(np.asarray(found), np.rint(values / 257).astype(np.uint8))
 
 
-def test_float_tiff_is_scaled_if_its_white_is_known():
+def test_float_tiff_is_scaled_if_its_white_level_is_known():
     values = np.linspace(0, 1, 48 * 32, dtype=np.float32).reshape(32, 48)
     found = open_image(encoded(Image.fromarray(values), "TIFF"))
     assert np.array_equal(np.asarray(found), np.rint(values * 255).astype(np.uint8))
@@ -155,12 +155,12 @@ def test_the_mode_of_the_file_is_kept():
         ("L", "JPEG"),
         ("1", "PNG"),
     ):
-        picture = gradient().convert(mode)
-        found = open_image(encoded(picture, kind))
+        image = gradient().convert(mode)
+        found = open_image(encoded(image, kind))
         assert found.mode == mode
         assert (
             found.convert("RGB").tobytes()
-            == Image.open(io.BytesIO(encoded(picture, kind))).convert("RGB").tobytes()
+            == Image.open(io.BytesIO(encoded(image, kind))).convert("RGB").tobytes()
         )
 
 
@@ -186,12 +186,12 @@ def test_no_file_stays_open(tmp_path, recwarn):
     assert len(kept) == 5
 
 
-def test_eight_threads_decode_alike(tmp_path):
+def test_eight_threads_decode_as_one(tmp_path):
     sources = []
     for index, kind in enumerate(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"] * 8):
-        picture = gradient(40 + index, 30 + index % 7)
+        image = gradient(40 + index, 30 + index % 7)
         path = tmp_path / f"{index}.{kind.lower()}"
-        picture.save(path)
+        image.save(path)
         sources.append(path if index % 2 else path.read_bytes())
     one_by_one = [open_image(source).tobytes() for source in sources]
     with ThreadPoolExecutor(8) as pool:

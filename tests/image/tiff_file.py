@@ -1,4 +1,4 @@
-"""TIFF files of any depth and layout, written value by value."""
+"""Writer of TIFF files of any depth and layout."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import struct
 
 import numpy as np
 
-_TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 10: "ii"}  # TIFF's types of values, as of `struct`
+_TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 10: "ii"}  # TIFF value types as formats of `struct`
 
 
 class Tiff:
-    """Bytes that entries point into; `order` is "<" or ">"."""
+    """Content of a TIFF file under construction; `order` is "<" or ">"."""
 
     def __init__(self, order: str = "<") -> None:
         self.order = order
         self.content = bytearray(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0")
 
     def put(self, data: bytes) -> int:
-        """Append; gives where."""
+        """Append data and return its offset."""
         self.content += b"\0" * (len(self.content) % 2)
         start = len(self.content)
         self.content += data
         return start
 
     def directory(self, entries: dict[int, tuple[int, list[object] | bytes]]) -> int:
-        """Append a directory of {tag: (type, values)}; gives where."""
+        """Append a directory of {tag: (type, values)} and return its offset."""
         rows = []
         for tag, (kind, values) in sorted(entries.items()):
             if isinstance(values, bytes):
@@ -37,7 +37,7 @@ class Tiff:
         return self.put(struct.pack(f"{self.order}H", len(rows)) + b"".join(rows) + bytes(4))
 
     def finish(self, first: int) -> bytes:
-        """The file whose first directory is there."""
+        """Set the offset of the first directory and return the file."""
         self.content[4:8] = struct.pack(f"{self.order}I", first)
         return bytes(self.content)
 
@@ -52,7 +52,7 @@ def tiff(
     strip: int = 1000,
     **tags: list[object],
 ) -> bytes:
-    """An uncompressed file of (H, W, C) samples, in strips of so many rows; `bits` for packed ones of 12 bits."""
+    """Make an uncompressed file of (H, W, C) samples, in strips of `strip` rows; `bits` is 12 for packed samples."""
     height, width, channels = samples.shape
     planes = np.moveaxis(samples, -1, 0)[..., None] if separate else samples[None]
     file = Tiff(order)

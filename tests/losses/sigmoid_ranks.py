@@ -1,6 +1,6 @@
-"""One rank of several: the sigmoid loss in every way across ranks, into a file. Run by test_siglip_ranks.py.
+"""Program of one rank that writes the sigmoid loss for every `dist_impl` to a file. Run by test_siglip_ranks.py.
 
-The losses are those of the file that is named: ours, or open_clip_torch's, which stands by itself.
+The losses are imported from the files given as arguments: our module, or that of open_clip_torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from tests.ranks import join, leave
 
-WAYS = ("bidir", "shift", "reduce", "gather")
+DIST_IMPLS = ("bidir", "shift", "reduce", "gather")
 
 
 def main(pairs: str, out: str, *sources: str) -> None:
@@ -24,9 +24,11 @@ def main(pairs: str, out: str, *sources: str) -> None:
     for source in sources:
         losses = load(source)
         ranks = {"rank": rank, "world_size": world}
-        seen[source] = {way: sigmoid(losses.SigLipLoss(**ranks, dist_impl=way), image, text) for way in WAYS}
-        for ways in itertools.product((False, True), repeat=2):
-            seen[source][ways] = gathered(losses, ways, ranks, image, text)
+        seen[source] = {
+            impl: sigmoid(losses.SigLipLoss(**ranks, dist_impl=impl), image, text) for impl in DIST_IMPLS
+        }
+        for options in itertools.product((False, True), repeat=2):
+            seen[source][options] = gathered(losses, options, ranks, image, text)
     torch.save(seen, f"{out}/{rank}.pt")
     leave()
 
@@ -41,7 +43,7 @@ def load(source: str) -> Any:
 
 
 def sigmoid(loss: Any, image: torch.Tensor, text: torch.Tensor) -> list[Any]:
-    """The loss of this rank, and the gradients of its features, the temperature and the bias."""
+    """Return the loss of this rank, and the gradients of its features, the temperature and the bias."""
     leaves = [image.clone(), text.clone(), torch.tensor(14.0), torch.tensor(-8.0)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     value = loss(*leaves)
@@ -49,10 +51,10 @@ def sigmoid(loss: Any, image: torch.Tensor, text: torch.Tensor) -> list[Any]:
     return [value.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def gathered(losses: Any, ways: tuple[bool, bool], ranks: Any, image: Any, text: Any) -> list[Any]:
-    """What `gather_features` gives, and the gradients of a sum in which each row counts for itself."""
+def gathered(losses: Any, options: tuple[bool, bool], ranks: Any, image: Any, text: Any) -> list[Any]:
+    """Return the output of `gather_features`, and the gradients of a weighted sum of its rows."""
     own = [image.clone().requires_grad_(), text.clone().requires_grad_()]
-    images, texts = losses.gather_features(*own, *ways, **ranks)
+    images, texts = losses.gather_features(*own, *options, **ranks)
     rows = torch.arange(1.0, len(images) + 1)[:, None] * (1 + ranks["rank"])
     total = (rows * images * texts.detach()).sum() + (rows * texts).sum()
     if total.requires_grad:

@@ -1,4 +1,7 @@
-"""One rank of two: the losses and feature gradients of every way to gather, into a file. Run by test_ranks.py."""
+"""Program of one rank that writes ClipLoss and its gradients for every way of gathering to a file.
+
+Run by test_clip_ranks.py.
+"""
 
 from __future__ import annotations
 

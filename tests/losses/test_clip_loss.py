@@ -1,4 +1,4 @@
-"""ClipLoss on one process is the softmax loss of the paper, and refuses what it cannot do."""
+"""ClipLoss on one process equals the softmax loss of the paper, and rejects invalid arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def features() -> tuple[Tensor, Tensor]:
     return image.requires_grad_(), text.requires_grad_()
 
 
-def written_out(image: Tensor, text: Tensor, scale: Tensor, bias: float = 0.0) -> Tensor:
+def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, bias: float = 0.0) -> Tensor:
     logits = scale * image @ text.T + bias
     return -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
 
@@ -31,7 +31,7 @@ def test_value_and_gradients_are_those_of_the_formula(
     scale = torch.tensor(14.0, requires_grad=True)
     leaves = [image, text, scale]
     ours = ClipLoss()(image, text, scale, logit_bias=None if bias is None else torch.tensor(bias))
-    expected = written_out(image, text, scale, bias or 0.0)
+    expected = softmax_loss(image, text, scale, bias or 0.0)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
     pairs = zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True)
     for got, wanted in pairs:

@@ -1,4 +1,4 @@
-"""Losses in tiles are those of all logits at once, hold no more than a tile, and refuse what they cannot do."""
+"""Tiled losses equal the plain losses, hold no more than a tile, and reject invalid arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Loss = type[ClipLoss] | type[SigLipLoss]
 def leaves(
     batch: int = BATCH, scale: float = 14.0, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> list[Tensor]:
-    """Pictures, captions that resemble theirs a little, the temperature and the bias."""
+    """Return image features, similar text features, the temperature and the bias."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, batch, WIDTH, generator=generator)
     image, text = F.normalize(noise[0], dim=-1), F.normalize(noise[1] + noise[0] / 4, dim=-1)
@@ -38,7 +38,7 @@ def with_gradients(loss: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def assert_equal_within(got: list[Tensor], expected: list[Tensor], limit: float = 1e-5) -> None:
-    """Relative per tensor; a scalar that is zero but for rounding (of a softmax's bias) is measured by the loss."""
+    """Compare each tensor relative to its norm; scalars that are zero up to rounding, relative to the loss."""
     value = float(expected[0].detach())
     for ours, theirs in zip(got, expected, strict=True):
         size = float(theirs.detach().norm()) if theirs.ndim else max(abs(float(theirs.detach())), value / 10)
@@ -73,9 +73,9 @@ def test_logits_beyond_what_exponentials_can_hold_stay_finite(kind: Loss) -> Non
 
 
 def test_a_small_loss_of_large_logits_is_not_rounded_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles_module, "_has_onednn", lambda: False)  # the very same logits, of 60 and 54
-    alike = torch.eye(16) * 0.1**0.5 + F.one_hot(torch.tensor(0), 16) * 0.9**0.5
-    rows = F.normalize(alike[1:], dim=-1)
+    monkeypatch.setattr(tiles_module, "_has_onednn", lambda: False)  # exactly the same logits, 60 and 54
+    similar = torch.eye(16) * 0.1**0.5 + F.one_hot(torch.tensor(0), 16) * 0.9**0.5
+    rows = F.normalize(similar[1:], dim=-1)
     plain = ClipLoss()(rows, rows, torch.tensor(60.0))
     torch.testing.assert_close(
         ClipLoss(tile_size=15)(rows, rows, torch.tensor(60.0)), plain, rtol=1e-5, atol=0
@@ -83,15 +83,17 @@ def test_a_small_loss_of_large_logits_is_not_rounded_away(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_without_a_bias_there_is_none(kind: Loss) -> None:
+def test_the_bias_is_optional(kind: Loss) -> None:
     inputs = leaves()[:3]
     assert_equal_within(with_gradients(kind(tile_size=40), inputs), with_gradients(kind(), inputs))
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("still", [(0,), (1,), (2,), (0, 2), (0, 1)])
-def test_gradients_come_where_they_are_asked_for(kind: Loss, still: tuple[int, ...]) -> None:
-    inputs = [part.detach() if n in still else part for n, part in enumerate(leaves())]
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 2), (0, 1)])
+def test_gradients_are_computed_only_for_inputs_that_require_them(
+    kind: Loss, frozen: tuple[int, ...]
+) -> None:
+    inputs = [part.detach() if n in frozen else part for n, part in enumerate(leaves())]
     kind(tile_size=40)(*inputs).backward()  # type: ignore[union-attr]
     plain = [part.detach().requires_grad_(part.requires_grad) for part in inputs]
     kind()(*plain).backward()  # type: ignore[union-attr]
@@ -131,17 +133,17 @@ def test_bf16_features_under_autocast_are_scored_in_fp32(kind: Loss) -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers how many elements the greatest tensor had that any operation made."""
+    """Records the number of elements of the largest tensor that any operation returned."""
 
     elements = 0
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        tensors: Iterator[Tensor] = (leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+        output = func(*args, **(kwargs or {}))
+        tensors: Iterator[Tensor] = (leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         self.elements = max([self.elements, *(tensor.numel() for tensor in tensors)])
-        return made
+        return output
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -152,7 +154,7 @@ def test_no_tensor_is_larger_than_the_features_and_a_tile(kind: Loss) -> None:
     assert seen.elements == max(200 * WIDTH, size * size)
 
 
-def test_torchs_own_product_serves_where_onednn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_mm_is_used_where_onednn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles_module, "_has_onednn", lambda: False)
     inputs = leaves()
     assert_equal_within(with_gradients(ClipLoss(tile_size=40), inputs), with_gradients(ClipLoss(), inputs))
@@ -175,28 +177,28 @@ def test_coca_has_its_contrastive_loss_in_tiles() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
 
 
-def test_distillation_says_that_it_has_no_tiles() -> None:
+def test_distillation_refuses_tiles() -> None:
     with pytest.raises(ConfigError, match="DistillClipLoss has no tiled form"):
         DistillClipLoss(tile_size=40)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("size", [0, -1, 1.5, True])
-def test_a_tile_of_no_size_is_refused(kind: Loss, size: Any) -> None:
+def test_an_invalid_tile_size_is_refused(kind: Loss, size: Any) -> None:
     with pytest.raises(ConfigError, match="tile_size is"):
         kind(tile_size=size)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_unequal_numbers_of_pictures_and_captions_are_refused(kind: Loss) -> None:
+def test_unequal_numbers_of_images_and_texts_are_refused(kind: Loss) -> None:
     image, text, scale, bias = leaves()
-    with pytest.raises(ShapeError, match=r"\(150, 64\) and of captions \(149, 64\)"):
+    with pytest.raises(ShapeError, match=r"\(150, 64\) and text features \(149, 64\)"):
         kind(tile_size=40)(image, text[:-1], scale, bias)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("size", [64, 1000])
-def test_on_a_card_they_are_those_of_the_plain_loss_on_the_cpu(kind: Loss, size: int) -> None:
+def test_on_cuda_they_are_those_of_the_plain_loss_on_the_cpu(kind: Loss, size: int) -> None:
     got = with_gradients(kind(tile_size=size), leaves(device="cuda"))
     assert_equal_within([part.cpu() for part in got], with_gradients(kind(), leaves()))

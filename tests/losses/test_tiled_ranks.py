@@ -1,4 +1,4 @@
-"""Losses in tiles on 2 and 4 processes give what one process gives, and each plain way."""
+"""Tiled losses on 2 and 4 processes equal those of one process, and the plain losses on as many processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def by_rank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def assert_close(got: Tensor, expected: Tensor, value: Tensor) -> None:
-    """Within 1e-5 relative to the tensor; a scalar that is zero but for rounding is measured by the loss."""
+    """Compare within 1e-5 of the norm; scalars that are zero up to rounding, relative to the loss."""
     size = expected.norm() if expected.ndim else torch.maximum(expected.abs(), value / 10)
     assert (got - expected).norm() <= 1e-5 * size
 
@@ -66,7 +66,7 @@ def test_the_mean_over_ranks_is_that_of_one_process(
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", EACH, ids=str)
-def test_each_rank_has_the_loss_and_the_gradients_of_features_of_the_plain_way(
+def test_each_rank_has_the_loss_and_the_gradients_of_features_of_the_plain_loss(
     by_rank: Results, way: tuple[Any, ...], size: int
 ) -> None:
     for results in by_rank:
@@ -78,7 +78,7 @@ def test_each_rank_has_the_loss_and_the_gradients_of_features_of_the_plain_way(
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", EACH, ids=str)
 @pytest.mark.parametrize("what", [3, 4], ids=["scale", "bias"])
-def test_gradients_of_scalars_averaged_over_ranks_are_those_of_the_plain_way(
+def test_gradients_of_scalars_averaged_over_ranks_are_those_of_the_plain_loss(
     by_rank: Results, way: tuple[Any, ...], size: int, what: int
 ) -> None:
     mean, plain = (

@@ -1,4 +1,4 @@
-"""One rank of several: the losses in every way, in tiles and not, into a file. Run by test_tiled_ranks.py."""
+"""Program of one rank that writes the losses, tiled and plain, to a file. Run by test_tiled_ranks.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oneclip.losses import ClipLoss, SigLipLoss
 from tests.ranks import join, leave
 
 TILES = (None, 3, 64)
-UNEVEN = "uneven"  # gradients are gathered, and ranks weigh their losses by 1, 2, …
+UNEVEN = "uneven"  # gradients are gathered, and the losses of the ranks are weighted by 1, 2, …
 
 
 def main(pairs: str, out: str) -> None:
@@ -35,7 +35,7 @@ def main(pairs: str, out: str) -> None:
 
 
 def observe(loss: nn.Module, image: Tensor, text: Tensor, weight: float = 1.0) -> list[Tensor]:
-    """The loss of this rank, and the gradients of its features, the temperature and the bias."""
+    """Return the loss of this rank, and the gradients of its features, the temperature and the bias."""
     leaves = [image.clone(), text.clone(), torch.tensor(14.0), torch.tensor(-8.0)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     value = loss(*leaves)

@@ -14,7 +14,7 @@ import pytest
 from torch import nn
 
 from oneclip import zoo
-from oneclip.checkpoint.skip_init import outline
+from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.model import build_model
 from oneclip.model.siglip_names import is_siglip
 
@@ -70,7 +70,7 @@ def test_every_architecture_is_held_to_the_contract() -> None:
 @cache
 def built(name: str) -> tuple[list[str], zoo.Parameters]:
     """The digests of an architecture, and the number of its parameters."""
-    model = outline(lambda: build_model(zoo.architecture(name)))
+    model = build_on_meta(lambda: build_model(zoo.architecture(name)))
     image = sum(p.numel() for key, p in model.named_parameters() if key.startswith("visual."))
     digests = [digest(shapes(model)), digest(settings(model))]
     return digests, zoo.Parameters(sum(p.numel() for p in model.parameters()), image)

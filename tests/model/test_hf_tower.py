@@ -1,4 +1,4 @@
-"""Text towers of transformers': what open_clip_torch cannot show, because it does it not or otherwise."""
+"""Text towers of transformers: behaviour that differs from open_clip_torch or does not exist there."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ VISION = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_s
 
 
 def tower(kind: str, **options: Any) -> HFTextTower:
-    """A small one with weights whose pooled vectors differ from caption to caption."""
+    """A small tower with weights whose pooled vectors differ between texts."""
     torch.manual_seed(0)
     cfg = CLIPTextCfg(**{"hf_model_pretrained": False, "hf_proj_type": "linear", **options})
     return HFTextTower(cfg, 24, {"encoder_layerdrop": 0.0, **small_towers.TEXT[kind]}).eval()
 
 
 def padded(text: HFTextTower, length: int = 12) -> Tensor:
-    """(3, length) ids, of captions of 3, 5 and 7 tokens."""
+    """Ids (3, length) of texts of 3, 5 and 7 tokens."""
     ids = torch.full((3, length), text.pad_id)
     for row, count in enumerate((3, 5, 7)):
         ids[row, :count] = torch.randint(4, 80, (count,), generator=torch.Generator().manual_seed(row))
@@ -60,7 +60,7 @@ def test_padding_changes_nothing(kind: str, pooler: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trimming_changes_nothing_where_the_device_hides_the_ids(
+def test_ids_on_a_device_are_not_trimmed_and_give_the_same(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tower(kind)
@@ -121,7 +121,7 @@ def test_positions_of_roberta_count_on_from_its_pad_id() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sixteen_bits_are_near_thirty_two(kind: str) -> None:
+def test_16_bit_features_are_close_to_fp32(kind: str) -> None:
     text = tower(kind)
     ids = padded(text)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_lock_frees_the_last_groups(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_lock_can_spare_the_norms(kind: str) -> None:
+def test_a_lock_can_leave_the_norms_trainable(kind: str) -> None:
     text = tower(kind)
     text.lock(0, freeze_layer_norm=False)
     free = {name for name, p in text.transformer.named_parameters() if p.requires_grad}
@@ -195,15 +195,15 @@ def test_pretrained_weights_are_those_of_the_whole_model(kind: str, tmp_path: Pa
         torch.testing.assert_close(tensor, encoder[name].float(), rtol=0, atol=0)
 
 
-def test_pretrained_weights_that_lack_a_block_are_refused(tmp_path: Path) -> None:
+def test_pretrained_weights_without_a_block_are_rejected(tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model(**{**small_towers.TEXT["bert"], "num_hidden_layers": 1})
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(small_towers.TEXT["bert"]), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"lack 16 tensors, among them encoder\.layer\.1"):
+    with pytest.raises(CheckpointError, match=r"lack 16 tensors, for example encoder\.layer\.1"):
         HFTextTower(CLIPTextCfg(hf_model_name=str(tmp_path)), 24)
 
 
-def test_a_model_is_built_without_asking_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_built_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.BertModel, "from_pretrained", lambda *a, **k: pytest.fail("fetched"))
     text = CLIPTextCfg(hf_model_name="hfl/rbt3", hf_proj_type="linear")
     assert text.hf_model_pretrained
@@ -218,7 +218,7 @@ def test_a_configuration_that_is_not_known_comes_from_the_hub(monkeypatch: pytes
         HFTextTower(CLIPTextCfg(hf_model_name="someone/some-bert"), 24)
 
 
-def test_pretrained_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_pretrained_weights_are_named(tmp_path: Path) -> None:
     name = small_towers.text_folder("roberta", tmp_path)
     with pytest.raises(DownloadError, match="the weights of the text model"):
         HFTextTower(CLIPTextCfg(hf_model_name=name), 24)
@@ -263,15 +263,15 @@ def test_a_pooler_that_is_registered_can_be_named(monkeypatch: pytest.MonkeyPatc
     ("kind", "options", "changes", "message"),
     [
         ("bert", {"hf_pooler_type": "meen_pooler"}, {}, "did you mean mean_pooler"),
-        ("bert", {"hf_proj_type": None}, {}, "32 wide and its features 24"),
+        ("bert", {"hf_proj_type": None}, {}, "width 32 with features of width 24"),
         ("bert", {"hf_proj_type": "conv"}, {}, "'linear' or 'mlp'"),
-        ("bert", {}, {"model_type": "gpt2"}, "'gpt2' is of no text tower"),
+        ("bert", {}, {"model_type": "gpt2"}, "'gpt2' cannot be a text tower"),
         ("bert", {}, {"pad_token_id": None}, "pad_token_id None"),
         ("mt5", {}, {"pad_token_id": 900}, "pad_token_id 900"),
         ("bert", {}, {"hidden_size": 31}, "31|hidden"),
     ],
 )
-def test_a_configuration_that_cannot_be_built_says_why(
+def test_an_impossible_configuration_is_explained(
     kind: str, options: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     cfg = CLIPTextCfg(**{"hf_model_pretrained": False, **options})
@@ -282,7 +282,7 @@ def test_a_configuration_that_cannot_be_built_says_why(
 @pytest.mark.parametrize(
     ("content", "error"), [("{", CheckpointError), ("[1]", CheckpointError), (None, ConfigError)]
 )
-def test_a_folder_without_a_configuration_is_refused(
+def test_a_folder_without_a_configuration_is_rejected(
     content: str | None, error: type[Exception], tmp_path: Path
 ) -> None:
     if content is not None:
@@ -294,7 +294,7 @@ def test_a_folder_without_a_configuration_is_refused(
 @pytest.mark.parametrize(
     ("kind", "longest"), [("bert", 40), ("roberta", 38), ("mt5", None), ("m2m_100", None)]
 )
-def test_captions_longer_than_the_positions_are_refused(kind: str, longest: int | None) -> None:
+def test_texts_longer_than_the_positions_are_rejected(kind: str, longest: int | None) -> None:
     text = tower(kind)
     ids = torch.full((1, longest or 60), 7)
     assert text(ids).shape == (1, 24)
@@ -310,20 +310,20 @@ def test_the_context_is_as_long_as_the_positions_allow(kind: str, expected: int)
 
 
 @pytest.mark.parametrize("wrong", [-1, small_towers.IDS])
-def test_a_token_outside_the_vocabulary_is_named(wrong: int) -> None:
+def test_a_token_outside_the_vocabulary_is_rejected(wrong: int) -> None:
     with pytest.raises(TokenRangeError, match=f"token id {wrong}"):
         tower("mt5")(torch.tensor([[4, wrong]]))
 
 
-def test_intermediates_of_text_are_refused_in_words() -> None:
+def test_intermediates_of_texts_are_rejected() -> None:
     cfg = CLIPTextCfg(hf_model_name="hfl/rbt3")
     with torch.device("meta"):
         model = build_model(ModelCfg(24, VISION, cfg))
-    with pytest.raises(ConfigError, match="gives no intermediates"):
+    with pytest.raises(ConfigError, match="does not return intermediates"):
         model.forward_intermediates(text=torch.ones(1, 4, dtype=torch.long))
 
 
-def test_a_configuration_brings_only_what_decides_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_fields_that_decide_the_computation_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     make = transformers.AutoConfig.for_model
 
@@ -363,13 +363,13 @@ def test_a_configuration_brings_only_what_decides_what_is_computed(monkeypatch: 
         {"model_type": ["bert"]},
     ],
 )
-def test_a_value_that_no_text_model_has_is_named(change: dict[str, Any]) -> None:
+def test_an_invalid_value_names_its_field(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         config_from({**small_towers.TEXT["bert"], **change})
 
 
 @pytest.mark.parametrize("name", zoo.text_towers())
-def test_all_values_of_known_text_models_are_known(name: str) -> None:
+def test_all_fields_of_known_text_models_are_read(name: str) -> None:
     row = zoo.text_tower(name)
     assert row is not None
     config = config_from(row).to_dict()

@@ -1,4 +1,4 @@
-"""SigLIP's image towers: which names mean what, what they refuse, and what training does to them."""
+"""SigLIP's image towers: names, sizes, rejected configurations, locks and training."""
 
 import sys
 from functools import partial
@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from oneclip import zoo
-from oneclip.checkpoint.skip_init import outline
+from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import SigLIPVision, build_model, build_visual_tower
 from oneclip.model.layers import DropPath
-from oneclip.model.siglip_names import GELUS, SIZES, Size, TrunkCfg, is_siglip, published_names
+from oneclip.model.siglip_names import GELUS, SIZES, TrunkCfg, TrunkSize, is_siglip, published_names
 
 SIGLIP = [name for name in zoo.architectures() if is_siglip(zoo.architecture(name).vision_cfg)]
 
@@ -56,19 +56,19 @@ def test_all_published_siglips_have_an_image_tower_of_ours() -> None:
 def test_siglips_are_built_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     for cfg in map(zoo.architecture, SIGLIP):
-        tower = outline(partial(build_visual_tower, cfg.embed_dim, cfg.vision_cfg))
+        tower = build_on_meta(partial(build_visual_tower, cfg.embed_dim, cfg.vision_cfg))
         assert isinstance(tower, SigLIPVision)
-    outline(lambda: build_model(zoo.architecture("ViT-B-16-SigLIP2")))
+    build_on_meta(lambda: build_model(zoo.architecture("ViT-B-16-SigLIP2")))
 
 
 @pytest.mark.parametrize("name", published_names())
-def test_a_name_stands_for_the_numbers_that_timm_gives_it(name: str) -> None:
+def test_a_name_has_the_sizes_of_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
-    theirs = outline(lambda: timm.create_model(name, num_classes=0, global_pool="map"))
+    theirs = build_on_meta(lambda: timm.create_model(name, num_classes=0, global_pool="map"))
     block, pool = theirs.blocks[0], theirs.attn_pool
     kinds = {"GELU": "none", "GELUTanh": "tanh"}
     assert TrunkCfg.of_name(name) == TrunkCfg(
-        Size(
+        TrunkSize(
             theirs.embed_dim,
             len(theirs.blocks),
             block.attn.num_heads,
@@ -101,7 +101,7 @@ def test_a_tag_behind_the_name_changes_nothing() -> None:
         CLIPVisionCfg(),
     ],
 )
-def test_what_is_not_quite_siglip_is_left_to_others(cfg: CLIPVisionCfg) -> None:
+def test_other_configurations_are_not_siglip(cfg: CLIPVisionCfg) -> None:
     assert not is_siglip(cfg)
 
 
@@ -121,8 +121,8 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         SigLIPVision(named("vit_base_patch16_siglip_225"), 768)
 
 
-def test_a_joint_width_that_is_not_the_towers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="embed_dim is 512; this tower gives features of its width, 768"):
+def test_an_embed_dim_other_than_the_width_is_rejected() -> None:
+    with pytest.raises(ConfigError, match="embed_dim is 512; the features of this tower have its width, 768"):
         build_visual_tower(512, named("vit_base_patch16_siglip_224"))
 
 
@@ -132,16 +132,16 @@ def test_a_joint_width_that_is_not_the_towers_is_refused() -> None:
         ({"ls_init_value": 0.1}, r"ls_init_value=0\.1"),
         ({"act_kwargs": {"approximate": "erf"}}, "act_kwargs=.*erf"),
         ({"norm_kwargs": {"bias": False}}, "norm_kwargs=.*bias"),
-        ({"patch_size": (8, 4)}, "one patch_size"),
-        ({"head_width": 24}, "head_width divides"),
+        ({"patch_size": (8, 4)}, "patch_size of one number"),
+        ({"head_width": 24}, "multiple of head_width"),
     ],
 )
-def test_fields_that_this_tower_does_not_have_are_named(changes: dict, message: str) -> None:
+def test_unknown_fields_are_rejected(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tower(**changes)
 
 
-def test_quick_gelu_is_refused_where_no_name_says_the_gelu() -> None:
+def test_quick_gelu_is_rejected_in_a_tower_by_numbers() -> None:
     with pytest.raises(ConfigError, match="see act_kwargs"):
         build_visual_tower(64, numbers(), quick_gelu=True)
 
@@ -152,7 +152,7 @@ def test_an_epsilon_of_ones_own_reaches_every_norm() -> None:
     assert {norm.eps for norm in norms} == {1e-5}
 
 
-def test_a_picture_of_another_size_is_named() -> None:
+def test_an_image_of_another_size_is_rejected() -> None:
     for run in (tower(), tower().forward_intermediates):
         with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\); found \(2, 3, 48, 48\)"):
             run(torch.zeros(2, 3, 48, 48))
@@ -184,12 +184,12 @@ def test_patch_dropout_leaves_a_share_of_the_patches_in_training() -> None:
     tokens = made.train().forward_intermediates(x, indices=1, output_fmt="NLC")["image_intermediates"][0]
     assert tokens.shape == (2, 8, 64)
     assert made(x).shape == (2, 64)
-    with pytest.raises(ConfigError, match="patch dropout leaves no whole map"):
+    with pytest.raises(ConfigError, match="patch dropout removed patches"):
         made.forward_intermediates(x)
     assert made.eval().forward_intermediates(x)["image_intermediates"][0].shape == (2, 64, 4, 4)
 
 
-def test_a_share_of_all_patches_is_refused() -> None:
+def test_dropping_all_patches_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"patch dropout is 1\.0"):
         tower(patch_dropout=1.0)
 
@@ -251,7 +251,7 @@ def test_checkpointing_runs_each_block_again_in_the_backward_pass() -> None:
     assert len(calls) == 2
 
 
-def test_another_size_of_picture_keeps_what_is_frozen_frozen() -> None:
+def test_another_size_of_image_keeps_what_is_frozen_frozen() -> None:
     made = tower()
     made.lock()
     made.set_input_size(48)
@@ -260,8 +260,8 @@ def test_another_size_of_picture_keeps_what_is_frozen_frozen() -> None:
     assert made(torch.zeros(1, 3, 48, 48)).shape == (1, 64)
 
 
-def test_pictures_smaller_than_a_patch_are_refused() -> None:
-    with pytest.raises(ConfigError, match="images of 7 x 32 hold no patch of 8 pixels"):
+def test_images_smaller_than_a_patch_are_rejected() -> None:
+    with pytest.raises(ConfigError, match="images of 7 x 32 pixels are smaller than a patch of 8 pixels"):
         tower(image_size=(7, 32))
     made = tower()
     with pytest.raises(ConfigError, match="images of 4 x 4"):

@@ -1,4 +1,4 @@
-"""The inside of SigLIP's image towers: their parts, what replaced parts decide, what a blank model does not draw."""
+"""Parts of SigLIP's image towers: names, replaced parts, building without random numbers."""
 
 import copy
 import io
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneclip.checkpoint.skip_init import build_blank, outline
+import open_clip.torchscript  # noqa: F401  # lets torch.jit.script compile the towers
+from oneclip.checkpoint.skip_init import build_on_meta, build_uninitialized
 from oneclip.config import CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import SigLIPVision, build_visual_tower
@@ -40,7 +41,7 @@ def images(channels: int = 3, size: int = 32) -> Tensor:
 @pytest.mark.parametrize("name", published_names())
 def test_a_name_is_described_as_timm_describes_it(name: str) -> None:
     timm = pytest.importorskip("timm")
-    theirs = outline(lambda: timm.create_model(name, num_classes=0, global_pool="map"))
+    theirs = build_on_meta(lambda: timm.create_model(name, num_classes=0, global_pool="map"))
     assert pretrained_cfg(name, own_image_size(name, (0, 0))) == theirs.pretrained_cfg
 
 
@@ -61,13 +62,13 @@ def test_layers_are_grouped_as_timm_groups_them(classes: int) -> None:
     trunk = tower().trunk
     trunk.reset_classifier(classes)
     groups = models.group_parameters(trunk, trunk.group_matcher())
-    assert trunk.layer_groups() == [groups[number] for number in sorted(groups)]
+    assert trunk.parameter_groups() == [groups[number] for number in sorted(groups)]
 
 
 def test_without_pooling_and_classifier_the_last_block_is_the_last_group() -> None:
     trunk = tower().trunk
     trunk.reset_classifier(0, "avg")
-    assert trunk.layer_groups()[-1][-1] == "norm.bias"
+    assert trunk.parameter_groups()[-1][-1] == "norm.bias"
 
 
 @pytest.mark.parametrize("name", ["attn_drop", "q_norm", "k_norm", "norm", "proj_drop"])
@@ -116,7 +117,7 @@ def test_a_classifier_takes_the_place_of_the_features() -> None:
 
 
 @pytest.mark.parametrize("pool", ["token", "prr", "mean"])
-def test_a_pooling_that_the_trunk_does_not_have_is_named(pool: str) -> None:
+def test_an_unknown_pooling_is_rejected(pool: str) -> None:
     with pytest.raises(ConfigError, match=f"global_pool is '{pool}'"):
         tower().trunk.reset_classifier(0, pool)
 
@@ -129,13 +130,13 @@ def test_attention_pooling_does_not_come_back() -> None:
     trunk.reset_classifier(0, "max")
 
 
-def test_a_way_of_drawing_weights_that_the_trunk_does_not_have_is_named() -> None:
+def test_an_unknown_initialization_is_rejected() -> None:
     with pytest.raises(ConfigError, match="mode is 'jax'"):
         tower().trunk.init_weights("jax")
 
 
 @pytest.mark.parametrize("indices", [[7], 9, 0])
-def test_blocks_that_do_not_exist_are_named(indices: int | list[int]) -> None:
+def test_blocks_that_do_not_exist_are_rejected(indices: int | list[int]) -> None:
     with pytest.raises(ConfigError, match="there are 3"):
         tower().trunk.forward_intermediates(images(), indices)
 
@@ -151,7 +152,7 @@ def test_a_name_for_another_size_of_image_has_its_positions_resized() -> None:
 
 
 @pytest.mark.parametrize("image_size", [224, 256])
-def test_a_model_to_be_loaded_draws_nothing(image_size: int) -> None:
+def test_a_blank_model_draws_no_random_numbers(image_size: int) -> None:
     named = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
     cfg = ModelCfg.from_dict(
         {
@@ -161,7 +162,7 @@ def test_a_model_to_be_loaded_draws_nothing(image_size: int) -> None:
         }
     )
     before = torch.get_rng_state()
-    blank = build_blank(cfg, lambda made: build_visual_tower(made.embed_dim, made.vision_cfg))
+    blank = build_uninitialized(cfg, lambda made: build_visual_tower(made.embed_dim, made.vision_cfg))
     assert torch.equal(torch.get_rng_state(), before)
     side = image_size // 16
     assert blank.trunk.pos_embed.shape == (1, side * side, 768)

@@ -1,4 +1,4 @@
-"""Towers: what they give, what they lock, what they recompute, and what they say to bad input."""
+"""Both main towers: outputs, locks, gradient checkpointing, and errors on bad input."""
 
 import pytest
 import torch
@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
-from oneclip.model import CLIP, CustomTextCLIP, build_model
+from oneclip.model import CLIP, CustomTextCLIP, build_model, build_visual_tower
 
 VIT = {"image_size": 32, "patch_size": 16, "layers": 3, "width": 64, "head_width": 32}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
+SIGLIP = {**VIT, "pool_type": "map"}
 TEXT = {"context_length": 16, "vocab_size": 100, "width": 64, "heads": 2, "layers": 3}
 
 
@@ -20,15 +21,24 @@ def make(
     return kind(24, vision, text, **options)
 
 
-def pictures(count: int = 2) -> Tensor:
+def images(count: int = 2) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def captions() -> Tensor:
+def texts() -> Tensor:
     text = torch.zeros(2, 16, dtype=torch.long)
     text[0, :4] = torch.tensor([98, 5, 6, 99])
     text[1, :7] = torch.tensor([98, 5, 6, 7, 8, 9, 99])
     return text
+
+
+class EncodeText(nn.Module):
+    def __init__(self, model: CLIP | CustomTextCLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.model.encode_text(text)
 
 
 def trainable(module: nn.Module) -> set[str]:
@@ -37,34 +47,34 @@ def trainable(module: nn.Module) -> set[str]:
 
 def test_forward_gives_a_dict_or_a_tuple_by_output_dict() -> None:
     model = make(output_dict=True, init_logit_bias=-10.0)
-    output = model(pictures(), captions())
+    output = model(images(), texts())
     assert set(output) == {"image_features", "text_features", "logit_scale", "logit_bias"}
     model.output_dict = False
-    assert len(model(pictures(), captions())) == 4
-    assert len(make()(pictures(), captions())) == 3
-    assert make()(text=captions())[0] is None
+    assert len(model(images(), texts())) == 4
+    assert len(make()(images(), texts())) == 3
+    assert make()(text=texts())[0] is None
 
 
 def test_features_are_of_unit_length_when_asked_for() -> None:
-    features = make().encode_image(pictures(), normalize=True)
+    features = make().encode_image(images(), normalize=True)
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
 
 
 @pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
-def test_a_picture_of_another_size_is_named(vision: dict) -> None:
+def test_an_image_of_another_size_is_rejected(vision: dict) -> None:
     with pytest.raises(ShapeError, match=r"\(B, 3, 32, 32\); found \(2, 3, 48, 48\)"):
         make(vision=vision).encode_image(torch.zeros(2, 3, 48, 48))
 
 
-def test_a_caption_past_the_context_is_named() -> None:
+def test_a_text_longer_than_the_context_is_rejected() -> None:
     with pytest.raises(ShapeError, match="L from 1 up to 16"):
         make().encode_text(torch.zeros(2, 17, dtype=torch.long))
 
 
 @pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
 @pytest.mark.parametrize("wrong", [-1, 100])
-def test_a_token_outside_the_vocabulary_is_named(kind: type, wrong: int) -> None:
-    text = captions()
+def test_a_token_outside_the_vocabulary_is_rejected(kind: type, wrong: int) -> None:
+    text = texts()
     text[1, 2] = wrong
     with pytest.raises(
         TokenRangeError, match=f"token id {wrong} is outside the vocabulary, whose ids are 0 to 99"
@@ -87,14 +97,14 @@ def test_a_token_outside_the_vocabulary_is_named(kind: type, wrong: int) -> None
         ("text", {"qk_norm": True, "scaled_cosine_attn": True}, "choose one"),
     ],
 )
-def test_a_configuration_that_cannot_be_built_says_why(part: str, changes: dict, message: str) -> None:
+def test_an_impossible_configuration_is_explained(part: str, changes: dict, message: str) -> None:
     parts = {"vision": dict(VIT), "text": dict(TEXT)}
     parts[part] |= changes
     with pytest.raises(ConfigError, match=message):
         make(**parts)
 
 
-def test_a_misspelt_field_is_named_with_its_neighbour() -> None:
+def test_a_misspelled_field_gets_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="did you mean patch_size"):
         make(vision={**VIT, "patch_sise": 16})
 
@@ -124,7 +134,7 @@ def test_frozen_batch_norms_keep_names_and_statistics() -> None:
     assert set(model.state_dict()) == names
     before = model.visual.layer4[0].bn1.running_mean.clone()
     model.train()
-    model.encode_image(pictures())
+    model.encode_image(images())
     torch.testing.assert_close(model.visual.layer4[0].bn1.running_mean, before)
 
 
@@ -133,7 +143,7 @@ def test_an_unlocked_stage_keeps_its_statistics_moving() -> None:
     model.lock_image_tower(unlocked_groups=2, freeze_bn_stats=True)
     before = model.visual.layer4[0].bn1.running_mean.clone()
     model.train()
-    model.encode_image(pictures())
+    model.encode_image(images())
     assert not torch.equal(model.visual.layer4[0].bn1.running_mean, before)
 
 
@@ -152,12 +162,65 @@ def test_layer_norms_can_stay_trainable_in_a_locked_text_tower(kind: type) -> No
     assert all(".ln_" in f".{name}" for name in of_text)
 
 
+def stored_bytes(tower: nn.Module, x: Tensor) -> int:
+    """Count what a forward pass stores for the backward pass, parameters left out."""
+    parameters = {parameter.data_ptr() for parameter in tower.parameters()}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters:
+            sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = tower(x)  # alive until the bytes are counted
+        total = sum(sizes.values())
+    del features
+    return total
+
+
+@pytest.mark.parametrize("vision", [VIT, RESNET, SIGLIP], ids=["vit", "resnet", "siglip"])
+def test_checkpointing_stores_less_of_an_image_tower(vision: dict) -> None:
+    tower = build_visual_tower(64, CLIPVisionCfg.from_dict(vision)).train()
+    plain = stored_bytes(tower, images(4))
+    tower.set_grad_checkpointing()
+    assert stored_bytes(tower, images(4)) < plain / 2
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+def test_checkpointing_stores_less_of_a_text_tower(kind: type) -> None:
+    model = make(kind).train()
+    tower = EncodeText(model)
+    plain = stored_bytes(tower, texts())
+    model.set_grad_checkpointing()
+    assert stored_bytes(tower, texts()) < plain / 2
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+@pytest.mark.parametrize("enable", [False, True])
+def test_checkpointing_runs_each_block_of_both_towers_twice(kind: type, enable: bool) -> None:
+    model = make(kind).train()
+    model.set_grad_checkpointing(enable)
+    text_blocks = model.text_module().transformer.resblocks
+    blocks = [*model.visual.transformer.resblocks, *text_blocks]
+    calls = dict.fromkeys(blocks, 0)
+
+    def count(block: nn.Module, _: object) -> None:
+        calls[block] += 1
+
+    for block in blocks:
+        block.register_forward_pre_hook(count)
+    image, text, _ = model(images(), texts())
+    (image @ text.T).sum().backward()
+    assert set(calls.values()) == {2 if enable else 1}
+
+
 @pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
-def test_checkpointing_changes_memory_and_nothing_else(vision: dict) -> None:
+def test_checkpointing_changes_no_gradients_and_no_statistics(vision: dict) -> None:
     plain, saving = make(vision=vision).train(), make(vision=vision).train()
     saving.set_grad_checkpointing()
     for model in (plain, saving):
-        image, text, scale = model(pictures(4), captions())
+        image, text, scale = model(images(4), texts())
         (scale * image @ text.T).square().mean().backward()
     for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=lambda m, name=name: f"{name}: {m}")
@@ -167,8 +230,8 @@ def test_checkpointing_changes_memory_and_nothing_else(vision: dict) -> None:
 
 def test_patch_dropout_only_acts_in_training() -> None:
     model = make(vision={**VIT, "patch_dropout": 0.5})
-    assert model.train().visual._embeds(pictures()).shape[1] == 1 + 2
-    assert model.eval().visual._embeds(pictures()).shape[1] == 1 + 4
+    assert model.train().visual._embeds(images()).shape[1] == 1 + 2
+    assert model.eval().visual._embeds(images()).shape[1] == 1 + 4
 
 
 def test_half_precision_norms_with_fp32_weights_compute_in_fp32() -> None:

@@ -1,4 +1,4 @@
-"""Text costs what it is long: what is cut off changes nothing, and is kept where it might."""
+"""Trimming of texts: the features stay the same, and texts stay whole where a cut would change them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from unseen_hooks import unseen
 
+import open_clip.torchscript  # noqa: F401  # lets torch.jit.script compile the models
 from oneclip import zoo
 from oneclip.config import CLIPTextCfg
 from oneclip.model import CLIP, CustomTextCLIP, TextTransformer, build_text_tower
@@ -82,7 +83,7 @@ def outcome(cfg_as_text: str) -> tuple[bool, float]:
 CONFIGURATIONS = {repr(cfg): cfg for cfg in (shrunk(zoo.architecture(name).text_cfg) for name in NATIVE)}
 
 
-def test_the_zoo_holds_the_published_number_of_text_towers_that_trim() -> None:
+def test_the_zoo_has_the_published_number_of_text_towers_that_trim() -> None:
     towers = [zoo.architecture(name).text_cfg for name in NATIVE]
     assert len([cfg for cfg in towers if trims(cfg) and cfg.pool_type in ("argmax", "eos")]) == 95
     assert len([cfg for cfg in towers if cfg.embed_cls]) == 3
@@ -148,7 +149,7 @@ def test_a_class_token_sees_the_same_of_a_caption_however_long_its_row_is(
         assert (tower(ids) - (whole := whole_rows(tower, ids))).abs().max() < 1e-6 * whole.abs().max()
 
 
-def test_the_flat_model_computes_no_more() -> None:
+def test_the_flat_model_computes_the_same_length() -> None:
     model = CLIP(16, VIT, SMALL).eval()
     with computed(model) as lengths:
         model.encode_text(short_captions(SMALL))
@@ -163,7 +164,7 @@ def test_with_a_padding_mask_all_positions_are_computed() -> None:
     assert lengths == [24]
 
 
-def test_an_argmax_is_its_own_end_whatever_follows() -> None:
+def test_ids_behind_the_argmax_do_not_matter() -> None:
     text = torch.tensor([[98, 5, 99, 7, 8, 9, 10]])
     model = CLIP(16, VIT, SMALL).eval()
     assert model.trim(text).shape[1] == 3

@@ -1,4 +1,4 @@
-"""What makes a model compute everything: whatever could see or change what runs inside it."""
+"""Texts are computed whole while a hook, a patch or a mode could see the difference."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ TOUCHES: dict[str, Touch] = {
 
 @pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
 @pytest.mark.parametrize("name", TOUCHES)
-def test_texts_stay_whole_while_something_could_see_it(name: str, kind: type) -> None:
+def test_texts_stay_whole_while_something_observes_the_tower(name: str, kind: type) -> None:
     model = kind(16, VIT, TEXT).eval()
     assert model.trim_unseen(texts()).shape[1] == 9
-    undo = TOUCHES[name](model._text_tower())
+    undo = TOUCHES[name](model.text_module())
     try:
         assert model.trim_unseen(texts()).shape[1] == 24
     finally:
@@ -127,7 +127,7 @@ def test_texts_stay_whole_while_something_could_see_it(name: str, kind: type) ->
     assert model.trim_unseen(texts()).shape[1] == 9
 
 
-def test_what_sees_nothing_changes_nothing() -> None:
+def test_changes_elsewhere_do_not_prevent_trimming() -> None:
     model = CLIP(16, VIT, TEXT).eval()
     model.visual.register_forward_hook(lambda *_: None)  # the other tower's
     model.transformer.resblocks[0].attn = nn.MultiheadAttention(32, 2, batch_first=True)
@@ -136,7 +136,7 @@ def test_what_sees_nothing_changes_nothing() -> None:
         assert model.trim_unseen(texts()).shape[1] == 9
 
 
-def test_a_mode_that_counts_operations_counts_those_of_whole_texts() -> None:
+def test_a_flop_counter_counts_whole_texts() -> None:
     model = CLIP(16, VIT, TEXT).eval()
     counts = []
     for ids in (texts(), torch.full((2, 24), 7)):
@@ -146,7 +146,7 @@ def test_a_mode_that_counts_operations_counts_those_of_whole_texts() -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_module_without_children_is_looked_at_itself() -> None:
+def test_a_module_without_children_is_checked() -> None:
     layer = nn.Linear(1, 1)
     assert is_untouched(layer)
     layer.register_forward_hook(lambda *_: None)

@@ -1,4 +1,4 @@
-"""Files as they might have been damaged, or changed by somebody who knows their form; the same for the same seed."""
+"""Reproducible damage to files, random or by somebody who knows their format."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NESTED = ("[" * 3000, '{"a":' * 3000, "(" * 3000, "[" * 100_000)
 
 
 def mutated(content: bytes, random: random.Random) -> bytes:
-    """A file with a few changes, of which the smallest is one bit."""
+    """Make a few changes to a file; the smallest is one bit."""
     for layer in (_in_zip, _in_gzip, _in_json, _in_text):
         if random.random() < 0.55 and (changed := layer(content, random)) is not None:
             return changed
@@ -63,7 +63,7 @@ def mutated(content: bytes, random: random.Random) -> bytes:
 
 
 def _place(content: bytes, random: random.Random) -> int:
-    """Anywhere in a file, and more often near its beginning or its end, where its description is."""
+    """Draw a position in a file, more often near its start or end, where headers are."""
     size = max(len(content), 1)
     near = min(size, 512)
     return random.choice((random.randrange(size), random.randrange(near), size - 1 - random.randrange(near)))
@@ -123,7 +123,7 @@ _CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def _in_zip(content: bytes, random: random.Random) -> bytes | None:
-    """An entry of an archive changed, and the archive written anew, so that its checksums are right."""
+    """Change an entry of an archive, and write the archive again with valid checksums."""
     if not content.startswith(b"PK"):
         return None
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -148,7 +148,7 @@ def _in_gzip(content: bytes, random: random.Random) -> bytes | None:
 
 
 def _in_json(content: bytes, random: random.Random) -> bytes | None:
-    """A value somewhere in JSON replaced, left out or called otherwise."""
+    """Replace, remove or rename a value somewhere in JSON."""
     if content[:1] not in (b"{", b"["):
         return None
     try:
@@ -171,7 +171,7 @@ def _in_json(content: bytes, random: random.Random) -> bytes | None:
 
 
 def _any_holder(whole: Any, random: random.Random) -> tuple[Any, Any]:
-    """Something in JSON: what it is in, and its key there."""
+    """Choose a value in JSON, as its container and key."""
     holder, key = None, None
     while isinstance(whole, dict | list) and whole:
         holder, key = whole, random.choice(list(whole) if isinstance(whole, dict) else range(len(whole)))
@@ -182,7 +182,7 @@ def _any_holder(whole: Any, random: random.Random) -> tuple[Any, Any]:
 
 
 def _in_text(content: bytes, random: random.Random) -> bytes | None:
-    """A number, a word or a sign of a text replaced."""
+    """Replace a number, a word or a symbol in a text."""
     try:
         text = content.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Weights and what lies beside them: how sound files of each form are written, and how they are read."""
+"""Valid weight files and companion files of each format, and their readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oneclip.model import build_model
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file that is read.
+    """Kind of file that is read.
 
     Attributes:
         write: sound files of it into an empty folder.
@@ -48,13 +48,15 @@ def weights(cfg: ModelCfg = CFG) -> dict[str, torch.Tensor]:
 
 
 def file(name: str, write: Callable[[Path], object]) -> Format:
-    """A single file of weights."""
+    """Make the format of a single weights file."""
     return Format(lambda folder: write(folder / name), lambda folder: checkpoint.read(folder / name), (name,))
 
 
 def read_folder(folder: Path) -> None:
-    """As `oneclip inspect` and then `oneclip.load` do."""
-    checkpoint.settled(checkpoint.examine(zoo.Source(str(folder), "folder", path=folder), values=False))
+    """Read as `oneclip inspect` and then `oneclip.load` do."""
+    checkpoint.resolve_evidence(
+        checkpoint.gather_evidence(zoo.ModelSource(str(folder), "folder", path=folder), values=False)
+    )
     checkpoint.load(folder, device="cpu")
 
 
@@ -65,10 +67,10 @@ def our_folder(folder: Path) -> None:
 
 
 def transformers_folder(folder: Path) -> None:
-    """A model as transformers has it, written by our own export."""
+    """Write a model in the format of transformers, with our export."""
     cfg = ModelCfg(16, VISION, CLIPTextCfg(width=16, heads=2, layers=1))
     checkpoint.export(checkpoint.Exportable(weights(cfg), cfg, PIXELS), folder, "transformers", force=True)
-    for name in ("tokenizer.json", "vocab.json", "merges.txt"):  # CLIP's own, which takes long to compare
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):  # CLIP's own, whose comparison is slow
         (folder / name).unlink(missing_ok=True)
 
 
@@ -114,7 +116,7 @@ def training_file(folder: Path) -> None:
 
 
 def resume(folder: Path) -> None:
-    """As a training does with the latest checkpoint in its folder."""
+    """Read as a training does with the latest checkpoint in its folder."""
     from oneclip.train.checkpointing.checkpoint import (
         latest_checkpoint,
         read_checkpoint,
@@ -124,7 +126,7 @@ def resume(folder: Path) -> None:
     latest = latest_checkpoint(folder)
     if latest is not None:
         state = read_checkpoint(latest)
-        checkpoint.load_into(checkpoint.build_blank(CFG), state["state_dict"])
+        checkpoint.load_into(checkpoint.build_uninitialized(CFG), state["state_dict"])
         restore_random_states(state["random"])
 
 
@@ -138,16 +140,16 @@ def processes(folder: Path) -> None:
 
 
 def read_processes(folder: Path) -> None:
-    from oneclip.checkpoint.readers.dcp import Table
-    from oneclip.train.checkpointing.dcp import read_shards
+    from oneclip.checkpoint.readers.dcp import DistributedCheckpoint
+    from oneclip.train.checkpointing.dcp import load_sharded
 
     checkpoint.load(folder / "step_2", device="cpu")
-    table = Table(folder / "step_2")
-    read_shards(table, {"optimizer": {"param_groups": [{"lr": 0.0, "params": []}]}})
+    table = DistributedCheckpoint(folder / "step_2")
+    load_sharded(table, {"optimizer": {"param_groups": [{"lr": 0.0, "params": []}]}})
 
 
 def text_tower(kind: str) -> Format:
-    """The `config.json` of a text tower that transformers makes."""
+    """Write the `config.json` of a text tower of transformers."""
 
     def read(folder: Path) -> None:
         cfg = CLIPTextCfg(
@@ -159,7 +161,7 @@ def text_tower(kind: str) -> Format:
         model = ModelCfg(16, VISION, cfg)
         validate_config.check_cfg(model, folder)
         validate_config.check_size(model, 10**6, folder)
-        checkpoint.build_blank(model)
+        checkpoint.build_uninitialized(model)
 
     return Format(lambda folder: small_towers.text_folder(kind, folder), read, ("*/config.json",))
 
@@ -195,8 +197,8 @@ def formats() -> Iterator[tuple[str, Format]]:
     yield "TorchScript", file("m.pt", script)
     yield "safetensors", file("m.safetensors", lambda path: save_file(weights(), path))
     yield (
-        "quantised",
-        file("m.safetensors", lambda path: checkpoint.write_quantised(path, weights(), CFG, PIXELS)),
+        "quantized",
+        file("m.safetensors", lambda path: checkpoint.save_quantized(path, weights(), CFG, PIXELS)),
     )
     yield "NumPy weights", file("m.npz", big_vision)
     yield (

@@ -1,4 +1,4 @@
-"""Tokenizers, images, collections, outputs and settings: as `mutated_checkpoints`."""
+"""Valid tokenizers, images, collections, outputs and settings, and their readers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import made_tokenizers
 import numpy as np
+import tiny_tokenizers
 from mutated_checkpoints import CFG, PIXELS, Format
 from PIL import Image
 from tars import members, png, tar, write_tar
@@ -20,7 +20,7 @@ CAPTIONS = ["a photo of a cat", "&amp;amp;lt; ünïcode 漢字", "", "x" * 300]
 
 
 def tokenizer(make: Callable[[Path], Path], *files: str) -> Format:
-    """A folder of a tokenizer, and captions that it cuts."""
+    """Read a tokenizer folder, and tokenize texts that it must cut."""
 
     def read(folder: Path) -> None:
         from oneclip.text import HFTokenizer
@@ -33,7 +33,7 @@ def tokenizer(make: Callable[[Path], Path], *files: str) -> Format:
 
 
 def merges(folder: Path) -> None:
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in made_tokenizers.merges_of(["cat", "photo"])[1])]
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in tiny_tokenizers.merges_of(["cat", "photo"])[1])]
     (folder / "bpe.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
@@ -44,7 +44,7 @@ def read_merges(folder: Path) -> None:
 
 
 def image(suffix: str, mode: str = "RGB", **options: Any) -> Format:
-    """An image file, decoded whole and shrunk."""
+    """Decode an image file at full and at reduced size."""
 
     def write(folder: Path) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -54,14 +54,14 @@ def image(suffix: str, mode: str = "RGB", **options: Any) -> Format:
         from oneclip.image import Preprocess
         from oneclip.image.decode import open_image
 
-        opened = open_image(folder / f"a{suffix}", least=lambda size: (32, 32))
+        opened = open_image(folder / f"a{suffix}", min_size=lambda size: (32, 32))
         Preprocess(PIXELS)(opened)
 
     return Format(write, read)
 
 
 def items(*words: str, texts: bool = False, column: str | None = None) -> Callable[[Path], None]:
-    """What `oneclip embed` reads before it encodes: every item of some sources, or why it is none."""
+    """Read the items of some sources, or the reasons of failures, as `oneclip embed` does."""
 
     def read(folder: Path) -> None:
         from oneclip.embed.items import Failure
@@ -81,7 +81,7 @@ def items(*words: str, texts: bool = False, column: str | None = None) -> Callab
                     content = item.read()
                     content.decode() if texts else open_image(content)
                 except (OneCLIPError, OSError, UnicodeDecodeError):
-                    continue  # goes to the table of errors
+                    continue  # recorded in the table of errors
 
     return read
 
@@ -117,21 +117,21 @@ def parquet(folder: Path) -> None:
 
 def read_pairs(name: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        from oneclip.hub.pairs import present_pairs, read_table
+        from oneclip.hub.pairs import read_pairs, with_existing_images
 
-        present_pairs(read_table(folder / name), folder, {})
+        with_existing_images(read_pairs(folder / name), folder, {})
 
     return read
 
 
 def samples(*words: str) -> Callable[[Path], None]:
-    """What a training reads: every sample, or why it is none."""
+    """Read all samples, or the reasons of failures, as a training does."""
 
     def read(folder: Path) -> None:
-        from oneclip.train.data.open_dataset import open_samples
+        from oneclip.train.data.open_dataset import open_dataset
 
-        found = open_samples([str(folder / word) for word in words], skip=True)
-        for sample in found.read_run(range(min(len(found), 20))):
+        found = open_dataset([str(folder / word) for word in words], skip_missing=True)
+        for sample in found.read_many(range(min(len(found), 20))):
             if isinstance(sample, Exception) and not isinstance(sample, OneCLIPError | OSError):
                 raise sample
 
@@ -169,11 +169,13 @@ def tar_with_index(folder: Path) -> None:
 
 
 def read_index(folder: Path) -> None:
-    """The index that lies there, as if its tar had never changed; copying gives the tar another time."""
+    """Read the existing index, as if its tar had not changed; copying changes the time of the tar."""
     from oneclip.train.data import tar_index as module
 
     about = json.loads((folder / "about.json").read_text())
-    index = module._kept(folder / "a.tar.index", {key: about[key] for key in ("format", "size", "change")})
+    index = module._read_index(
+        folder / "a.tar.index", {key: about[key] for key in ("format", "size", "change")}
+    )
     if index is not None:
         assert int((index.starts + index.sizes).max(initial=0)) <= about["size"]
 
@@ -184,18 +186,18 @@ FACTS = {
     "settings": "1" * 64,
     "precision": "fp32",
     "decode": "exact",
-    "kind": "pictures",
+    "kind": "images",
 }
 
 
 def resumed(output: str, *, is_whole: bool) -> Format:
-    """An output of `oneclip embed`, finished or not, to which the same command returns."""
+    """Continue an output of `oneclip embed`, finished or not, with the same command."""
 
     def store(folder: Path) -> Any:
-        from oneclip.embed.rows import Facts
-        from oneclip.embed.store import Store
+        from oneclip.embed.rows import EmbeddingMetadata
+        from oneclip.embed.store import EmbeddingStore
 
-        return Store(folder / output, Facts(**FACTS))
+        return EmbeddingStore(folder / output, EmbeddingMetadata(**FACTS))
 
     def fill(folder: Path) -> None:
         with store(folder) as open_store:
@@ -215,18 +217,18 @@ def resumed(output: str, *, is_whole: bool) -> Format:
 
 
 def cache(folder: Path) -> None:
-    from oneclip.embed.cache import Cache
-    from oneclip.embed.rows import Facts
+    from oneclip.embed.cache import EmbeddingCache
+    from oneclip.embed.rows import EmbeddingMetadata
 
-    with Cache(folder, Facts(**FACTS)) as kept:
+    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS)) as kept:
         kept.add({f"{n}" * 64: np.ones(8, np.float32) for n in range(9)})
 
 
 def read_cache(folder: Path) -> None:
-    from oneclip.embed.cache import Cache
-    from oneclip.embed.rows import Facts
+    from oneclip.embed.cache import EmbeddingCache
+    from oneclip.embed.rows import EmbeddingMetadata
 
-    with Cache(folder, Facts(**FACTS)) as kept:
+    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS)) as kept:
         for n in range(9):
             kept.find(f"{n}" * 64)
         kept.add({"a" * 64: np.ones(8, np.float32)})
@@ -271,12 +273,12 @@ def run_folder(folder: Path) -> None:
 
 
 def read_run_folder(folder: Path) -> None:
-    from oneclip.train.reporting.environment import added_to
+    from oneclip.train.reporting.environment import append_start
     from oneclip.train.reporting.metrics import MetricsFile, read_metrics
 
-    MetricsFile(folder / "metrics.jsonl").cut_after(5)
+    MetricsFile(folder / "metrics.jsonl").truncate_after(5)
     read_metrics(folder / "metrics.jsonl")
-    added_to((folder / "environment.json").read_text(encoding="utf-8", errors="replace"))
+    append_start((folder / "environment.json").read_text(encoding="utf-8", errors="replace"))
 
 
 def templates(folder: Path) -> None:
@@ -304,10 +306,10 @@ def packed(name: str) -> Callable[[Path], object]:
 
 
 def formats() -> Iterator[tuple[str, Format]]:
-    yield "tokenizer.json", tokenizer(made_tokenizers.bert, "*.json")
-    yield "vocab.txt", tokenizer(made_tokenizers.vocab_txt, "*")
-    yield "vocab.json and merges.txt", tokenizer(made_tokenizers.vocab_json_and_merges, "*")
-    yield "sentencepiece", tokenizer(made_tokenizers.t5, "*")
+    yield "tokenizer.json", tokenizer(tiny_tokenizers.bert, "*.json")
+    yield "vocab.txt", tokenizer(tiny_tokenizers.vocab_txt, "*")
+    yield "vocab.json and merges.txt", tokenizer(tiny_tokenizers.vocab_json_and_merges, "*")
+    yield "sentencepiece", tokenizer(tiny_tokenizers.t5, "*")
     yield "CLIP's merges", Format(merges, read_merges)
     yield "JPEG", image(".jpg", quality=80)
     yield "PNG", image(".png")

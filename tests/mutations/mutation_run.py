@@ -1,7 +1,7 @@
-"""Change files of every form that is read, read them, and print what came of each change, a line of JSON a change.
+"""Change files of every format, read them, and print the outcome of each change as a line of JSON.
 
-python tests/mutations/mutation_run.py --full              800 changes of each form
-python tests/mutations/mutation_run.py --count 20          fewer; --only NAME for one form
+python tests/mutations/mutation_run.py --full              800 changes of each format
+python tests/mutations/mutation_run.py --count 20          fewer; --only NAME for one format
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-if __name__ == "__main__":  # before torch is imported; whoever imports this module keeps its environment
+if (
+    __name__ == "__main__"
+):  # before torch is imported; only as a program, to keep the environment of importers
     os.environ |= {"ONECLIP_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [
@@ -42,7 +44,7 @@ from mutated_checkpoints import Format  # noqa: E402
 from oneclip import checkpoint  # noqa: E402
 
 FULL = 800
-IMPORTED = (  # once, before there are processes
+IMPORTED = (  # imported once, before processes start
     *("oneclip.embed.store", "oneclip.embed.sources", "oneclip.embed.cache", "oneclip.hub.pairs"),
     *(
         "oneclip.train.data.open_dataset",
@@ -65,7 +67,7 @@ def formats() -> dict[str, Format]:
 
 
 def cases(name: str, form: Format, sound: Path, numbers: range) -> Iterator[sandbox.Case]:
-    """Changes of a form, by number."""
+    """Make the cases of a format, one for each change."""
     for number in numbers:
         yield f"{name} {number}", partial(_attempt, name, form, sound, number)
 

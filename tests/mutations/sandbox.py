@@ -1,6 +1,6 @@
-"""Run many small cases in processes of their own, with a limit on time and memory, and say what came of each.
+"""Run many small cases in subprocesses, with limits on time and memory, and return the outcomes.
 
-Time is that of the processor, which other programs of the machine do not make longer.
+The limit is on processor time, which does not depend on other programs.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SECONDS = 5.0  # of the processor, that a case may take
-SILENCE = 300.0  # seconds by the clock after which one that does not even compute is ended
-MEMORY = 2 * 2**30  # bytes beyond what the process has when it begins
-BATCH = 100  # cases of one process
+SECONDS = 5.0  # limit of processor time for a case
+SILENCE = 300.0  # limit of wall clock time, for cases that wait
+MEMORY = 2 * 2**30  # limit of additional memory, in bytes
+BATCH = 100  # number of cases per process
 
 Case = tuple[str, Callable[[], object]]
 
 
 @dataclass
 class Outcome:
-    """What came of a case.
+    """Outcome of a case.
 
     Attributes:
         kinds: classes of the error, the most particular first; none if there was none.
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def fault(self) -> str:
-        """What is wrong with it; "" for a result, and for an error of ours."""
+        """Return what is wrong; "" for a result or an error of our own."""
         if self.ended:
             return self.ended
         if self.kinds and "OneCLIPError" not in self.kinds:
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def run(cases: Sequence[Case], before: Callable[[], object] = lambda: None) -> Iterator[Outcome]:
-    """Run cases one after the other, a hundred in a process; a case that ends its process is the last one of it.
+    """Run cases in order, up to a hundred per process; a case that crashes its process is its last.
 
     Args:
         cases: names and what is done.
@@ -108,7 +108,7 @@ def _serve(cases: Sequence[Case], before: Callable[[], object], writing: int) ->
 
 
 def observed(name: str, case: Callable[[], object]) -> Outcome:
-    """What a case comes to, in this process; it ends with SIGPROF if the case takes far too long."""
+    """Run a case in this process; SIGPROF ends the process if the case takes far too long."""
     _forget_high_water()
     before, began = _high_water(), time.process_time()
     outcome = Outcome(name, [])
@@ -134,7 +134,7 @@ def _memory_now() -> int:
 
 
 def _high_water() -> int:
-    """The most memory that the process had at once since `_forget_high_water`."""
+    """Return the peak memory of the process since `_forget_high_water`."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 

@@ -1,4 +1,4 @@
-"""Write down what open_clip_torch's architectures are, as digests: names and shapes, and what shapes do not show.
+"""Write digests of open_clip_torch's architectures: names and shapes, and settings that shapes do not show.
 
     PYTHONPATH=.parity/packages python tests/parity/architecture_digests.py > tests/model/architecture_digests.json
 
@@ -23,18 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def digest(lines: Iterable[str]) -> str:
-    """Of lines in any order."""
+    """Return the digest of lines, independent of their order."""
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def shapes(model: nn.Module) -> Iterator[str]:
-    """Names and shapes of a state dict."""
+    """List names and shapes of a state dict."""
     for name, tensor in model.state_dict().items():
         yield f"{name} {list(tensor.shape)}"
 
 
 def settings(model: nn.Module) -> Iterator[str]:
-    """What changes the numbers and no shape: kinds of GELU, the epsilon of norms, numbers of heads."""
+    """List settings that change outputs but not shapes: kinds of GELU, epsilon of norms, numbers of heads."""
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in ("GELU", "GELUTanh", "QuickGELU"):
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def without_network(package: Any) -> None:
-    """Give the published package the configurations of Hugging Face models that are in our zoo."""
+    """Serve configurations of Hugging Face models from our zoo to the published package, without a network."""
     from oneclip import zoo
     from oneclip.model.hf_config import config_from
 

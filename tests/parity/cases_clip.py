@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import Tensor, nn
 
 VIT_B_32 = (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12)  # OpenAI's ten arguments
@@ -18,7 +18,7 @@ FULL = {"ViT-B/32": VIT_B_32, "RN50": RN50}
 
 
 def observe(package: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """What `clip.model` gives for a model of the given arguments."""
+    """Return the outputs of a `clip.model.CLIP` with the given arguments."""
     torch.manual_seed(0)
     model = package.model.CLIP(*arguments).eval()
     fill(model)
@@ -54,7 +54,7 @@ def observe(package: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def of_open_clip(package: Any, name: str) -> dict[str, Any]:
-    """The same model as `open_clip.CLIP`."""
+    """Build the same model as `open_clip.CLIP`."""
     arguments = FULL[name]
     dim, size, layers, width, patch, context, vocab, text_width, heads, text_layers = arguments
     vision = {
@@ -77,7 +77,7 @@ def of_open_clip(package: Any, name: str) -> dict[str, Any]:
 
 
 def _inputs(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    return pictures(2, arguments[1]), captions(4, arguments[5], arguments[6])
+    return random_images(2, arguments[1]), random_ids(4, arguments[5], arguments[6])
 
 
 def _features(model: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _features(model: nn.Module, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _prompts(model: nn.Module, text: Tensor) -> Tensor:
-    """Captions as embeddings, through the text tower in the way of prompt learning."""
+    """Encode token embeddings with the parts of the text tower, as prompt learning does."""
     x = model.token_embedding(text).type(model.dtype) + model.positional_embedding.type(model.dtype)
     x = model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
     x = model.ln_final(x).type(model.dtype)
@@ -95,7 +95,7 @@ def _prompts(model: nn.Module, text: Tensor) -> Tensor:
 
 
 def signatures(package: Any) -> dict[str, Any]:
-    """Names and defaults of what programs call."""
+    """List names and defaults of public arguments."""
     names = (
         "CLIP",
         "VisionTransformer",

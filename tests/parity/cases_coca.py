@@ -1,4 +1,4 @@
-"""Models that caption pictures, and the captions they write; both sides of a comparison run this file."""
+"""Captioning models and their captions; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import small_towers
 import torch
 from cases_model import VIT, Observed, _record, _sampled
-from parity_weights import captions, pictures, random_tensor
+from parity_weights import random_ids, random_images, random_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-VOCABULARY, CONTEXT = 24, 16  # so small that captions end by themselves
+VOCABULARY, CONTEXT = 24, 16  # small enough that captions end on their own
 START, END = VOCABULARY - 2, VOCABULARY - 1
 WIDTHS = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 64, "heads": 2, "layers": 2}
 TEXT = {**WIDTHS, "embed_cls": True, "output_tokens": True}
@@ -32,7 +32,7 @@ INTERMEDIATES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model."""
+    """Configuration of one model."""
 
     name: str
     vision: dict[str, Any] = field(default_factory=lambda: POOLED)
@@ -43,7 +43,7 @@ class Case:
 
 
 def cases(folder: Path) -> Iterator[Case]:
-    """Every option of each part by itself; `folder` takes the configuration of a text model of Hugging Face's."""
+    """Make cases with one option each; the configuration of a Hugging Face text model is written to `folder`."""
     yield Case("pooled")
     yield Case("no pool", VISION)
     yield Case("mean of pool", {**POOLED, "pool_type": "avg"})
@@ -68,16 +68,16 @@ NAMES = tuple(case.name for case in cases(Path(tempfile.gettempdir())))
 
 
 def observe_all(package: Any) -> dict[str, Observed]:
-    """All cases, by name."""
+    """Return the outputs of all cases, by name."""
     with tempfile.TemporaryDirectory() as folder:
         return {case.name: observe(package, case) for case in cases(Path(folder))}
 
 
 def observe(package: Any, case: Case) -> Observed:
-    """All that a model gives."""
+    """Return all outputs of a model."""
     model = build(package, case)
     seen: Observed = {"state": sorted((name, list(t.shape)) for name, t in model.state_dict().items())}
-    image, text = pictures(4, 32), texts(model)
+    image, text = random_images(4, 32), texts(model)
     with torch.no_grad():
         for normalize in ((), (False,), (True,)):
             _record(seen, f"image {normalize}", lambda n=normalize: model.encode_image(image, *n))
@@ -88,9 +88,11 @@ def observe(package: Any, case: Case) -> Observed:
         latent, tokens = (
             model._encode_image(image) if hasattr(model, "_encode_image") else _both(model, image)
         )
-        seen["tokens of pictures"], seen["tokens of captions"] = tokens, model.text(text)[1]
+        seen["tokens of images"], seen["tokens of texts"] = tokens, model.text(text)[1]
         _record(seen, "known picture", lambda: model(image, text, latent.flip(0), tokens.flip(0)))
-        if not case.text.get("no_causal_mask"):  # else every token sees where the class token stands
+        if not case.text.get(
+            "no_causal_mask"
+        ):  # otherwise all tokens depend on the position of the class token
             _record(seen, "short captions", lambda: model(image, text[:, :9], output_labels=False)["logits"])
         for name, arguments in INTERMEDIATES.items():
             _record(
@@ -105,16 +107,16 @@ def observe(package: Any, case: Case) -> Observed:
 
 
 def build(package: Any, case: Case) -> Any:
-    """A model with random weights, in evaluation mode."""
+    """Build a model with random weights, in evaluation mode."""
     torch.manual_seed(0)
     width = 32 if case.decoder["width"] == 32 else 64
     model: nn.Module = package.CoCa(width, case.decoder, case.text, case.vision, **case.options).eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(random_tensor(f"{case.seed}.{name}" if case.seed else name, tensor))
-        if case.seed:  # captions that do not repeat one token, and end at different lengths
+        if case.seed:  # gives captions without repetition and with different lengths
             model.text.positional_embedding.mul_(4)
-            wanted = torch.full((VOCABULARY,), -3.0)  # by how much all logits move
+            wanted = torch.full((VOCABULARY,), -3.0)  # shift of all logits
             wanted[END] = -1.5
             moved = torch.linalg.lstsq(model.text_decoder.text_projection.T, wanted).solution
             model.text_decoder.ln_final.bias.add_(moved)
@@ -122,8 +124,8 @@ def build(package: Any, case: Case) -> Any:
 
 
 def texts(model: Any) -> Tensor:
-    """(4, 16) captions of different lengths."""
-    text = captions(4, CONTEXT, VOCABULARY)
+    """Make (4, 16) token ids of texts with different lengths."""
+    text = random_ids(4, CONTEXT, VOCABULARY)
     pad = model.text.config.pad_token_id if hasattr(model.text, "config") else model.text.pad_id
     ends = (text == END).int().argmax(dim=1)
     return text.masked_fill(torch.arange(CONTEXT) > ends[:, None], pad)
@@ -135,7 +137,7 @@ def _both(model: Any, image: Tensor) -> Any:
 
 
 def _gradients(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-    """Of a loss that all features and logits enter, in evaluation mode."""
+    """Compute the gradients of a loss of all features and logits, in evaluation mode."""
     model.zero_grad()
     output = model(image, text)
     loss = F.cross_entropy(output["logits"].transpose(1, 2), output["labels"], ignore_index=model.pad_id)

@@ -1,4 +1,4 @@
-"""What open_clip_torch 3.3.0 does not do although it is documented, as docs/compatibility.md lists it.
+"""Documented features that do not work in open_clip_torch 3.3.0, listed in docs/compatibility.md.
 
 Both sides of a comparison run this file: each probe says whether the package does what is documented.
 """
@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 from cases_model import RESNET, TEXT, VIT
-from parity_weights import captions, pictures
+from parity_weights import random_ids, random_images
 from torch import Tensor, nn
 
 ATTENTIONAL = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 5}
 
 
 def observe(package: Any) -> dict[str, bool]:
-    """Whether each probe passes."""
+    """Return whether each probe passes."""
 
     def model(vision: dict[str, Any] = VIT, text: dict[str, Any] = TEXT, kind: str = "CLIP") -> nn.Module:
         torch.manual_seed(0)
         made: nn.Module = getattr(package, kind)(64, vision, text)
         return made.eval()
 
-    image, ids = pictures(2, 32), captions(3, 16, 120)
+    image, ids = random_images(2, 32), random_ids(3, 16, 120)
     return {name: _passes(lambda p=probe: p(model, image, ids)) for name, probe in PROBES.items()}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 
 Observed = dict[str, Any]
 
@@ -68,22 +68,22 @@ NAMES = ("small-vit", "small-custom", "small-resnet", "small-timm", "small-coca"
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "fp16", "bf16", "pure_fp16", "pure_bf16")
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "as they are": ("small-vit", {}),
+    "defaults": ("small-vit", {}),
     "a tower of its own": ("small-custom", {}),
     "resnet": ("small-resnet", {}),
     "pooled": ("small-pooled", {}),
     "captions": ("small-coca", {}),
     "captions, dict": ("small-coca", {"output_dict": True, "force_quick_gelu": True}),
-    "captions, larger pictures": ("small-coca", {"force_image_size": 48}),
+    "captioning, larger images": ("small-coca", {"force_image_size": 48}),
     "timm": ("small-timm", {}),
     "timm, a text tower of its own": ("small-timm", {"force_custom_text": True, "force_context_length": 20}),
     "dict": ("small-vit", {"output_dict": True}),
     "quick gelu": ("small-vit", {"force_quick_gelu": True}),
     "custom text": ("small-vit", {"force_custom_text": True}),
     "patch dropout": ("small-vit", {"force_patch_dropout": 0.25}),
-    "larger pictures": ("small-vit", {"force_image_size": 48}),
-    "smaller pictures": ("small-pooled", {"force_image_size": 16}),
-    "oblong pictures": ("small-vit", {"force_image_size": (48, 32)}),
+    "larger images": ("small-vit", {"force_image_size": 48}),
+    "smaller images": ("small-pooled", {"force_image_size": 16}),
+    "non-square images": ("small-vit", {"force_image_size": (48, 32)}),
     "longer captions": ("small-vit", {"force_context_length": 24}),
     "shorter captions": ("small-custom", {"force_context_length": 9}),
     "statistics": ("small-vit", {"force_preprocess_cfg": {"mean": (0.1, 0.2, 0.3), "resize_mode": "squash"}}),
@@ -94,7 +94,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def observe(package: Any) -> dict[str, Observed]:
-    """Everything that `CONFIGS` and `OPTIONS` give, and the lists."""
+    """Return the results for all `CONFIGS` and `OPTIONS`, and the lists."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         files = registered(package, Path(folder))
@@ -125,7 +125,7 @@ def attempt(run: Callable[[], Observed]) -> Observed:
 
 
 def registered(package: Any, folder: Path) -> dict[str, str]:
-    """Register `CONFIGS`, half of them by their folder, and write random weights for each."""
+    """Register `CONFIGS`, half of them by folder, and write random weights for each."""
     (folder / "configs").mkdir()
     for number, (name, cfg) in enumerate(CONFIGS.items()):
         place = folder / "configs" if number % 2 else folder
@@ -145,7 +145,7 @@ def registered(package: Any, folder: Path) -> dict[str, str]:
 
 
 def inputs(model: Any, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    return pictures(count, model.visual.image_size), captions(count, package_length(model), 120)
+    return random_images(count, model.visual.image_size), random_ids(count, package_length(model), 120)
 
 
 def package_length(model: Any) -> int:
@@ -176,7 +176,7 @@ def of_precision(package: Any, files: dict[str, str], name: str, precision: str)
     seen: Observed = {f"dtype/{key}": str(value.dtype) for key, value in model.state_dict().items()}
     seen["cast"] = str(package.get_cast_dtype(precision))
     seen["input"] = str(package.get_input_dtype(precision))
-    if "fp16" not in precision:  # too slow or absent on a CPU
+    if "fp16" not in precision:  # too slow or not available on a CPU
         seen |= attempt(lambda: features(package, model, precision))
     return seen
 
@@ -184,12 +184,12 @@ def of_precision(package: Any, files: dict[str, str], name: str, precision: str)
 def features(package: Any, model: Any, precision: str) -> Observed:
     image, text = inputs(model)
     with torch.no_grad():
-        pictures = model.encode_image(image.to(package.get_input_dtype(precision) or image.dtype))
-        return {"image": pictures.float(), "text": model.encode_text(text).float()}
+        features = model.encode_image(image.to(package.get_input_dtype(precision) or image.dtype))
+        return {"image": features.float(), "text": model.encode_text(text).float()}
 
 
 def of_towers(package: Any, files: dict[str, str], folder: Path) -> Observed:
-    """Weights of single towers, and files without a whole model."""
+    """Load weights of single towers, and files without a whole model."""
     whole = package.create_model("small-custom", pretrained=files["small-custom"])
     for tower in ("visual", "text"):
         torch.save(getattr(whole, tower).state_dict(), folder / f"{tower}.pt")
@@ -220,7 +220,7 @@ def of_towers(package: Any, files: dict[str, str], folder: Path) -> Observed:
 
 
 def of_compiled(package: Any, files: dict[str, str]) -> Observed:
-    """Traced: a ResNet, since the published package cannot trace a tower whose size of pictures is a pair."""
+    """Trace a ResNet; the published package cannot trace towers whose image size is a pair."""
     model = package.create_model("small-resnet", pretrained=files["small-resnet"])
     image, text = inputs(model, count=3)
     traced = package.trace_model(model, batch_size=2)
@@ -274,7 +274,7 @@ def of_lists(package: Any) -> Observed:
 
 
 def of_losses(package: Any) -> Observed:
-    """Which loss the arguments of a training ask for."""
+    """Return the losses for several training arguments."""
     common = {
         "model": "ViT-B-32",
         "distill": False,
@@ -327,7 +327,7 @@ def of_helpers(package: Any) -> Observed:
     norms = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
     fill(norms)
     frozen = utils.freeze_batch_norm_2d(norms).train()
-    seen["frozen"] = frozen(pictures(2, 8)).detach()
+    seen["frozen"] = frozen(random_images(2, 8)).detach()
     seen["frozen parameters"] = sorted(name for name, _ in frozen.named_parameters())
     linear = torch.nn.ModuleDict({"c_fc": torch.nn.Linear(2, 3), "other": torch.nn.Linear(2, 3)})
     replaced = utils.replace_linear(
@@ -338,11 +338,11 @@ def of_helpers(package: Any) -> Observed:
 
 
 class Wider(torch.nn.Linear):
-    """What stands in for a layer of another library."""
+    """Stand-in for a layer of another library."""
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists, since a file of results knows no difference."""
+    """Convert tuples to lists, because the results file does not distinguish them."""
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""What the factory of open_clip_torch 3.3.0 does not do, and ours does: each probe says whether a package does it."""
+"""Features of our factory that open_clip_torch 3.3.0 lacks; each probe tests one of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "probe-vit"
 
 
 def observe(package: Any) -> dict[str, bool]:
-    """Probe by probe, whether the package does what its name says."""
+    """Return for each probe whether the package has the feature."""
     logging.disable(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -50,15 +50,15 @@ def _traced(package: Any, folder: Path) -> bool:
 
 
 def _activation(package: Any, folder: Path) -> bool:
-    """The tag says QuickGELU: is that what comes, without weights to fetch?"""
+    """Check that a tag trained with QuickGELU gives QuickGELU, without a download."""
     cfg = {**CONFIGS["small-vit"]}
-    Path(folder, "RN50.json").write_text(json.dumps(cfg))  # of the size of a test, under a name that has tags
+    Path(folder, "RN50.json").write_text(json.dumps(cfg))  # a small model under a name that has tags
     published = package.get_model_config("RN50")
     package.add_model_config(Path(folder, "RN50.json"))
     try:
         weights = folder / "weights.pt"
         torch.save(package.create_model("RN50").state_dict(), weights)
-        # the published package fetches weights that it will not load: give it a file
+        # the published package downloads weights that it does not load, so provide a file
         with patch.object(package.factory, "download_pretrained", lambda *args, **kwargs: str(weights)):
             model = package.create_model("RN50", "openai", load_weights=False)
         return type(model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
@@ -97,7 +97,7 @@ def _spelling(package: Any, folder: Path) -> bool:
 
 
 def _pixels(package: Any, folder: Path) -> bool:
-    """Random weights of an architecture whose published weights all have other statistics."""
+    """Check the preprocessing of random weights, for an architecture whose published weights use other statistics."""
     published = package.get_model_config("ViT-L-14-CLIPA")
     package.factory._MODEL_CONFIGS["ViT-L-14-CLIPA"] = json.loads(json.dumps(CONFIGS["small-vit"]))
     try:
@@ -112,7 +112,7 @@ def _registered(package: Any, folder: Path) -> bool:
 
 
 def _kept(package: Any, folder: Path) -> bool:
-    """A table that a program has imported is the one that configurations are added to."""
+    """Check that configurations are added in place to an imported table."""
     table = package.factory._MODEL_CONFIGS
     package.add_model_config(folder / f"{NAME}.json")
     return table is package.factory._MODEL_CONFIGS

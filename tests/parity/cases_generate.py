@@ -1,4 +1,4 @@
-"""Ways to write a caption; both sides of a comparison run this file."""
+"""Caption generation with many options; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from cases_coca import END, START, build, cases
-from parity_weights import pictures
+from parity_weights import random_images
 from torch import Tensor
 
 PROMPT = torch.tensor([[START, 4, 9], [START, 4, 9], [START, 7, 7], [START, 3, END]])
@@ -23,8 +23,8 @@ GREEDY: dict[str, dict[str, Any]] = {
     "repeating more": {"repetition_penalty": 0.6, "min_seq_len": 2},
     "begun": {"text": PROMPT},
     "begun and filled up": {"text": PROMPT, "fixed_output_length": True, "min_seq_len": 1},
-    "longer begun than asked for": {"text": PROMPT.repeat(1, 3), "seq_len": 7},
-    "one begun": {"text": PROMPT[0], "pictures": 1},
+    "prompt longer than seq_len": {"text": PROMPT.repeat(1, 3), "seq_len": 7},
+    "one prompt": {"text": PROMPT[0], "image_count": 1},
     "several ends": {"eos_token_id": [END]},
     "ids as tensors": {"eos_token_id": torch.tensor([END]), "sot_token_id": torch.tensor([START])},
     "other padding": {"pad_token_id": 5, "min_seq_len": 1, "fixed_output_length": True},
@@ -65,7 +65,7 @@ SEQ_LEN = 12
 
 
 def observe(package: Any) -> dict[str, Tensor | str]:
-    """The ids of every way, for every model."""
+    """Return the ids for all options and models."""
     with tempfile.TemporaryDirectory() as folder:
         models = {case.name: build(package, case) for case in cases(Path(folder))}
     seen: dict[str, Any] = {}
@@ -87,12 +87,12 @@ def observe(package: Any) -> dict[str, Tensor | str]:
 def write(model: Any, arguments: dict[str, Any]) -> Tensor:
     torch.manual_seed(5)
     given = {"seq_len": SEQ_LEN, "sot_token_id": START, "eos_token_id": END, **arguments}
-    ids: Tensor = model.generate(pictures(given.pop("pictures", 4), 32), **given)
+    ids: Tensor = model.generate(random_images(given.pop("image_count", 4), 32), **given)
     return ids
 
 
 def criteria() -> list[Any]:
-    """A limit as transformers has it, and one of a program's own: stop after three equal tokens."""
+    """Make two stopping criteria: a length limit of transformers, and one that stops after three equal tokens."""
     from transformers import MaxLengthCriteria
 
     def repeats(ids: Tensor, scores: Any, **_: Any) -> Tensor:

@@ -11,7 +11,7 @@ BATCHES = ((1, 8), (2, 8), (7, 16), (32, 64))  # rows, width
 
 
 def observe(package: Any) -> dict[str, Any]:
-    """Values and gradients of every loss."""
+    """Return values and gradients of all losses."""
     return {
         **of_clip(package),
         **of_siglip(package.loss),

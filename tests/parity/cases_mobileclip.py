@@ -1,4 +1,4 @@
-"""Whether open_clip_torch reads MobileCLIP's original form, as we write it, to the tensors that it was written of."""
+"""Check that open_clip_torch reads our exports of MobileCLIP, in the original format, to the same tensors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAMES = ("MobileCLIP-S1", "MobileCLIP-S2", "MobileCLIP-B")
 
 
 def read_back(package: Any, name: str) -> dict[str, list[str]]:
-    """Names that are missing, new or hold other numbers after our writing and the published reading."""
+    """Return names that are missing, new or different after our export and the published import."""
     sys.path.append(str(Path(__file__).resolve().parents[2] / "src"))  # behind the published packages
     from oneclip import zoo
-    from oneclip.checkpoint.formats import Converted
+    from oneclip.checkpoint.formats import NativeCheckpoint
     from oneclip.checkpoint.formats.mobileclip import MobileCLIP
 
     cfg = package.get_model_config(name)
@@ -25,7 +25,7 @@ def read_back(package: Any, name: str) -> dict[str, list[str]]:
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     ours = {key: torch.arange(shape.numel()).float().reshape(shape) for key, shape in shapes.items()}
     ours |= {key: torch.zeros(shapes[key]) for key in shapes if key.endswith(("head.bias", "head.fc.bias"))}
-    theirs = MobileCLIP().write(Converted(ours, zoo.architecture(name))).state_dict
+    theirs = MobileCLIP().write(NativeCheckpoint(ours, zoo.architecture(name))).state_dict
     read = package.convert.convert_state_dict(model, theirs)
     same = {key for key in ours.keys() & read.keys() if torch.equal(ours[key], read[key])}
     return {"ours": sorted(ours.keys() - same), "theirs": sorted(read.keys() - same), "names": sorted(read)}

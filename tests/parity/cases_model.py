@@ -1,4 +1,4 @@
-"""Models of every option, and all that can be observed of one; both sides of a comparison run this file."""
+"""Models with every option, and all their outputs; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import Tensor, nn
 
 Observed = dict[str, Any]
@@ -117,7 +117,7 @@ INTERMEDIATES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model."""
+    """Configuration of one model."""
 
     name: str
     kind: str  # the class
@@ -131,7 +131,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every option of each part by itself, in both kinds of model; and CLIPA's together."""
+    """Make cases with one option each, for both model classes, and one with all options of CLIPA."""
     for kind in ("CLIP", "CustomTextCLIP"):
         for name, options in VISION.items():
             vision = options if "layers" in options and options["layers"] != 1 else {**VIT, **options}
@@ -145,13 +145,13 @@ def cases() -> Iterator[Case]:
 
 
 def build(package: Any, case: Case) -> nn.Module:
-    """A model of the package's class, in evaluation mode, as it is initialised."""
+    """Build a model of the package, in evaluation mode, with its initial weights."""
     model: nn.Module = getattr(package, case.kind)(case.embed_dim, case.vision, case.text, **case.options)
     return model.eval()
 
 
 def observe(package: Any, case: Case) -> Observed:
-    """All that a model gives: values, names, gradients, what its locks leave trainable."""
+    """Return outputs, names, gradients and the trainable parameters after locking."""
     torch.manual_seed(0)
     seen: Observed = {}
     model = build(package, case)
@@ -160,8 +160,8 @@ def observe(package: Any, case: Case) -> Observed:
     fill(model)
     seen["state"] = sorted((name, list(t.shape)) for name, t in model.state_dict().items())
     seen["no weight decay"] = sorted(model.no_weight_decay())
-    image = pictures(3, case.vision["image_size"])
-    text = captions(4, 16, 120, case.text.get("eos_id"))
+    image = random_images(3, case.vision["image_size"])
+    text = random_ids(4, 16, 120, case.text.get("eos_id"))
     with torch.no_grad():
         _record(seen, "forward", lambda: model(image, text))
         _record(seen, "image alone", lambda: model(image=image))
@@ -199,7 +199,7 @@ def observe(package: Any, case: Case) -> Observed:
 
 
 def _locked(model: nn.Module, free: dict[str, bool], lock: str, count: int) -> list[str]:
-    """The parameters that a lock leaves trainable."""
+    """Return the parameters that stay trainable after locking."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = free[name]
     getattr(model, lock)(count)
@@ -207,13 +207,13 @@ def _locked(model: nn.Module, free: dict[str, bool], lock: str, count: int) -> l
 
 
 def _frozen_statistics(model: nn.Module, image: Tensor) -> list[Any]:
-    """What training mode gives after a lock that freezes the batch norm statistics, and the statistics."""
+    """Return outputs and statistics in training mode after locking with frozen batch norm statistics."""
     model.lock_image_tower(0, True)
     return [model.train().encode_image(image), model.visual.layer2[0].bn1.running_var.clone()]
 
 
 def _gradients(model: nn.Module, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-    """Of a loss that all features and the temperature enter, in evaluation mode."""
+    """Compute the gradients of a loss of all features and the temperature, in evaluation mode."""
     model.zero_grad()
     image_features, text_features = _pooled(model.encode_image(image)), _pooled(model.encode_text(text))
     loss = (
@@ -227,7 +227,7 @@ def _gradients(model: nn.Module, image: Tensor, text: Tensor) -> dict[str, Tenso
 
 
 def _sampled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Up to two thousand numbers of each tensor, and its norm."""
+    """Return up to two thousand values of each tensor, and its norm."""
     parts = {name: t.flatten()[:: 1 + t.numel() // 2000] for name, t in tensors.items()}
     return {name: torch.cat([part, tensors[name].norm()[None]]) for name, part in parts.items()}
 
@@ -237,7 +237,7 @@ def _pooled(features: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _record(seen: Observed, name: str, make: Callable[[], Any]) -> None:
-    """Put what is made under the name, one entry a tensor; an exception is what it is."""
+    """Store a result under a name, with one entry per tensor; exceptions are stored by type."""
     try:
         made = make()
     except Exception as error:
@@ -266,7 +266,7 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def signatures(package: Any) -> Observed:
-    """Names and defaults of what programs call and fill in."""
+    """List names and defaults of public arguments and configuration fields."""
     seen: Observed = {}
     for kind in ("CLIP", "CustomTextCLIP"):
         for method in (
@@ -297,7 +297,7 @@ def _number(default: Any) -> Any:
 
 
 def beginnings(package: Any) -> Observed:
-    """Mean and deviation of each tensor as a model is initialised, and its one value where it has one."""
+    """Return mean and standard deviation of each initial tensor, or its value if constant."""
     torch.manual_seed(0)
     seen: Observed = {}
     wide = {"width": 128, "layers": 2}

@@ -1,4 +1,4 @@
-"""What lies between the modules of a model: names, classes, and what hooks see; both sides run this file."""
+"""Submodules of models: names, classes, and inputs and outputs seen by hooks; both sides run this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from cases_clip import SMALL_RESNET, SMALL_VIT
 from cases_model import RESNET, SWITCHES, TEXT, VIT
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import Tensor, nn
 
 POOL = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 7}
@@ -59,17 +59,17 @@ OPEN_CLIP: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 CLIP = {"vit": SMALL_VIT, "resnet": SMALL_RESNET}
 DIM = 48
-SAMPLE = 500  # numbers of each tensor that are compared
+SAMPLE = 500  # number of compared values of each tensor
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
-    """Of each kind of model, see `observe`."""
+    """Return the result of `observe` for each kind of model."""
     seen = {}
     for name, (kind, arguments) in OPEN_CLIP.items():
         torch.manual_seed(0)
         model = getattr(package, kind)(64 if kind == "CoCa" else DIM, **arguments)
         vision, text = arguments["vision_cfg"], arguments["text_cfg"]
-        inputs = pictures(2, vision["image_size"]), captions(3, text["context_length"], 120)
+        inputs = random_images(2, vision["image_size"]), random_ids(3, text["context_length"], 120)
         seen[name] = observe(model, inputs)
     return seen
 
@@ -79,12 +79,14 @@ def of_clip(package: Any) -> dict[str, Any]:
     for name, arguments in CLIP.items():
         torch.manual_seed(0)
         model = package.model.CLIP(*arguments)
-        seen[name] = observe(model, (pictures(2, arguments[1]), captions(3, arguments[5], arguments[6])))
+        seen[name] = observe(
+            model, (random_images(2, arguments[1]), random_ids(3, arguments[5], arguments[6]))
+        )
     return seen
 
 
 def observe(model: nn.Module, inputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """How a model begins, what it consists of, and what hooks on all of its modules see.
+    """Return the initial weights, the submodules, and the inputs and outputs seen by hooks on all of them.
 
     Args:
         model: as it was just made, after a seed.
@@ -94,7 +96,7 @@ def observe(model: nn.Module, inputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
     seen: dict[str, Any] = {"next random number": float(torch.rand(()))}
     seen["weights"] = {
         name: sample(tensor) for name, tensor in model.named_parameters()
-        if not name.endswith("text_decoder.text_projection")  # memory as it happens to be, there
+        if not name.endswith("text_decoder.text_projection")  # uninitialized memory in the published package
     }  # fmt: skip
     seen["modules"] = [(name, classes(module)) for name, module in model.named_modules()]
     seen["parameters"] = [name for name, _ in model.named_parameters()]
@@ -115,13 +117,13 @@ def _run(model: nn.Module, image: Tensor, text: Tensor) -> None:
 
 
 def classes(module: nn.Module) -> list[str]:
-    """Its own class, and those of torch's that it is one of."""
+    """Return the class name, and the torch classes that it derives from."""
     bases = [kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
     return [type(module).__name__, *bases]
 
 
 def hooked(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
-    """Inputs and outputs of every call of every module, by its name, the number of the call and their places."""
+    """Record inputs and outputs of all module calls, by module name, call number and position."""
     seen: dict[str, Any] = {}
     order: list[str] = []
 
@@ -149,7 +151,7 @@ def hooked(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def sample(tensor: Tensor) -> tuple[Any, Tensor]:
-    """Shape and dtype of a tensor, and some of its numbers, evenly spread."""
+    """Return shape, dtype and evenly spaced values of a tensor."""
     numbers = tensor.detach().flatten()
     return (list(tensor.shape), str(tensor.dtype)), numbers[:: 1 + len(numbers) // SAMPLE].clone()
 
@@ -164,7 +166,7 @@ def _outputs(output: Any) -> Iterator[tuple[str, Any]]:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float = 1e-5) -> list[str]:
-    """Where what `observe` saw differs, in words."""
+    """List differences between two results of `observe`."""
     found = []
     for key in sorted(theirs.keys() | ours.keys(), key=str):
         if key not in ours or key not in theirs:
@@ -181,7 +183,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float =
 
 
 def _apart(mine: Any, theirs: tuple[Any, Tensor], tolerance: float) -> Iterator[str]:
-    """How what `sample` made of two tensors differs."""
+    """Describe the difference between two results of `sample`."""
     if not isinstance(mine, tuple) or mine[0] != theirs[0]:
         yield f"{mine[0] if isinstance(mine, tuple) else mine} for {theirs[0]}"
         return

@@ -38,7 +38,7 @@ def observe(package: Any) -> Observed:
 
 
 def values(package: str) -> Observed:
-    """Every value that is plain data."""
+    """Return all values that are plain data."""
     found: Observed = {}
     for module, names in NAMES.items():
         for name, entry in names.items():
@@ -148,7 +148,7 @@ def of_texts(tokenizer: Any) -> Observed:
 
 
 def of_positions(pos_embed: Any) -> Observed:
-    """Of a checkpoint of 3 x 3 patches in models of other grids, with one and two tokens before them."""
+    """Interpolate positions of 3 x 3 patches to other grids, with one and two prefix tokens."""
     seen: Observed = {}
     for prefix in (0, 1, 2):
         for side in (2, 3, 5):

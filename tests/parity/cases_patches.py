@@ -1,4 +1,4 @@
-"""What research programs do to the parts of a model, and what comes of it; both sides of a comparison run this file."""
+"""Changes that research programs make to model parts, and the results; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 from cases_clip import SMALL_RESNET, SMALL_VIT
 from cases_model import RESNET, TEXT, VIT
-from parity_weights import captions, fill, pictures, random_tensor
+from parity_weights import fill, random_ids, random_images, random_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ Outcome = dict[str, Any]
 
 
 def of_open_clip(package: Any) -> dict[str, Outcome]:
-    """Of each probe, for `open_clip`."""
+    """Return the results of all probes for `open_clip`."""
 
     def make(resnet: bool = False) -> Any:
         return _filled(package.CLIP(48, RESNET if resnet else VIT, TEXT))
@@ -27,7 +27,7 @@ def of_open_clip(package: Any) -> dict[str, Outcome]:
 
 
 def of_clip(package: Any) -> dict[str, Outcome]:
-    """Of each probe, for `clip`."""
+    """Return the results of all probes for `clip`."""
 
     def make(resnet: bool = False) -> Any:
         return _filled(package.model.CLIP(*(SMALL_RESNET if resnet else SMALL_VIT)))
@@ -53,10 +53,10 @@ def _size(model: Any) -> int:
 
 
 def _encoded(model: Any, **images: Any) -> Outcome:
-    """Features of images and of texts, without gradient."""
+    """Return features of images and texts, without gradients."""
     with torch.no_grad():
-        image = images.get("image", pictures(2, _size(model)))
-        text = images.get("text", captions(3, LENGTH, WORDS))
+        image = images.get("image", random_images(2, _size(model)))
+        text = images.get("text", random_ids(3, LENGTH, WORDS))
         return {"image": model.encode_image(image), "text": model.encode_text(text)}
 
 
@@ -65,7 +65,7 @@ def _blocks(model: Any) -> list[Any]:
 
 
 def _attention_maps(package: Any, make: Any) -> Outcome:
-    """A pre-hook asks for the attention weights of every head, and a hook keeps them."""
+    """Request the attention weights of all heads by a pre-hook, and store them by a hook."""
     model, seen = make(), {}
 
     def ask(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def _called_attention(package: Any, make: Any) -> Outcome:
 
 
 def _patched_method(package: Any, make: Any) -> Outcome:
-    """A block's own `attention`, as methods that look at values are patched."""
+    """Patch the `attention` method of a block."""
     model = make()
     for block in _blocks(model):
         block.attention = lambda *args, plain=block.attention, **kw: 0.5 * plain(*args, **kw)
@@ -136,7 +136,7 @@ def _patched_class(package: Any, make: Any) -> Outcome:
 
 
 def _patched_function(package: Any, make: Any) -> Outcome:
-    """`F.multi_head_attention_forward`, as programs replace it to see what all heads do."""
+    """Patch `F.multi_head_attention_forward`, to see the output of all heads."""
     plain, lengths = F.multi_head_attention_forward, []
 
     def spy(*args: Any, **options: Any) -> Any:
@@ -145,7 +145,7 @@ def _patched_function(package: Any, make: Any) -> Outcome:
 
     with mock.patch.object(F, "multi_head_attention_forward", spy), torch.enable_grad():
         model = make()
-        features = model.encode_text(captions(3, LENGTH, WORDS))
+        features = model.encode_text(random_ids(3, LENGTH, WORDS))
     return {"text": features, "shapes": lengths}
 
 
@@ -160,28 +160,28 @@ def _global_hook(package: Any, make: Any) -> Outcome:
 
 
 def _backward_hooks(package: Any, make: Any) -> Outcome:
-    """Gradients inside the text tower: of every position, those behind the end of the text too."""
+    """Compute gradients inside the text tower, for all positions including padding."""
     model, seen = make(), {}
     for index, block in enumerate(model.transformer.resblocks):
         block.register_full_backward_hook(
             lambda m, i, out, index=index: seen.update({f"gradient {index}": out[0]})
         )
-    model.encode_text(captions(3, LENGTH, WORDS)).square().sum().backward()
+    model.encode_text(random_ids(3, LENGTH, WORDS)).square().sum().backward()
     return seen
 
 
 def _grad_cam(package: Any, make: Any) -> Outcome:
-    """Activations and gradients of the last stage of a ResNet, and what is left of bn3's output behind its block."""
+    """Return activations and gradients of the last ResNet stage, and bn3's output after the in-place addition."""
     model, kept = make(resnet=True), {}
     model.visual.layer4.register_forward_hook(lambda m, i, out: kept.update(maps=out))
     model.visual.layer3[0].bn3.register_forward_hook(lambda m, i, out: kept.update(kept=out))
-    features = model.encode_image(pictures(2, _size(model)))
+    features = model.encode_image(random_images(2, _size(model)))
     gradient = torch.autograd.grad(features.sum(), kept["maps"])[0]
     return {**kept, "gradient": gradient}
 
 
 def _lora(package: Any, make: Any) -> Outcome:
-    """peft's LoRA on the attention of both towers."""
+    """Add LoRA of peft to the attention of both towers."""
     from peft import LoraConfig, get_peft_model
 
     model: Any = get_peft_model(make(), LoraConfig(target_modules=["attn"], r=4, init_lora_weights=False))
@@ -192,13 +192,13 @@ def _lora(package: Any, make: Any) -> Outcome:
     return {**_encoded(model.eval()), "trained": trained}
 
 
-def _quantised(package: Any, make: Any) -> Outcome:
+def _quantized(package: Any, make: Any) -> Outcome:
     model = torch.ao.quantization.quantize_dynamic(make(), {nn.Linear}, dtype=torch.qint8)
     kinds = sorted(
         (name, type(m).__name__) for name, m in model.named_modules() if "quant" in type(m).__module__
     )
     with torch.no_grad():
-        return {"image": model.encode_image(pictures(2, _size(model))), "kinds": kinds}
+        return {"image": model.encode_image(random_images(2, _size(model))), "kinds": kinds}
 
 
 def _four_channels(package: Any, make: Any) -> Outcome:
@@ -216,20 +216,20 @@ def _larger_images(package: Any, make: Any) -> Outcome:
     old, size, patch = model.visual.positional_embedding, 2 * _size(model), model.visual.conv1.kernel_size[0]
     table = torch.empty(1 + (size // patch) ** 2, old.shape[1])
     model.visual.positional_embedding = nn.Parameter(random_tensor("positional_embedding", table))
-    return _encoded(model, image=pictures(2, size))
+    return _encoded(model, image=random_images(2, size))
 
 
 def _more_words(package: Any, make: Any) -> Outcome:
     model = make()
     model.token_embedding = nn.Embedding(WORDS + 5, model.token_embedding.embedding_dim)
     fill(model.token_embedding)
-    text = captions(3, LENGTH, WORDS)
+    text = random_ids(3, LENGTH, WORDS)
     text[:, 2] = WORDS + 3
     return _encoded(model, text=text)
 
 
 class Adapter(nn.Module):
-    """A bottleneck beside a linear layer, in its place."""
+    """Adapter around a linear layer."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -249,14 +249,14 @@ def _adapter(package: Any, make: Any) -> Outcome:
 
 
 def _other_pool(package: Any, make: Any) -> Outcome:
-    """A ResNet without its attention pool, as feature extractors use it, at a size of its own."""
+    """Use a ResNet without its attention pool as a feature extractor, at another image size."""
     model = make(resnet=True)
     model.visual.attnpool = nn.AdaptiveAvgPool2d(1)
-    return {"maps": model.encode_image(pictures(2, 64))}
+    return {"maps": model.encode_image(random_images(2, 64))}
 
 
 class Linear8bit(nn.Linear):
-    """A layer that programs put in place of linear ones: in int8 once it is prepared for evaluation."""
+    """Replacement for linear layers that becomes int8 by `prepare_for_eval`."""
 
     def prepare_for_eval(self) -> None:
         scale = self.weight.detach().abs().max() / 127
@@ -276,7 +276,7 @@ def _int8_layers(package: Any, make: Any) -> Outcome:
 
 
 def _replaced_block(package: Any, make: Any) -> Outcome:
-    """A class of the program's own in place of a block of the text tower."""
+    """Replace a block of the text tower by a custom class."""
 
     class Doubled(type(make().transformer.resblocks[0])):  # type: ignore[misc]
         def forward(self, *args: Any, **options: Any) -> Any:
@@ -302,7 +302,7 @@ PROBES: dict[str, Callable[[Any, Any], Outcome]] = {
     "backward hooks": _backward_hooks,
     "Grad-CAM": _grad_cam,
     "peft on attn": _lora,
-    "quantize_dynamic": _quantised,
+    "quantize_dynamic": _quantized,
     "four channels": _four_channels,
     "larger images": _larger_images,
     "more words": _more_words,

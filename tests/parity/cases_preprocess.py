@@ -1,4 +1,4 @@
-"""Pictures of every mode in odd sizes, through the published transforms; both sides of a comparison run this file."""
+"""Images of all modes and odd sizes, and the published transforms; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
 OPENAI = (32, 45)  # side, in pixels
 
 
-def pictures() -> Iterator[tuple[str, Image.Image]]:
-    """A picture of each mode and size, with a name."""
+def sample_images() -> Iterator[tuple[str, Image.Image]]:
+    """Yield a named image for each mode and size."""
     rng = np.random.default_rng(0)
     for mode in MODES:
         for width, height in SIZES:
@@ -53,36 +53,36 @@ def pictures() -> Iterator[tuple[str, Image.Image]]:
             yield f"{mode} {width}x{height}", _in_mode(colours, mode)
 
 
-def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if mode in ("I;16", "I", "F"):
-        grey = np.asarray(picture.convert("L"))
+        grey = np.asarray(image.convert("L"))
         return Image.fromarray(grey.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
     if mode in ("RGBa", "La"):
-        return picture.convert(mode.upper() if mode == "RGBa" else "LA").convert(mode)
+        return image.convert(mode.upper() if mode == "RGBa" else "LA").convert(mode)
     if mode == "LAB":
-        return Image.merge("LAB", picture.split())
-    return picture.convert(mode)
+        return Image.merge("LAB", image.split())
+    return image.convert(mode)
 
 
 def observe(transforms: dict[str, Callable[[Image.Image], Any]]) -> dict[str, Any]:
-    """What each transform makes of each picture: a tensor, or the fact that it raised."""
+    """Apply each transform to each image; return tensors, or the type of the exception."""
     seen: dict[str, Any] = {}
     for name, transform in transforms.items():
-        for picture_name, picture in pictures():
+        for image_name, image in sample_images():
             try:
-                seen[f"{name}: {picture_name}"] = transform(picture)
+                seen[f"{name}: {image_name}"] = transform(image)
             except Exception as error:
-                seen[f"{name}: {picture_name}"] = f"raised {type(error).__name__}"
+                seen[f"{name}: {image_name}"] = f"raised {type(error).__name__}"
     return seen
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
-    """Through `open_clip.image_transform`, for evaluation."""
+    """Apply `open_clip.image_transform` for evaluation."""
     return observe(
         {name: package.image_transform(is_train=False, **options) for name, options in OPEN_CLIP.items()}
     )
 
 
 def of_openai(package: Any) -> dict[str, Any]:
-    """Through `clip.clip._transform`."""
+    """Apply `clip.clip._transform`."""
     return observe({f"{side} pixels": package.clip._transform(side) for side in OPENAI})

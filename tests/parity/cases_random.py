@@ -1,4 +1,4 @@
-"""The random numbers that are drawn after a model was loaded; both sides of a comparison run this file."""
+"""Random numbers drawn after loading a model; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRECISIONS = ("fp32", "bf16", "pure_bf16")
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
-    """A seed, a model with random weights, and with those of a file: weights, and what is drawn next."""
+    """Return weights and the next random numbers, after a seed, for random weights and those of a file."""
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, cfg in ARCHITECTURES.items():
@@ -56,7 +56,7 @@ def of_open_clip(package: Any) -> dict[str, Any]:
 
 
 def forget(factory: Any, name: str, path: Path) -> None:
-    """Take a registered architecture back, so that lists are what they were."""
+    """Remove a registered architecture again, so that lists do not change."""
     del factory._MODEL_CONFIGS[name]
     if path in factory._MODEL_CONFIG_PATHS:
         factory._MODEL_CONFIG_PATHS.remove(path)

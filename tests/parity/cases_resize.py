@@ -13,33 +13,33 @@ GRIDS = {  # rows and columns, from and to
     "larger": ((4, 4), (6, 6)),
     "smaller": ((7, 7), (3, 3)),
     "not square": ((4, 4), (3, 8)),
-    "as they are": ((4, 4), (4, 4)),
+    "same size": ((4, 4), (4, 4)),
 }
-LENGTHS = {"longer": (9, 77), "shorter": (77, 30), "as they are": (9, 9)}
+LENGTHS = {"longer": (9, 77), "shorter": (77, 30), "same size": (9, 9)}
 
 
 def positions(count: int) -> Tensor:
     return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(count))
 
 
-def of_pictures(name: str) -> dict[str, Tensor]:
+def visual_state(name: str) -> dict[str, Tensor]:
     (rows, columns), _ = GRIDS[name]
     return {"visual.positional_embedding": positions(1 + rows * columns)}
 
 
-def of_captions(name: str) -> dict[str, Tensor]:
+def text_state(name: str) -> dict[str, Tensor]:
     return {"positional_embedding": positions(LENGTHS[name][0])}
 
 
 def observe(package: Any) -> dict[str, dict[str, Tensor]]:
-    """What the published package makes of each."""
-    pictures, captions = {}, {}
+    """Return the results of the published package."""
+    images, texts = {}, {}
     for name, (_, grid) in GRIDS.items():
-        state = of_pictures(name)
+        state = visual_state(name)
         package.model.resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=grid)))
-        pictures[name] = state["visual.positional_embedding"]
+        images[name] = state["visual.positional_embedding"]
     for name, (_, length) in LENGTHS.items():
-        state = of_captions(name)
+        state = text_state(name)
         package.model.resize_text_pos_embed(state, SimpleNamespace(positional_embedding=positions(length)))
-        captions[name] = state["positional_embedding"]
-    return {"pictures": pictures, "captions": captions}
+        texts[name] = state["positional_embedding"]
+    return {"images": images, "texts": texts}

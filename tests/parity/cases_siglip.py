@@ -12,10 +12,10 @@ import cases_model
 import numpy as np
 import torch
 from install import PACKAGES
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import nn
 
-SIZES = {"none": 32, "tanh": 40}  # of pictures, by the kind of GELU of the small tower that takes them
+SIZES = {"none": 32, "tanh": 40}  # image size by the kind of GELU of the small tower
 PATCH, WIDTH, LAYERS, HEADS, MLP_RATIO = 8, 48, 3, 2, 2.5  # the width is the embed_dim of `cases_model`
 
 TEXT = {
@@ -29,7 +29,7 @@ OPTIONS = {"init_logit_bias": -10, "init_logit_scale": 1.5}
 
 
 def vision(gelu: str, **changes: Any) -> dict[str, Any]:
-    """A small tower by its numbers, which is how ours is built."""
+    """Return the configuration of a small tower."""
     return {
         "image_size": SIZES[gelu],
         "patch_size": PATCH,
@@ -58,7 +58,7 @@ FULL = "ViT-B-16-SigLIP2-256"
 
 
 def case_for(package: Any, name: str) -> cases_model.Case:
-    """A case as the package builds it: the published one takes a name of timm's, which is given to timm first."""
+    """Build a case. For the published package, the tower is first registered in timm."""
     case = CASES[name]
     if PACKAGES not in Path(package.__file__).parents:
         return case
@@ -89,7 +89,7 @@ def name_in_timm(gelu: str) -> str:
             depth=LAYERS,
             num_heads=HEADS,
             mlp_ratio=MLP_RATIO,
-            act_layer={"none": None, "tanh": "gelu_tanh"}[gelu],  # as timm's own names say it
+            act_layer={"none": None, "tanh": "gelu_tanh"}[gelu],  # the GELU in the names of timm
             class_token=False,
             **dropout,
         )
@@ -101,30 +101,30 @@ def name_in_timm(gelu: str) -> str:
 
 
 def of_open_clip(package: Any) -> dict[str, Any]:
-    """All that this file compares, of the published package."""
+    """Return all results of the published package."""
     seen: dict[str, Any] = {name: observe(package, name) for name in CASES}
     converted = {form: big_vision(package, is_stacked) for form, is_stacked in FORMS.items()}
     return {**seen, "beginnings": beginnings(package), "full": full(package), "big_vision": converted}
 
 
 def observe(package: Any, name: str) -> dict[str, Any]:
-    """What `cases_model` sees of a small model, and what is SigLIP's own."""
+    """Return the results of `cases_model` for a small model, and SigLIP's own."""
     case = case_for(package, name)
     seen = cases_model.observe(package, case)
     torch.manual_seed(0)
     model = cases_model.build(package, case)
     fill(model)
     with torch.no_grad():
-        seen["trunk"] = model.visual.trunk(pictures(2, case.vision["image_size"]))
+        seen["trunk"] = model.visual.trunk(random_images(2, case.vision["image_size"]))
         model.visual.set_input_size((48, 24))
-        seen["resized"] = model.visual(pictures(2, (48, 24)))
+        seen["resized"] = model.visual(random_images(2, (48, 24)))
         seen["resized positions"] = model.visual.trunk.pos_embed.detach().clone()
     seen["resized size"] = list(model.visual.image_size)
     return seen
 
 
 def full(package: Any) -> dict[str, Any]:
-    """A published architecture with fewer words; the token table makes no difference to what is computed."""
+    """Return a published architecture with a smaller vocabulary, which does not change the computation."""
     cfg = package.get_model_config(FULL) if hasattr(package, "get_model_config") else _config()
     text = {**cfg["text_cfg"], "vocab_size": 500}
     torch.manual_seed(0)
@@ -132,8 +132,8 @@ def full(package: Any) -> dict[str, Any]:
     fill(model)
     with torch.no_grad():
         return {
-            "image": model.encode_image(pictures(1, 256)),
-            "text": model.encode_text(captions(2, 64, 500)),
+            "image": model.encode_image(random_images(1, 256)),
+            "text": model.encode_text(random_ids(2, 64, 500)),
         }
 
 
@@ -144,7 +144,7 @@ def _config() -> dict[str, Any]:
 
 
 def beginnings(package: Any) -> dict[str, list[float]]:
-    """Mean and deviation of the larger tensors of a trunk as it is initialised, the one value of constant ones."""
+    """Return mean and standard deviation of the larger initial tensors of a trunk, or the value of constant ones."""
     torch.manual_seed(0)
     model = cases_model.build(package, case_for(package, "SigLIP"))
     seen = {}
@@ -161,7 +161,7 @@ FORMS = {"a block a tensor": False, "all blocks in one tensor": True}
 
 
 def big_vision(package: Any, is_stacked: bool) -> dict[str, Any]:
-    """The state dict that open_clip_torch makes of big_vision's arrays."""
+    """Convert big_vision's arrays with open_clip_torch."""
     model = cases_model.build(package, case_for(package, "SigLIP 2"))
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "weights.npz"))
@@ -171,7 +171,7 @@ def big_vision(package: Any, is_stacked: bool) -> dict[str, Any]:
 
 
 def big_vision_arrays(is_stacked: bool) -> dict[str, np.ndarray]:
-    """Random arrays under big_vision's names, in the shapes of the small model "SigLIP 2"."""
+    """Make random arrays with big_vision's names, in the shapes of the small model "SigLIP 2"."""
     width, hidden = WIDTH, int(WIDTH * MLP_RATIO)
     vocabulary, context = TEXT["vocab_size"], TEXT["context_length"]
     shapes: dict[str, tuple[int, ...]] = {

@@ -1,4 +1,4 @@
-"""What hooks and timm's interface show of SigLIP's image tower; both sides of a comparison run this file."""
+"""SigLIP's image tower seen through hooks and timm's interface; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cases_siglip
 import torch
 from cases_model import Observed, _arguments, _flat, build
 from install import PACKAGES
-from parity_weights import fill, pictures
+from parity_weights import fill, random_images
 from torch import Tensor, nn
 
 NAMES = ("SigLIP", "SigLIP 2, dropout")
@@ -20,13 +20,13 @@ FULL = "vit_base_patch16_siglip_224"
 
 
 def observe(package: Any) -> dict[str, Any]:
-    """All that this file compares, by the name of the model."""
+    """Return all results, by model name."""
     seen: dict[str, Any] = {name: of_model(package, name) for name in NAMES}
     return {**seen, "full size": full_size(package)}
 
 
 def of_model(package: Any, name: str) -> Observed:
-    """All that this file compares of one small model."""
+    """Return all results for one small model."""
     return {
         "kinds": kinds(tower(package, name)),
         "calls": {program: calls(package, name, program) for program in PROGRAMS},
@@ -37,7 +37,7 @@ def of_model(package: Any, name: str) -> Observed:
 
 
 def tower(package: Any, name: str) -> Any:
-    """A small image tower with weights by their names, in evaluation mode."""
+    """Build a small image tower with reproducible weights, in evaluation mode."""
     visual: Any = build(package, cases_siglip.case_for(package, name)).visual
     fill(visual)
     return visual.eval()
@@ -45,12 +45,12 @@ def tower(package: Any, name: str) -> Any:
 
 def images(name: str, size: int | tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     side = cases_siglip.SIZES["none" if name == "SigLIP" else "tanh"]
-    x = pictures(2, side if size is None else size)
+    x = random_images(2, side if size is None else size)
     return torch.cat([x, x], dim=1)[:, :channels]
 
 
 def kinds(visual: nn.Module) -> dict[str, list[str]]:
-    """For each submodule, the classes of torch's own that it is, the nearest first."""
+    """Return the torch base classes of each submodule, nearest first."""
     return {
         name: [kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
         for name, module in visual.named_modules()
@@ -115,7 +115,7 @@ PROGRAMS: dict[str, Callable[[Any, Tensor], Any]] = {
 
 
 def calls(package: Any, name: str, program: str) -> dict[str, list[Any]]:
-    """For each submodule, each of its calls: named arguments, inputs, output."""
+    """Record all calls of each submodule: keyword arguments, inputs, output."""
     visual = tower(package, name)
     seen: dict[str, list[Any]] = {key: [] for key, _ in visual.named_modules()}
     names = {module: key for key, module in visual.named_modules()}
@@ -270,7 +270,7 @@ def _resized(visual: Any, x: Tensor) -> Any:
         embed = made.trunk.patch_embed
         facts = [getattr(embed, name) for name in PATCHES]
         facts += [embed.feat_ratio(), embed.feat_ratio(as_scalar=False), made.trunk.pos_embed.requires_grad]
-        features = made(pictures(2, embed.img_size))
+        features = made(random_images(2, embed.img_size))
         found[str(arguments)] = [facts, made.trunk.state_dict(), features, torch.rand(1)]
     return found
 
@@ -304,7 +304,7 @@ def _facts(visual: Any, x: Tensor) -> Any:
 
 
 def _steps(visual: Any, x: Tensor) -> Any:
-    """As research code goes through a trunk by hand."""
+    """Call the parts of a trunk one by one, as research code does."""
     trunk = visual.trunk
     tokens = trunk._pos_embed(trunk.patch_embed(x))
     tokens = trunk.norm_pre(trunk.patch_drop(tokens))
@@ -368,7 +368,7 @@ INTERFACE: dict[str, Callable[[Any, Tensor], Any]] = {
 
 
 class Adapter(nn.Module):
-    """A linear layer with one of low rank beside it."""
+    """Linear layer with a low-rank adapter."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -382,7 +382,7 @@ class Adapter(nn.Module):
 
 
 class Halve(nn.Module):
-    """Takes whatever it is given and halves it."""
+    """Module that halves its input."""
 
     def forward(self, x: Tensor, **named: Any) -> Tensor:
         return x / 2
@@ -397,14 +397,14 @@ def _four_channels(visual: Any, x: Tensor) -> Any:
 def _other_positions(visual: Any, x: Tensor) -> Any:
     visual.trunk.pos_embed = nn.Parameter(torch.ones(1, 36, 48))
     visual.trunk.patch_embed.img_size = (48, 48)
-    return [visual(pictures(2, 48)), _raises(lambda: visual(x))]
+    return [visual(random_images(2, 48)), _raises(lambda: visual(x))]
 
 
 def _any_size(visual: Any, x: Tensor) -> Any:
     trunk = visual.trunk
     trunk.dynamic_img_size, trunk.patch_embed.strict_img_size = True, False
     trunk.patch_embed.flatten, trunk.patch_embed.output_fmt = False, "NHWC"
-    return [visual(pictures(2, size)) for size in ((48, 24), x.shape[2:], (16, 40))]
+    return [visual(random_images(2, size)) for size in ((48, 24), x.shape[2:], (16, 40))]
 
 
 def _adapters(visual: Any, x: Tensor) -> Any:
@@ -417,7 +417,7 @@ def _adapters(visual: Any, x: Tensor) -> Any:
 
 
 def _prompts(visual: Any, x: Tensor) -> Any:
-    """Tokens put before the patches, as prompt learning does it."""
+    """Add learned tokens before the patches, as in prompt learning."""
     trunk = visual.trunk
     prompts = torch.randn(1, 3, 48, generator=torch.Generator().manual_seed(2))
     trunk.patch_drop.register_forward_hook(
@@ -492,12 +492,14 @@ RANDOM: dict[str, Callable[[Any, Tensor], Any]] = {
 
 
 def full_size(package: Any) -> Observed:
-    """A tower of a published name, for images of its own size and of another, as drawn: one number for all bits."""
+    """Return a checksum of the initial weights of a published tower, at its own and another image size."""
     found: Observed = {}
     for size in (224, 256):
         torch.manual_seed(0)
         visual = built(package, size)
-        if size != 224:  # as open_clip_torch's factory does for `force_image_size`; ours is so already
+        if (
+            size != 224
+        ):  # as open_clip_torch's factory does for `force_image_size`; ours already has this size
             visual.set_input_size(size)
         digest = hashlib.sha256()
         for name, tensor in visual.state_dict().items():
@@ -509,7 +511,7 @@ def full_size(package: Any) -> Observed:
 
 
 def built(package: Any, size: int) -> Any:
-    """The image tower of that name, as the package makes it."""
+    """Build the image tower of this name."""
     if PACKAGES in Path(package.__file__).parents:
         return package.timm_model.TimmModel(FULL, 768, image_size=size, pool="map", proj="none")
     from oneclip.config import CLIPVisionCfg
@@ -523,7 +525,7 @@ def built(package: Any, size: int) -> Any:
 
 
 def results(package: Any, name: str, probes: dict[str, Callable[[Any, Tensor], Any]]) -> Observed:
-    """What each probe gives of a tower of its own, one entry a value."""
+    """Return the results of all probes, each on its own tower."""
     seen: Observed = {}
     for probe, run in probes.items():
         visual = tower(package, name)

@@ -1,4 +1,4 @@
-"""Tokenizers of repositories, and captions cut by chance: what `HFTokenizer` and the reduction masks give.
+"""Results of `HFTokenizer` and of the random reduction masks.
 
 Both sides run this file, each with its own package, on the same made tokenizers.
 """
@@ -17,7 +17,7 @@ from cases_tokenizer import texts
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
 
-import made_tokenizers
+import tiny_tokenizers
 
 CAPTIONS = [
     *texts(300, seed=7),
@@ -41,7 +41,7 @@ REDUCTIONS = ("simple", "random", "shuffle", "syntax")
 
 def observe(package: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        folders = made_tokenizers.make_all(Path(folder))
+        folders = tiny_tokenizers.make_all(Path(folder))
         rows = {
             f"{name}, {length}": package.tokenizer.HFTokenizer(str(place), length)(CAPTIONS)
             for name, place in folders.items()
@@ -60,7 +60,7 @@ def observe(package: Any) -> dict[str, Any]:
 
 
 def reduced(package: Any) -> dict[str, Any]:
-    """Rows of each reduction, and a number drawn from each generator after it."""
+    """Return the rows of each reduction, and the next number of each random generator."""
     sys.modules["nltk"] = small_nltk()
     found = {}
     try:
@@ -85,7 +85,7 @@ REDUCED.append("a photo of the small brown dogs running")
 
 
 def small_nltk() -> Any:
-    """A stand-in whose words and tags are made up, but the same on both sides."""
+    """Make a stand-in for nltk, with the same invented tags on both sides."""
     nltk: Any = types.ModuleType("nltk")
     nltk.download = lambda name: True
     nltk.data = types.SimpleNamespace(find=lambda path: path)

@@ -1,4 +1,4 @@
-"""Captions that tokenizers disagree on, if on any: seeded, endless, and without a package of anybody's.
+"""Difficult texts for tokenizers: edge cases, then seeded random strings without end.
 
 Both sides of a comparison run this file, each with its own tokenizer, and compare what `outcomes` yields.
 """
@@ -173,7 +173,7 @@ def _any_kind(rng: random.Random) -> str:
 
 
 def texts(count: int, seed: int = 0) -> Iterator[str]:
-    """The edge cases, then random strings, `count` together."""
+    """Return `count` texts: the edge cases, then random strings."""
     rng = random.Random(seed)
     yield from EDGES[:count]
     for _ in range(count - len(EDGES)):
@@ -187,7 +187,7 @@ def texts(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def outcomes(tokenizer: Any, captions: Iterable[str]) -> Iterator[tuple[str, list[int], str]]:
-    """Each caption, the ids that `tokenizer.encode` makes of it, and the text `tokenizer.decode` makes of those."""
+    """Yield each text with its ids from `tokenizer.encode` and the result of `tokenizer.decode`."""
     for caption in captions:
         ids = list(tokenizer.encode(caption))
         yield caption, ids, tokenizer.decode(ids)

@@ -1,4 +1,4 @@
-"""Towers of timm's and of transformers' in dual encoders; both sides of a comparison run this file."""
+"""timm and transformers towers in dual encoders; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import small_towers
 import torch
 from cases_model import TEXT, VIT, Observed, _arguments, _gradients, _locked, _record, _sampled
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import Tensor, nn
 
 LINEAR: dict[str, Any] = {"timm_pool": "", "timm_proj": "linear"}
@@ -78,7 +78,7 @@ INTERMEDIATES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model."""
+    """Configuration of one model."""
 
     name: str
     vision: dict[str, Any]
@@ -88,17 +88,17 @@ class Case:
 
     @property
     def group(self) -> str:
-        """What its errors are counted under."""
+        """Row of this case in the table of errors."""
         return f"tower: {self.family}"
 
 
 def cases(folder: Path) -> Iterator[Case]:
-    """Every family and option; `folder` takes the configurations of the text models."""
+    """Make cases for all families and options; configurations of text models are written to `folder`."""
     small_towers.register()
     for name, (family, options) in TIMM.items():
         size = {"image_size": small_towers.PIXELS}
         vision = {"timm_model_name": small_towers.timm_name(family), **size, **options}
-        # without a projection of any kind, features are as wide as the trunk
+        # without any projection, features are as wide as the trunk
         yield Case(name, vision, TEXT, 64 if options["timm_proj"] == "none" else 48, family)
     for name, (kind, options) in HF.items():
         path = small_towers.text_folder(kind, folder)
@@ -107,7 +107,7 @@ def cases(folder: Path) -> Iterator[Case]:
 
 
 def names() -> Observed:
-    """What programs import and call."""
+    """List public names and arguments."""
     from open_clip import hf_model, timm_model
 
     return {
@@ -122,7 +122,7 @@ GROWN = ("eva02", "pe_core", "vit_clip", "swin", "vitamin", "vit_relpos", "convn
 
 
 def filled(package: Any, family: str) -> Any:
-    """A model with a small tower at its own size, and the configuration of that tower."""
+    """Return a model with a small tower at its default size, and the configuration of that tower."""
     small_towers.register()
     pool = "map" if family == "pe_core" else "avg"
     vision = {"timm_model_name": small_towers.timm_name(family), "image_size": 32, "timm_pool": pool}
@@ -132,35 +132,37 @@ def filled(package: Any, family: str) -> Any:
 
 
 def observe_grown(package: Any) -> Observed:
-    """What towers give after they were told to take larger pictures."""
+    """Return the outputs of towers after a change of their image size."""
     seen: Observed = {}
     for family in GROWN:
         for size in SIZES:
             model, _ = filled(package, family)
             model.visual.set_input_size(size)
             with torch.no_grad():
-                seen[f"{family} {size}"] = model.encode_image(pictures(2, size))
+                seen[f"{family} {size}"] = model.encode_image(random_images(2, size))
     return seen
 
 
 def observe_all(package: Any) -> dict[str, Observed]:
-    """All cases, by name."""
+    """Return the outputs of all cases, by name."""
     with tempfile.TemporaryDirectory() as folder:
         return {case.name: observe(package, case) for case in cases(Path(folder))}
 
 
 def observe(package: Any, case: Case) -> Observed:
-    """All that a model gives: values, names, gradients, what its locks leave trainable."""
+    """Return outputs, names, gradients and the trainable parameters after locking."""
     torch.manual_seed(0)
     seen: Observed = {}
     model: nn.Module = package.CustomTextCLIP(case.embed_dim, case.vision, case.text).eval()
     size = case.vision["image_size"]
-    if case.name in RESIZED:  # as open_clip_torch's factory does for `force_image_size`; ours is so already
+    if (
+        case.name in RESIZED
+    ):  # as open_clip_torch's factory does for `force_image_size`; ours already has this size
         model.visual.set_input_size(size)
     fill(model)
     seen["state"] = sorted((name, list(t.shape)) for name, t in model.state_dict().items())
     seen["no weight decay"] = sorted(model.no_weight_decay())
-    image, text = pictures(3, size), texts(model)
+    image, text = random_images(3, size), texts(model)
     with torch.no_grad():
         _record(seen, "image", lambda: model.encode_image(image))
         _record(seen, "text", lambda: model.encode_text(text))
@@ -189,10 +191,10 @@ def _locked_but_norms(model: Any, free: dict[str, bool]) -> list[str]:
 
 
 def texts(model: Any) -> Tensor:
-    """(4, 16) ids; in a tower of transformers' with that model's own padding."""
+    """Make (4, 16) ids, with the padding of the transformers model if there is one."""
     config = getattr(model.text, "config", None)
     if config is None:
-        return captions(4, 16, TEXT["vocab_size"])
-    ids = captions(4, 16, small_towers.IDS)
+        return random_ids(4, 16, TEXT["vocab_size"])
+    ids = random_ids(4, 16, small_towers.IDS)
     ids[ids == 0] = config.pad_token_id
     return ids

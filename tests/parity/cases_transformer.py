@@ -1,4 +1,4 @@
-"""Parts of `open_clip.transformer`, built of its own arguments; both sides of a comparison run this file."""
+"""Parts of `open_clip.transformer`, built from their arguments; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from parity_weights import captions, fill, pictures
+from parity_weights import fill, random_ids, random_images
 from torch import Tensor, nn
 
 WIDTH, HEADS, LENGTH = 32, 4, 9
@@ -44,11 +44,11 @@ def mask() -> Tensor:
 
 
 def cases(t: Any) -> dict[str, tuple[Callable[[], nn.Module], Run]]:
-    """Name to what builds a part and what is done with it; `t` is the module `open_clip.transformer`."""
+    """Return functions that build and run each part, by name; `t` is the module `open_clip.transformer`."""
     plain: Run = lambda m: m(tokens())  # noqa: E731
     masked: Run = lambda m: m(tokens(), attn_mask=mask())  # noqa: E731
-    image: Run = lambda m: m(pictures(2, 16))  # noqa: E731
-    text: Run = lambda m: m(captions(3, 12, 50))  # noqa: E731
+    image: Run = lambda m: m(random_images(2, 16))  # noqa: E731
+    text: Run = lambda m: m(random_ids(3, 12, 50))  # noqa: E731
     quick = {"act_layer": t.QuickGELU, "norm_layer": partial(t.LayerNorm, eps=1e-3)}
     vit = (16, 8, WIDTH, 2, HEADS, 2.0)
     words = (12, 50, WIDTH, HEADS, 2)
@@ -148,7 +148,7 @@ def cases(t: Any) -> dict[str, tuple[Callable[[], nn.Module], Run]]:
 
 
 def observe(package: Any) -> dict[str, Any]:
-    """Names and shapes, what each part gives, what pooling and locking do, and the arguments."""
+    """Return names, shapes and outputs of all parts, results of pooling and locking, and arguments."""
     t = package.transformer
     seen: dict[str, Any] = {}
     for name, (build, run) in cases(t).items():
@@ -160,7 +160,7 @@ def observe(package: Any) -> dict[str, Any]:
             given = run(part)
         for index, tensor in enumerate(given if isinstance(given, tuple) else (given,)):
             seen[f"{name}/{index}"] = tensor.clone()
-    text = captions(3, LENGTH, 50)
+    text = random_ids(3, LENGTH, 50)
     for kind in ("argmax", "eos", "first", "last", "none"):
         seen[f"pool {kind}"] = t.text_global_pool(tokens(), text, kind, eos_token_id=49).clone()
     for count in range(5):

@@ -1,4 +1,4 @@
-"""ImageNet's names and prompts, and classifiers made of some; both sides of a comparison run this file."""
+"""Class names and prompts of ImageNet, and classifiers; both sides of a comparison run this file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = 7
 
 
 def observe(package: Any) -> dict[str, Any]:
-    """The data, and the weights that both forms of the function give for a few classes."""
+    """Return the data, and the weights from both functions for a few classes."""
     text = {"layers": 2, "width": 64, "heads": 2}
     model = package.CLIP(48, package.CLIPVisionCfg(**CFG), package.CLIPTextCfg(**text)).eval()
     fill(model)

@@ -1,4 +1,4 @@
-"""What the published packages give, each in one process of its own for all tests of a session, and how far ours is."""
+"""Results of the published packages, each computed in its own process, and the table of errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # the cases are imported by the same names on both sides
+sys.path.insert(0, str(HERE))  # both sides import the cases by the same names
 
 import install  # noqa: E402
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Reference:
-    """A published package at work in a process; each group of its results is there once it is done.
+    """Published package running in a process; results are available group by group.
 
     Test processes of one run share it: the first starts it, and all wait for the files that it writes.
 
@@ -42,7 +42,7 @@ class Reference:
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[str, Any] = {}
         try:
-            log = self.log.open("xb")  # whoever makes it runs the package
+            log = self.log.open("xb")  # the process that creates it runs the package
         except FileExistsError:
             return
         self.results.mkdir()
@@ -74,7 +74,7 @@ class Reference:
             pytest.fail(f"{self.package} did not give {result.stem!r}: {log}", pytrace=False)
 
     def end(self, keep: bool) -> None:
-        """Let the process finish for the others that wait for it, or end it."""
+        """Wait for the process if others need its results, otherwise end it."""
         if self.process is None or self.process.poll() is not None:
             return
         if not keep:
@@ -84,25 +84,25 @@ class Reference:
 
 
 LONGEST = 1800.0  # seconds
-BESIDE: dict[str, tuple[Path, ...]] = {  # what runs, and the packages that it runs beside
+BESIDE: dict[str, tuple[Path, ...]] = {  # each run, and the packages on its path
     "open_clip": (install.PACKAGES,),
     "clip": (install.PACKAGES,),
     "captioning": (
         install.TRANSFORMERS4,
         install.PACKAGES,
-    ),  # a transformers that open_clip can write captions with
+    ),  # a version of transformers that works with CoCa's generation
 }
 running: dict[str, Reference] = {}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Set to work, beside the tests that come before, what will be compared with."""
+    """Start the published packages early, in parallel with other tests."""
     if session.config.option.collectonly:
         return
     wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
     folder = session.config._tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = folder.parent  # the workers' own folders lie in it
+        folder = folder.parent  # it contains the folders of the workers
     for package, packages in BESIDE.items():
         if f"published_{package}" in wanted and all(map(install.installed, packages)):
             running[package] = Reference(package, folder, packages)
@@ -114,7 +114,7 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 
 def published(package: str) -> Reference:
-    """What a package gives."""
+    """Return the results of a package."""
     if package not in running:
         pytest.skip("the published packages are not here: python tests/parity/install.py")
     return running[package]

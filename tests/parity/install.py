@@ -1,4 +1,4 @@
-"""Fetch the published packages that ours are compared with, into folders of `.parity`.
+"""Download the published packages for the parity tests into folders of `.parity`.
 
 They own the import names of our facades, so they get a folder of their own, without the dependencies that the tests'
 environment has already: `python tests/parity/install.py`. Nothing is fetched again while the list below is unchanged.
@@ -20,19 +20,19 @@ PUBLISHED_TESTS = FOLDER / "published_tests"
 
 REQUIREMENTS = (
     "open_clip_torch==3.3.0",
-    "clip-anytorch==2.6.0",  # OpenAI's code as a wheel, which also takes captions shorter than the context
+    "clip-anytorch==2.6.0",  # OpenAI's code as a wheel; it also accepts texts shorter than the context
     "timm==1.0.31",
     "torchvision==0.28.0",
     "regex==2026.11.15",
     "tqdm==4.70.1",
-    "pandas==3.1.1",  # these four: what the training scripts of open_clip_torch import
+    "pandas==3.1.1",  # this and the next three are imported by the training scripts of open_clip_torch
     "python-dateutil==4.0.0",
-    "webdataset==0.2.86",  # as they ask for
+    "webdataset==0.2.86",  # as required by the scripts
     "braceexpand==0.1.7",
 )
 
 
-# open_clip_torch captions pictures with a part of transformers that 4.56 was the last to export
+# captioning of open_clip_torch uses a part of transformers that was last exported by 4.56
 REQUIREMENTS_OF_CAPTIONING = (
     "transformers==4.56.2",
     "tokenizers==0.22.2",
@@ -44,7 +44,7 @@ REQUIREMENTS_OF_CAPTIONING = (
     "charset-normalizer==3.5.2",
 )
 
-# its tests are in the source distribution only
+# only the source distribution contains the tests
 SOURCE = (
     "open_clip_torch==3.3.0",
     "--hash=sha256:904b1a9f909df8281bb3de60ab95491cd2994a509177ea4f9d6292a84fe24d6d",
@@ -54,7 +54,7 @@ CONTENTS = {PACKAGES: REQUIREMENTS, TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING, P
 
 
 def installed(folder: Path = PACKAGES) -> bool:
-    """Whether a folder holds what is asked for."""
+    """Return whether a folder contains the requested packages."""
     stamp = folder.with_suffix(".txt")
     return stamp.is_file() and stamp.read_text(encoding="utf-8").split() == list(CONTENTS[folder])
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def unpack_tests(folder: Path) -> None:
-    """Fetch the source distribution and unpack its folder of tests."""
+    """Download the source distribution and extract its tests."""
     with tempfile.TemporaryDirectory() as place:
         listed = Path(place, "requirements.txt")
         listed.write_text(" ".join(SOURCE))

@@ -1,4 +1,4 @@
-"""How far ours is from what was published."""
+"""Comparison of our results with the published ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def relative_error(ours: Tensor, theirs: Tensor, least: float = 1e-6) -> float:
-    """Distance by the length of what was expected (or `least`, if that is longer); NaN in the same places is equal."""
+    """Compute the distance relative to the norm of `expected`, or `least` if larger; NaN equals NaN."""
     assert ours.shape == theirs.shape, f"{tuple(ours.shape)} where {tuple(theirs.shape)} was expected"
     ours, theirs = ours.double(), theirs.double()
     odd = ~theirs.isfinite()
@@ -23,7 +23,7 @@ def relative_error(ours: Tensor, theirs: Tensor, least: float = 1e-6) -> float:
 def compare(
     group: str, ours: dict[str, Any], theirs: dict[str, Any], tolerance: float, least: float = 1e-6
 ) -> None:
-    """Hold everything that the published package gave against ours; what it could not do is passed over."""
+    """Compare all results of the published package with ours; skip those where it failed."""
     for key, expected in theirs.items():
         if isinstance(expected, str) and expected.startswith("raised "):
             continue
@@ -39,7 +39,7 @@ def compare(
 
 
 def differences(found: Any, expected: Any, tolerance: float, path: str = "") -> Iterator[str]:
-    """List where nested dicts and lists differ: other keys, lengths, values, or tensors too far off."""
+    """List differences of nested dicts and lists: keys, lengths, values, or tensors beyond the limit."""
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
             yield f"{path}: {_shape(found)} where {_shape(expected)} was expected"

@@ -1,4 +1,4 @@
-"""The same random numbers in two processes: weights by their names, pictures and captions by a seed."""
+"""Reproducible random weights, images and texts for two processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def fill(model: nn.Module) -> None:
-    """Give every parameter and buffer of the state dict random values that depend on its name and shape alone."""
+    """Set all parameters and buffers to random values that depend only on name and shape."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(random_tensor(name, tensor))
 
 
 def random_tensor(name: str, like: Tensor) -> Tensor:
-    """Values of a size that keeps activations near one, as a trained model's are."""
+    """Draw values with a scale that keeps activations near one, as in a trained model."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     shape, last = tuple(like.shape), name.rpartition(".")[2]
     if not like.is_floating_point():
@@ -34,14 +34,14 @@ def random_tensor(name: str, like: Tensor) -> Tensor:
     return noise * rows**-0.5
 
 
-def pictures(count: int, size: int | tuple[int, int]) -> Tensor:
-    """(count, 3, H, W) pictures."""
+def random_images(count: int, size: int | tuple[int, int]) -> Tensor:
+    """Make random images (count, 3, H, W)."""
     height, width = (size, size) if isinstance(size, int) else size
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(7))
 
 
-def captions(count: int, length: int, vocab_size: int, eos_id: int | None = None) -> Tensor:
-    """(count, length) ids: start of text, a caption, end of text, zeros; the last caption fills its row."""
+def random_ids(count: int, length: int, vocab_size: int, eos_id: int | None = None) -> Tensor:
+    """Make (count, length) ids: start of text, text, end of text, zeros; the last text fills its row."""
     generator = torch.Generator().manual_seed(11)
     text = torch.zeros(count, length, dtype=torch.long)
     for row in range(count):

@@ -1,4 +1,4 @@
-"""Files that we wrote, read by the published packages, in a process whose path has those first.
+"""Read our exported files with the published packages, in a process with those first on the path.
 
 PYTHONPATH=.parity/packages python tests/parity/read_formats.py folder
 """

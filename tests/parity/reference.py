@@ -1,4 +1,4 @@
-"""Run the cases on a published package, in a process whose path has that package first.
+"""Run the cases on a published package, in a process with that package first on the path.
 
 PYTHONPATH=.parity/packages python tests/parity/reference.py open_clip FOLDER
 
@@ -19,10 +19,10 @@ import write_files
 from install import PACKAGES
 
 HERE = Path(__file__).resolve().parent
-TEXTS = {"open_clip": 10_000, "clip": 3_000}  # random strings, others for each of the two
+TEXTS = {"open_clip": 10_000, "clip": 3_000}  # number of random strings, different ones for each package
 
 Groups = dict[str, Callable[[], Any]]
-"""What each group of cases gives, by its name."""
+"""Functions that return the results of each group of cases, by name."""
 
 
 def main(package_name: str, folder: str) -> None:
@@ -38,7 +38,7 @@ def main(package_name: str, folder: str) -> None:
     for group, observe in groups.items():
         part = Path(folder, f"{group}.part")
         torch.save(observe(), part)
-        part.rename(part.with_suffix(".pt"))  # whole, for whoever waits for it
+        part.rename(part.with_suffix(".pt"))  # renamed when complete, for processes that wait for it
 
 
 def of_open_clip(package: Any) -> Groups:
@@ -93,7 +93,7 @@ def of_open_clip(package: Any) -> Groups:
 
 
 def of_captioning(package: Any) -> Groups:
-    """Of open_clip_torch beside the last transformers that it can write captions with."""
+    """Return the captions of open_clip_torch, with the last transformers that works with it."""
     import cases_coca
     import cases_coca_differences
     import cases_generate
@@ -133,7 +133,7 @@ def of_clip(package: Any) -> Groups:
 
 
 def tokens(package: str, tokenizer: Any, tokenize: Any) -> dict[str, Any]:
-    """Ids and decoded texts of random strings, and the rows that a model would get."""
+    """Return ids and decoded texts of random strings, and the rows of ids."""
     from cases_tokenizer import outcomes, texts
 
     found = [(ids, decoded) for _, ids, decoded in outcomes(tokenizer, random_texts(package))]
@@ -148,7 +148,7 @@ def random_texts(package: str) -> list[str]:
 
 
 def prepare() -> None:
-    """What the packages need to be imported beside a torch and a setuptools of today."""
+    """Patch what the packages need with current versions of torch and setuptools."""
     from torchvision_stub import import_torchvision
 
     import_torchvision()

@@ -1,4 +1,4 @@
-"""CoCa against open_clip_torch: what models give, and the captions they write."""
+"""CoCa against open_clip_torch: model outputs and captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parity_compare import compare
 import open_clip
 
 TOLERANCE = 1e-5
-OF_GRADIENTS = 1e-4  # some are what is left of sums that nearly cancel
+OF_GRADIENTS = 1e-4  # some are sums that nearly cancel
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,10 @@ def our_probes() -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("probe", cases_coca_differences.PROBES)
-def test_what_is_listed_as_a_difference_of_captioning_is_one(
+def test_listed_differences_of_captioning_exist(
     probe: str, our_probes: dict[str, bool], published_captioning: Any
 ) -> None:
-    assert not published_captioning["differences"][probe]  # else docs/compatibility.md is wrong about 3.3.0
+    assert not published_captioning["differences"][
+        probe
+    ]  # otherwise docs/compatibility.md is wrong about 3.3.0
     assert our_probes[probe]

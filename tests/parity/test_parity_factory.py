@@ -13,7 +13,7 @@ from parity_compare import compare
 import open_clip
 
 TOLERANCE = 1e-5  # relative, in fp32
-LOW = 2e-2  # in bf16, whose steps are 0.4 %
+LOW = 2e-2  # in bf16, with a resolution of 0.4 %
 
 DIFFERENT = {
     ("lists", "cfg ViT-B-16-plus-240 laion400m_e32"): "the repository there is that of the epoch before",
@@ -34,7 +34,9 @@ def same(group: str, theirs: Any, tolerance: float = TOLERANCE) -> None:
     expected = {
         key: value for key, value in theirs["factory"][group].items() if (group, key) not in DIFFERENT
     }
-    if not group.startswith("precision, bf16 small-coca"):  # whose matrices there are of two types
+    if not group.startswith(
+        "precision, bf16 small-coca"
+    ):  # whose matrices have two dtypes in the published package
         assert not str(expected.get("outcome", "")).startswith("raised"), expected
     compare("factory, bf16" if tolerance == LOW else "factory", ours()[group], expected, tolerance)
 
@@ -56,6 +58,6 @@ def test_the_rest_of_the_factory_gives_what_was_published(group: str, published_
 
 
 @pytest.mark.parametrize("name", cases_factory_differences.PROBES)
-def test_what_is_listed_as_a_difference_of_the_factory_is_one(name: str, published_open_clip: Any) -> None:
+def test_listed_differences_of_the_factory_exist(name: str, published_open_clip: Any) -> None:
     assert our_probes()[name]
     assert not published_open_clip["factory differences"][name]

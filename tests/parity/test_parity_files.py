@@ -1,4 +1,4 @@
-"""Files of other programs, loaded here, compute what the published package computes with the same weights."""
+"""Files of other programs, loaded here, give the outputs of the published package with the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity_compare import compare
 from write_files import PIXELS, TEXTS, TOY
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, save
+from oneclip.checkpoint import Exportable, export
 from oneclip.errors import AmbiguousModelError, CheckpointError
 
 TOLERANCE = 1e-5  # relative
@@ -32,12 +32,12 @@ def seen(published_open_clip: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(published_open_clip: Any, seen: dict[str, Any]) -> Path:
-    """Where the files are."""
+    """Return the folder with the files."""
     written: Path = published_open_clip.results / "written"
     return written
 
 
-def same(loaded: checkpoint.Loaded, seen: dict[str, Any], case: str) -> None:
+def same(loaded: checkpoint.LoadedModel, seen: dict[str, Any], case: str) -> None:
     expected, model = seen[case], loaded.model
     with torch.inference_mode():
         ours = {"image": model.encode_image(seen["pixels"]), "text": model.encode_text(expected["ids"])}
@@ -52,7 +52,7 @@ def test_heads_that_are_not_64_wide_are_asked_for(folder: Path, seen: dict[str, 
 
 
 def open_clip_folder(source: Path, target: Path) -> Path:
-    """The model with an added token as open_clip's configuration describes it: pooled at the greatest id."""
+    """Load the model with an added token as open_clip does: pooled at the largest id."""
     text = SMALL["text_cfg"] | {"vocab_size": 49409, "tokenizer_kwargs": {"additional_special_tokens": [TOY]}}
     target.mkdir()
     config = {"model_cfg": SMALL | {"text_cfg": text}, "preprocess_cfg": {}}
@@ -68,7 +68,7 @@ def test_texts_are_pooled_at_their_end_whatever_was_added(
     path = open_clip_folder(folder, tmp_path / "folder")
     if form is not None:
         target = tmp_path / ("out.safetensors" if form == "safetensors" else "out")
-        save(Exportable.of(checkpoint.load(path, device="cpu")), target, form)
+        export(Exportable.from_loaded(checkpoint.load(path, device="cpu")), target, form)
         path = target
     loaded = checkpoint.load(path, device="cpu")
     same(loaded, seen, "added tokens")
@@ -99,9 +99,7 @@ def test_a_model_is_found_in_its_wrapper(folder: Path, seen: dict[str, Any], nam
 def test_a_model_may_be_named_by_its_prefix(folder: Path, seen: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"under 'backbone\.' and 'teacher\.'.*prefix='backbone\.'"):
         checkpoint.load(folder / "named.pt", device="cpu", **SAID)
-    with pytest.raises(
-        CheckpointError, match=r"begins with 'model\.'; there are backbone\.\* \(\d+\), teacher"
-    ):
+    with pytest.raises(CheckpointError, match=r"begins with 'model\.'; it has backbone\.\* \(\d+\), teacher"):
         checkpoint.load(folder / "named.pt", device="cpu", prefix="model.", **SAID)
     same(checkpoint.load(folder / "named.pt", device="cpu", prefix="backbone.", **SAID), seen, "wrapped")
 

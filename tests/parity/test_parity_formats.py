@@ -1,4 +1,4 @@
-"""The published packages load what we wrote for them, and compute with it what we compute."""
+"""The published packages load our exported files and give the same outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from parity_compare import compare
 
 import open_clip
-from oneclip.checkpoint.save import Exportable, export
+from oneclip.checkpoint.export import Exportable, export
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 from open_clip.push_to_hf_hub import save_for_hf
@@ -81,9 +81,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def name_its_tower_by_its_path(folder: Path, notes: tuple[str, ...]) -> None:
-    """What the note says to do for open_clip_torch with a text tower that no hub has."""
+    """Follow the note for open_clip_torch about text towers that are not on a hub."""
     assert any(
-        "let hf_model_name in open_clip_config.json be the path of text_tower.json" in n for n in notes
+        "set hf_model_name in open_clip_config.json to the path of text_tower.json" in n for n in notes
     )
     path = folder / "open_clip_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Apple's form of MobileCLIP, as we write it, is what open_clip_torch reads."""
+"""open_clip_torch reads the MobileCLIP checkpoints that we export in Apple's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dual encoders of every option, against open_clip_torch on the same random weights."""
+"""Dual encoders with every option, against open_clip_torch on the same random weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import open_clip
 
 CASES = {case.name: case for case in cases_model.cases()}
 CUSTOM = set(cases_model.CUSTOM)
-pytestmark = pytest.mark.filterwarnings("ignore:The use of `x.T`")  # features of all tokens, in logits
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The use of `x.T`"
+)  # some models return the features of all tokens
 
 TOLERANCE = 1e-4  # relative, in fp32
-OURS_TOO = ["tile_size=None"]  # keyword-only, so that no published argument can end up there
+OURS_TOO = ["tile_size=None"]  # keyword-only, so it does not shift published arguments
 
 
 @cache
@@ -40,7 +42,7 @@ def part(seen: dict[str, Any], *starts: str, without: tuple[str, ...] = ()) -> d
 
 
 def family(case: cases_model.Case) -> str:
-    """What a case is counted under in the table of greatest errors."""
+    """Return the row of a case in the table of largest errors."""
     vision, text = case.vision, case.text
     if case.name == "CLIPA":
         return "CLIPA"
@@ -123,6 +125,8 @@ def test_a_full_size_model_gives_the_published_features(name: str, published_ope
 
 
 @pytest.mark.parametrize("probe", cases_differences.PROBES)
-def test_what_is_listed_as_a_difference_is_one(probe: str, published_open_clip: Any) -> None:
-    assert not published_open_clip["differences"][probe]  # else docs/compatibility.md is wrong about 3.3.0
+def test_listed_differences_exist(probe: str, published_open_clip: Any) -> None:
+    assert not published_open_clip["differences"][
+        probe
+    ]  # otherwise docs/compatibility.md is wrong about 3.3.0
     assert our_probes()[probe]

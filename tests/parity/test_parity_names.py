@@ -10,14 +10,14 @@ from parity_compare import compare
 import clip
 import open_clip
 
-OURS = (  # values that are others on purpose
-    "open_clip.coca_model.GENERATION_TYPES",  # theirs are classes of transformers
-    "open_clip.coca_model._has_transformers",  # captions are written without it
-    "open_clip.factory._MODEL_CONFIGS",  # fields at their default may be left out
-    "open_clip.tokenizer._nltk_init",  # true there once nltk's data was fetched
-    "open_clip.push_to_hf_hub._has_hf_hub",  # theirs needs an older one than is here
+OURS = (  # values that differ on purpose
+    "open_clip.coca_model.GENERATION_TYPES",  # the published values are classes of transformers
+    "open_clip.coca_model._has_transformers",  # our captioning does not need transformers
+    "open_clip.factory._MODEL_CONFIGS",  # fields with default values may be missing
+    "open_clip.tokenizer._nltk_init",  # True in the published package after the download of nltk's data
+    "open_clip.push_to_hf_hub._has_hf_hub",  # the published package needs an older huggingface_hub
 )
-PLUS = "ViT-B-16-plus-240"  # whose table there has one repository that is that of another epoch
+PLUS = "ViT-B-16-plus-240"  # the published table names a repository of another epoch
 
 
 def test_names_of_open_clip_mean_what_they_mean_there(published_open_clip: Any) -> None:

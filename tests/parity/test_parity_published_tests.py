@@ -1,4 +1,4 @@
-"""The tests that open_clip_torch 3.3.0 was published with, run on our `open_clip`."""
+"""The tests of open_clip_torch 3.3.0, run on our `open_clip`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ declare_operators()
 sys.exit(pytest.main(sys.argv[1:]))
 """
 QUICK = "poolers or num_shards or (download_pretrained and not hfh)"
-"""What needs no download and takes seconds. The others train or build models of full size."""
+"""Tests that need no download and take seconds. The others train or build large models."""
 
 
 def test_published_tests_import_and_those_that_fetch_nothing_pass() -> None:

@@ -1,4 +1,4 @@
-"""Positions resized here are those that open_clip_torch 3.3.0 makes, bit for bit."""
+"""Resized positions are bit-identical to those of open_clip_torch 3.3.0."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def cfg(grid: tuple[int, int] = (4, 4), length: int = 9) -> ModelCfg:
 
 
 @pytest.mark.parametrize("name", cases_resize.GRIDS)
-def test_positions_of_pictures(published_open_clip: Any, name: str) -> None:
-    found = resize_positions(cases_resize.of_pictures(name), cfg(grid=cases_resize.GRIDS[name][1]))
-    expected = published_open_clip["resize"]["pictures"][name]
+def test_visual_positions(published_open_clip: Any, name: str) -> None:
+    found = resize_positions(cases_resize.visual_state(name), cfg(grid=cases_resize.GRIDS[name][1]))
+    expected = published_open_clip["resize"]["images"][name]
     assert torch.equal(found["visual.positional_embedding"], expected)
 
 
 @pytest.mark.parametrize("name", cases_resize.LENGTHS)
-def test_positions_of_captions(published_open_clip: Any, name: str) -> None:
-    found = resize_positions(cases_resize.of_captions(name), cfg(length=cases_resize.LENGTHS[name][1]))
-    assert torch.equal(found["positional_embedding"], published_open_clip["resize"]["captions"][name])
+def test_text_positions(published_open_clip: Any, name: str) -> None:
+    found = resize_positions(cases_resize.text_state(name), cfg(length=cases_resize.LENGTHS[name][1]))
+    assert torch.equal(found["positional_embedding"], published_open_clip["resize"]["texts"][name])

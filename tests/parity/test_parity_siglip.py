@@ -1,4 +1,4 @@
-"""SigLIP's models, against open_clip_torch with timm's towers on the same random weights."""
+"""SigLIP models against open_clip_torch with timm towers, on the same random weights."""
 
 from __future__ import annotations
 

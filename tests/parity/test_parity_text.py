@@ -1,4 +1,4 @@
-"""Rows of ids by tokenizers of repositories, and of captions cut by chance, against open_clip_torch."""
+"""Hugging Face tokenizers and random text reduction, against open_clip_torch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_rows_of_every_kind_of_tokenizer_are_identical(ours: Any, published_open
 
 
 def test_the_language_that_was_set_is_in_the_rows(ours: Any, published_open_clip: Any) -> None:
-    """There it is not: transformers takes it back before each call."""
+    """The published package ignores the language: transformers resets it before each call."""
     theirs = published_open_clip["text"]
     assert theirs["language"].equal(theirs["rows"]["nllb, 8"])
     assert not ours["language"][:, 0].eq(theirs["language"][:, 0]).any()
     assert ours["language"][:, 1:].equal(theirs["language"][:, 1:])
 
 
-def test_captions_are_cut_by_the_same_chance(ours: Any, published_open_clip: Any) -> None:
+def test_texts_are_reduced_with_the_same_random_numbers(ours: Any, published_open_clip: Any) -> None:
     theirs = published_open_clip["text"]["reduced"]
     assert theirs.keys() == ours["reduced"].keys()
     for what, (rows, *drawn) in theirs.items():

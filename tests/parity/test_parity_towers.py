@@ -1,4 +1,4 @@
-"""Towers of timm's and of transformers', against open_clip_torch on the same random weights."""
+"""timm and transformers towers against open_clip_torch, on the same random weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import cases_towers
 import pytest
 import torch
 from parity_compare import compare
-from parity_weights import pictures
+from parity_weights import random_images
 
 import open_clip
-from oneclip.checkpoint import build_blank, load_into, resize_positions
+from oneclip.checkpoint import build_uninitialized, load_into, resize_positions
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 
 NAMES = [*cases_towers.TIMM, *cases_towers.HF]
@@ -72,7 +72,10 @@ def test_locks_leave_the_published_parameters_trainable(
     name: str, ours: dict[str, Any], published_open_clip: Any
 ) -> None:
     theirs = part(published_open_clip["towers"][name], "image lock", "text lock")
-    if ours[name][0].family in ("mt5", "m2m_100"):  # there only norms that are called LayerNorm are spared
+    if ours[name][0].family in (
+        "mt5",
+        "m2m_100",
+    ):  # the published package spares only norms whose class is LayerNorm
         del theirs["text lock with norms"]
     compare("towers, locks", ours[name][1], theirs, TOLERANCE)
 
@@ -86,7 +89,7 @@ def test_locks_leave_the_published_parameters_trainable(
         ("ConvNeXt", "intermediates prefix"),
     ],
 )
-def test_what_fails_there_and_works_here_is_listed_rightly(
+def test_listed_fixes_fail_in_the_published_package(
     name: str, what: str, ours: dict[str, Any], published_open_clip: Any
 ) -> None:
     assert published_open_clip["towers"][name][what].startswith("raised ")
@@ -116,9 +119,9 @@ def test_weights_loaded_into_a_tower_of_another_size_give_the_published_features
         CLIPTextCfg.from_dict(cases_towers.TEXT),
         custom_text=True,
     )
-    large = build_blank(cfg).eval()
+    large = build_uninitialized(cfg).eval()
     load_into(large, resize_positions(small.state_dict(), cfg))
     with torch.no_grad():
-        found = {"image": large.encode_image(pictures(2, size))}
+        found = {"image": large.encode_image(random_images(2, size))}
     name = f"{family} {size}"
     compare("towers of another size", found, {"image": published_open_clip["grown towers"][name]}, TOLERANCE)

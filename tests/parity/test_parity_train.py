@@ -1,4 +1,4 @@
-"""The training scripts of open_clip_torch 3.3.0, unchanged, on our `open_clip` and on theirs."""
+"""The training scripts of open_clip_torch 3.3.0, unchanged, on our `open_clip` and on the published one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PROGRAM = HERE / "train_runs.py"
 NOT_OF_THE_SCRIPTS = ("open_clip", "clip", "bin")
 TOLERANCES = {  # relative, of losses; 1e-3 elsewhere
     **dict.fromkeys(("sigmoid", "bf16", "amp"), 3e-2),  # 16 bits
-    "synthetic": 3e-2,  # patches are dropped by other draws
-    "tar": 0.5,  # its samples are shuffled by the process's id
+    "synthetic": 3e-2,  # other patches are dropped
+    "tar": 0.5,  # the shuffle depends on the process id
 }
-FAILS_THERE = {"traced"}  # a dict at the output of a tracer that expects none
+FAILS_THERE = {"traced"}  # the tracer does not support dict outputs
 
 
 class Side:
-    """The runs of one package in a process."""
+    """Training runs of one package in a process."""
 
     def __init__(self, folder: Path, *path: Path) -> None:
         folder.mkdir()
@@ -52,7 +52,7 @@ class Side:
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """What the runs gave on our package, and on the published one."""
+    """Return the results of the runs on our package and on the published one."""
     if not install.installed():
         pytest.skip("the published packages are not here: python tests/parity/install.py")
     folder = tmp_path_factory.mktemp("training")
@@ -92,6 +92,6 @@ def test_a_run_of_the_published_scripts_gives_the_published_losses(name: str, si
 
 
 def state(run: dict[str, Any]) -> dict[str, Any]:
-    """Names, dtypes and shapes; frozen batch norms there lose a counter that ours keep."""
+    """Return names, dtypes and shapes; published frozen batch norms lack a counter that ours keep."""
     names = run.get("names", {})
     return {name: shape for name, shape in names.items() if not name.endswith("num_batches_tracked")}

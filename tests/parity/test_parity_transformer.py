@@ -1,4 +1,4 @@
-"""Parts of `open_clip.transformer`, against open_clip_torch's of the same arguments and weights."""
+"""Parts of `open_clip.transformer` against those of open_clip_torch, with the same arguments and weights."""
 
 from __future__ import annotations
 

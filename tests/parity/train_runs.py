@@ -1,4 +1,4 @@
-"""The published training scripts, run on whichever `open_clip` the path has; both sides of a comparison run this file.
+"""Run the published training scripts on the `open_clip` of the path; both sides of a comparison run this file.
 
     PYTHONPATH=... python tests/parity/train_runs.py FOLDER
 
@@ -43,7 +43,7 @@ CAPTIONS = [
     "a red square",
     "a blue square with a long caption",
     "green",
-    "a picture of grey",
+    "an image of grey",
     "black, and more",
     "x",
 ]
@@ -94,7 +94,7 @@ def main(folder: str) -> None:
 
     open_clip_train.zero_shot.accuracy = accuracy
     prompts = open_clip_train.zero_shot.OPENAI_IMAGENET_TEMPLATES
-    open_clip_train.zero_shot.OPENAI_IMAGENET_TEMPLATES = prompts[:2]  # of 80, to be done sooner
+    open_clip_train.zero_shot.OPENAI_IMAGENET_TEMPLATES = prompts[:2]  # 2 of 80, to save time
     open_clip.add_model_config(data / "configs")
     start_weights(open_clip, data)
     results = {}
@@ -117,13 +117,13 @@ def main(folder: str) -> None:
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """What the scripts compute by a conversion that NumPy refuses since 2.4."""
+    """Replace a conversion in the scripts that NumPy 2.4 and later rejects."""
     ranked = output.topk(max(topk), 1).indices
     return [float((ranked[:, :k] == target[:, None]).sum()) for k in topk]
 
 
 def outcome(log: Path, start: Path) -> dict[str, Any]:
-    """How far each parameter went, and what the run measured."""
+    """Return the change of each parameter, and the metrics of the run."""
     lines = (log / "out.log").read_text()
     found: dict[str, Any] = {"losses": [float(loss) for loss in re.findall(r" Loss: (\S+)", lines)]}
     latest = log / "checkpoints" / "epoch_latest.pt"
@@ -146,7 +146,7 @@ def outcome(log: Path, start: Path) -> dict[str, Any]:
 
 
 def start_weights(package: Any, data: Path) -> None:
-    """The same random weights on both sides."""
+    """Write random weights, the same on both sides."""
     from parity_weights import fill
 
     for name in CONFIGS:
@@ -162,15 +162,15 @@ def start_weights(package: Any, data: Path) -> None:
 
 
 def write(data: Path) -> None:
-    """Configurations, pictures with captions as a table and as a tar, and two classes of ImageNet."""
+    """Write configurations, image-text pairs as a table and a tar file, and two classes of ImageNet."""
     (data / "configs").mkdir(parents=True)
     for name, cfg in CONFIGS.items():
         (data / "configs" / f"{name}.json").write_text(json.dumps(cfg))
-    pictures = [noise(seed) for seed in range(len(CAPTIONS))]
+    images = [noise(seed) for seed in range(len(CAPTIONS))]
     rows = ["file,text"]
     with tarfile.open(data / "train.tar", "w") as tar:
-        for number, (picture, caption) in enumerate(zip(pictures, CAPTIONS, strict=True)):
-            picture.save(data / f"{number}.png")
+        for number, (image, caption) in enumerate(zip(images, CAPTIONS, strict=True)):
+            image.save(data / f"{number}.png")
             rows.append(f'{data / f"{number}.png"},"{caption}"')
             for suffix, content in (
                 ("png", (data / f"{number}.png").read_bytes()),
@@ -182,8 +182,8 @@ def write(data: Path) -> None:
     (data / "train.csv").write_text("\n".join(rows) + "\n")
     for label, name in enumerate(("n01440764", "n01443537")):
         (data / "imagenet" / name).mkdir(parents=True)
-        for picture in range(2):
-            noise(10 + 2 * label + picture).save(data / "imagenet" / name / f"{picture}.png")
+        for number in range(2):
+            noise(10 + 2 * label + number).save(data / "imagenet" / name / f"{number}.png")
 
 
 def noise(seed: int) -> Image.Image:

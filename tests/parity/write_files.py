@@ -1,4 +1,4 @@
-"""Files as programs around open_clip_torch write them, and what it computes with them."""
+"""Write files like those of programs around open_clip_torch, and its outputs with them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 EMBED_DIM, PIXELS = 24, 32
 TOY = "<toy>"
 TEXTS = ["a <toy> cat", "a <toy> dog in the big park", "no toy"]
-PREFIXES = {"net": "", "Lightning": "clip_model.", "named": "backbone."}  # of wrapped files, by their names
+PREFIXES = {"net": "", "Lightning": "clip_model.", "named": "backbone."}  # prefixes of wrapped files, by name
 
 
 def write_all(open_clip: Any, folder: Path) -> dict[str, Any]:
-    """Write the files, and give what models compute with the weights in them."""
+    """Write the files, and return the outputs of models with their weights."""
     folder.mkdir()
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, PIXELS, PIXELS)
@@ -26,14 +26,14 @@ def write_all(open_clip: Any, folder: Path) -> dict[str, Any]:
 
 
 def heads(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, Any]:
-    """A bare state dict of a model whose heads are 80 and 16 wide."""
+    """Write a bare state dict of a model whose heads are 80 and 16 wide."""
     model = build(open_clip, vision={"width": 160, "head_width": 80}, text={"width": 64, "heads": 4})
     torch.save(model.state_dict(), folder / "heads.pt")
     return features(model, pixels, rows(open_clip))
 
 
 def added_tokens(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, Any]:
-    """A model with a token behind the end of text; it pools at the end of text."""
+    """Write a model with an added token after the end-of-text id; it pools at the end of text."""
     model = build(open_clip, text={"vocab_size": 49409, "pool_type": "eos", "eos_id": 49407})
     torch.save(model.state_dict(), folder / "added.pt")
     tokenizer = open_clip.SimpleTokenizer(context_length=16, additional_special_tokens=[TOY])
@@ -41,7 +41,7 @@ def added_tokens(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str
 
 
 def long_clip(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, Any]:
-    """Positions in two tables: the rows that Long-CLIP does not read hold other numbers."""
+    """Write positions in two tables, with different values in rows that Long-CLIP does not read."""
     model = build(open_clip, text={"context_length": 248}, quick_gelu=True)
     state, noise = dict(model.state_dict()), torch.randn(248, 64)
     behind = torch.arange(248)[:, None] >= 20
@@ -54,7 +54,7 @@ def long_clip(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, A
 
 
 def wrapped(open_clip: Any, folder: Path, pixels: torch.Tensor) -> dict[str, Any]:
-    """One model inside several kinds of files."""
+    """Write one model in several kinds of files."""
     model = build(open_clip)
     state = model.state_dict()
     torch.save({"net": state, "optimizer": {"lr": 0.1}, "step": 3}, folder / "net.pt")

@@ -17,7 +17,7 @@ from recipes.pocket.drawing import draw_plain  # noqa: E402
 from recipes.pocket.evaluation_sets import SAMPLE, SUBGROUPS, evaluation_set, read_sample  # noqa: E402
 from recipes.pocket.names import NameCleaner  # noqa: E402
 from recipes.pocket.near_copies import best_match, descriptors  # noqa: E402
-from recipes.pocket.pictures import Picture  # noqa: E402
+from recipes.pocket.source_images import SourceImage  # noqa: E402
 from recipes.pocket.split import FORMS, SPLIT_FILE, UNSEEN_WORDS, Split, concept_of, is_trainable, make_split  # noqa: E402
 
 
@@ -68,11 +68,11 @@ def test_titles_of_clip_art_lose_numbers_and_authors(title: str, cleaned: str) -
 @pytest.mark.parametrize(
     "spdx", ["CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "GPL-3.0-only", "LGPL-2.1", ""]
 )
-def test_sets_with_conditions_on_derived_works_are_left_out(spdx: str) -> None:
+def test_sets_with_conditions_on_derived_works_are_excluded(spdx: str) -> None:
     assert reason_to_leave_out("any", {"license": {"spdx": spdx}})
 
 
-def test_permissive_sets_take_part() -> None:
+def test_permissive_sets_are_included() -> None:
     assert reason_to_leave_out("any", {"license": {"spdx": "MIT"}, "category": "UI 24px"}) == ""
 
 
@@ -97,31 +97,31 @@ def test_there_are_thirty_unseen_words() -> None:
     assert len(set(UNSEEN_WORDS)) == 30
 
 
-def picture(identifier: str, name: str, *keywords: str) -> Picture:
-    return Picture(identifier, "mono", "", identifier.split(":")[0], "MIT", name, [], list(keywords), "")
+def source_image(identifier: str, name: str, *keywords: str) -> SourceImage:
+    return SourceImage(identifier, "mono", "", identifier.split(":")[0], "MIT", name, [], list(keywords), "")
 
 
-def test_a_keyword_that_is_an_unseen_word_keeps_a_picture_out_of_training() -> None:
-    assert not is_trainable(picture("mdi:rain", "rain", "umbrella"), set())
-    assert is_trainable(picture("mdi:rain", "rain", "weather"), set())
-    assert not is_trainable(picture("twemoji:rain", "rain"), set())
+def test_a_keyword_that_is_an_unseen_word_excludes_an_image_from_training() -> None:
+    assert not is_trainable(source_image("mdi:rain", "rain", "umbrella"), set())
+    assert is_trainable(source_image("mdi:rain", "rain", "weather"), set())
+    assert not is_trainable(source_image("twemoji:rain", "rain"), set())
 
 
 def test_captions_of_a_held_out_split_are_unique_and_near_copies_absent(tmp_path: Path) -> None:
-    pictures = [
-        picture("ph:a", "sun"),
-        picture("ph:b", "sun"),
-        picture("ph:c", "moon"),
-        picture("mdi:u", "umbrella"),
+    source_images = [
+        source_image("ph:a", "sun"),
+        source_image("ph:b", "sun"),
+        source_image("ph:c", "moon"),
+        source_image("mdi:u", "umbrella"),
     ]
-    split = make_split(pictures, near_copies={"ph:c"})
+    split = make_split(source_images, near_copies={"ph:c"})
     assert split.held_out == {"ph": ["ph:a"], "unseen": ["mdi:u"]}
     assert split.concepts == {"mdi:u": "umbrella"}
     split.write(tmp_path / "split.json.gz")
     assert Split.read(tmp_path / "split.json.gz") == split
 
 
-def test_the_committed_split_holds_the_four_sets_and_the_thirty_words() -> None:
+def test_the_committed_split_holds_six_sets_and_the_thirty_words() -> None:
     split = Split.read(SPLIT_FILE)
     assert set(split.held_out) == {"twemoji", "openmoji", "ph", "healthicons", "openclipart", "unseen"}
     assert set(split.concepts.values()) == set(UNSEEN_WORDS)
@@ -154,7 +154,7 @@ def test_arrows_letters_and_numbers_are_not_mirrored(name: str, mirrors: bool) -
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """200 one-colour and 50 colour pictures of 120 names; the name of one is an alias of another."""
+    """200 one-colour and 50 colour images of 120 names; the name of one is an alias of another."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "mono.npy", rng.integers(0, 256, (200, 64, 64), dtype=np.uint8))
     np.save(tmp_path / "colour.npy", rng.integers(0, 256, (50, 64, 64, 4), dtype=np.uint8))
@@ -187,7 +187,7 @@ def test_a_batch_is_a_function_of_seed_and_step(data: Path, size: int) -> None:
     assert texts != PocketBatches(data, 48, size, seed=4).batch(7)[1]
 
 
-def test_no_caption_of_a_batch_fits_two_of_its_pictures(data: Path) -> None:
+def test_no_caption_of_a_batch_fits_two_of_its_images(data: Path) -> None:
     batches = PocketBatches(data, 64, 32, seed=0)
     for step in range(20):
         picks = batches.choose(np.random.default_rng(step))
@@ -196,17 +196,17 @@ def test_no_caption_of_a_batch_fits_two_of_its_pictures(data: Path) -> None:
         assert len(set(batches.batch(step)[1])) == 64
 
 
-def test_a_description_is_marked_as_fitting_all_pictures_that_have_its_words(data: Path) -> None:
+def test_a_description_fits_all_images_that_have_its_words(data: Path) -> None:
     batches = PocketBatches(data, 64, 32, seed=0)
     images, texts, descriptions = batches.described_batch(0)
     assert len(images) == len(texts) == 64
     assert len(set(descriptions.texts)) == len(descriptions.texts) == len(descriptions.owners) > 16
-    row = descriptions.texts.index("common")  # every picture's keyword
+    row = descriptions.texts.index("common")  # a keyword of every image
     assert descriptions.also_fits[row].sum() == 63
     assert not descriptions.also_fits[row, descriptions.owners[row]]
 
 
-def test_held_out_pictures_are_not_drawn(data: Path) -> None:
+def test_held_out_images_are_not_in_batches(data: Path) -> None:
     assert len(PocketBatches(data, 8, 32)) == 245
 
 
@@ -220,12 +220,16 @@ def test_a_batch_larger_than_the_names_is_refused(data: Path) -> None:
         PocketBatches(data, 100, 32)
 
 
-def test_held_out_pictures_are_drawn_as_they_are(data: Path) -> None:
+def test_held_out_images_are_drawn_without_augmentation(data: Path) -> None:
     found = evaluation_set(data, "twemoji")
     assert found.images.shape == (5, 3, 64, 64)
     assert found.captions == tuple(f"name {n}" for n in range(5))
-    told_apart = evaluation_set(data, SUBGROUPS)
-    assert (told_apart.classifies, len(told_apart.images), len(told_apart.captions)) == (True, 1, 26)
+    classification = evaluation_set(data, SUBGROUPS)
+    assert (classification.classifies, len(classification.images), len(classification.captions)) == (
+        True,
+        1,
+        26,
+    )
     with pytest.raises(ValueError, match="no split 'ph'"):
         evaluation_set(data, "ph")
 

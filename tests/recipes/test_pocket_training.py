@@ -1,4 +1,4 @@
-"""The training of the pocket recipe: descriptions, what is minimised, averaged weights, two towers side by side."""
+"""The training of the pocket recipe: descriptions, losses, phases, and two towers in two threads."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ def draws(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(7)
 
 
-def test_a_description_is_made_of_the_keywords_it_says_it_needs() -> None:
+def test_a_description_consists_of_its_words() -> None:
     keywords = ["animal", "nature", "pet", "whiskers", "furry"]
     for seed in range(50):
         found = Describer(subgroup=0).describe(keywords, "", draws(seed))
@@ -42,7 +42,7 @@ def test_a_description_by_subgroup_needs_the_subgroup() -> None:
     assert any(phrase in found.text for phrase in PHRASES["animal-bird"])
 
 
-def test_a_picture_without_keywords_and_subgroup_has_no_description() -> None:
+def test_an_image_without_keywords_and_subgroup_has_no_description() -> None:
     assert Describer().describe([], "other-symbol", draws(0)) is None
 
 
@@ -50,7 +50,7 @@ def test_no_phrase_of_a_subgroup_mentions_an_unseen_word() -> None:
     assert not [phrase for phrases in PHRASES.values() for phrase in phrases if concept_of(phrase, (), ())]
 
 
-def test_no_phrase_stands_for_two_subgroups() -> None:
+def test_no_phrase_is_used_for_two_subgroups() -> None:
     phrases = [phrase for own in PHRASES.values() for phrase in own]
     assert len(phrases) == len(set(phrases))
     assert len(EVALUATED) == 26
@@ -77,7 +77,7 @@ def test_without_chance_fits_descriptions_are_contrasted_like_names() -> None:
     torch.testing.assert_close(found, plain)
 
 
-def test_a_picture_that_a_description_also_fits_is_no_negative() -> None:
+def test_an_image_that_a_description_also_fits_is_not_a_negative() -> None:
     image, text, scale = unit(4, 0), unit(2, 1), torch.tensor(10.0)
     owners, also_fits = torch.tensor([0, 1]), torch.zeros(2, 4, dtype=torch.bool)
     also_fits[0, 3] = True
@@ -101,7 +101,7 @@ def test_the_fitted_projection_is_the_least_squares_one() -> None:
     assert loss_fn.distil(features, vectors).item() < 1e-5
 
 
-def test_towers_side_by_side_have_the_gradients_of_one_after_the_other() -> None:
+def test_two_threads_give_the_gradients_of_one() -> None:
     torch.manual_seed(0)
     first, second, x = nn.Linear(3, 4), nn.Linear(3, 4), torch.randn(5, 3)
     parameters = (*first.parameters(), *second.parameters())
@@ -113,7 +113,7 @@ def test_towers_side_by_side_have_the_gradients_of_one_after_the_other() -> None
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_pictures_never_get_smaller_from_phase_to_phase() -> None:
+def test_image_sizes_do_not_decrease_over_the_phases() -> None:
     assert all(before.image_size <= after.image_size for before, after in pairwise(PHASES))
     assert len({phase.name for phase in PHASES}) == len(PHASES)
     assert math.isclose(sum(PHASES[-1].describer.counts), 1.0)

@@ -1,4 +1,4 @@
-"""Each recipe is a file that its command takes, and the smallest one runs."""
+"""Recipes: each file is valid for its command, and the smallest one runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from oneclip.train import RunCfg
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 NEEDED = {"data": "synthetic:100000", "out": "run"}
-OF_FINETUNING = {"model": "pocket", "before": "none"}
+FINETUNE_NEEDED = {"model": "pocket", "reference": "none"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_is_what_its_command_takes(path: Path) -> None:
+def test_a_recipe_is_valid_for_its_command(path: Path) -> None:
     if "oneclip finetune" in path.read_text(encoding="utf-8"):
-        tuning = from_flat(FinetuneCfg, NEEDED | OF_FINETUNING | read_settings(path, FinetuneCfg))
-        assert tuning.way == path.stem.removeprefix("finetune-")
+        tuning = from_flat(FinetuneCfg, NEEDED | FINETUNE_NEEDED | read_settings(path, FinetuneCfg))
+        assert tuning.method == path.stem.removeprefix("finetune-")
     else:
         cfg = from_flat(RunCfg, NEEDED | read_settings(path, RunCfg))
         assert cfg.train_cfg(10).steps >= 1
@@ -49,12 +49,12 @@ SUMS = {
 @pytest.mark.parametrize("name", SUMS)
 def test_the_sums_of_memory_are_right(name: str) -> None:
     path = next(path for path in RECIPES if path.stem == name)
-    told = re.findall(r"^#   \S.* x .*? ([\d.]+) GB$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [float(value) for value in told] == [round(value, 1) for value in SUMS[name]]
+    stated = re.findall(r"^#   \S.* x .*? ([\d.]+) GB$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [float(value) for value in stated] == [round(value, 1) for value in SUMS[name]]
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_smoke_recipe_trains_and_leaves_a_model(tmp_path: Path) -> None:
+def test_the_smoke_recipe_trains_and_writes_a_model(tmp_path: Path) -> None:
     smoke = next(path for path in RECIPES if path.stem == "cpu-smoke")
     assert cli(["train", str(smoke), "--out", str(tmp_path / "smoke")]) == ExitCode.OK
     assert oneclip.load(str(tmp_path / "smoke" / "model"), device="cpu").encode_texts(["a cat"]).shape[0] == 1

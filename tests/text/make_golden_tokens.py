@@ -1,9 +1,9 @@
-"""Make golden_tokens.json: captions, and what the published tokenizers make of them.
+"""Make golden_tokens.json: texts with their ids and decoded texts from the published tokenizers.
 
     python tests/text/make_golden_tokens.py [FOLDER with open_clip_torch 3.3.0, clip-anytorch 2.6.0 and regex]
 
-Captions come from tests/parity/cases_tokenizer.py. Only characters of Unicode 3.2 and emoji are kept: what else lower
-case and normalisation mean depends on the version of Python.
+The texts come from tests/parity/cases_tokenizer.py. Only texts of Unicode 3.2 characters and emoji are kept, because
+lower case and normalization of other characters depend on the Python version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GOLDEN = HERE / "golden_tokens.json"
 
 
 def load(path: Path) -> Any:
-    """A file as a module, without the package around it."""
+    """Load a file as a module without its package."""
     spec = importlib.util.spec_from_file_location("published", path)
     assert spec is not None
     assert spec.loader is not None
@@ -30,8 +30,8 @@ def load(path: Path) -> Any:
     return module
 
 
-def settled(text: str) -> bool:
-    """Whether all versions of Python agree on each character."""
+def is_stable(text: str) -> bool:
+    """Report whether all versions of Python treat each character equally."""
     return all(unicodedata.ucd_3_2_0.category(c) != "Cn" or "\U0001f000" <= c <= "\U0001faff" for c in text)
 
 
@@ -48,7 +48,9 @@ def main() -> None:
     }
     golden = {}
     for seed, (name, (tokenizer, count)) in enumerate(tokenizers.items()):
-        texts = [text for text in cases.texts(2 * count, seed) if settled(text) and len(text) <= 120][:count]
+        texts = [text for text in cases.texts(2 * count, seed) if is_stable(text) and len(text) <= 120][
+            :count
+        ]
         golden[name] = [list(outcome) for outcome in cases.outcomes(tokenizer, texts)]
     lines = [
         f'"{name}": [\n' + ",\n".join(json.dumps(case) for case in rows) + "\n]"

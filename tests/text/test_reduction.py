@@ -1,8 +1,9 @@
-"""Captions that are too long, shortened by chance or by parts of speech."""
+"""Shortening of captions at random or by parts of speech."""
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 import types
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, MissingExtraError, TextTooLongError
+from oneclip.installation import install_command
 from oneclip.text import CLIPTokenizer, get_tokenizer
 from oneclip.text.clip.reduction import get_reduction_mask_fn, random_mask_tokenize
 
@@ -21,7 +23,7 @@ SOT, EOT = PLAIN.sot_token_id, PLAIN.eot_token_id
 
 
 @pytest.mark.parametrize("name", ["simple", "random", "shuffle"])
-def test_a_caption_that_fits_is_left_alone(name: str) -> None:
+def test_a_caption_that_fits_is_not_changed(name: str) -> None:
     tokenizer = CLIPTokenizer(8, reduction_mask=name)
     before = torch.get_rng_state(), random.getstate()
     assert tokenizer(["a dog", ""]).equal(PLAIN(["a dog", ""], 8))
@@ -30,14 +32,14 @@ def test_a_caption_that_fits_is_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["simple", "random", "shuffle"])
-def test_what_stays_is_of_the_caption(name: str) -> None:
+def test_kept_tokens_are_those_of_the_caption(name: str) -> None:
     tokenizer = CLIPTokenizer(9, reduction_mask=name)
     row = tokenizer(LONG)[0].tolist()
     assert (row[0], row[-1]) == (SOT, EOT)
     assert set(row[1:-1]) <= set(PLAIN.encode(LONG))
 
 
-def test_a_run_of_tokens_stays_together() -> None:
+def test_simple_keeps_consecutive_tokens() -> None:
     ids, row = PLAIN.encode(LONG), CLIPTokenizer(9, reduction_mask="simple")(LONG)[0].tolist()
     assert row[1:-1] in [ids[start : start + 7] for start in range(len(ids) - 6)]
 
@@ -55,20 +57,20 @@ def test_a_caption_may_still_be_refused_for_its_length() -> None:
         CLIPTokenizer(8, reduction_mask="random")(LONG, overflow="error")
 
 
-def test_a_configuration_may_ask_for_it() -> None:
+def test_a_configuration_can_set_a_reduction() -> None:
     torch.manual_seed(0)
     tokenizer = get_tokenizer(CLIPTextCfg(context_length=8, tokenizer_kwargs={"reduction_mask": "shuffle"}))
     assert not tokenizer(LONG).equal(PLAIN(LONG, 8))
 
 
 def test_an_unknown_reduction_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown way to shorten a text 'first'; available: simple, random"):
+    with pytest.raises(ConfigError, match="unknown reduction_mask 'first'; available: simple, random"):
         get_reduction_mask_fn("first")
 
 
 def test_parts_of_speech_need_nltk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nltk", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'oneclip\[syntax\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("syntax"))):
         CLIPTokenizer(8, reduction_mask="syntax")(LONG)
 
 

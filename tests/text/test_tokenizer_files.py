@@ -1,4 +1,4 @@
-"""Where a tokenizer's files come from: beside the checkpoint, from the hub, or from its cache without a request."""
+"""Sources of tokenizer files: beside the checkpoint, from the hub, or from its cache without a request."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from hub_server import Fault, Hub, in_this_process
-from made_tokenizers import bert, roberta, siglip, vocab_txt
+from tiny_tokenizers import bert, roberta, siglip, vocab_txt
 
 from oneclip.config import CLIPTextCfg
 from oneclip.errors import ConfigError, DownloadError, OfflineError
 from oneclip.text import CLIPTokenizer, HFTokenizer, get_tokenizer, tokenizer_files, write_tokenizer
-from oneclip.text.factory import BESIDE
+from oneclip.text.factory import TOKENIZER_IN_MODEL_FOLDER
 
-CAPTIONS = ["a photo of the dog", "", "two small cats"]
+TEXTS = ["a photo of the dog", "", "two small cats"]
 
 
 @pytest.fixture
@@ -32,32 +32,34 @@ def cfg_of(name: str, **changes: object) -> CLIPTextCfg:
     return CLIPTextCfg(**{"hf_tokenizer_name": name, "context_length": 16, **changes})  # type: ignore[arg-type]
 
 
-def test_a_repository_gives_the_tokenizer_that_lies_in_it(hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_gives_its_tokenizer(hub: Hub, tmp_path: Path) -> None:
     hub.publish("some/tower", content(bert(tmp_path / "made")))
-    rows = get_tokenizer(cfg_of("some/tower"))(CAPTIONS)
-    assert rows.equal(HFTokenizer(tmp_path / "made", 16)(CAPTIONS))
+    rows = get_tokenizer(cfg_of("some/tower"))(TEXTS)
+    assert rows.equal(HFTokenizer(tmp_path / "made", 16)(TEXTS))
 
 
-def test_what_is_in_the_cache_is_used_without_a_request(
+def test_cached_files_are_used_without_a_request(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.publish("some/tower", content(vocab_txt(tmp_path / "made")))
-    expected = get_tokenizer(cfg_of("some/tower"))(CAPTIONS)
+    expected = get_tokenizer(cfg_of("some/tower"))(TEXTS)
     hub.requests.clear()
     for switch in ("", "1"):
         monkeypatch.setenv("HF_HUB_OFFLINE", switch)
-        assert get_tokenizer(cfg_of("some/tower"))(CAPTIONS).equal(expected)
+        assert get_tokenizer(cfg_of("some/tower"))(TEXTS).equal(expected)
     assert hub.requests == []
 
 
-def test_what_is_not_here_says_so_without_a_request(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_reported_without_a_request_when_offline(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match=r"the tokenizer some/tower is not on this machine .*oneclip pull"):
         get_tokenizer(cfg_of("some/tower"))
     assert hub.requests == []
 
 
-def test_a_vocabulary_that_came_without_its_settings_is_completed(hub: Hub, tmp_path: Path) -> None:
+def test_a_cached_vocabulary_without_settings_is_completed(hub: Hub, tmp_path: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     hub.publish("some/siglip", content(siglip(tmp_path / "made")))
@@ -65,7 +67,7 @@ def test_a_vocabulary_that_came_without_its_settings_is_completed(hub: Hub, tmp_
     assert get_tokenizer(cfg_of("some/siglip")).pad_token_id == 1
 
 
-def test_a_break_in_between_leaves_nothing_that_is_taken_for_whole(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_not_used_as_complete(hub: Hub, tmp_path: Path) -> None:
     hub.publish("some/siglip", content(siglip(tmp_path / "made")))
     hub.faults.append(Fault("tokenizer_config.json", method="HEAD", status=403))
     with pytest.raises(DownloadError):
@@ -73,31 +75,31 @@ def test_a_break_in_between_leaves_nothing_that_is_taken_for_whole(hub: Hub, tmp
     assert get_tokenizer(cfg_of("some/siglip")).pad_token_id == 1
 
 
-def test_the_checkpoints_own_repository_comes_before_the_one_named(hub: Hub, tmp_path: Path) -> None:
+def test_the_repository_of_the_checkpoint_comes_before_the_named_one(hub: Hub, tmp_path: Path) -> None:
     hub.publish("some/named", content(bert(tmp_path / "bert")))
     hub.publish("own/model", content(roberta(tmp_path / "roberta")))
-    own = HFTokenizer(tmp_path / "roberta", 16)(CAPTIONS)
-    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model")(CAPTIONS).equal(own)
+    own = HFTokenizer(tmp_path / "roberta", 16)(TEXTS)
+    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model")(TEXTS).equal(own)
 
 
-def test_the_one_named_is_taken_where_the_checkpoints_own_has_none(hub: Hub, tmp_path: Path) -> None:
+def test_the_named_repository_is_used_if_the_checkpoint_has_no_tokenizer(hub: Hub, tmp_path: Path) -> None:
     hub.publish("some/named", content(bert(tmp_path / "bert")))
     hub.publish("own/model", {"open_clip_config.json": b"{}"})
-    named = HFTokenizer(tmp_path / "bert", 16)(CAPTIONS)
-    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model")(CAPTIONS).equal(named)
+    named = HFTokenizer(tmp_path / "bert", 16)(TEXTS)
+    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model")(TEXTS).equal(named)
 
 
-def test_a_subfolder_and_a_revision_are_looked_at(hub: Hub, tmp_path: Path) -> None:
+def test_a_subfolder_and_a_revision_are_used(hub: Hub, tmp_path: Path) -> None:
     hub.publish("own/model", content(roberta(tmp_path / "roberta"), "b16/"), revision="v2")
     hub.publish("own/model", {"README.md": b""})
-    own = HFTokenizer(tmp_path / "roberta", 16)(CAPTIONS)
-    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model/b16@v2")(CAPTIONS).equal(own)
+    own = HFTokenizer(tmp_path / "roberta", 16)(TEXTS)
+    assert get_tokenizer(cfg_of("some/named"), "hf-hub:own/model/b16@v2")(TEXTS).equal(own)
 
 
 def test_a_repository_without_a_tokenizer_is_named(hub: Hub) -> None:
     hub.publish("some/tower", {"README.md": b""})
     with pytest.raises(
-        DownloadError, match=r"some/tower has no tokenizer that can be read: none of tokenizer"
+        DownloadError, match=r"some/tower has no tokenizer that can be read; expected one of tokenizer"
     ):
         get_tokenizer(cfg_of("some/tower"))
 
@@ -116,15 +118,17 @@ def test_the_model_folder_comes_before_the_hub(tmp_path: Path) -> None:
     assert set(tokenizer_files(cfg_of("some/tower"), folder)) == {"tokenizer.json", "tokenizer_config.json"}
 
 
-def test_a_folder_that_is_no_models_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of weights may lie beside anything."""
+def test_a_folder_without_a_model_configuration_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight file can be in any folder."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match="the tokenizer some/tower"):
         tokenizer_files(cfg_of("some/tower"), bert(tmp_path), tmp_path / "cache")
 
 
 def test_clips_own_tokenizer_needs_no_files(tmp_path: Path) -> None:
-    """Repositories of CLIP have a `tokenizer.json`, too, which pads otherwise."""
+    """Repositories of CLIP also have a `tokenizer.json`, which pads differently."""
     folder = bert(tmp_path)
     (folder / "config.json").write_text("{}")
     assert isinstance(get_tokenizer(CLIPTextCfg(), folder), CLIPTokenizer)
@@ -132,41 +136,41 @@ def test_clips_own_tokenizer_needs_no_files(tmp_path: Path) -> None:
     assert write_tokenizer(CLIPTextCfg(), tmp_path / "copy", folder) == []
 
 
-def test_a_folder_written_loads_without_anything_else(hub: Hub, tmp_path: Path) -> None:
+def test_a_written_folder_loads_without_other_files(hub: Hub, tmp_path: Path) -> None:
     hub.publish("some/tower", content(siglip(tmp_path / "made")))
-    expected = get_tokenizer(cfg_of("some/tower"))(CAPTIONS)
+    expected = get_tokenizer(cfg_of("some/tower"))(TEXTS)
     target = tmp_path / "model"
     written = write_tokenizer(cfg_of("some/tower"), target)
     (target / "open_clip_config.json").write_text("{}")
     shutil.rmtree(tmp_path / "hub")
     hub.requests.clear()
-    assert get_tokenizer(cfg_of("some/tower"), target)(CAPTIONS).equal(expected)
+    assert get_tokenizer(cfg_of("some/tower"), target)(TEXTS).equal(expected)
     assert {path.name for path in written} == {"tokenizer.json", "tokenizer_config.json"}
     assert hub.requests == []
 
 
-def test_a_tokenizer_without_a_name_is_that_beside_the_model(hub: Hub, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_name_is_read_beside_the_model(hub: Hub, tmp_path: Path) -> None:
     folder = bert(tmp_path / "model")
     (folder / "config.json").write_text("{}")
     hub.publish("own/model", content(folder))
-    for home in (folder, "hf-hub:own/model"):
-        tokenizer = get_tokenizer(cfg_of(BESIDE), home)
-        assert tokenizer(CAPTIONS).equal(HFTokenizer(folder, 16)(CAPTIONS))
-        assert BESIDE not in repr(tokenizer)
+    for source in (folder, "hf-hub:own/model"):
+        tokenizer = get_tokenizer(cfg_of(TOKENIZER_IN_MODEL_FOLDER), source)
+        assert tokenizer(TEXTS).equal(HFTokenizer(folder, 16)(TEXTS))
+        assert TOKENIZER_IN_MODEL_FOLDER not in repr(tokenizer)
 
 
-def test_a_tokenizer_that_was_left_behind_says_which_files_to_bring(
+def test_a_missing_tokenizer_error_names_the_files_to_copy(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"bring its tokenizer\.json and tokenizer_config\.json there"):
-        get_tokenizer(cfg_of(BESIDE), tmp_path)
-    for home in (None, bert(tmp_path / "elsewhere")):
+    with pytest.raises(ConfigError, match=r"copy tokenizer\.json and tokenizer_config\.json into it"):
+        get_tokenizer(cfg_of(TOKENIZER_IN_MODEL_FOLDER), tmp_path)
+    for source in (None, bert(tmp_path / "elsewhere")):
         with pytest.raises(ConfigError, match="load the model from that folder"):
-            get_tokenizer(cfg_of(BESIDE), home)
+            get_tokenizer(cfg_of(TOKENIZER_IN_MODEL_FOLDER), source)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match="hf-hub:own/model is not on this machine"):
-        get_tokenizer(cfg_of(BESIDE), "hf-hub:own/model")
+        get_tokenizer(cfg_of(TOKENIZER_IN_MODEL_FOLDER), "hf-hub:own/model")
 
 
 def test_options_of_the_configuration_reach_the_tokenizer(tmp_path: Path) -> None:
@@ -176,6 +180,6 @@ def test_options_of_the_configuration_reach_the_tokenizer(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["a b", "http://x/y"])
-def test_what_names_no_repository_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="neither a folder nor the name of a repository"):
+def test_an_invalid_repository_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor a repository name"):
         get_tokenizer(cfg_of(name))

@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Fixtures of the tests of training."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder with six pictures, each of one colour, a table of them and the configuration of a model."""
+    """A folder with six images of one colour each, a table of them, and the configuration of a model."""
     return write_colours(tmp_path)

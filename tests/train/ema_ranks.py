@@ -1,4 +1,4 @@
-"""A module in shards and its moving average. Run by test_ema.py under two ranks: `ema_ranks.py FOLDER`."""
+"""Moving average of a sharded module. Run by test_ema.py under two ranks: `ema_ranks.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from oneclip.checkpoint.readers.dcp import Table
-from oneclip.train.checkpointing.dcp import ShardWriter, read_shards
+from oneclip.checkpoint.readers.dcp import DistributedCheckpoint
+from oneclip.train.checkpointing.dcp import AsyncCheckpointWriter, load_sharded
 from oneclip.train.distributed.world import World
 from oneclip.train.ema import Ema
 from tests.ranks import join, leave
@@ -40,12 +40,12 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def written_and_read(path: Path, sharded: nn.Module, ema: Ema, world: World) -> dict[str, torch.Tensor]:
     """What another average holds after a checkpoint of this one was read into it."""
-    writer = ShardWriter(world, keep=0)
+    writer = AsyncCheckpointWriter(world, keep=0)
     weights = sharded.state_dict()
     writer.write(path, {"state_dict": weights, "ema": ema.state_dict()}, {"step": 3})
     writer.finish()
     again = Ema(sharded, 0.9)
-    read_shards(Table(path), {"state_dict": weights, "ema": again.state_dict()})
+    load_sharded(DistributedCheckpoint(path), {"state_dict": weights, "ema": again.state_dict()})
     return whole(again.state_dict())
 
 

@@ -1,4 +1,4 @@
-"""Several ranks out of one process that has imported torch already, each a fork of it."""
+"""Start ranks as forks of one process that has already imported torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 
 import torch.distributed as dist
 
-from oneclip.train import World, join
+from oneclip.train import World, init_distributed
 from tests.ranks import leave
 
 Work = Callable[[World], None]
@@ -18,13 +18,14 @@ HEAVY = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoin
 
 
 def start(world: int, work: Work) -> tuple[list[BaseProcess], dist.TCPStore]:
-    """Begin to work on each rank. The store has to stay until they are done; no threads may run here."""
-    for module in HEAVY:  # which all ranks would import otherwise
+    """Start the work on each rank. Keep the store until they are done. No threads may run in this process."""
+    for module in HEAVY:  # otherwise every rank would import them
         import_module(module)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     fork = get_context("fork")
     processes: list[BaseProcess] = [
-        fork.Process(target=_be, args=(rank, world, store.port, work), daemon=True) for rank in range(world)
+        fork.Process(target=_run_rank, args=(rank, world, store.port, work), daemon=True)
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
@@ -32,7 +33,7 @@ def start(world: int, work: Work) -> tuple[list[BaseProcess], dist.TCPStore]:
 
 
 def run(world: int, work: Work, timeout: float = 120) -> None:
-    """Work on each rank until all are done, without an error."""
+    """Run the work on each rank until all are done. Exit if one of them fails."""
     processes, _store = start(world, work)
     for process in processes:
         process.join(timeout)
@@ -43,7 +44,7 @@ def run(world: int, work: Work, timeout: float = 120) -> None:
         raise SystemExit(f"ranks ended with {codes}")
 
 
-def _be(rank: int, world: int, port: int, work: Work) -> None:
+def _run_rank(rank: int, world: int, port: int, work: Work) -> None:
     if world == 1:
         work(World())
         os._exit(0)
@@ -56,5 +57,5 @@ def _be(rank: int, world: int, port: int, work: Work) -> None:
         "LOCAL_RANK": str(rank),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    work(join("cpu")[0])
+    work(init_distributed("cpu")[0])
     leave()

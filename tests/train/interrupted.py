@@ -1,4 +1,4 @@
-"""A training that is slow enough to be interrupted. Run by test_interrupt.py: `interrupted.py FOLDER`."""
+"""A training slow enough to be interrupted. Run by test_interrupt.py: `interrupted.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tiny_clip import Pairs, TinyCLIP
 
-from oneclip.train import Batch, Report, TrainCfg, Trainer
+from oneclip.train import Batch, TrainCfg, Trainer, TrainingReport
 
 
 class SlowPairs(Pairs):
@@ -19,12 +19,12 @@ class SlowPairs(Pairs):
         return super().batch(step)
 
 
-class Tell:
-    """Prints steps, so that the parent knows when training is under way."""
+class PrintingReporter:
+    """Reporter that prints steps, so that the parent knows when the training is running."""
 
     def start(self, step: int, steps: int) -> None: ...
 
-    def update(self, report: Report) -> None:
+    def update(self, report: TrainingReport) -> None:
         print("step", report.step, flush=True)
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None: ...
@@ -35,7 +35,7 @@ class Tell:
 def trainer(out: Path, steps: int = 120) -> Trainer:
     torch.manual_seed(0)
     cfg = TrainCfg(steps=steps, lr=1e-2, warmup=3, log_every=1)
-    return Trainer(TinyCLIP(), SlowPairs(), cfg, out=out, reporter=Tell())
+    return Trainer(TinyCLIP(), SlowPairs(), cfg, out=out, reporter=PrintingReporter())
 
 
 if __name__ == "__main__":

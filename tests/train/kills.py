@@ -1,7 +1,7 @@
-"""Trainings that are killed again and again, for test_kills_of_training.py: `kills.py FOLDER KILLS PROCESSES...`.
+"""Trainings that are killed repeatedly. Run by test_killed_trainings.py: `kills.py FOLDER KILLS PROCESSES...`.
 
-Prints, as JSON, by the number of processes a pair for each kill: steps that were done, and those that the latest
-checkpoint has.
+Prints JSON: for each number of processes, a pair per kill with the finished steps and the steps of the latest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.train.together import Case, Share, make_trainer
 EVERY, STEPS, STEP_SECONDS = 2, 200, 0.02
 
 
-class Slow(Share):
-    """Batches that take their time, so that a moment can be met."""
+class SlowShare(Share):
+    """Batches that take some time, so that a kill can hit any moment of a step."""
 
     def batch(self, step: int) -> Batch:
         time.sleep(STEP_SECONDS)
@@ -31,29 +31,31 @@ class Slow(Share):
 
 
 def train(out: Path, until: int, world: World) -> None:
-    trainer = make_trainer(Case(), world, out, steps=STEPS, checkpoint_every=EVERY, log_every=1, keep=2)
+    trainer = make_trainer(
+        Case(), world, out, steps=STEPS, checkpoint_every=EVERY, log_every=1, keep_checkpoints=2
+    )
     assert isinstance(trainer.cfg, TrainCfg)
-    trainer.source = Slow(world)
+    trainer.source = SlowShare(world)
     if out.is_dir() and latest_checkpoint(out) is not None:
         trainer.resume(out)
     trainer.fit(until)
 
 
-def kill(out: Path, size: int, chance: random.Random) -> tuple[int, int]:
-    """Train until some moment, then end all processes at once."""
-    begin = steps_done(out)
+def kill(out: Path, size: int, rng: random.Random) -> tuple[int, int]:
+    """Train for some steps, then kill all processes at a random moment."""
+    start = steps_done(out)
     processes, _store = forked.start(size, partial(train, out, STEPS))
-    wanted, patience = begin + chance.randint(2, 6), time.monotonic() + 60
+    wanted, patience = start + rng.randint(2, 6), time.monotonic() + 60
     while steps_done(out) < wanted and time.monotonic() < patience:
         time.sleep(0.01)
-    time.sleep(chance.uniform(0, 2 * STEP_SECONDS))
-    for process in chance.sample(processes, len(processes)):
+    time.sleep(rng.uniform(0, 2 * STEP_SECONDS))
+    for process in rng.sample(processes, len(processes)):
         process.kill()
     for process in processes:
         process.join()
     latest = latest_checkpoint(out)
     if latest is not None:
-        read(latest)  # all of it: a damaged one raises
+        read(latest)  # raises if the checkpoint is damaged
     return steps_done(out), checkpoint_step(latest) if latest is not None else 0
 
 
@@ -66,8 +68,8 @@ def steps_done(out: Path) -> int:
 def main(folder: Path, kills: int, sizes: list[int]) -> None:
     seen = {}
     for size in sizes:
-        out, chance = folder / str(size), random.Random(size)
-        seen[size] = [kill(out, size, chance) for _ in range(kills)]
+        out, rng = folder / str(size), random.Random(size)
+        seen[size] = [kill(out, size, rng) for _ in range(kills)]
         forked.run(size, partial(train, out, steps_done(out) + 2))
     most = max(steps_done(folder / str(size)) for size in sizes)
     forked.run(1, partial(train, folder / "unbroken", most))

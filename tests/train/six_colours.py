@@ -1,4 +1,4 @@
-"""Six pictures of one colour each, a table of them, and the command that trains a model on them."""
+"""Six images of one colour each, a table of them, and the command that trains a model on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def write_colours(folder: Path) -> Path:
-    """A folder with six pictures, each of one colour, a table of them and the configuration of a model."""
+    """A folder with six images of one colour each, a table of them, and the configuration of a model."""
     (folder / "pictures").mkdir()
     rows = ["filepath,caption"]
     for colour, word in COLOURS.items():

@@ -1,4 +1,4 @@
-"""Ranks of which the last one stalls in the way that is asked for. Run by test_watch.py: `stalling.py WAY FOLDER`."""
+"""A training whose last rank stalls. Run by test_watchdog.py: `stalling.py CAUSE FOLDER`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from oneclip.train.distributed.watchdog import Watchdog
 STEPS, AT = 6, 3
 
 
-def train(way: str, out: Path, watchdog: Watchdog, rank: int) -> None:
+def train(cause: str, out: Path, watchdog: Watchdog, rank: int) -> None:
     for step in range(STEPS):
         stalls = step == AT and rank == dist_size() - 1
-        with watchdog.doing("waiting for data", step):
-            if stalls and way == "data":
+        with watchdog.phase("waiting for data", step):
+            if stalls and cause == "data":
                 time.sleep(60)
-            if stalls and way == "frozen":
+            if stalls and cause == "frozen":
                 freeze(out / "stalled-rank-0.txt")
-        with watchdog.doing("backward", step):
+        with watchdog.phase("backward", step):
             exchange()
-        watchdog.stepped(step + 1)
-        if stalls and way == "evaluates":
-            with watchdog.doing("evaluation", step + 1):
+        watchdog.step_done(step + 1)
+        if stalls and cause == "evaluates":
+            with watchdog.phase("evaluation", step + 1):
                 time.sleep(2.5)
 
 
 def freeze(until: Path) -> None:
-    """Stop this process with all its threads, until a file is there."""
+    """Stop this process with all its threads until a file exists."""
     thaw = f"while [ ! -e '{until}' ]; do sleep 0.1; done; kill -CONT {os.getpid()}"
     subprocess.Popen(["sh", "-c", thaw])
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -52,11 +52,11 @@ def dist_size() -> int:
 
 
 if __name__ == "__main__":
-    way, out = sys.argv[1], Path(sys.argv[2])
+    cause, out = sys.argv[1], Path(sys.argv[2])
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         dist.init_process_group("gloo")
     with Watchdog(out, rank, world, 1.0) as watchdog:
-        train(way, out, watchdog, rank)
+        train(cause, out, watchdog, rank)
     sys.stdout.flush()
     os._exit(0)

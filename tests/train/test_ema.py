@@ -1,4 +1,4 @@
-"""The moving average of weights: what it is, where it is applied, and that it goes on as if never interrupted."""
+"""Moving average of the weights: formula, use, and resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ranks import run_ranks
 
 
 def step(module: nn.Module, number: int) -> None:
-    """Something that moves all weights."""
+    """Change all weights."""
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -51,13 +51,13 @@ def test_statistics_of_batch_norms_follow_and_counts_do_not() -> None:
     torch.testing.assert_close(ema.state_dict()["running_mean"], norm.running_mean)
 
 
-def test_what_is_frozen_or_not_saved_is_left_out(tiny: TinyCLIP) -> None:
+def test_frozen_and_unsaved_tensors_are_not_averaged(tiny: TinyCLIP) -> None:
     tiny.proj.weight.requires_grad_(False)
     tiny.register_buffer("attn_mask", torch.full((2, 2), float("-inf")), persistent=False)
     assert not {"proj.weight", "attn_mask"} & Ema(tiny, 0.9).state_dict().keys()
 
 
-def test_weights_that_modules_share_are_averaged_once(tiny: TinyCLIP) -> None:
+def test_shared_weights_are_averaged_once(tiny: TinyCLIP) -> None:
     tiny.head = nn.Linear(16, 64, bias=False)
     tiny.head.weight = tiny.token_embedding.weight
     ema = Ema(tiny, 0.5)
@@ -68,7 +68,7 @@ def test_weights_that_modules_share_are_averaged_once(tiny: TinyCLIP) -> None:
         assert torch.equal(tiny.head.weight, ema.state_dict()["token_embedding.weight"])
 
 
-def test_applied_weights_are_the_average_and_then_the_same_as_before(tiny: TinyCLIP) -> None:
+def test_applied_weights_are_the_average_and_are_restored_afterwards(tiny: TinyCLIP) -> None:
     ema = Ema(tiny, 0.9)
     step(tiny, 0)
     ema.update()
@@ -85,7 +85,7 @@ def test_applied_weights_are_the_average_and_then_the_same_as_before(tiny: TinyC
         assert torch.equal(p, values)
 
 
-def test_an_error_while_applied_puts_the_weights_back(tiny: TinyCLIP) -> None:
+def test_an_error_while_applied_restores_the_weights(tiny: TinyCLIP) -> None:
     ema = Ema(tiny, 0.9)
     step(tiny, 0)
     before = tiny.proj.weight.detach().clone()
@@ -106,7 +106,7 @@ def test_weights_in_half_precision_have_an_average_in_fp32(tiny: TinyCLIP) -> No
     assert torch.equal(ema.state_dict()["proj.weight"], average["proj.weight"])
 
 
-def test_an_average_that_is_loaded_goes_on_exactly(tiny: TinyCLIP, tmp_path: Path) -> None:
+def test_a_loaded_average_continues_exactly(tiny: TinyCLIP, tmp_path: Path) -> None:
     ema = Ema(tiny, 0.99)
     for number in range(3):
         step(tiny, number)
@@ -128,7 +128,7 @@ def test_an_average_of_other_weights_is_refused(tiny: TinyCLIP) -> None:
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
-def test_a_decay_that_makes_no_average_is_refused(tiny: TinyCLIP, decay: float) -> None:
+def test_a_decay_out_of_range_is_refused(tiny: TinyCLIP, decay: float) -> None:
     with pytest.raises(ConfigError, match="decay of the moving average"):
         Ema(tiny, decay)
 
@@ -140,7 +140,7 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def test_the_average_of_shards_is_that_of_the_whole(
+def test_the_average_of_shards_equals_that_of_full_weights(
     by_rank: list[dict[str, dict[str, torch.Tensor]]],
 ) -> None:
     one = module()
@@ -154,7 +154,7 @@ def test_the_average_of_shards_is_that_of_the_whole(
             assert torch.equal(results["read"][name], results["means"][name])
 
 
-def test_shards_are_applied_and_put_back(by_rank: list[dict[str, torch.Tensor]]) -> None:
+def test_averages_of_shards_are_applied_and_restored(by_rank: list[dict[str, torch.Tensor]]) -> None:
     one = module()
     ema = Ema(one, 0.9)
     moved(one, ema)

@@ -1,4 +1,4 @@
-"""The evaluation of a model in training on the held-out pairs of a table."""
+"""Evaluation on held-out pairs during a training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tiny_clip import TinyCLIP
 
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ClusterError, DataError, OneCLIPError
-from oneclip.evaluate import HeldOut, Retrieval
-from oneclip.hub.pairs import Pairs
+from oneclip.evaluate import EvaluationHook, Retrieval
+from oneclip.hub.pairs import CaptionPairs
 from oneclip.image import Preprocess
-from oneclip.image.prefetch import Skipped
+from oneclip.image.prefetch import SkippedImage
 from oneclip.train import World
-from oneclip.train.evaluation import Shared
+from oneclip.train.evaluation import DistributedExtractor
 
 
 class ByColour(TinyCLIP):
-    """Pictures by their mean colour, captions by their token: knows red, green and blue."""
+    """Model that encodes images by mean colour and texts by their token: it knows red, green and blue."""
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         return image.mean((2, 3))
@@ -33,35 +33,35 @@ class ByColour(TinyCLIP):
         return torch.nn.functional.one_hot(text[:, 0] - 1, 3).float() - 0.3
 
 
-class Fake:
-    """Encodes image i to a row of its number; image "broken" cannot be read, "fatal" ends the process."""
+class NumberExtractor:
+    """Encodes an item to its number. The image "broken" cannot be read; "fatal" ends the process."""
 
     batch_size = 4
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.encoded: list[str] = []
 
-    def pictures(self, pictures: Sequence[Any]) -> tuple[torch.Tensor, list[int], list[Skipped]]:
-        self.asked += pictures
-        if "fatal" in pictures:
+    def encode_images(self, images: Sequence[Any]) -> tuple[torch.Tensor, list[int], list[SkippedImage]]:
+        self.encoded += images
+        if "fatal" in images:
             raise DataError("the share is gone")
-        kept = [i for i, name in enumerate(pictures) if name != "broken"]
-        rows = torch.tensor([[float(pictures[i])] for i in kept])
+        kept = [i for i, name in enumerate(images) if name != "broken"]
+        rows = torch.tensor([[float(images[i])] for i in kept])
         return (
             rows,
             kept,
-            [Skipped(i, name, DataError("no")) for i, name in enumerate(pictures) if i not in kept],
+            [SkippedImage(i, name, DataError("no")) for i, name in enumerate(images) if i not in kept],
         )
 
-    def captions(self, captions: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([[float(name)] for name in captions])
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(text)] for text in texts])
 
-    def temperature(self) -> tuple[float, float | None]:
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
         return 1.0, None
 
 
 class Rank(World):
-    """One of several ranks in threads of one process."""
+    """One rank, run in a thread of this process."""
 
     meeting: Any
 
@@ -75,7 +75,7 @@ class Rank(World):
 
 
 def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
-    """What each of some ranks gives, or the error that it ends with."""
+    """Return the result of each rank, or the error that it raises."""
     meeting = [None] * size, threading.Barrier(size)
 
     def run(rank: int) -> Any:
@@ -90,39 +90,41 @@ def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
         return list(pool.map(run, range(size)))
 
 
-def test_processes_share_an_evaluation_and_all_have_what_one_would() -> None:
-    pictures, captions = ["0", "broken", "2", "3", "4", "5", "6"], ["5", "6", "7", "8"]
-    fakes = [Fake() for _ in range(3)]
+def test_processes_that_share_an_evaluation_get_the_result_of_one() -> None:
+    images, texts = ["0", "broken", "2", "3", "4", "5", "6"], ["5", "6", "7", "8"]
+    extractors = [NumberExtractor() for _ in range(3)]
 
     def work(world: World) -> Any:
-        shared = Shared(fakes[world.rank], world)
-        return shared.pictures(pictures), shared.captions(captions)
+        shared = DistributedExtractor(extractors[world.rank], world)
+        return shared.encode_images(images), shared.encode_texts(texts)
 
-    for (rows, kept, skipped), texts in on_ranks(3, work):
+    for (rows, kept, skipped), embeddings in on_ranks(3, work):
         assert rows.flatten().tolist() == [0, 2, 3, 4, 5, 6]
         assert kept == [0, 2, 3, 4, 5, 6]
         assert [one.name for one in skipped] == ["broken"]
-        assert texts.flatten().tolist() == [5, 6, 7, 8]
-    assert [fake.asked for fake in fakes] == [["0", "3", "6"], ["broken", "4"], ["2", "5"]]
+        assert embeddings.flatten().tolist() == [5, 6, 7, 8]
+    assert [extractor.encoded for extractor in extractors] == [["0", "3", "6"], ["broken", "4"], ["2", "5"]]
 
 
-def test_fewer_items_than_processes_and_none_that_can_be_read_are_fine() -> None:
+def test_an_evaluation_works_with_fewer_items_than_processes_and_with_unreadable_images() -> None:
     def work(world: World) -> Any:
-        shared = Shared(Fake(), world)
-        return shared.pictures(["broken"])[:2], shared.captions(["1"])
+        shared = DistributedExtractor(NumberExtractor(), world)
+        return shared.encode_images(["broken"])[:2], shared.encode_texts(["1"])
 
-    for (rows, kept), texts in on_ranks(3, work):
-        assert (len(rows), kept, texts.tolist()) == (0, [], [[1.0]])
+    for (rows, kept), embeddings in on_ranks(3, work):
+        assert (len(rows), kept, embeddings.tolist()) == (0, [], [[1.0]])
 
 
-def test_what_one_process_cannot_evaluate_ends_all_of_them() -> None:
-    ended = on_ranks(2, lambda world: Shared(Fake(), world).pictures(["0", "fatal"]))
+def test_an_error_of_one_process_ends_all_of_them() -> None:
+    ended = on_ranks(
+        2, lambda world: DistributedExtractor(NumberExtractor(), world).encode_images(["0", "fatal"])
+    )
     assert isinstance(ended[0], ClusterError)
-    assert str(ended[0]) == "process 0 ends because process 1 did: the share is gone"
+    assert str(ended[0]) == "process 0 stops because process 1 failed: the share is gone"
     assert isinstance(ended[1], DataError)
 
 
-def test_an_evaluation_encodes_a_micro_batch_at_once_and_its_loss_is_over_a_batch(tmp_path: Path) -> None:
+def test_an_evaluation_encodes_in_micro_batches_without_changing_its_loss(tmp_path: Path) -> None:
     evaluation = held_out(tmp_path, ["red", "green", "blue"])
     sizes = []
 
@@ -137,13 +139,13 @@ def test_an_evaluation_encodes_a_micro_batch_at_once_and_its_loss_is_over_a_batc
     assert parts == pytest.approx(whole)
 
 
-def held_out(folder: Path, captions: list[str], **options: Any) -> HeldOut:
+def held_out(folder: Path, captions: list[str], **options: Any) -> EvaluationHook:
     for name in ("red", "green", "blue"):
         Image.new("RGB", (10, 10), name if name != "green" else "lime").save(folder / f"{name}.png")
     words = {"red": 1, "green": 2, "blue": 3}
-    pairs = Pairs("held_out.csv", ["red.png", "green.png", "blue.png"], captions)
-    return HeldOut(
-        Retrieval.of_pairs(pairs, folder, at=(1, 2)),
+    pairs = CaptionPairs("held_out.csv", ["red.png", "green.png", "blue.png"], captions)
+    return EvaluationHook(
+        Retrieval.from_pairs(pairs, folder, at=(1, 2)),
         Preprocess(PreprocessCfg(size=8)),
         lambda texts: torch.tensor([[words[text]] for text in texts]),
         batch_size=2,
@@ -151,7 +153,7 @@ def held_out(folder: Path, captions: list[str], **options: Any) -> HeldOut:
     )
 
 
-def test_a_model_that_knows_recalls_all_and_one_that_confuses_two_a_third(tmp_path: Path) -> None:
+def test_recall_is_one_for_a_perfect_model_and_a_third_if_two_texts_are_swapped(tmp_path: Path) -> None:
     results = held_out(tmp_path, ["red", "green", "blue"])(ByColour())
     assert results["text_to_image_recall@1"] == results["image_to_text_recall@1"] == 1.0
     confused = held_out(tmp_path, ["red", "blue", "green"])(ByColour())
@@ -162,9 +164,9 @@ def test_a_model_that_knows_recalls_all_and_one_that_confuses_two_a_third(tmp_pa
     }
 
 
-def test_broken_pictures_are_left_out_and_named(tmp_path: Path) -> None:
+def test_broken_images_are_left_out_and_reported(tmp_path: Path) -> None:
     evaluation = held_out(tmp_path, ["red", "green", "blue"])
-    (tmp_path / "red.png").write_bytes(b"no picture")
+    (tmp_path / "red.png").write_bytes(b"not an image")
     assert evaluation(ByColour())["text_to_image_recall@1"] == 1.0
     assert list(evaluation.skipped) == ["red.png"]
     for name in ("green", "blue"):

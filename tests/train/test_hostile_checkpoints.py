@@ -1,4 +1,4 @@
-"""Checkpoints of a training that were damaged or forged: one clear error, no code run, little memory taken."""
+"""Damaged or forged training checkpoints raise one clear error, run no code and need little memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oneclip.train.checkpointing.checkpoint import (
     latest_checkpoint,
     random_states,
     read_checkpoint,
-    read_facts,
+    read_metadata,
     restore_random_states,
     write_checkpoint,
 )
@@ -40,7 +40,7 @@ def state(**changes: Any) -> dict[str, Any]:
     return whole | changes
 
 
-def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_checkpoint_is_restored_exactly(tmp_path: Path) -> None:
     written = state()
     write_checkpoint(tmp_path / "step_2.pt", written)
     found = read_checkpoint(tmp_path / "step_2.pt")
@@ -53,7 +53,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (random.random(), float(np.random.rand()), float(torch.rand(1))) == expected
 
 
-def test_without_values_no_number_is_read(tmp_path: Path) -> None:
+def test_without_values_tensors_are_on_the_meta_device(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "step_2.pt", state())
     found = read_checkpoint(tmp_path / "step_2.pt", values=False)
     assert (found["step"], found["state_dict"]["weight"].device.type) == (2, "meta")
@@ -67,14 +67,14 @@ class Touching:
         return Path.touch, (self.path,)
 
 
-def test_a_checkpoint_that_calls_something_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_that_calls_a_function_raises(tmp_path: Path) -> None:
     torch.save(state(extra=Touching(tmp_path / "ran")), tmp_path / "step_2.pt")
-    with pytest.raises(CheckpointError, match=r"step_2\.pt is damaged or no checkpoint.*asks for"):
+    with pytest.raises(CheckpointError, match=r"step_2\.pt is damaged or not a training checkpoint.*"):
         read_checkpoint(tmp_path / "step_2.pt")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_deflated_checkpoint_takes_no_memory(tmp_path: Path) -> None:
+def test_a_compressed_checkpoint_needs_no_memory(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "sound.pt")
     with (
         zipfile.ZipFile(tmp_path / "sound.pt") as sound,
@@ -104,7 +104,7 @@ def test_a_deflated_checkpoint_takes_no_memory(tmp_path: Path) -> None:
         ({"random": None}, "random"),
     ],
 )
-def test_a_checkpoint_that_says_something_odd_is_named(
+def test_a_checkpoint_with_an_entry_of_a_wrong_type_raises(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     torch.save(state(**change), tmp_path / "step_2.pt")
@@ -114,21 +114,21 @@ def test_a_checkpoint_that_says_something_odd_is_named(
 
 
 @pytest.mark.parametrize("step", ['"two"', "-1", "null", "[1]", "1e999", "true", "9" * 5000])
-def test_facts_of_an_odd_step_are_an_error_that_names_them(tmp_path: Path, step: str) -> None:
+def test_metadata_with_an_invalid_step_raises(tmp_path: Path, step: str) -> None:
     folder = tmp_path / "step_2"
     folder.mkdir()
     (folder / "training.json").write_text(f'{{"step": {step}}}')
     with pytest.raises(CheckpointError, match=r"training\.json"):
-        read_facts(folder)
+        read_metadata(folder)
     with pytest.raises(CheckpointError, match=r"training\.json"):
         latest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, json.dumps([1]), "{", '{"step": 1, "identity": []}'])
-def test_facts_that_are_none_are_an_error(tmp_path: Path, content: str) -> None:
+def test_malformed_metadata_raises(tmp_path: Path, content: str) -> None:
     (tmp_path / "training.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"training\.json"):
-        read_facts(tmp_path)
+        read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,6 @@ def test_facts_that_are_none_are_an_error(tmp_path: Path, content: str) -> None:
         {"cuda": None, "python": "x"},
     ],
 )
-def test_random_states_that_are_none_are_an_error(change: dict[str, Any]) -> None:
+def test_damaged_random_states_raise(change: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="random states"):
         restore_random_states(random_states() | change)

@@ -1,4 +1,4 @@
-"""Ctrl-C keeps what was done."""
+"""Ctrl-C during a training saves a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_a_training_that_got_ctrl_c_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+def test_a_training_resumed_after_ctrl_c_has_the_losses_of_an_unbroken_run(tmp_path: Path) -> None:
     script = Path(__file__).with_name("interrupted.py")
     process, printed = programs.begin([script, tmp_path / "a"])
     with printed:

@@ -83,7 +83,7 @@ def test_a_siglip_tower_decays_by_blocks() -> None:
 @pytest.mark.parametrize(
     "family", ["vit_clip", "eva02", "convnext", "resnet", "fastvit", "swin", "vitamin", "mobileclip_b"]
 )
-def test_a_trunk_of_timms_decays_as_timm_has_it(family: str) -> None:
+def test_a_timm_trunk_decays_as_in_timm(family: str) -> None:
     small_towers.register()
     from timm.optim import param_groups_layer_decay
 
@@ -102,7 +102,7 @@ def test_a_trunk_of_timms_decays_as_timm_has_it(family: str) -> None:
     assert all(found[f"visual.trunk.{name}"] == timms[p] for name, p in trunk.named_parameters())
 
 
-def test_a_head_of_its_own_is_above_a_trunk_of_timms() -> None:
+def test_a_separate_head_is_above_a_timm_trunk() -> None:
     small_towers.register()
     vision = CLIPVisionCfg(
         timm_model_name=small_towers.timm_name("vit_clip"), timm_proj="linear", image_size=32
@@ -141,7 +141,7 @@ def test_the_decoder_of_a_coca_is_above_both_towers() -> None:
     assert under(found, "text.cls_emb") == {0.5**3}
 
 
-def test_what_has_no_towers_is_refused(tiny: TinyCLIP) -> None:
+def test_a_model_without_towers_is_refused(tiny: TinyCLIP) -> None:
     with pytest.raises(ConfigError, match="layer_decay needs the towers of a dual encoder"):
         make_optimizer([tiny], TrainCfg(steps=1, layer_decay=0.7))
 
@@ -149,7 +149,7 @@ def test_what_has_no_towers_is_refused(tiny: TinyCLIP) -> None:
 def test_a_tower_of_an_unknown_kind_is_refused() -> None:
     clip = model()
     clip.visual = nn.Linear(3, 16)
-    with pytest.raises(ConfigError, match="layers of a Linear are not known"):
+    with pytest.raises(ConfigError, match="layer_decay needs the layers of each tower"):
         parameter_groups([clip], 0.2, DECAY)
 
 

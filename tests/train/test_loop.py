@@ -1,4 +1,4 @@
-"""The loop learns, and a resumed run is the unbroken one."""
+"""The loop learns, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from oneclip.train import (
     Features,
     Objective,
     Prepare,
+    Stepper,
     TrainCfg,
     Trainer,
     World,
     latest_checkpoint,
-    loop,
 )
-from oneclip.train.checkpointing.best import Best
+from oneclip.train.checkpointing.best import BestTracker
 from oneclip.train.reporting.metrics import MetricsFile
 from tests.train.together import Share, tiny_model
 
@@ -40,21 +40,21 @@ def logged(run: Path, key: str = "loss") -> list[float]:
     return [line[key] for line in lines if key in line]
 
 
-def test_sixteen_pairs_are_learnt() -> None:
+def test_sixteen_pairs_are_learned() -> None:
     trainer = Trainer(TinyCLIP(dropout=0.0), Pairs(16), TrainCfg(steps=60, lr=3e-2, warmup=5))
     batch = trainer.prepare.on_device(Pairs(16).batch(0), torch.device("cpu"))
-    before = float(trainer.training_step(batch)["loss"].detach())
+    before = float(trainer.stepper.training_step(batch)["loss"].detach())
     trainer.fit()
-    after = float(trainer.training_step(batch)["loss"].detach())
+    after = float(trainer.stepper.training_step(batch)["loss"].detach())
     assert before > 1.5
     assert after < 0.1
 
 
-def test_a_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     unbroken, first = make(tmp_path / "a"), make(tmp_path / "b")
     unbroken.fit()
     first.fit(until=5)
-    torch.manual_seed(99)  # whatever happens between two processes
+    torch.manual_seed(99)  # another process has another random state
     second = make(tmp_path / "b")
     second.resume(tmp_path / "b")
     assert second.step == 5
@@ -77,18 +77,18 @@ def test_lines_logged_after_the_checkpoint_are_cut_on_resuming(run: Path) -> Non
 
 
 def test_the_last_checkpoints_are_kept_and_epochs_named(run: Path) -> None:
-    make(run, checkpoint_every=3, steps_per_epoch=4, keep=2).fit()
+    make(run, checkpoint_every=3, steps_per_epoch=4, keep_checkpoints=2).fit()
     assert sorted(path.name for path in run.glob("*.pt")) == ["epoch_3.pt", "step_9.pt"]
     assert latest_checkpoint(run) == run / "epoch_3.pt"
 
 
-def test_weights_lie_under_state_dict(run: Path) -> None:
+def test_checkpoints_have_the_weights_under_state_dict(run: Path) -> None:
     make(run).fit()
     state = torch.load(run / "step_12.pt", weights_only=True)
     assert state["state_dict"].keys() == TinyCLIP().state_dict().keys()
 
 
-def test_evaluation_runs_at_intervals_in_evaluation_mode_and_leaves_training_as_it_was(
+def test_evaluation_runs_at_intervals_in_evaluation_mode_and_does_not_change_the_training(
     tmp_path: Path,
 ) -> None:
     seen = []
@@ -108,7 +108,7 @@ def test_evaluation_runs_at_intervals_in_evaluation_mode_and_leaves_training_as_
 
 
 def test_accumulated_gradients_are_the_mean_over_batches() -> None:
-    trainer = make(accumulate=2, clip_norm=None, lr=0.0)
+    trainer = make(grad_accum_steps=2, max_grad_norm=None, lr=0.0)
     trainer.model.eval()
     trainer.model.train = lambda mode=True: trainer.model  # type: ignore[method-assign,assignment]
     trainer.fit(until=1)
@@ -116,7 +116,7 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     total = torch.zeros_like(accumulated)
     for number in (0, 1):
         trainer.model.zero_grad()
-        trainer.training_step(trainer.prepare.on_device(Pairs().batch(number), torch.device("cpu")))[
+        trainer.stepper.training_step(trainer.prepare.on_device(Pairs().batch(number), torch.device("cpu")))[
             "loss"
         ].backward()
         total += trainer.model.proj.weight.grad
@@ -124,7 +124,7 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:
-    trainer = make(clip_norm=1e-3)
+    trainer = make(max_grad_norm=1e-3)
     trainer.fit(until=1)
     norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
@@ -139,7 +139,7 @@ def test_the_logit_scale_stays_below_its_limit() -> None:
 
 def test_bf16_learns_and_gives_features_in_fp32() -> None:
     trainer = make(precision="bf16", steps=30)
-    features = trainer.encode(trainer.prepare.on_device(Pairs().batch(0), torch.device("cpu")))
+    features = trainer.stepper.encode(trainer.prepare.on_device(Pairs().batch(0), torch.device("cpu")))
     assert features.image.dtype == features.text.dtype == torch.float32
     assert trainer.fit().step == 30
 
@@ -150,8 +150,8 @@ def test_a_recipe_adds_a_loss_with_parameters_of_its_own(run: Path) -> None:
             super().__init__()
             self.head = nn.Linear(16, 4)
 
-    class Recipe(Trainer):
-        def losses(self, features: loop.Features, batch: Batch) -> dict[str, torch.Tensor]:
+    class Recipe(Stepper):
+        def losses(self, features: Features, batch: Batch) -> dict[str, torch.Tensor]:
             losses = super().losses(features, batch)
             distance = (self.loss_fn.head(features.text) - batch.extra["teacher"]).square().mean()
             return {"loss": losses["loss"] + distance, "contrastive": losses["loss"], "distance": distance}
@@ -160,20 +160,22 @@ def test_a_recipe_adds_a_loss_with_parameters_of_its_own(run: Path) -> None:
         def batch(self, step: int) -> Batch:
             return super().batch(step)._replace(extra={"teacher": torch.ones(8, 4)})
 
-    trainer = Recipe(
-        TinyCLIP(), Source(), TrainCfg(steps=20, lr=0.1, log_every=1), loss_fn=Distilling(), out=run
-    )
+    def recipe() -> Trainer:
+        cfg = TrainCfg(steps=20, lr=0.1, log_every=1)
+        return Trainer(TinyCLIP(), Source(), cfg, loss_fn=Distilling(), out=run, make_stepper=Recipe)
+
+    trainer = recipe()
     trainer.fit(until=10)
-    again = Recipe(
-        TinyCLIP(), Source(), TrainCfg(steps=20, lr=0.1, log_every=1), loss_fn=Distilling(), out=run
-    )
+    again = recipe()
     again.resume(run)
-    torch.testing.assert_close(again.loss_fn.state_dict(), trainer.loss_fn.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        again.stepper.loss_fn.state_dict(), trainer.stepper.loss_fn.state_dict(), rtol=0, atol=0
+    )
     again.fit()
     assert logged(run, "distance")[-1] < 0.1 * logged(run, "distance")[0]
 
 
-def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
+def test_a_source_may_return_plain_tuples_of_images_and_captions() -> None:
     class Captions(Pairs):
         def batch(self, step: int) -> tuple[torch.Tensor, list[str]]:  # type: ignore[override]
             return super().batch(step).images, [f"caption {n}" for n in range(8)]
@@ -186,14 +188,14 @@ def test_plain_tuples_of_pictures_and_captions_will_do() -> None:
         Trainer(TinyCLIP(), Captions(), TrainCfg(steps=2)).fit()
 
 
-def test_the_loss_that_the_settings_name_is_learnt(run: Path) -> None:
+def test_the_configured_loss_is_minimized(run: Path) -> None:
     from oneclip.losses import SigLipLoss
 
     model = tiny_model("sigmoid")
     trainer = Trainer(model, Share(World()), TrainCfg(steps=1, log_every=1, loss="sigmoid"), out=run)
     batch = Share(World()).batch(0)
     with torch.no_grad():
-        features = trainer.encode(batch)
+        features = trainer.stepper.encode(batch)
         expected = SigLipLoss()(features.image, features.text, features.logit_scale, features.logit_bias)
     trainer.fit()
     assert logged(run, "loss") == pytest.approx([float(expected)], rel=1e-5)
@@ -202,7 +204,7 @@ def test_the_loss_that_the_settings_name_is_learnt(run: Path) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_captions_that_do_not_fit_reach_an_objective_of_one_s_own(micro_batch: int) -> None:
+def test_a_custom_objective_gets_negative_texts(micro_batch: int) -> None:
     class WithWrong(Share):
         def batch(self, step: int) -> Batch:
             batch = super().batch(step)
@@ -225,11 +227,11 @@ def test_captions_that_do_not_fit_reach_an_objective_of_one_s_own(micro_batch: i
         objective=Hard(ClipLoss()),
     )
     batch = trainer.prepare.on_host(trainer.source.batch(0))
-    before = float(trainer.training_step(batch)["loss"].detach())
+    before = float(trainer.stepper.training_step(batch)["loss"].detach())
     trainer.fit()
-    assert float(trainer.training_step(batch)["loss"].detach()) < before - 0.1
+    assert float(trainer.stepper.training_step(batch)["loss"].detach()) < before - 0.1
     with torch.no_grad():
-        features = trainer.encode(batch)
+        features = trainer.stepper.encode(batch)
     for number in range(2):  # each is given the caption of the pair before it
         torch.testing.assert_close(features.negatives[:, number], features.text.roll(1, 0))
 
@@ -246,9 +248,7 @@ def test_a_coca_learns_captions(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("start", "kept"), [(math.log(120), 120.0), (math.log(50), 100.0)])
-def test_a_temperature_is_kept_from_rising_and_never_lowered_below_its_start(
-    start: float, kept: float
-) -> None:
+def test_a_temperature_is_limited_but_never_below_its_start(start: float, kept: float) -> None:
     trainer = Trainer(TinyCLIP(), Pairs(), TrainCfg(steps=1, lr=0.0, weight_decay=0.0))
     trainer.model.logit_scale.data.fill_(start)
     trainer = Trainer(trainer.model, Pairs(), TrainCfg(steps=1, lr=0.0))
@@ -268,7 +268,7 @@ def test_a_frozen_temperature_is_untouched() -> None:
     assert float(model.logit_scale) == 5.0
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(run: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(run: Path) -> None:
     trainer = make(run, checkpoint_every=2, log_every=5)
     trainer.fit(until=4)
     trainer.model.proj.weight.data.fill_(float("nan"))
@@ -279,7 +279,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(run: P
 
 def test_resuming_with_other_settings_of_the_data_is_refused(run: Path) -> None:
     make(run).fit(until=2)
-    with pytest.raises(ConfigError, match="seed = 0, and this one has 7"):
+    with pytest.raises(ConfigError, match="seed = 0, and this run has 7"):
         make(run, seed=7).resume(run)
 
 
@@ -302,8 +302,8 @@ def test_resuming_with_settings_that_change_the_losses_is_refused_unless_request
 
 def test_resuming_with_settings_that_change_no_loss_says_which(run: Path) -> None:
     make(run).fit(until=2)
-    trainer = make(run, log_every=3, keep=1)
-    assert trainer.resume(run) == ["log_every: 1, now 3", "keep: 3, now 1"]
+    trainer = make(run, log_every=3, keep_checkpoints=1)
+    assert trainer.resume(run) == ["log_every: 1, now 3", "keep_checkpoints: 3, now 1"]
     make(run / "constant", schedule="constant").fit(until=2)
     assert make(run / "constant", schedule="constant", steps=20).resume(run / "constant") == [
         "steps: 12, now 20"
@@ -311,7 +311,7 @@ def test_resuming_with_settings_that_change_no_loss_says_which(run: Path) -> Non
 
 
 class Falling:
-    """An evaluation that is best at step 6, and fails once if that is asked for."""
+    """Evaluation that is best at step 6, and fails at a chosen step."""
 
     def __init__(self, fail_at: int = 0) -> None:
         self.steps: list[int] = []
@@ -335,7 +335,7 @@ def evaluated(run: Path, fail_at: int = 0, **settings: object) -> tuple[Trainer,
     return trainer, evaluate
 
 
-def test_a_checkpoint_is_saved_before_the_evaluation_and_a_run_that_goes_on_makes_up_for_it(
+def test_a_checkpoint_is_saved_before_the_evaluation_and_a_resumed_run_repeats_a_missed_one(
     run: Path,
 ) -> None:
     trainer, _ = evaluated(run, fail_at=4)
@@ -350,12 +350,12 @@ def test_a_checkpoint_is_saved_before_the_evaluation_and_a_run_that_goes_on_make
     finished, evaluate = evaluated(run)
     finished.resume(run)
     assert finished.fit(until=6).evaluation == {"score": 10.0, "val_loss": 0.0}
-    assert not evaluate.steps  # it stands in metrics.jsonl
+    assert not evaluate.steps  # it is in metrics.jsonl
 
 
 @pytest.mark.parametrize("figure", ["score", "val_loss"])
 def test_the_best_checkpoint_is_kept_and_training_stops_early(run: Path, figure: str) -> None:
-    settings = {"keep_best": True, "patience": 2, "best_figure": figure, "keep": 1}
+    settings = {"keep_best": True, "patience": 2, "best_metric": figure, "keep_checkpoints": 1}
     trainer, evaluate = evaluated(run, **settings)
     outcome = trainer.fit()
     assert (outcome.step, outcome.interrupted, outcome.best_step) == (10, False, 6)
@@ -367,27 +367,27 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(run: Path, figure:
     assert trainer.evaluation["score"] == 10.0
     again, evaluate = evaluated(run, **settings)
     again.resume(run)
-    assert again.fit().step == 10  # it had stopped, and stays so
+    assert again.fit().step == 10  # it had stopped early
     assert not evaluate.steps
 
 
 def test_a_figure_that_is_not_a_number_is_never_the_best() -> None:
-    best = Best(TrainCfg(steps=3, keep_best=True, best_figure="val_loss"), evaluate=object())
-    assert best.saw(1, {"val_loss": float("nan")})
-    assert best.saw(2, {"val_loss": 3.0})
-    assert not best.saw(3, {"val_loss": float("nan")})
+    best = BestTracker(TrainCfg(steps=3, keep_best=True, best_metric="val_loss"), evaluate=object())
+    assert best.update(1, {"val_loss": float("nan")})
+    assert best.update(2, {"val_loss": 3.0})
+    assert not best.update(3, {"val_loss": float("nan")})
     assert best.step == 2
 
 
 def test_the_best_needs_an_evaluation_and_its_figure(run: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no held-out data: name some"):
+    with pytest.raises(ConfigError, match="need held-out data; set eval_data"):
         make(run, patience=3)
-    trainer, _ = evaluated(run, keep_best=True, best_figure="top1")
+    trainer, _ = evaluated(run, keep_best=True, best_metric="top1")
     with pytest.raises(
-        ConfigError, match="no figure 'top1', which best_figure names; it has 'score', 'val_loss'"
+        ConfigError, match=r"no metric 'top1' \(best_metric\); available: 'score', 'val_loss'"
     ):
         trainer.fit()
-    with pytest.raises(ConfigError, match="name it"):
+    with pytest.raises(ConfigError, match="need the name of one metric"):
         evaluated(run, keep_best=True)
 
 
@@ -419,7 +419,7 @@ def test_a_damaged_checkpoint_is_named(run: Path) -> None:
 def test_weights_alone_cannot_be_resumed(run: Path) -> None:
     run.mkdir()
     torch.save(TinyCLIP().state_dict(), run / "weights.pt")
-    with pytest.raises(CheckpointError, match="no state of a training"):
+    with pytest.raises(CheckpointError, match="no training state"):
         make(run).resume(run / "weights.pt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from oneclip.config import CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError, MissingExtraError
+from oneclip.installation import install_command
 from oneclip.model import build_model
 from oneclip.train.finetune import Lora, interpolate
 
@@ -61,7 +63,7 @@ def test_the_model_computes_the_same_before_it_is_trained(cfg: ModelCfg) -> None
     torch.testing.assert_close(outputs(model), expected)
 
 
-def test_merged_it_computes_what_it_does_with_adapters(cfg: ModelCfg) -> None:
+def test_merged_weights_compute_the_same_as_adapters(cfg: ModelCfg) -> None:
     model = build(cfg)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     unlike = outputs(model)
@@ -70,16 +72,16 @@ def test_merged_it_computes_what_it_does_with_adapters(cfg: ModelCfg) -> None:
     expected = outputs(model)
     assert (expected - unlike).abs().max() > 1e-3
     plain = build(cfg, seed=1)
-    plain.load_state_dict(lora.after(model.state_dict(), before))
+    plain.load_state_dict(lora.merged_weights(model.state_dict(), before))
     torch.testing.assert_close(outputs(plain), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_fused_projection_is_adapted_and_all_else_held_still(cfg: ModelCfg) -> None:
+def test_the_fused_projection_is_adapted_and_everything_else_is_frozen(cfg: ModelCfg) -> None:
     model = build(cfg)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     lora = Lora(model, rank=2)
     trained(model)
-    after = lora.after(model.state_dict(), before)
+    after = lora.merged_weights(model.state_dict(), before)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.endswith("attn.in_proj_weight") for name in changed)
     assert all(name.endswith("weight") for name in changed)
@@ -97,11 +99,11 @@ def test_peft_reads_the_adapters_scaled_as_the_weights_are(
     lora.write(tmp_path / "adapter", alpha)
     theirs = peft.PeftModel.from_pretrained(build(cfg), str(tmp_path / "adapter"))
     ours = build(cfg, seed=1)
-    ours.load_state_dict(interpolate(before, lora.after(model.state_dict(), before), alpha))
+    ours.load_state_dict(interpolate(before, lora.merged_weights(model.state_dict(), before), alpha))
     torch.testing.assert_close(outputs(theirs.base_model.model), outputs(ours), rtol=1e-4, atol=1e-5)
 
 
-def test_adapters_begin_by_the_seed() -> None:
+def test_adapters_depend_on_the_seed() -> None:
     first, again, other = (build(tiny_cfg()) for _ in range(3))
     for model, seed in ((first, 1), (again, 1), (other, 2)):
         Lora(model, rank=2, seed=seed)
@@ -120,11 +122,11 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(MissingExtraError, match=r"oneclip\[train\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("train"))):
         Lora(build(tiny_cfg()))
 
 
-def test_of_a_timm_tower_the_activation_behind_a_norm_stays() -> None:
+def test_freezing_a_timm_norm_keeps_its_activation() -> None:
     pytest.importorskip("timm")
     from oneclip.model.layers import freeze_batch_norm
 

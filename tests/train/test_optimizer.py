@@ -1,4 +1,4 @@
-"""Which parameters weight decay reaches."""
+"""Parameter groups: weight decay, learning rates of towers, and locked towers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_frozen_parameters_are_left_out_and_shared_ones_counted_once(tiny: TinyC
     assert [p.shape for p in groups[1]["params"]] == [tiny.token_embedding.weight.shape]
 
 
-def test_the_optimizer_has_the_settings_asked_for(tiny: TinyCLIP) -> None:
+def test_the_optimizer_has_the_requested_settings(tiny: TinyCLIP) -> None:
     optimizer = make_optimizer([tiny], TrainCfg(steps=1, lr=0.1, beta1=0.8, beta2=0.95, eps=1e-7))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.8, 0.95)
     assert optimizer.defaults["eps"] == 1e-7
 
 
-def test_sgd_has_the_momentum_asked_for_and_decays_the_same_weights(tiny: TinyCLIP) -> None:
+def test_sgd_has_the_requested_momentum_and_decays_the_same_weights(tiny: TinyCLIP) -> None:
     optimizer = make_optimizer([tiny], TrainCfg(steps=1, optimizer="sgd", lr=0.1, momentum=0.8))
     assert isinstance(optimizer, torch.optim.SGD)
     assert [(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [
@@ -100,5 +100,5 @@ def test_a_rate_of_0_locks_a_tower() -> None:
 
 
 def test_a_rate_of_a_tower_that_is_not_known_is_refused(tiny: TinyCLIP) -> None:
-    with pytest.raises(ConfigError, match="image_lr is set, and TinyCLIP has no towers"):
+    with pytest.raises(ConfigError, match="image_lr is set, but the towers of TinyCLIP are unknown"):
         lock_towers(tiny, TrainCfg(steps=1, image_lr=1e-4))

@@ -1,4 +1,4 @@
-"""From a table and a folder to a model that `oneclip.load` takes, and the command that does it."""
+"""`oneclip train`: from a table and a folder of images to a model for `oneclip.load`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oneclip.train.run import run as train
 from tests import programs
 
 
-def test_a_model_that_learnt_six_colours_classifies_them(
+def test_a_model_trained_on_six_colours_classifies_them(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header, *rows = (data / "pairs.csv").read_text().splitlines()
@@ -30,16 +30,16 @@ def test_a_model_that_learnt_six_colours_classifies_them(
     held_out = ["--eval-data", str(data / "held_out.csv"), "--lr", "3e-3"]
     assert cli(arguments(data, "--epochs", "4", *held_out)) == ExitCode.OK
     assert "text_to_image_recall@1: 1" in capsys.readouterr().out
-    clip = oneclip.load(str(data / "run" / "model"), device="cpu")
+    model = oneclip.load(str(data / "run" / "model"), device="cpu")
     labels = [f"something {word}" for word in COLOURS.values()]
     for colour, word in COLOURS.items():
-        assert clip.classify(data / "pictures" / f"{colour}.png", labels)[0][0] == f"something {word}"
-    assert tuple(clip.preprocess.cfg.mean) == (0.5, 0.5, 0.5)
+        assert model.classify(data / "pictures" / f"{colour}.png", labels)[0][0] == f"something {word}"
+    assert tuple(model.preprocess.cfg.mean) == (0.5, 0.5, 0.5)
     checkpoint = oneclip.load(str(data / "run" / "epoch_4.pt"), device="cpu")
-    torch.testing.assert_close(checkpoint.model.state_dict(), clip.model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(checkpoint.model.state_dict(), model.model.state_dict(), rtol=0, atol=0)
 
 
-def test_more_epochs_from_a_checkpoint_are_those_of_an_unbroken_run(data: Path) -> None:
+def test_a_run_resumed_from_an_epoch_has_the_losses_of_an_uninterrupted_one(data: Path) -> None:
     assert cli(arguments(data, "--epochs", "6", "--warmup", "0")) == ExitCode.OK
     unbroken = logged(data)
     (data / "run" / "epoch_6.pt").unlink()
@@ -52,10 +52,10 @@ def test_more_epochs_from_a_checkpoint_are_those_of_an_unbroken_run(data: Path) 
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(arguments(data, "--epochs", "1")) == ExitCode.OK
     assert cli(arguments(data, "--epochs", "1")) == ExitCode.ERROR
-    assert "holds a run already (epoch_1.pt)" in capsys.readouterr().err
+    assert "already contains a run (epoch_1.pt)" in capsys.readouterr().err
 
 
-def test_pretrained_weights_are_where_training_starts(data: Path) -> None:
+def test_training_starts_from_pretrained_weights(data: Path) -> None:
     assert cli(arguments(data, "--epochs", "1", "--lr", "0")) == ExitCode.OK
     first = data / "run" / "model"
     settings = RunCfg(
@@ -73,19 +73,17 @@ def test_pretrained_weights_are_where_training_starts(data: Path) -> None:
     torch.testing.assert_close(before.state_dict(), after.state_dict(), rtol=0, atol=0)
 
 
-def test_broken_pictures_are_named_at_the_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_images_are_named_at_the_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "pictures" / "red.png").write_bytes(b"no picture")
     assert cli(arguments(data, "--epochs", "1")) == ExitCode.SKIPPED
     captured = capsys.readouterr()
-    assert "red.png was left out" in captured.err
+    assert "red.png was skipped" in captured.err
     assert str(data / "run" / "model") in captured.out
 
 
-def test_without_a_model_the_command_says_what_to_give(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_model_the_error_names_the_options(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["train", "--data", str(data / "pairs.csv"), "--out", str(data / "run")]) == ExitCode.USAGE
-    assert "--model ViT-B-32, or --pretrained pocket" in capsys.readouterr().err
+    assert "--model ViT-B-32, --pretrained pocket" in capsys.readouterr().err
 
 
 def test_a_full_disk_at_the_end_keeps_the_checkpoints(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +114,7 @@ def test_a_configuration_with_an_unknown_key_is_refused(data: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_ctrl_c_says_how_to_go_on(data: Path) -> None:
+def test_ctrl_c_prints_how_to_resume(data: Path) -> None:
     process, printed = programs.begin(["-m", "oneclip", *arguments(data, "--epochs", "100000")], stream=2)
     with printed:
         for line in printed:

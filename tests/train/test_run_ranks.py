@@ -1,4 +1,4 @@
-"""The command under torchrun: several processes, one run, the losses of one process."""
+"""`oneclip train` under torchrun: several processes have the losses of one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from six_colours import arguments, logged
 import oneclip
 from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
-from oneclip.train.run_dir import RunFolder
+from oneclip.train.run_dir import RunDir
 
 
-def alike(data: Path, out: str, *more: str) -> list[str]:
-    """Arguments of a run of a few steps, without the name of the command."""
+def short_run(data: Path, out: str, *more: str) -> list[str]:
+    """Return arguments of a short run, without the name of the command."""
     settings = ["--epochs", "4", "--lr", "1e-3", "--warmup", "0", "--no-tensorboard"]
     return [*arguments(data)[1:], *settings, "--out", str(data / out), *more]
 
@@ -27,9 +27,9 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_do_what_one_does(data: Path, strategy: str) -> None:
-    assert cli(["train", *alike(data, "run")]) == ExitCode.OK
-    run_ranks(2, ["-m", "oneclip.train", *alike(data, "two", "--strategy", strategy)])
+def test_two_processes_train_like_one(data: Path, strategy: str) -> None:
+    assert cli(["train", *short_run(data, "run")]) == ExitCode.OK
+    run_ranks(2, ["-m", "oneclip.train", *short_run(data, "two", "--strategy", strategy)])
     assert losses(data / "two") == pytest.approx(logged(data), rel=1e-5)
     one, two = (
         oneclip.load(str(data / name / "model"), device="cpu").model.state_dict() for name in ("run", "two")
@@ -45,10 +45,10 @@ def test_two_processes_do_what_one_does(data: Path, strategy: str) -> None:
     assert json.loads((data / "two" / "environment.json").read_text())["starts"][0]["processes"] == 2
 
 
-def test_a_folder_that_is_taken_ends_all_processes(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with RunFolder(data / "two"):
-        ended = start_ranks(2, ["-m", "oneclip.train", *alike(data, "two")], timeout=120)
+def test_a_locked_folder_stops_all_processes(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with RunDir(data / "two"):
+        ended = start_ranks(2, ["-m", "oneclip.train", *short_run(data, "two")], timeout=120)
     assert [process.exitcode for process in ended] == [ExitCode.ERROR] * 2
     told = capfd.readouterr().err
     assert told.count("error: another run is writing to") == 1
-    assert "error: process 1 ends because the first one did: another run" in told
+    assert "error: process 1 stops because process 0 failed: another run" in told

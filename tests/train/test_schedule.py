@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from oneclip.errors import ConfigError
 from oneclip.train import TrainCfg, learning_rate
 
 
-def test_it_rises_in_a_line_to_its_peak() -> None:
+def test_the_warm_up_is_linear() -> None:
     cfg = TrainCfg(steps=100, lr=1.0, warmup=4)
     assert [learning_rate(step, cfg) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-def test_it_falls_by_half_a_cosine() -> None:
+def test_the_cosine_falls_to_0() -> None:
     cfg = TrainCfg(steps=110, lr=2.0, warmup=10)
     assert learning_rate(60, cfg) == pytest.approx(1.0)
     assert learning_rate(35, cfg) == pytest.approx(1 + math.cos(math.pi / 4))
@@ -23,11 +23,11 @@ def test_it_falls_by_half_a_cosine() -> None:
     assert learning_rate(500, cfg) == pytest.approx(0.0)
 
 
-def test_it_ends_where_it_is_asked_to() -> None:
+def test_the_cosine_ends_at_final_lr() -> None:
     assert learning_rate(100, TrainCfg(steps=100, lr=1.0, final_lr=0.1)) == pytest.approx(0.1)
 
 
-def test_a_constant_one_stays() -> None:
+def test_a_constant_schedule_stays_constant() -> None:
     cfg = TrainCfg(steps=10, lr=0.3, warmup=2, schedule="constant")
     assert [learning_rate(step, cfg) for step in (0, 2, 9)] == [0.15, 0.3, 0.3]
 

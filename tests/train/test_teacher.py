@@ -1,4 +1,4 @@
-"""A larger model as a teacher: what it sees of the student's batches, and which models can be one."""
+"""Teacher of a distillation: its images and texts, and which models can be one."""
 
 from __future__ import annotations
 
@@ -17,82 +17,82 @@ from oneclip.errors import ConfigError, UnknownModelError
 from oneclip.image import Preprocess
 from oneclip.model import build_model
 from oneclip.train import Batch, TrainCfg
-from oneclip.train.finetune.teacher import teacher_of
-from oneclip.train.forward import Features, Towers
-from oneclip.train.initial_model import starting_model
+from oneclip.train.finetune.teacher import load_teacher
+from oneclip.train.forward import Features, TrainingForward
+from oneclip.train.initial_model import load_initial_model
 
 SMALL = PreprocessCfg(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """A model of larger pictures, and of other numbers for black and white, than the student's."""
+    """Model with larger images and other normalization than the student."""
     vision = CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=16, image_size=64)
     path = tmp_path / "teacher.safetensors"
     torch.manual_seed(1)
     cfg = tiny_cfg(vision_cfg=vision, embed_dim=24)
-    checkpoint.write_quantised(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=64))
+    checkpoint.save_quantized(path, build_model(cfg).state_dict(), cfg, PreprocessCfg(size=64))
     return path
 
 
-def test_it_sees_the_student_s_pictures_as_its_own_would_be(tmp_path: Path, teacher: Path) -> None:
-    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+def test_images_are_converted_to_its_preprocessing(tmp_path: Path, teacher: Path) -> None:
+    student = load_initial_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
     student.preprocess_cfg = SMALL
-    pictures = [Image.new("RGB", (80, 80), colour) for colour in ("red", "teal", "white")]
-    images = torch.stack([Preprocess(SMALL)(picture) for picture in pictures])
+    pil_images = [Image.new("RGB", (80, 80), colour) for colour in ("red", "teal", "white")]
+    images = torch.stack([Preprocess(SMALL)(image) for image in pil_images])
     captions = ["a red square", "a teal square", "white"]
-    features = teacher_of(str(teacher), student, TrainCfg(steps=1))(
+    features = load_teacher(str(teacher), student, TrainCfg(steps=1))(
         Batch(images, student.tokenizer(captions))
     )
-    clip = oneclip.load(teacher, device="cpu")
+    model = oneclip.load(teacher, device="cpu")
     torch.testing.assert_close(
-        features.image, torch.from_numpy(clip.encode_images(pictures)), rtol=1e-3, atol=1e-4
+        features.image, torch.from_numpy(model.encode_images(pil_images)), rtol=1e-3, atol=1e-4
     )
     torch.testing.assert_close(
-        features.text, torch.from_numpy(clip.encode_texts(captions)), rtol=1e-3, atol=1e-4
+        features.text, torch.from_numpy(model.encode_texts(captions)), rtol=1e-3, atol=1e-4
     )
     assert features.image.shape == (3, 24)
     assert not features.image.requires_grad
 
 
-def test_it_computes_in_the_precision_and_the_micro_batches_of_the_student(
+def test_it_uses_the_precision_and_micro_batches_of_the_student(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+    student = load_initial_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
     seen = []
-    forward = Towers.forward
+    forward = TrainingForward.forward
 
-    def watched(self: Towers, images: torch.Tensor, texts: torch.Tensor) -> Features:
+    def watched(self: TrainingForward, images: torch.Tensor, texts: torch.Tensor) -> Features:
         seen.append((len(images), len(texts), torch.is_autocast_enabled("cpu")))
         return forward(self, images, texts)
 
-    monkeypatch.setattr(Towers, "forward", watched)
+    monkeypatch.setattr(TrainingForward, "forward", watched)
     batch = Batch(torch.rand(5, 3, 32, 32), student.tokenizer([f"number {i}" for i in range(5)]))
-    exact = teacher_of(str(teacher), student, TrainCfg(steps=1))(batch)
-    parts = teacher_of(str(teacher), student, TrainCfg(steps=1, micro_batch=2, precision="bf16"))(batch)
+    exact = load_teacher(str(teacher), student, TrainCfg(steps=1))(batch)
+    parts = load_teacher(str(teacher), student, TrainCfg(steps=1, micro_batch=2, precision="bf16"))(batch)
     assert seen == [(5, 5, False), (2, 2, True), (2, 2, True), (1, 1, True)]
     torch.testing.assert_close(parts.image, exact.image, rtol=0, atol=0.02)
     torch.testing.assert_close(parts.text, exact.text, rtol=0, atol=0.02)
 
 
-def test_one_that_reads_other_tokens_is_refused(tmp_path: Path, teacher: Path) -> None:
-    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+def test_a_teacher_with_another_tokenizer_is_refused(tmp_path: Path, teacher: Path) -> None:
+    student = load_initial_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
     longer = replace(tiny_cfg().text_cfg, context_length=100)
     student.cfg = replace(student.cfg, text_cfg=longer)
-    with pytest.raises(ConfigError, match="reads captions by other tokens than the model"):
-        teacher_of(str(teacher), student, TrainCfg(steps=1))
+    with pytest.raises(ConfigError, match="has another tokenizer than the model"):
+        load_teacher(str(teacher), student, TrainCfg(steps=1))
 
 
-def test_one_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
+def test_a_missing_teacher_is_named(tmp_path: Path) -> None:
+    student = load_initial_model(None, str(write_tiny_model(tmp_path / "student.safetensors")))
     with pytest.raises(UnknownModelError, match="ViT-B-23"):
-        teacher_of("ViT-B-23", student, TrainCfg(steps=1))
+        load_teacher("ViT-B-23", student, TrainCfg(steps=1))
 
 
-def test_a_student_reads_fewer_tokens_than_its_teacher(tmp_path: Path, teacher: Path) -> None:
+def test_a_teacher_with_a_longer_context_is_accepted(tmp_path: Path, teacher: Path) -> None:
     text = CLIPTextCfg(width=16, heads=2, layers=2, context_length=16)
-    student = starting_model(None, str(write_tiny_model(tmp_path / "student.safetensors", text_cfg=text)))
+    student = load_initial_model(None, str(write_tiny_model(tmp_path / "student.safetensors", text_cfg=text)))
     ids = student.tokenizer(["a short caption"])
-    features = teacher_of(str(teacher), student, TrainCfg(steps=1))(Batch(torch.zeros(1, 3, 32, 32), ids))
+    features = load_teacher(str(teacher), student, TrainCfg(steps=1))(Batch(torch.zeros(1, 3, 32, 32), ids))
     expected = oneclip.load(teacher, device="cpu").encode_texts("a short caption")
     torch.testing.assert_close(features.text, torch.from_numpy(expected), rtol=1e-3, atol=1e-4)

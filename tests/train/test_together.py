@@ -1,4 +1,4 @@
-"""Two and four processes learn what one learns from the same batches: losses, gradients and weights."""
+"""Two and four processes have the losses, gradients and weights of one process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def alone() -> Seen:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, alone: Seen) -> Callable[[int], Seen]:
-    """What so many processes saw, who are started when they are first asked for."""
+    """Results of a number of processes, which are started at the first use."""
 
     @cache
     def of(size: int) -> Seen:
@@ -47,7 +47,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, alone: Seen) -> Callable[
 
 
 def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
-    """The greatest ones of losses, over all steps, and of gradients and weights, by tensors."""
+    """Return the largest errors of losses over all steps, and of gradients and weights by tensor."""
     pairs = [(found["losses"][name], expected["losses"][name]) for name in expected["losses"]]
     pairs += zip(found["adamw"], expected["adamw"], strict=True)
     greatest = {"losses": max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)}
@@ -58,7 +58,7 @@ def errors(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Of two tensors, relative to the second; absolute where that is next to nothing."""
+    """Return the distance of two tensors, relative to the second unless it is nearly 0."""
     return float((found - expected).norm() / expected.norm().clamp(min=1e-4))
 
 

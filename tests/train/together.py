@@ -1,4 +1,4 @@
-"""Trainings of tiny models, in one process or as one rank of several: what the tests of many processes compare.
+"""Trainings of tiny models, in one process or as one rank of several, for the tests of many processes.
 
 python tests/train/together.py FOLDER CASE...        under torchrun's environment
 """
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg
 from oneclip.model import build_model
-from oneclip.train import Batch, Prepare, TrainCfg, Trainer, World, join, make_objective
-from oneclip.train.forward import Towers
-from oneclip.train.reporting.step_stats import Meter
+from oneclip.train import Batch, Prepare, TrainCfg, Trainer, World, init_distributed, make_objective
+from oneclip.train.forward import TrainingForward
+from oneclip.train.reporting.step_stats import StepMeter
 from tests.ranks import leave
 
 GLOBAL = 8  # pairs of a batch, over all ranks
@@ -29,7 +29,7 @@ TEXT = {"context_length": TOKENS, "vocab_size": 64, "width": 32, "heads": 2, "la
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: which model, and settings of the trainer."""
+    """Model and trainer settings of a case."""
 
     model: str = "clip"  # "sigmoid", "coca" or "distilled"
     settings: dict[str, Any] = field(default_factory=dict)
@@ -40,11 +40,13 @@ CASES = {
     "softmax, local": Case(is_basic=True),
     "softmax, all": Case(settings={"local_loss": False}, is_basic=True),
     **{
-        f"sigmoid, {way}": Case("sigmoid", {"loss": "sigmoid", "sigmoid_way": way}, is_basic=True)
-        for way in ("bidir", "shift", "reduce", "gather")
+        f"sigmoid, {impl}": Case(
+            "sigmoid", {"loss": "sigmoid", "sigmoid_dist_impl": impl}, is_basic=impl in ("bidir", "shift")
+        )
+        for impl in ("bidir", "shift", "reduce", "gather")
     },
-    "CoCa": Case("coca", is_basic=True),
-    "distillation": Case("distilled", is_basic=True),
+    "CoCa": Case("coca"),
+    "distillation": Case("distilled"),
     "softmax, sharded": Case(settings={"strategy": "fsdp"}, is_basic=True),
     "sigmoid, sharded": Case("sigmoid", {"loss": "sigmoid", "strategy": "fsdp"}),
     "CoCa, sharded": Case("coca", {"strategy": "fsdp"}),
@@ -53,12 +55,12 @@ CASES = {
     "in micro-batches": Case(settings={"micro_batch": 1}),
     "CoCa, in micro-batches": Case("coca", {"micro_batch": 1}),
     "accumulated micro-batches, sharded": Case(
-        settings={"micro_batch": 1, "accumulate": 2, "strategy": "fsdp", "tile_size": 4}
+        settings={"micro_batch": 1, "grad_accum_steps": 2, "strategy": "fsdp", "tile_size": 4}
     ),
-    "averaged, sharded": Case(settings={"ema": 0.9, "strategy": "fsdp"}),
-    "accumulated": Case(settings={"accumulate": 2}),
+    "averaged, sharded": Case(settings={"ema_decay": 0.9, "strategy": "fsdp"}),
+    "accumulated": Case(settings={"grad_accum_steps": 2}),
     "layer decay, sharded": Case(settings={"layer_decay": 0.5, "strategy": "fsdp"}),
-    "accumulated, sharded": Case(settings={"accumulate": 2, "strategy": "fsdp"}),
+    "accumulated, sharded": Case(settings={"grad_accum_steps": 2, "strategy": "fsdp"}),
 }
 
 
@@ -86,9 +88,9 @@ def make_trainer(case: Case, world: World, out: Path | None = None, **settings: 
     model = tiny_model(case.model)
     teach = None
     if case.model == "distilled":
-        teacher = Towers(tiny_model("clip", width=48)).eval()
+        teacher = TrainingForward(tiny_model("clip", width=48)).eval()
         teach = partial(_teach, teacher)
-    cfg = TrainCfg(**{"steps": 100, "lr": 1e-3, "clip_norm": None, **case.settings, **settings})
+    cfg = TrainCfg(**{"steps": 100, "lr": 1e-3, "max_grad_norm": None, **case.settings, **settings})
     objective = make_objective(cfg, model, world, teach=teach)
     prepare = Prepare(crop_texts=case.model != "coca")
     return Trainer(model, Share(world), cfg, world=world, objective=objective, prepare=prepare, out=out)
@@ -121,15 +123,15 @@ def observe(case: Case, world: World) -> dict[str, Any]:
     """Losses and gradients of a first step, weights after four steps of SGD, losses of six of AdamW."""
     trainer = make_trainer(case, world)
     with trainer._batches(100) as batches:
-        first = Meter(0, 100, world)
-        trainer.optimizer = sgd(trainer, 0.0)
-        trainer.optimizer_step(batches, first)
+        first = StepMeter(0, 100, world)
+        trainer.stepper.optimizer = sgd(trainer, 0.0)
+        trainer.stepper.optimizer_step(batches, first)
         gradients = {
             name: whole(p.grad) for name, p in trainer.model.named_parameters() if p.grad is not None
         }
         losses = dict(first.report(1, 1.0).losses)
     trainer = make_trainer(case, world, lr=0.1, schedule="constant")
-    trainer.optimizer = sgd(trainer, 0.1)
+    trainer.stepper.optimizer = sgd(trainer, 0.1)
     trainer.fit(4)
     weights = {name: whole(tensor) for name, tensor in trainer.model.state_dict().items()}
     trainer = make_trainer(case, world, log_every=1, schedule="constant")
@@ -141,7 +143,9 @@ def observe(case: Case, world: World) -> dict[str, Any]:
 
 def sgd(trainer: Trainer, lr: float) -> torch.optim.SGD:
     """Without momentum, so that a difference of gradients is not made larger."""
-    return torch.optim.SGD([{"params": group["params"]} for group in trainer.optimizer.param_groups], lr=lr)
+    return torch.optim.SGD(
+        [{"params": group["params"]} for group in trainer.stepper.optimizer.param_groups], lr=lr
+    )
 
 
 def whole(tensor: Any) -> Tensor:
@@ -150,9 +154,9 @@ def whole(tensor: Any) -> Tensor:
 
 
 def main(folder: str, *names: str) -> None:
-    world, _ = join("cpu")
+    world, _ = init_distributed("cpu")
     seen = {name: observe(CASES[name], world) for name in names or CASES}
-    if world.is_first:
+    if world.is_rank_zero:
         torch.save(seen, Path(folder) / "seen.pt")
     leave()
 

@@ -1,4 +1,4 @@
-"""Architectures and weights are those that are published."""
+"""Architectures and weights equal the published ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from oneclip.errors import UnknownModelError
 PUBLISHED: dict[str, Any] = json.loads(
     gzip.decompress(Path(__file__).with_name("open_clip_torch-3.3.0.json.gz").read_bytes())
 )
-"""What open_clip_torch 3.3.0 knows, as read off that package."""
+"""Models of open_clip_torch 3.3.0, exported from that package."""
 
 OTHER_SOURCE = {("ViT-B-16-plus-240", "laion400m_e32")}
-"""Weights whose repository there is that of other weights (of the epoch before); here they come from their URL."""
+"""Weights whose repository in that package contains other weights (of the epoch before). Here they have only a URL."""
 
 
 def test_every_published_architecture_is_known() -> None:
@@ -95,8 +95,8 @@ def test_tags_are_found_in_other_spellings() -> None:
             "ViT-B-16-SigLIP-384",
             PreprocessCfg(size=384, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash"),
         ),
-        ("ViT-L-14", PreprocessCfg(size=224)),  # its weights differ among themselves
-        ("ViT-S-16", PreprocessCfg(size=224)),  # it has none
+        ("ViT-L-14", PreprocessCfg(size=224)),  # its weights have different preprocessing
+        ("ViT-S-16", PreprocessCfg(size=224)),  # it has no weights
         ("RN50x64", PreprocessCfg(size=448)),
     ],
 )

@@ -1,4 +1,4 @@
-"""What people choose an architecture by."""
+"""Families, kinds of towers, extras and sizes of architectures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_architecture_is_of_one_family(name: str) -> None:
         ("PE-Core-bigG-14-448", "PE"),
     ],
 )
-def test_families(name: str, family: str) -> None:
+def test_the_family_of_an_architecture(name: str, family: str) -> None:
     assert zoo.family(name) == family
 
 
@@ -50,7 +50,7 @@ def test_families(name: str, family: str) -> None:
         ("coca_roberta-ViT-B-32", "coca", ("hf",)),
     ],
 )
-def test_towers_and_what_they_need(name: str, kind: str, extras: tuple[str, ...]) -> None:
+def test_the_kind_of_towers_and_required_extras(name: str, kind: str, extras: tuple[str, ...]) -> None:
     assert (zoo.kind(name), zoo.extras(name)) == (kind, extras)
 
 

@@ -1,4 +1,4 @@
-"""What a name means."""
+"""Resolve the names of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oneclip.errors import AmbiguousModelError, UnknownModelError
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with a run in it."""
+    """A working folder with files of a training run, and names that look like other kinds."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "epoch_9.pt").touch()
     (tmp_path / "laion2b").touch()
@@ -26,7 +26,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", list(zoo.OPENAI_NAMES))
-def test_openais_names(name: str) -> None:
+def test_openai_names_resolve_to_pretrained_weights(name: str) -> None:
     found = zoo.resolve(name)
     assert (found.kind, found.architecture) == ("pretrained", zoo.OPENAI_NAMES[name])
     assert found.pretrained == zoo.pretrained(name, "openai")
@@ -44,7 +44,7 @@ def test_openais_names(name: str) -> None:
         ("RN50:cc12m", "RN50", "cc12m"),
     ],
 )
-def test_architecture_and_tag(name: str, architecture: str, tag: str) -> None:
+def test_architecture_and_tag_resolve_to_pretrained_weights(name: str, architecture: str, tag: str) -> None:
     found = zoo.resolve(name)
     assert (found.kind, found.architecture) == ("pretrained", architecture)
     assert found.pretrained == zoo.pretrained(architecture, tag)
@@ -55,12 +55,12 @@ def test_architecture_and_tag(name: str, architecture: str, tag: str) -> None:
     [
         ("ViT-B-32:run/epoch_9.pt", "ViT-B-32", "run/epoch_9.pt"),
         ("ViT-B/32:./run/epoch_9.pt", "ViT-B-32", "run/epoch_9.pt"),
-        ("ViT-B-32:laion2b", "ViT-B-32", "laion2b"),  # no tag, but a file
+        ("ViT-B-32:laion2b", "ViT-B-32", "laion2b"),  # not a tag, but an existing file
         ("ViT-B-32:C:\\models\\a.pt", "ViT-B-32", "C:\\models\\a.pt"),
         ("ViT-B/32:C:/models/b.pt", "ViT-B-32", "C:/models/b.pt"),
     ],
 )
-def test_architecture_and_file(name: str, architecture: str, path: str) -> None:
+def test_architecture_and_file_resolve_to_both(name: str, architecture: str, path: str) -> None:
     found = zoo.resolve(name)
     assert (found.kind, found.architecture, found.path) == ("architecture-file", architecture, Path(path))
 
@@ -81,7 +81,7 @@ def test_architecture_and_file(name: str, architecture: str, path: str) -> None:
         (Path("RN50"), "folder", "RN50"),
     ],
 )
-def test_files_and_folders(name: str | Path, kind: str, path: str) -> None:
+def test_paths_resolve_to_files_and_folders(name: str | Path, kind: str, path: str) -> None:
     found = zoo.resolve(name)
     assert (found.kind, found.path) == (kind, Path(path))
 
@@ -97,12 +97,16 @@ def test_files_and_folders(name: str | Path, kind: str, path: str) -> None:
         ("hf-hub:owner/name/sub/@v1.0", "owner/name", "sub", "v1.0"),
     ],
 )
-def test_repositories(name: str, repo: str, subfolder: str | None, revision: str | None) -> None:
+def test_hub_names_resolve_to_repositories(
+    name: str, repo: str, subfolder: str | None, revision: str | None
+) -> None:
     found = zoo.resolve(name)
     assert (found.kind, found.repo, found.subfolder, found.revision) == ("hub", repo, subfolder, revision)
+    address = zoo.HubAddress(repo, subfolder, revision)
+    assert zoo.parse_hub_address(str(address)) == address
 
 
-def test_pocket() -> None:
+def test_pocket_resolves_to_the_weights_in_the_package() -> None:
     found = zoo.resolve("pocket")
     assert (found.kind, found.path) == ("pocket", zoo.pocket_path())
 
@@ -147,7 +151,7 @@ def test_pocket() -> None:
         ("~nobody-of-that-name/m.pt", "is not a known"),
     ],
 )
-def test_names_that_mean_nothing(name: str, message: str) -> None:
+def test_unknown_names_get_a_helpful_error(name: str, message: str) -> None:
     with pytest.raises(UnknownModelError, match=message):
         zoo.resolve(name)
 

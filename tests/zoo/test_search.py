@@ -1,4 +1,4 @@
-"""Finding models by what a person remembers of them."""
+"""Search for models by words, family, tag, size and resolution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_models_are_listed_by_name() -> None:
 
 
 @pytest.mark.parametrize("untrained", [False, True])
-def test_every_name_that_is_listed_means_something(untrained: bool) -> None:
+def test_every_listed_name_resolves(untrained: bool) -> None:
     for found in zoo.search(untrained=untrained):
         if found.tag is not None:
             assert zoo.resolve(found.name).pretrained == found.pretrained
@@ -53,7 +53,7 @@ def test_a_family_in_any_spelling() -> None:
     assert "ViT-B-16-SigLIP2:webli" not in names(family="siglip")
 
 
-def test_all_that_is_asked_for_must_fit() -> None:
+def test_all_criteria_must_match() -> None:
     found = zoo.search(
         "siglip", family="SigLIP 2", resolution=384, min_params=5e8, max_params=9e8, tag="webli"
     )
@@ -64,21 +64,21 @@ def test_all_that_is_asked_for_must_fit() -> None:
     assert found[0].tokenizer == "timm/ViT-L-16-SigLIP2-384"
 
 
-def test_a_tag_by_a_part_of_it() -> None:
+def test_a_part_of_a_tag_is_enough() -> None:
     assert {found.tag for found in zoo.search(tag="DFN")} == {"dfn2b", "dfn5b", "dfn2b_s39b", "dfndr2b"}
 
 
-def test_nothing_is_a_result() -> None:
+def test_no_match_is_an_empty_list() -> None:
     assert names("no such model") == []
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("criteria", "message"),
     [
         ({"family": "siglp"}, "'siglp' is not a known family; did you mean SigLIP"),
         ({"tag": "laoin2b_e16"}, "'laoin2b_e16' is not a known tag; did you mean laion2b_e16"),
     ],
 )
-def test_unknown_words_get_the_nearest(asked: dict[str, str], message: str) -> None:
+def test_unknown_words_get_the_nearest(criteria: dict[str, str], message: str) -> None:
     with pytest.raises(UnknownModelError, match=message):
-        zoo.search(**asked)  # type: ignore[arg-type]
+        zoo.search(**criteria)  # type: ignore[arg-type]

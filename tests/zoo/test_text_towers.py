@@ -1,4 +1,4 @@
-"""Configurations of Hugging Face text models: as many parameters as their authors and open_clip's tables count."""
+"""Configurations of Hugging Face text models have the published numbers of parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 import transformers
 
 from oneclip import zoo
-from oneclip.checkpoint.skip_init import outline
+from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.model import build_text_tower
 from oneclip.model.hf_config import config_from
 
-WHOLE = {  # millions, as their authors round them, of the published model without a head for filling in words
+WHOLE = {  # millions, rounded by the authors, of the published model without a language-model head
     "roberta-base": 125,
     "xlm-roberta-base": 278,
     "xlm-roberta-large": 560,
@@ -23,7 +23,7 @@ WHOLE = {  # millions, as their authors round them, of the published model witho
     "facebook/nllb-200-distilled-600M": 615,
     "facebook/nllb-200-distilled-1.3B": 1370,
 }
-TEXT_TOWERS = {  # millions, in the table of model profiles in open_clip's documentation
+TEXT_TOWERS = {  # millions, from the model profiles in open_clip's documentation
     "coca_roberta-ViT-B-32": 124.45,
     "mt5-base-ViT-B-32": 277.86,
     "mt5-xl-ViT-H-14": 1674.68,
@@ -42,7 +42,7 @@ def millions(module: torch.nn.Module) -> float:
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_model_has_as_many_parameters_as_the_published_one(name: str) -> None:
     config = config_from(zoo.text_tower(name) or {})
-    model = outline(lambda: transformers.AutoModel.from_config(config))
+    model = build_on_meta(lambda: transformers.AutoModel.from_config(config))
     assert millions(model) == pytest.approx(WHOLE[name], rel=0.015)
 
 
@@ -50,7 +50,7 @@ def test_a_model_has_as_many_parameters_as_the_published_one(name: str) -> None:
 def test_a_text_tower_has_as_many_parameters_as_the_published_one(name: str) -> None:
     cfg = zoo.architecture(name)
     cfg.text_cfg.hf_model_pretrained = False
-    tower = outline(lambda: build_text_tower(cfg.embed_dim, cfg.text_cfg))
+    tower = build_on_meta(lambda: build_text_tower(cfg.embed_dim, cfg.text_cfg))
     assert millions(tower) == pytest.approx(TEXT_TOWERS[name], abs=0.006)
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_name_is_not_guessed() -> None:
     assert zoo.text_tower("roberta-bass") is None
 
 
-def test_what_is_given_out_is_a_copy() -> None:
+def test_the_returned_configuration_is_a_copy() -> None:
     first = zoo.text_tower("roberta-base")
     assert first is not None
     first["vocab_size"] = 1

@@ -1,45 +1,49 @@
 """Load, inspect, convert and write checkpoints."""
 
+from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
 from oneclip.checkpoint.interpolate_pos_embed import resize_positions
-from oneclip.checkpoint.load import Loaded, check_size, load
+from oneclip.checkpoint.load import LoadedModel, check_size, load
 from oneclip.checkpoint.load_state_dict import load_into
-from oneclip.checkpoint.quantize import quantised
+from oneclip.checkpoint.quantize import quantize_state_dict
 from oneclip.checkpoint.readers.read import Checkpoint, read
 from oneclip.checkpoint.resolve.attention_heads import Heads
-from oneclip.checkpoint.resolve.end_of_text import pooled_at_end
-from oneclip.checkpoint.resolve.evidence import Examined, examine
+from oneclip.checkpoint.resolve.end_of_text import pool_at_end_of_text
+from oneclip.checkpoint.resolve.evidence import CheckpointEvidence, DeclaredFacts, Preprocessing
+from oneclip.checkpoint.resolve.gather import gather_evidence
 from oneclip.checkpoint.resolve.infer_openai import infer_openai_config, looks_like_openai
-from oneclip.checkpoint.resolve.resolve import Described, Preprocessing, Said, describe, settled
-from oneclip.checkpoint.save import Exportable, check_target, export, write_folder
-from oneclip.checkpoint.skip_init import build_blank
-from oneclip.checkpoint.write import replacing, save, write_quantised
+from oneclip.checkpoint.resolve.resolve import (
+    ResolvedCheckpoint,
+    resolve_checkpoint,
+    resolve_evidence,
+)
+from oneclip.checkpoint.save import save, save_quantized
+from oneclip.checkpoint.skip_init import build_uninitialized
 
 __all__ = [
     "Checkpoint",
-    "Described",
-    "Examined",
+    "CheckpointEvidence",
+    "DeclaredFacts",
     "Exportable",
     "Heads",
-    "Loaded",
+    "LoadedModel",
     "Preprocessing",
-    "Said",
-    "build_blank",
+    "ResolvedCheckpoint",
+    "build_uninitialized",
     "check_size",
     "check_target",
-    "describe",
-    "examine",
     "export",
+    "gather_evidence",
     "infer_openai_config",
     "load",
     "load_into",
     "looks_like_openai",
-    "pooled_at_end",
-    "quantised",
+    "pool_at_end_of_text",
+    "quantize_state_dict",
     "read",
-    "replacing",
     "resize_positions",
+    "resolve_checkpoint",
+    "resolve_evidence",
     "save",
-    "settled",
+    "save_quantized",
     "write_folder",
-    "write_quantised",
 ]

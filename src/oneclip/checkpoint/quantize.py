@@ -1,7 +1,7 @@
-"""A model to a small file and back: the token table in 8 bits, all else in 16.
+"""Quantize the weights of small models: the token table to 8 bits, everything else to 16 bits.
 
-Nearly all of a small CLIP is its token table (49,408 rows). A row keeps its largest value exact to 1 part in
-254 of itself, with one scale a row.
+Most parameters of a small CLIP are in its token table (49,408 rows). Each row has its own scale, so that no value is
+off by more than 1/254 of the largest value of its row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SCALE = "token_embedding.scale"
 LEVELS = 127
 
 
-def quantised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as they are stored: int8 rows with fp16 scales for the token table, fp16 for all other floats.
+def quantize_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the token table to int8 rows with fp16 scales, and all other floating-point tensors to fp16.
 
     Raises:
         CheckpointError: if a value is not finite, or too large for fp16.
@@ -30,20 +30,24 @@ def quantised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not tensor.is_floating_point():
             small[name] = tensor
         elif name.endswith(TABLE):
-            rows, scale = quantise_rows(tensor)
+            rows, scale = quantize_rows(tensor)
             small[name], small[name.removesuffix(TABLE) + SCALE] = rows, scale
         else:
             small[name] = tensor.to(torch.float16)
         if tensor.is_floating_point() and not (small[name].isfinite().all() and tensor.isfinite().all()):
-            raise CheckpointError(f"{name} holds values that are not finite, or too large for fp16 (65,504)")
+            raise CheckpointError(f"{name} has values that are not finite, or too large for fp16 (65,504)")
     return small
 
 
-def quantise_rows(table: Tensor) -> tuple[Tensor, Tensor]:
-    """A table of floats (V, C) to int8 (V, C) and fp16 scales (V, 1); no value is off by more than half a
-    scale.
+def quantize_rows(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize each row of a table; no value is off by more than half a scale.
 
-    The scale is rounded up, so that the largest value of a row is not cut off.
+    Args:
+        table: (V, C), floating point.
+
+    Returns:
+        (V, C) int8 and the scales, (V, 1) fp16. Scales are rounded up, so that the largest value of a row is not
+        clipped.
     """
     table = table.float()
     exact = table.abs().amax(dim=1, keepdim=True) / LEVELS  # (V, 1)
@@ -52,23 +56,21 @@ def quantise_rows(table: Tensor) -> tuple[Tensor, Tensor]:
         scale.float() < exact, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale
     )
     if not scale.isfinite().all():
-        raise CheckpointError(
-            "the token table holds values that are not finite, or too large for fp16 scales"
-        )
+        raise CheckpointError("the token table has values that are not finite, or too large for fp16 scales")
     rows = torch.where(scale > 0, table / scale.float(), 0).round().clamp(-LEVELS, LEVELS)
     return rows.to(torch.int8), scale
 
 
-def is_quantised(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are stored as `quantised` makes them."""
+def is_quantized(tensors: Mapping[str, Tensor]) -> bool:
+    """Report whether tensors are in the form that `quantize_state_dict` returns."""
     return any(name.endswith(SCALE) for name in tensors)
 
 
-def dequantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a model has them, floats in fp32.
+def dequantize_state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert quantized tensors to those of a model, floating point in fp32.
 
     Raises:
-        CheckpointError: if a table and its scales do not belong together.
+        CheckpointError: if a table and its scales do not fit each other.
     """
     full: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -78,7 +80,7 @@ def dequantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             scale = tensors.get(name.removesuffix(TABLE) + SCALE)
             if scale is None or tensor.ndim != 2 or scale.shape != (len(tensor), 1):
                 raise CheckpointError(
-                    f"{name} is stored in 8 bits, and its scales are missing or of another shape"
+                    f"{name} is stored in 8 bits, and its scales are missing or have another shape"
                 )
             full[name] = tensor.float() * scale.float()
         else:

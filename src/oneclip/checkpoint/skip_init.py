@@ -1,4 +1,4 @@
-"""Build a model without initialising its weights, for `load_into` to fill."""
+"""Build a model without initializing its weights, before a checkpoint is loaded into it."""
 
 from __future__ import annotations
 
@@ -19,40 +19,42 @@ from oneclip.model import build_model
 _DEFAULT_DTYPE = threading.RLock()
 
 
-def build_blank(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
-    """A model of an architecture, without the random numbers that a checkpoint would replace anyway.
+def build_uninitialized(cfg: ModelCfg, build: Callable[[ModelCfg], nn.Module] = build_model) -> Any:
+    """Build a model without drawing the random weights that a checkpoint would replace.
 
-    They take far longer to draw than a checkpoint takes to read: seconds for ViT-L. While `build` runs, parameters
-    are on the `meta` device, where an initialiser has nothing to write and nothing to read, however it is written.
-    Buffers are computed as ever (causal masks, relative positions, rotary tables). A package that needs values of
-    its parameters while it builds cannot have them there: its model is initialised like any other, and takes its time.
+    Drawing them takes much longer than reading a checkpoint: seconds for ViT-L. While `build` runs, parameters are on
+    the `meta` device, where initialization does nothing. Buffers are computed as usual (causal masks, relative
+    positions, rotary tables). If a tower needs the values of its parameters while it is built, the model is built
+    again and initialized as usual.
 
-    The random generator is afterwards where it was before.
+    The state of the random generator does not change.
 
     Args:
         cfg: the architecture.
-        build: what makes a model of it; called again if it needs values.
+        build: builds a model from it; called again if it needs values.
 
     Returns:
-        What `build` gives.
+        The result of `build`. Its parameters are in memory, and have arbitrary values.
     """
-    with torch.random.fork_rng(devices=_generators()):
+    with torch.random.fork_rng(devices=_default_cuda_device()):
         try:
-            with _MixedDevices(torch.empty(0).device), _weightless_parameters():
+            with _MetaParameterMode(torch.empty(0).device), _parameters_on_meta():
                 model = build(cfg)
-        except Exception:  # the meta device refuses in many ways; a fault of the configuration comes again
+        except (
+            Exception
+        ):  # the meta device raises various errors; an error of the configuration is raised again
             return build(cfg)
-        if _computed_without_values(model):
+        if _has_meta_tensors(model):
             return build(cfg)
-    _give_place(model)
+    _allocate_parameters(model)
     return model
 
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Inside, tensors are made in fp32 whatever `torch.set_default_dtype` says: tables that are computed, too.
+    """Create tensors in fp32 inside this context, including computed tables, whatever the default dtype is.
 
-    That setting is one of the process, so that one thread is in here at a time.
+    The default dtype belongs to the process, so only one thread can be in this context at a time.
     """
     with _DEFAULT_DTYPE:
         own = torch.get_default_dtype()
@@ -63,16 +65,16 @@ def float32_by_default() -> Iterator[None]:
             torch.set_default_dtype(own)
 
 
-def outline(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes, all of it on the `meta` device: names, types and shapes, and no memory for numbers."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoNumbers():
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """Run `build` on the `meta` device: the module has names, dtypes and shapes, but no memory for values."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoInitOnMeta():
         return build()
 
 
-class _NoNumbers(TorchFunctionMode):
-    """Inside, where all tensors are on the `meta` device, nothing computes what initialisation would.
+class _NoInitOnMeta(TorchFunctionMode):
+    """Mode that skips initialization while all tensors are on the `meta` device.
 
-    On that device each of its steps goes through Python, and all of them take longer than the rest of a build.
+    On that device each step of initialization goes through Python, which takes longer than the rest of a build.
     """
 
     STEPS = frozenset(
@@ -95,26 +97,26 @@ class _NoNumbers(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _generators() -> list[torch.device]:
-    """The accelerator on which tensors are made by default, whose random generator building would use."""
-    place = torch.empty(0).device
-    return [place] if place.type == "cuda" else []
+def _default_cuda_device() -> list[torch.device]:
+    """Return the CUDA device on which tensors are created by default, if any; its random generator is used too."""
+    device = torch.empty(0).device
+    return [device] if device.type == "cuda" else []
 
 
-class _MixedDevices(TorchFunctionMode):
-    """Inside, parameters on `meta` do beside real tensors: what is computed of both is on `meta`, and has no value.
+class _MetaParameterMode(TorchFunctionMode):
+    """Mode that computes with parameters on `meta` and real tensors together; the results are on `meta`.
 
-    Some towers run a part of themselves to learn its shapes, and some compute tables on the device of a parameter.
+    Some towers run a part of themselves to get its shapes, and some compute tables on the device of a parameter.
 
     Args:
-        place: where parameters on `meta` say that they are.
+        device: the device that parameters on `meta` report.
     """
 
     DEVICE = Tensor.device.__get__
 
-    def __init__(self, place: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.place = place
+        self.device = device
 
     def __torch_function__(
         self,
@@ -125,10 +127,10 @@ class _MixedDevices(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if function == self.DEVICE and isinstance(args[0], nn.Parameter) and args[0].is_meta:
-            return self.place
+            return self.device
         if getattr(function, "__module__", None) == "torch.nn.init":
             tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:  # where it would write nothing, and take its time
+            if tensor.is_meta:  # it would do nothing there, slowly
                 return tensor
         if getattr(function, "__name__", "") != "__get__" and not _writes(function, args):
             args, kwargs = _on_one_device(args, kwargs)
@@ -136,7 +138,7 @@ class _MixedDevices(TorchFunctionMode):
 
 
 def _writes(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether a function may write into a tensor that has values."""
+    """Report whether a function may write into a tensor that has values."""
     name = getattr(function, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
     writes = in_place or name == "__setitem__" or name.startswith("__i")
@@ -144,7 +146,7 @@ def _writes(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 
 def _on_one_device(args: Any, kwargs: Any) -> Any:
-    """Arguments of which some are on the `meta` device, all there; others as they are."""
+    """Move all tensors to the `meta` device if some of them are on it."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if len({tensor.is_meta for tensor in tensors}) < 2:
         return args, kwargs
@@ -152,42 +154,42 @@ def _on_one_device(args: Any, kwargs: Any) -> Any:
 
 
 @contextmanager
-def _weightless_parameters() -> Iterator[None]:
-    """Inside, parameters that this thread gives to modules are on the `meta` device."""
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the originals too, so that no id comes again
+def _parameters_on_meta() -> Iterator[None]:
+    """Move parameters that this thread registers in modules to the `meta` device."""
+    moved: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # keeps the originals, so that no id is reused
     builder = threading.get_ident()
 
-    def weightless(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if type(parameter) is not nn.Parameter or parameter.is_meta or threading.get_ident() != builder:
             return parameter
-        if id(parameter) not in made:  # one that several modules share stays one
+        if id(parameter) not in moved:  # a parameter of several modules stays shared
             meta = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-            made[id(parameter)] = parameter, meta
-        return made[id(parameter)][1]
+            moved[id(parameter)] = parameter, meta
+        return moved[id(parameter)][1]
 
-    handle = register_module_parameter_registration_hook(weightless)  # type: ignore[arg-type]  # it may give one
+    handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # it may return a parameter
     try:
         yield
     finally:
         handle.remove()
 
 
-def _computed_without_values(model: nn.Module) -> bool:
-    """Whether a tensor that is no parameter was computed from parameters, so that it has no values either."""
+def _has_meta_tensors(model: nn.Module) -> bool:
+    """Report whether a buffer or attribute was computed from parameters, so that it has no values."""
     others = (
         tensor for module in model.modules() for tensor in (*module._buffers.values(), *vars(module).values())
     )
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in others)
 
 
-def _give_place(model: nn.Module) -> None:
-    """Move parameters from the `meta` device to the default one, as memory that nobody has written to."""
-    placed: dict[int, nn.Parameter] = {}
+def _allocate_parameters(model: nn.Module) -> None:
+    """Move parameters from the `meta` device to the default device, without writing values."""
+    allocated: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is None or not parameter.is_meta:
                 continue
-            if id(parameter) not in placed:
+            if id(parameter) not in allocated:
                 memory = torch.empty(parameter.shape, dtype=parameter.dtype)
-                placed[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
-            module._parameters[name] = placed[id(parameter)]
+                allocated[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
+            module._parameters[name] = allocated[id(parameter)]

@@ -1,6 +1,7 @@
-"""The `oneclip` command: words in, tables or JSON out. A file for each subcommand.
+"""The `oneclip` command, with one file per subcommand.
 
-Only this package prints and exits; what it calls raises from `oneclip.errors` or returns.
+Only this package prints and exits. The library returns results, raises errors of `oneclip.errors`, and logs to the
+logger "oneclip".
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its code; see `docs/cli.md` for what the codes mean."""
+    """Run the command line and exit; `docs/cli.md` lists the exit codes."""
     try:
         from oneclip.cli.app import run
 
         code = run(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:  # before or after there was a command to tell of it
+    except KeyboardInterrupt:  # outside of a command, which would have reported it
         code = 130
     _flush()
-    if _is_one_of_several():  # threads of gloo have aborted what is taken apart while they live
+    if _in_process_group():  # gloo's threads may abort while the interpreter shuts down
         os._exit(code)
     sys.exit(code)
 
 
 def _flush() -> None:
-    """Write what is left. An output that refuses, such as a full disk, has been told of once, which is enough."""
+    """Flush both streams. A failure, such as a full disk, was already reported, so it is ignored here."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -35,7 +36,7 @@ def _flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _is_one_of_several() -> bool:
-    """Whether this process has met others of a training."""
+def _in_process_group() -> bool:
+    """Return True if this process has joined a distributed training."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where an error becomes a line and an exit code."""
+"""The command line app: registers the commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
 from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
-from oneclip.cli.exits import ExitCode, explain, say
+from oneclip.cli.exits import ExitCode, echo_stderr, report_error
 from oneclip.cli.finetune import finetune
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
@@ -28,8 +28,8 @@ from oneclip.cli.train import train
 from oneclip.errors import ConfigError, OutputError
 
 
-class _Commands(TyperGroup):
-    """The group of all commands; errors and Ctrl-C are told here, before typer has its own way with them."""
+class _CommandGroup(TyperGroup):
+    """Group of all commands; reports errors and Ctrl-C before typer handles them."""
 
     debug = False
 
@@ -37,39 +37,39 @@ class _Commands(TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has seen enough, as `head` does
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(ExitCode.OK) from None
         except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, (typer.Exit, typer.Abort)):
                 raise
-            raise typer.Exit(explain(error, debug=type(self).debug)) from None
+            raise typer.Exit(report_error(error, debug=type(self).debug)) from None
         return result
 
 
 class _Command(TyperCommand):
-    """A command whose help has its options under the headings that `rich_help_panel` names."""
+    """Command whose help groups its options under the headings of `rich_help_panel`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options, each group under its heading."""
+        """Write the arguments and options, each group under its heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
             title = getattr(parameter, "rich_help_panel", None) or "Options"
-            if isinstance(parameter, TyperArgument):  # without Python's name of its type, such as list[str]
+            if isinstance(parameter, TyperArgument):  # without the Python type, such as list[str]
                 title, record = "Arguments", (parameter.metavar or str(parameter.name), record[1])
             groups.setdefault(title, []).append(record)
-        for title in sorted(groups, key=lambda title: title == "Options"):  # which has --help, comes last
+        for title in sorted(groups, key=lambda title: title == "Options"):  # with --help: last
             with formatter.section(title):
                 formatter.write_dl(groups[title])
 
 
 app = typer.Typer(
     name="oneclip",
-    cls=_Commands,
-    rich_markup_mode=None,  # plain help: quick to show, and examples keep their lines
+    cls=_CommandGroup,
+    rich_markup_mode=None,  # plain help is faster, and keeps the line breaks of examples
     pretty_exceptions_enable=False,
     add_completion=False,
     invoke_without_command=True,
@@ -84,7 +84,7 @@ def oneclip(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere in a command.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. Allowed anywhere in a command.")
     ] = False,
 ) -> None:
     """One library for contrastive image-text models: classify and embed images with any CLIP.
@@ -104,53 +104,53 @@ def oneclip(
 
 
 def _require_folder() -> None:
-    """Raise ConfigError in a folder that has been deleted, where no relative path means anything."""
+    """Raise ConfigError if the current folder was deleted: no relative path would work."""
     try:
         os.getcwd()
     except OSError as error:
         raise ConfigError("the current folder no longer exists; change to one that does (cd)") from error
 
 
-class _Closed(io.TextIOBase):
-    """Stands for standard output where the shell has closed it (`>&-`): a result that is lost is an error."""
+class _ClosedStdout(io.TextIOBase):
+    """Replacement for a closed standard output (`>&-`), so that a lost result is an error."""
 
     def write(self, text: str) -> int:
-        raise OutputError("standard output is closed, and the result cannot be written there")
+        raise OutputError("standard output is closed, so the result cannot be written")
 
 
-class _Notes(logging.Handler):
-    """Shows what the library notes as the commands' own notes."""
+class _NoteHandler(logging.Handler):
+    """Log handler that shows messages of the library as notes on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage(), kind="note")
+        echo_stderr(record.getMessage(), kind="note")
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line.
 
     Args:
-        argv: the arguments, without the program's name.
+        argv: the arguments, without the program name.
 
     Returns:
-        the exit code.
+        The exit code.
     """
     if sys.stdout is None:
-        sys.stdout = _Closed()
+        sys.stdout = _ClosedStdout()
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the end of the process
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a run
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open until the process ends
+    for stream in (sys.stdout, sys.stderr):  # a file name that the terminal cannot show must not be an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("oneclip")
-    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes())
+    if not any(isinstance(handler, _NoteHandler) for handler in logger.handlers):
+        logger.addHandler(_NoteHandler())
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    _Commands.debug = "--debug" in arguments[:end]
+    _CommandGroup.debug = "--debug" in arguments[:end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > end]
     try:
         return int(app(arguments, prog_name="oneclip", standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, Exception) as error:
-        return explain(
-            KeyboardInterrupt() if isinstance(error, typer.Abort) else error, debug=_Commands.debug
+        return report_error(
+            KeyboardInterrupt() if isinstance(error, typer.Abort) else error, debug=_CommandGroup.debug
         )

@@ -9,48 +9,54 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.images import find_pictures, finish
+from oneclip.cli.images import find_images, report_and_exit
 from oneclip.embed.items import Failure
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
-CAPTIONER = "coca_ViT-L-14:mscoco_finetuned_laion2b_s13b_b90k"  # of the published models the one fine-tuned to caption
+# the published model that is fine-tuned for captions
+DEFAULT_CAPTIONER = "coca_ViT-L-14:mscoco_finetuned_laion2b_s13b_b90k"
 
 
 def caption(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, or folders of images.")],
     prompt: Annotated[
-        str, typer.Option("--prompt", metavar="TEXT", help="How every caption begins.", show_default=False)
+        str, typer.Option("--prompt", metavar="TEXT", help="Start of every caption.", show_default=False)
     ] = "",
     tokens: Annotated[
         int,
-        typer.Option("--max-tokens", min=6, metavar="N", help="Longest caption, its start and end included."),
+        typer.Option(
+            "--max-tokens",
+            min=6,
+            metavar="N",
+            help="Maximum length in tokens, with the start and end tokens.",
+        ),
     ] = 30,
     beams: Annotated[
         int, typer.Option("--beams", min=1, metavar="N", help="Beams of the search; 1 is fastest.")
     ] = 6,
-    model: options.Model = CAPTIONER,
-    device: options.Device = None,
-    precision: options.PrecisionOption = options.Precision.fp32,
-    batch_size: options.BatchSize = 32,
-    max_pixels: options.MaxPixels = None,
-    truncated: options.TruncatedOption = options.Truncated.refuse,
-    skip: options.Skip = False,
-    as_json: options.Json = False,
+    model: options.ModelOption = DEFAULT_CAPTIONER,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = options.PrecisionChoice.fp32,
+    batch_size: options.BatchSizeOption = 32,
+    max_pixels: options.MaxPixelsOption = None,
+    truncated: options.TruncatedOption = options.TruncatedChoice.refuse,
+    skip: options.SkipOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write a caption for each image, with a CoCa model.
 
-    The model of the default is a download of 2.6 GB. Other models compare images with texts and write none.
+    The default model is a download of 2.6 GB. Models other than CoCa cannot write captions.
 
     \b
     Examples:
       oneclip caption cat.jpg
       oneclip caption holiday/ --prompt "a photo of" --json
     """
-    paths, skipped, not_read = find_pictures(images, skip=skip)
+    paths, skipped, not_read = find_images(images, skip=skip)
     encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
-    search: dict[str, Any] = {"generation_type": "top_k"}  # of the likeliest one, by default
+    search: dict[str, Any] = {"generation_type": "top_k"}  # with top_k=1 by default, which is greedy
     if beams > 1:
         search = {"num_beams": beams, "num_beam_groups": 3 if beams % 3 == 0 else 1}
     search["seq_len"] = tokens
@@ -64,20 +70,22 @@ def caption(
         print(json.dumps(answer, indent=2))
     elif results:
         _print_table(results)
-    finish(len(results), len(paths), "have a caption", skipped, not_read, interrupted=interrupted, skip=skip)
+    report_and_exit(
+        len(results), len(paths), "have a caption", skipped, not_read, interrupted=interrupted, skip=skip
+    )
 
 
 def _captions(
     encoder: Encoder, paths: list[str], batch_size: int, prompt: str, search: dict[str, Any]
 ) -> tuple[list[dict[str, str]], list[Failure], bool]:
-    """Captions of what can be read, what cannot, and whether Ctrl-C came before the end."""
-    from oneclip.cli.progress_bars import bar
+    """Return captions, images that could not be read, and True if Ctrl-C stopped the loop."""
+    from oneclip.cli.progress_bars import progress_bar
 
     results: list[dict[str, str]] = []
     unread: list[Failure] = []
     batches = encoder.stream_captions(paths, prompt=prompt, batch_size=batch_size, on_error="skip", **search)
     try:
-        with bar("images", len(paths)) as advance, closing(batches):
+        with progress_bar("images", len(paths)) as advance, closing(batches):
             for batch in batches:
                 results += [
                     {"path": paths[i], "caption": text}

@@ -1,4 +1,4 @@
-"""`oneclip classify`: which label fits each picture best."""
+"""`oneclip classify`: find the label that fits each image best."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.images import find_pictures, finish
+from oneclip.cli.images import find_images, report_and_exit
 from oneclip.embed.items import Failure
 from oneclip.errors import TextError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoded, Encoder, Features
 
-TOP = 5  # labels that a person is shown
-EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
+DEFAULT_TOP = 5  # labels in the table
+USAGE_EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
 
 
 def classify(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Files, or folders of pictures.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, or folders of images.")],
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", "-l", metavar="TEXT", help="What a picture may show; give two or more."),
+        typer.Option("--label", "-l", metavar="TEXT", help="What an image may show; give two or more."),
     ] = None,
     template: Annotated[
         str | None,
@@ -34,36 +34,38 @@ def classify(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option("--top", min=1, metavar="N", help=f"Labels to show. [default: {TOP}; with --json, all]"),
+        typer.Option(
+            "--top", min=1, metavar="N", help=f"Labels to show. [default: {DEFAULT_TOP}; with --json, all]"
+        ),
     ] = None,
-    model: options.Model = "pocket",
-    device: options.Device = None,
-    precision: options.PrecisionOption = options.Precision.fp32,
-    batch_size: options.BatchSize = 32,
-    max_pixels: options.MaxPixels = None,
-    truncated: options.TruncatedOption = options.Truncated.refuse,
-    skip: options.Skip = False,
-    as_json: options.Json = False,
+    model: options.ModelOption = "pocket",
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = options.PrecisionChoice.fp32,
+    batch_size: options.BatchSizeOption = 32,
+    max_pixels: options.MaxPixelsOption = None,
+    truncated: options.TruncatedOption = options.TruncatedChoice.refuse,
+    skip: options.SkipOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Say which label fits each picture best.
+    """Find the label that fits each image best.
 
-    The probabilities of a picture's labels add up to 1, also when no label fits. (A model trained with the
-    sigmoid loss, such as SigLIP, gives each label a probability of its own.)
+    The probabilities of an image's labels add up to 1, even if no label fits. (A model trained with the sigmoid
+    loss, such as SigLIP, gives each label an independent probability.)
 
     \b
     Examples:
-      oneclip classify examples/pictures/cat.png --label "a cat" --label "a dog"
+      oneclip classify examples/images/cat.png --label "a cat" --label "a dog"
       oneclip classify drawings/ -l "a tree" -l "a house" --json
       oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --model ViT-B-32-256:datacomp_s34b_b86k
     """
     labels = label or []
     if not labels:
-        raise typer.BadParameter(f"say what a picture may show, {EXAMPLE}")
+        raise typer.BadParameter(f"no labels given; give at least two, {USAGE_EXAMPLE}")
     check_labels(labels, template)
-    paths, skipped, not_read = find_pictures(pictures, skip=skip)
+    paths, skipped, not_read = find_images(images, skip=skip)
     encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
     if len(labels) == 1 and encoder.model.logit_bias is None:
-        raise typer.BadParameter(f"one label leaves nothing to choose from: give two or more, {EXAMPLE}")
+        raise typer.BadParameter(f"only one label given; give at least two, {USAGE_EXAMPLE}")
     try:
         text_features = encoder.encode_labels(labels, template)
     except TextError as error:
@@ -76,44 +78,50 @@ def classify(
         answer: dict[str, Any] = {
             "model": encoder.name,
             "template": template,
-            "pictures": results,
+            "images": results,
             "skipped": skips,
         }
         if interrupted:
             answer["interrupted"] = True
         print(json.dumps(answer, indent=2))
     elif results:
-        _print_table(results, top or TOP)
-    finish(len(results), len(paths), "are classified", skipped, not_read, interrupted=interrupted, skip=skip)
+        _print_table(results, top or DEFAULT_TOP)
+    report_and_exit(
+        len(results), len(paths), "are classified", skipped, not_read, interrupted=interrupted, skip=skip
+    )
 
 
 def check_labels(labels: list[str], template: str | None) -> None:
-    """Refuse labels that are wrong whatever the model, before there is one to wait for."""
-    if template is not None and "{}" not in template:
+    """Check what can be checked of labels before a model is loaded."""
+    from oneclip.text.prompts import has_placeholder
+
+    if template is not None and not has_placeholder(template):
         raise typer.BadParameter(
             f"--template {template!r} has no {{}} where the label goes: 'a photo of a {{}}'"
         )
     for text in labels:
         if not text.strip():
-            raise typer.BadParameter(f"a --label is empty; give words that describe a picture, {EXAMPLE}")
+            raise typer.BadParameter(
+                f"a --label is empty; give words that describe an image, {USAGE_EXAMPLE}"
+            )
         if labels.count(text) > 1:
             raise typer.BadParameter(f"--label {text!r} is given twice; leave one out")
 
 
 def encode_images(encoder: Encoder, paths: list[str], batch_size: int) -> tuple[Encoded, bool]:
-    """Encode files with a progress bar; what cannot be read, and Ctrl-C, cost nothing that is done.
+    """Encode files with a progress bar. Files that cannot be read are skipped; Ctrl-C keeps the results so far.
 
     Returns:
-        what could be read and what not, and whether Ctrl-C came before the end.
+        The results, and True if Ctrl-C stopped the loop.
     """
-    from oneclip.cli.progress_bars import bar
+    from oneclip.cli.progress_bars import progress_bar
     from oneclip.encoder import Encoded
 
     done: list[Encoded] = []
     interrupted = False
     try:
         with (
-            bar("pictures", len(paths)) as advance,
+            progress_bar("images", len(paths)) as advance,
             closing(encoder.stream_images(paths, batch_size=batch_size, on_error="skip")) as batches,
         ):
             for batch in batches:
@@ -132,7 +140,7 @@ def _results(
     labels: list[str],
     top: int | None,
 ) -> list[dict[str, Any]]:
-    """What is told of each picture: its path, and its labels with probability and similarity, best first."""
+    """Return each image's path, and its labels with probability and similarity, best first."""
     results = []
     similarities = image_features @ text_features.T
     for path, row, similar in zip(
@@ -152,15 +160,17 @@ def _results(
 
 
 def _print_table(results: list[dict[str, Any]], top: int) -> None:
-    from oneclip.cli.table_output import Column, bar_of, percent, print_table
+    from oneclip.cli.table_output import Column, draw_bar, format_percent, print_table
 
     rows: list[list[str]] = []
     for result in results:
         for place, found in enumerate(result["labels"][:top]):
             share = found["probability"]
-            rows.append([result["path"] if place == 0 else "", found["label"], bar_of(share), percent(share)])
+            rows.append(
+                [result["path"] if place == 0 else "", found["label"], draw_bar(share), format_percent(share)]
+            )
     columns = [
-        Column("picture", "cyan"),
+        Column("image", "cyan"),
         Column("label"),
         Column("", "green", optional=True),
         Column("probability", right=True),

@@ -1,4 +1,4 @@
-"""`oneclip convert`: write a model in another form and compare the two."""
+"""`oneclip convert`: write a model in another format, and compare the two."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import say
-from oneclip.cli.progress_bars import after_two_seconds
+from oneclip.cli.exits import echo_stderr
+from oneclip.cli.progress_bars import message_if_slow
 from oneclip.errors import AmbiguousModelError, CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from oneclip.checkpoint import Loaded, Said
-    from oneclip.checkpoint.compare import Outputs
+    from oneclip.checkpoint import DeclaredFacts, LoadedModel
+    from oneclip.checkpoint.compare import ModelOutputs
 
-MUCH = 2e-4  # a relative difference that is more than rounding
-OURS, THEIRS = "read back", "by transformers"
+ROUNDING_TOLERANCE = 2e-4  # larger relative differences are not rounding
+OURS_KEY, TRANSFORMERS_KEY = "read back", "by transformers"
 
 
-class Form(str, Enum):
-    """What is written."""
+class ExportFormat(str, Enum):
+    """Choices of --to."""
 
     transformers = "transformers"
     open_clip = "open_clip"
@@ -35,25 +35,24 @@ class Form(str, Enum):
 
 
 def convert(
-    form: Annotated[Form, typer.Option("--to", help="Form to write.")],
+    export_format: Annotated[ExportFormat, typer.Option("--to", help="Format to write.")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="MODEL OUT",
-            help="What to convert (a file, a folder, any name of a model), and the folder (transformers, open_clip) or "
-            "file to write.",
+            help="Model to convert (any model name, a file or a folder), and the folder or file to write.",
         ),
     ] = None,
-    model: options.ModelToo = None,
+    model: options.ModelAliasOption = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", metavar="OUT", help="The same as OUT, given as an option."),
+        typer.Option("--out", "-o", metavar="OUT", help="Same as OUT."),
     ] = None,
     quick_gelu: Annotated[
         bool | None,
         typer.Option(
             "--quick-gelu/--no-quick-gelu",
-            help="The activation of MODEL, where MODEL does not say it.",
+            help="Activation of MODEL, if its files do not specify it.",
             show_default=False,
         ),
     ] = None,
@@ -62,24 +61,24 @@ def convert(
         typer.Option(
             "--heads",
             metavar="N[,N]",
-            help="Attention heads of MODEL, or of its image and its text tower, where MODEL does not say them.",
+            help="Attention heads of both towers, or of the image and text tower, if its files do not specify them.",
         ),
     ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(
-            "--preprocess", metavar="openai", help="Preprocessing of MODEL, where MODEL does not say it."
+            "--preprocess", metavar="openai", help="Preprocessing of MODEL, if its files do not specify it."
         ),
     ] = None,
-    part: options.Part = None,
-    prefix: options.Prefix = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
-    as_json: options.Json = False,
+    part: options.PartOption = None,
+    prefix: options.PrefixOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Convert a model to another form, and compare the two.
+    """Convert a model to another format, and compare the two.
 
-    Weights keep their precision and every bit. Both models are run, and the largest difference of their outputs is
-    printed. A model that the form cannot hold is refused.
+    Weights are copied bit for bit. Both models are run, and the largest difference of their outputs is printed. A
+    model that the format cannot represent is an error.
 
     \b
     Examples:
@@ -87,49 +86,53 @@ def convert(
       oneclip convert run/model model.pt --to openai
       oneclip convert run/epoch_9 model.safetensors --to safetensors
     """
-    source, target = _from_and_to(list(paths or ()), model, out)
-    options.find_model(source)
+    source, target = _source_and_target(list(paths or ()), model, out)
+    options.check_model(source)
     from oneclip import checkpoint
     from oneclip.checkpoint import compare
 
-    checkpoint.check_target(target, form.value, force=force)
-    with after_two_seconds(f"reading and running {source} …"):
-        said = checkpoint.Said(quick_gelu, _heads(heads), preprocess)
-        loaded, stored = _read(source, said, part, prefix)
-        exportable = checkpoint.Exportable.of(loaded, stored)
-        before = compare.run(loaded)
-        del loaded  # one model at a time in memory
-    with after_two_seconds(f"writing {target} …"):
-        notes = checkpoint.export(exportable, target, form.value, force=force)
-    with after_two_seconds(f"reading and running {target} …"):
+    checkpoint.check_target(target, export_format.value, force=force)
+    with message_if_slow(f"reading and running {source} …"):
+        declared = checkpoint.DeclaredFacts(quick_gelu, _heads(heads), preprocess)
+        loaded, stored = _read(source, declared, part, prefix)
+        exportable = checkpoint.Exportable.from_loaded(loaded, stored)
+        before = compare.run_model(loaded)
+        del loaded  # to have one model at a time in memory
+    with message_if_slow(f"writing {target} …"):
+        notes = checkpoint.export(exportable, target, export_format.value, force=force)
+    with message_if_slow(f"reading and running {target} …"):
         again, stored = _read(target)
-        count = compare.check_tensors(
-            exportable.state_dict, checkpoint.Exportable.of(again, stored).state_dict
+        count = compare.require_equal_tensors(
+            exportable.state_dict, checkpoint.Exportable.from_loaded(again, stored).state_dict
         )
         found = {
-            OURS: compare.differences(compare.run(again, None if before.tokenized else before.ids), before)
+            OURS_KEY: compare.relative_differences(
+                compare.run_model(again, None if before.tokenized else before.ids), before
+            )
         }
         del again, stored
-        if form is Form.transformers and (by_them := _by_transformers(target, before)):
-            found[THEIRS] = by_them
+        if export_format is ExportFormat.transformers and (
+            by_them := _differences_in_transformers(target, before)
+        ):
+            found[TRANSFORMERS_KEY] = by_them
     for note in notes:
-        say(note, kind="note")
+        echo_stderr(note, kind="note")
     if not before.tokenized:
-        say(
-            f"the tokenizer of {source} was not found; the models were compared on token ids instead of texts",
+        echo_stderr(
+            f"the tokenizer of {source} was not found; the models were compared with token ids instead of texts",
             kind="note",
         )
-    _show(target, form, count, found, as_json)
+    _print_result(target, export_format, count, found, as_json)
     worst = max(value for each in found.values() for value in each.values())
-    if found[OURS] != dict.fromkeys(found[OURS], 0.0) or worst > MUCH:
+    if found[OURS_KEY] != dict.fromkeys(found[OURS_KEY], 0.0) or worst > ROUNDING_TOLERANCE:
         raise CheckpointError(f"{target} was written, but its outputs differ from those of {source}")
 
 
-def _from_and_to(paths: list[str], model: str | None, out: str | None) -> tuple[str, Path]:
-    """The model and the target, of which each is given by its place or as an option."""
+def _source_and_target(paths: list[str], model: str | None, out: str | None) -> tuple[str, Path]:
+    """Return the model and the target; each is an argument or an option."""
     if len(paths) != (model is None) + (out is None):
         raise typer.BadParameter(
-            "a model and a target were expected: oneclip convert MODEL OUT --to FORM, or with -m MODEL and -o OUT; "
+            "expected a model and a target: oneclip convert MODEL OUT --to FORMAT, or with -m MODEL and -o OUT; "
             f"found {' '.join(paths) or 'none'}"
         )
     source = paths.pop(0) if model is None else model
@@ -137,24 +140,27 @@ def _from_and_to(paths: list[str], model: str | None, out: str | None) -> tuple[
 
 
 def _heads(text: str | None) -> tuple[int, ...] | int | None:
-    """ "16" or "16,8" to the argument `heads`."""
+    """Parse "16" or "16,8"."""
     if text is None:
         return None
     numbers = text.split(",")
     if not all(number.strip().isdecimal() for number in numbers) or len(numbers) > 2:
-        raise typer.BadParameter(f"--heads {text!r}: a number was expected, or two, as in 16,8")
+        raise typer.BadParameter(f"--heads is {text!r}; expected one number, or two as in 16,8")
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
 def _read(
-    name: str | Path, said: Said | None = None, part: str | None = None, prefix: str | None = None
-) -> tuple[Loaded, dict[str, Tensor]]:
-    """A model in float32 on the CPU, and its tensors as they are stored."""
+    name: str | Path,
+    declared: DeclaredFacts | None = None,
+    part: str | None = None,
+    prefix: str | None = None,
+) -> tuple[LoadedModel, dict[str, Tensor]]:
+    """Load a model in float32 on the CPU, and its tensors in the stored precision."""
     from oneclip import checkpoint, zoo
 
     try:
-        found = checkpoint.describe(
-            zoo.resolve(name), said=said or checkpoint.Said(), part=part, prefix=prefix
+        found = checkpoint.resolve_checkpoint(
+            zoo.resolve(name), declared=declared or checkpoint.DeclaredFacts(), part=part, prefix=prefix
         )
     except AmbiguousModelError as error:
         options = {
@@ -165,27 +171,29 @@ def _read(
         ways = ", ".join(option for argument, option in options.items() if argument in str(error))
         raise AmbiguousModelError(f"{error} (here: {ways})" if ways else str(error)) from error
     for note in found.notes:
-        say(note, kind="note")
-    model = checkpoint.build_blank(found.cfg)
+        echo_stderr(note, kind="note")
+    model = checkpoint.build_uninitialized(found.cfg)
     checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
-    loaded = checkpoint.Loaded(model.float().eval(), found.cfg, found.preprocess_cfg, str(name), found.home)
+    loaded = checkpoint.LoadedModel(
+        model.float().eval(), found.cfg, found.preprocess_cfg, str(name), found.home
+    )
     return loaded, found.checkpoint.state_dict
 
 
-def _by_transformers(folder: Path, before: Outputs) -> dict[str, float] | None:
-    """The same by transformers itself, if it is installed."""
+def _differences_in_transformers(folder: Path, before: ModelOutputs) -> dict[str, float] | None:
+    """Return the differences of the model in transformers, or None if it is not installed or fails."""
     from oneclip.checkpoint import compare
 
     try:
-        return compare.differences(compare.run_transformers(folder, before), before)
-    except Exception as error:  # another's program, of any version
+        return compare.relative_differences(compare.run_transformers(folder, before), before)
+    except Exception as error:  # any version of another library
         if find_spec("transformers"):
-            say(f"transformers itself could not run it: {_reason(error)}", kind="note")
+            echo_stderr(f"transformers could not run the converted model: {_root_cause(error)}", kind="note")
         return None
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong at first: transformers wraps the error of an import in another that only says that it failed."""
+def _root_cause(error: BaseException) -> str:
+    """Return the message of the original error, which transformers wraps in one without details."""
     from oneclip.model.optional_package import remedy
 
     while error.__cause__ is not None:
@@ -193,18 +201,23 @@ def _reason(error: BaseException) -> str:
     return str(error).partition("\n")[0] + remedy(error)
 
 
-def _show(target: Path, form: Form, count: int, found: dict[str, dict[str, float]], as_json: bool) -> None:
+def _print_result(
+    target: Path, export_format: ExportFormat, count: int, found: dict[str, dict[str, float]], as_json: bool
+) -> None:
     from oneclip.cli.table_output import Column, print_table
 
     if as_json:
-        content: dict[str, Any] = {"path": str(target), "form": form.value, "tensors": count}
+        content: dict[str, Any] = {"path": str(target), "format": export_format.value, "tensors": count}
         print(json.dumps(content | {"differences": found}, indent=2))
         return
-    print(f"{target}: {count} tensors, each bit as before")
+    print(f"{target}: {count} tensors, all bits equal")
     names = next(iter(found.values()))
-    columns = [Column("relative difference"), *(Column(name, right=True) for name in found)]
-    print_table(columns, [[name, *(_number(each[name]) for each in found.values())] for name in names])
+    headings = ["file read back" if key == OURS_KEY else key for key in found]
+    columns = [Column("largest relative difference"), *(Column(heading, right=True) for heading in headings)]
+    print_table(
+        columns, [[name, *(_format_difference(each[name]) for each in found.values())] for name in names]
+    )
 
 
-def _number(value: float) -> str:
-    return "none" if value == 0 else f"{value:.1e}"
+def _format_difference(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"

@@ -1,4 +1,4 @@
-"""`oneclip doctor`: what this machine offers, and what in it would get in the way."""
+"""`oneclip doctor`: show what this machine has, and find problems of the installation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import typer
 
@@ -21,17 +19,18 @@ from oneclip import hardware
 from oneclip._version import __version__
 from oneclip.cli import options
 from oneclip.cli.exits import ExitCode
+from oneclip.installation import install_source
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "tokenizers", "ftfy", "typer", "rich")
 EXTRAS = ("pyarrow", "timm", "transformers", "torchvision")
 OUR_NAMES = ("oneclip", "clip", "open_clip")
 
 
-def doctor(as_json: options.Json = False) -> None:
-    """Check the installation and show what the machine has.
+def doctor(as_json: options.JsonOption = False) -> None:
+    """Check the installation and show what this machine has.
 
-    Versions, devices, threads, import names and caches. Exits with 1 if there is a problem: a library is missing,
-    another package owns the import name clip or open_clip, or the model of the wheel is not there.
+    Shows versions, devices, threads, import names and caches. Exits with 1 if there is a problem: a library is
+    missing, another package provides the import name clip or open_clip, or the bundled model is missing.
 
     \b
     Examples:
@@ -48,14 +47,14 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """All that `doctor` tells; `problems` is empty when nothing is in the way."""
+    """Collect the report; `problems` is a list of sentences."""
     problems: list[str] = []
     return {
         "oneclip": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": _versions(problems),
-        "cpu": hardware.cpu(),
+        "cpu": hardware.cpu_info(),
         "torch": _torch(problems),
         "plans": _plans(),
         "import_names": _import_names(problems),
@@ -74,12 +73,12 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[name] = None
             if name in CORE:
-                problems.append(f"{name} is not installed. {_run(f'install {name}')}")
+                problems.append(f"{name} is not installed. {_pip_commands(f'install {name}')}")
     return versions
 
 
 def _torch(problems: list[str]) -> dict[str, Any] | None:
-    """Threads and devices, as torch sees them."""
+    """Return the threads and devices of torch."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -87,7 +86,7 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
         return None
     return {
         "cuda": torch.version.cuda,
-        "gpus": hardware.gpus(),
+        "gpus": hardware.list_gpus(),
         "mps": torch.backends.mps.is_available(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
@@ -97,16 +96,16 @@ def _torch(problems: list[str]) -> dict[str, Any] | None:
 
 
 def _plans() -> dict[str, str]:
-    """What each precision would be computed with here; empty where torch is missing."""
+    """Describe how each precision is computed on this machine; empty if torch is missing."""
     try:
         from oneclip.engine.precision import descriptions
-    except (ImportError, OSError):  # told by `_torch`
+    except (ImportError, OSError):  # reported by `_torch`
         return {}
     return descriptions()
 
 
 def _import_names(problems: list[str]) -> dict[str, dict[str, Any]]:
-    """Who provides `oneclip`, `clip` and `open_clip`, and from where they are imported."""
+    """Find which distributions provide `oneclip`, `clip` and `open_clip`, and from where they are imported."""
     ours = Path(__file__).resolve().parents[2]
     owners = metadata.packages_distributions()
     names: dict[str, dict[str, Any]] = {}
@@ -119,53 +118,46 @@ def _import_names(problems: list[str]) -> dict[str, dict[str, Any]]:
         for other in others:
             shared.setdefault(other, []).append(name)
         if origin is None:
-            problems.append(f"import {name} finds nothing. {_run(_reinstall())}")
+            problems.append(f"import {name} fails: no such module. {_pip_commands(_reinstall_command())}")
         elif not others and ours not in Path(origin).resolve().parents:
             problems.append(
-                f"import {name} finds {origin}, which is not oneclip's; move that file or folder away"
+                f"import {name} finds {origin}, which is not part of oneclip; move that file or folder"
             )
     problems += [_conflict(other, theirs) for other, theirs in shared.items()]
     return names
 
 
 def _conflict(other: str, names: list[str]) -> str:
-    """Another distribution that owns import names of ours, and what to do about it."""
+    """Describe another distribution that provides our import names, and how to remove it."""
     words = " and ".join(names)
     problem = (
-        f"{other} is installed too and provides {words}: two packages overwrite each other's files. "
-        + _run(f"uninstall -y {other}", _reinstall())
+        f"{other} also provides {words}: the two packages overwrite each other's files. "
+        + _pip_commands(f"uninstall -y {other}", _reinstall_command())
     )
     dependents = _dependents(other)
     if dependents:
         problem += (
-            f"\n{', '.join(dependents)} needs {other} and then imports oneclip's {words} instead. `pip check` will "
+            f"\n{', '.join(dependents)} requires {other}, and will import {words} of oneclip instead. `pip check` will "
             f"report {other} as missing; update {dependents[0]} with --no-deps, or pip installs {other} again"
         )
     return problem
 
 
-def _run(*commands: str) -> str:
-    """Arguments of pip as lines to paste into a shell, for the environment that this program runs in."""
+def _pip_commands(*commands: str) -> str:
+    """Format pip commands for this Python environment, ready to paste into a shell."""
     python = shlex.quote(sys.executable)
     return "Run:" + "".join(f"\n  {python} -m pip {command}" for command in commands)
 
 
-def _reinstall() -> str:
-    """How pip installs this distribution again, from where it was installed (PEP 610)."""
-    try:
-        origin = json.loads(metadata.distribution("oneclip").read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
-        origin = {}
-    url = str(origin.get("url", "oneclip"))
-    if "vcs_info" in origin:
-        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
-    place = shlex.quote(url2pathname(urlsplit(url).path) if url.startswith("file:") else url)
-    editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
-    return f"install --force-reinstall --no-deps {editable}{place}"
+def _reinstall_command() -> str:
+    """Return pip arguments that reinstall this distribution from where it came."""
+    location, is_editable = install_source()
+    editable = "--editable " if is_editable else ""
+    return f"install --force-reinstall --no-deps {editable}{shlex.quote(location)}"
 
 
 def _dependents(name: str) -> list[str]:
-    """Installed distributions that require another, whatever the spelling of its name."""
+    """List installed distributions that require another, in any spelling of its name."""
     wanted = _normalized(name)
     found = {
         str(each.metadata["Name"])
@@ -178,7 +170,7 @@ def _dependents(name: str) -> list[str]:
 
 
 def _normalized(name: str) -> str:
-    """A distribution's name as package indexes compare it (PEP 503)."""
+    """Normalize a distribution's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -187,7 +179,7 @@ def _pocket(problems: list[str]) -> dict[str, Any]:
 
     path = pocket_path()
     if not path.is_file():
-        problems.append(f"the model in the wheel is missing: there is no {path}")
+        problems.append(f"the bundled model is missing: {path} not found")
     return {"path": str(path), "bytes": path.stat().st_size if path.is_file() else None}
 
 
@@ -205,7 +197,7 @@ def _caches() -> list[dict[str, Any]]:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of all files in a folder, links not followed; what cannot be read counts as nothing."""
+    """Return the bytes of all files in a folder, without links and files that cannot be read."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -230,24 +222,23 @@ def _print_report(report: dict[str, Any]) -> None:
     rows = [["oneclip", report["oneclip"]], ["python", f"{report['python']} on {report['platform']}"]]
     rows += [[name, version] for name, version in report["versions"].items() if version is not None]
     rows += [["not installed", ", ".join(missing)]] if missing else []
-    rows += [["cpu", f"{cpu['name']}, {cpu['processors_for_us']} processors; {' '.join(cpu['flags'])}"]]
+    rows += [["cpu", f"{cpu['name']}, {cpu['available_processors']} processors; {' '.join(cpu['flags'])}"]]
     if torch is not None:
         gpus = [f"{gpu['name']}, {gpu['bytes'] / 2**30:.0f} GiB" for gpu in torch["gpus"]]
-        rows += [["gpu", "; ".join(gpus) or ("Apple (mps)" if torch["mps"] else "none that torch can use")]]
+        rows += [["gpu", "; ".join(gpus) or ("Apple (mps)" if torch["mps"] else "none usable by torch")]]
         omp = f", OMP_NUM_THREADS={torch['OMP_NUM_THREADS']}" if torch["OMP_NUM_THREADS"] else ""
         rows += [["threads", f"{torch['threads']} in torch, {torch['cpu_capability']}{omp}"]]
     rows += [[f"precision {name}", words] for name, words in report["plans"].items()]
     rows += [[f"import {name}", str(found["path"])] for name, found in report["import_names"].items()]
     pocket = report["pocket"]
     rows += [["pocket", f"{pocket['path']}, {_megabytes(pocket['bytes'])}" if pocket["bytes"] else "missing"]]
-    rows += [["cache", f"{cache['path']}, {_megabytes(cache['bytes'])}"] for cache in report["caches"]]
     rows += [
-        [
-            "network",
-            "switched off by ONECLIP_OFFLINE or HF_HUB_OFFLINE" if report["offline"] else "may be used",
-        ]
+        [f"cache ({name})", f"{cache['path']}, {_megabytes(cache['bytes'])}"]
+        for name, cache in zip(("oneclip", "Hugging Face"), report["caches"], strict=False)
     ]
-    print_table([Column("what", "cyan"), Column("found")], rows)
+    network = "switched off by ONECLIP_OFFLINE or HF_HUB_OFFLINE" if report["offline"] else "allowed"
+    rows += [["network", network]]
+    print_table([Column("item", "cyan"), Column("found")], rows)
     for problem in report["problems"]:
         print(f"\nPROBLEM  {problem}")
     if not report["problems"]:

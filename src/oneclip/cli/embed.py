@@ -1,10 +1,10 @@
-"""`oneclip embed`: pictures or captions to vectors on disk."""
+"""`oneclip embed`: write embeddings of images or texts to disk."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -14,44 +14,44 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import ExitCode, say
-from oneclip.cli.images import tell_not_read, tell_skipped
+from oneclip.cli.exits import ExitCode, echo_stderr
+from oneclip.cli.images import echo_not_read, echo_skipped
 from oneclip.errors import ConfigError, DataError, ImageError
 
 if TYPE_CHECKING:
-    from oneclip.embed.batch_encoder import Decode
-    from oneclip.embed.items import Source
-    from oneclip.embed.rows import Facts
-    from oneclip.embed.run import Outcome
-    from oneclip.embed.store import Store
-    from oneclip.embed.throughput import Report
+    from oneclip.embed.items import ItemSource
+    from oneclip.embed.ray_cluster import RayEmbedJob
+    from oneclip.embed.rows import Decode
+    from oneclip.embed.run import EmbedOutcome
+    from oneclip.embed.store import EmbeddingStore
+    from oneclip.embed.throughput import EmbedProgress
     from oneclip.encoder import Encoder
     from oneclip.image import Truncated
 
 
 class DecodeMode(str, Enum):
-    """How pictures are decoded."""
+    """Choices of --decode."""
 
     exact = "exact"
     fast = "fast"
 
 
-class Stored(str, Enum):
-    """What vectors are written in."""
+class StoredDtype(str, Enum):
+    """Choices of --output-precision."""
 
     fp32 = "fp32"
     fp16 = "fp16"
 
 
-class FolderFormat(str, Enum):
-    """What the parts in a folder are."""
+class PartFormat(str, Enum):
+    """Choices of --parts."""
 
     parquet = "parquet"
     npz = "npz"
 
 
-class Engine(str, Enum):
-    """Where the work is done."""
+class EngineChoice(str, Enum):
+    """Choices of --engine."""
 
     local = "local"
     ray = "ray"
@@ -62,7 +62,7 @@ def embed(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Pictures, folders, patterns, lists (@list.txt, @- is stdin), tables (.csv, .parquet), shards.",
+            help="Images, folders, patterns, lists (@list.txt, @- is stdin), tables (.csv, .parquet), shards.",
         ),
     ],
     output: Annotated[
@@ -71,25 +71,27 @@ def embed(
             "--out",
             "-o",
             metavar="OUT",
-            help="A file that ends in .npz or .parquet, a folder for parts (also s3://…), or a dataset (.lance).",
+            help="File (.npz, .parquet), folder for parts (also s3://…), or dataset (.lance).",
         ),
     ],
-    model: options.Model = "pocket",
+    model: options.ModelOption = "pocket",
     texts: Annotated[
-        bool, typer.Option("--texts", help="Captions instead of pictures: lines, a column, .txt of shards.")
+        bool,
+        typer.Option(
+            "--texts",
+            help="Embed texts instead of images: lines of a .txt file, a table column, or the .txt members of shards.",
+        ),
     ] = False,
     column: Annotated[
         str | None,
-        typer.Option(
-            "--column", metavar="NAME", help="Column of tables with paths, URLs, bytes, or captions."
-        ),
+        typer.Option("--column", metavar="NAME", help="Table column with paths, URLs, bytes, or texts."),
     ] = None,
     id_column: Annotated[
         str | None,
         typer.Option(
             "--id-column",
             metavar="NAME",
-            help="Column of tables that rows are called by, instead of the path.",
+            help="Table column with the names of rows, instead of the path.",
         ),
     ] = None,
     exclude: Annotated[
@@ -97,7 +99,7 @@ def embed(
         typer.Option(
             "--exclude",
             metavar="GLOB",
-            help="Leave out files and folders of this name, or path where it has a slash; several times.",
+            help="Exclude files and folders with this name, or with this path if it has a slash; repeatable.",
         ),
     ] = None,
     images: Annotated[
@@ -105,50 +107,51 @@ def embed(
         typer.Option(
             "--images",
             metavar="FOLDER",
-            help="What paths in lists and tables are relative to. [default: their own folder]",
+            help="Folder that paths in lists and tables are relative to. [default: that of the list or table]",
         ),
     ] = None,
     decode: Annotated[
         DecodeMode,
-        typer.Option(
-            "--decode", help="fast shrinks large JPEGs while it reads them: nearly the same vectors."
-        ),
+        typer.Option("--decode", help="fast: shrink large JPEGs while decoding; nearly the same embeddings."),
     ] = DecodeMode.exact,
     truncate: Annotated[
         bool,
-        typer.Option("--truncate", help="Cut captions that are too long; else they count as unreadable."),
+        typer.Option(
+            "--truncate", help="Truncate texts that are too long; otherwise they count as unreadable."
+        ),
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="FOLDER", help="Keep vectors by content, for other outputs as well."),
+        typer.Option(
+            "--cache", metavar="FOLDER", help="Cache embeddings by content, also for other outputs."
+        ),
     ] = None,
     parts: Annotated[
-        FolderFormat, typer.Option("--parts", help="Format of the parts, where OUT is a folder.")
-    ] = FolderFormat.parquet,
+        PartFormat, typer.Option("--parts", help="Format of the parts, if OUT is a folder.")
+    ] = PartFormat.parquet,
     output_precision: Annotated[
-        Stored,
-        typer.Option("--output-precision", help="What the vectors are written in; fp16 is half as large."),
-    ] = Stored.fp32,
+        StoredDtype,
+        typer.Option("--output-precision", help="Type of the stored embeddings; fp16 is half as large."),
+    ] = StoredDtype.fp32,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="Read files also where size and time are those of the last run, and compare content.",
+            help="Read files again even if size and modification time are unchanged, and compare the content.",
         ),
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Start again and replace what OUT holds; otherwise the run resumes."
-        ),
+        typer.Option("--overwrite", help="Start over and replace OUT; otherwise the run resumes."),
     ] = False,
     engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, or workers of a Ray cluster (oneclip[ray]).")
-    ] = Engine.local,
+        EngineChoice,
+        typer.Option("--engine", help="Use this process, or workers of a Ray cluster (oneclip[ray])."),
+    ] = EngineChoice.local,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, metavar="N", help="Of the cluster. [default: as many as there is room for]"
+            "--workers", min=1, metavar="N", help="Number of Ray workers. [default: as many as fit]"
         ),
     ] = None,
     ray_address: Annotated[
@@ -156,22 +159,22 @@ def embed(
         typer.Option(
             "--ray-address",
             metavar="ADDRESS",
-            help="Of a running cluster (auto, HOST:6379). [default: RAY_ADDRESS, or one is started here]",
+            help="Address of a Ray cluster (auto, HOST:6379). [default: RAY_ADDRESS, or start one here]",
         ),
     ] = None,
-    device: options.Device = None,
-    precision: options.PrecisionOption = options.Precision.fp32,
-    batch_size: options.BatchSize = 32,
-    max_pixels: options.MaxPixels = None,
-    truncated: options.TruncatedOption = options.Truncated.refuse,
-    skip: options.Skip = False,
-    as_json: options.Json = False,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = options.PrecisionChoice.fp32,
+    batch_size: options.BatchSizeOption = 32,
+    max_pixels: options.MaxPixelsOption = None,
+    truncated: options.TruncatedOption = options.TruncatedChoice.refuse,
+    skip: options.SkipOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Write the vectors of pictures, or of captions, to disk.
+    """Write the embeddings of images or texts to disk.
 
-    What is done is safe on disk every 20 seconds: after Ctrl-C, a crash or an error the same command goes
-    on from there, and run again later it encodes only what is new or has changed. What cannot be read is
-    listed in OUT.errors.csv with its reason; the others are written nevertheless.
+    Progress is saved every 20 seconds: after Ctrl-C, a crash or an error, the same command resumes. Run again later,
+    it encodes only new and changed items. Items that cannot be read are listed in OUT.errors.csv with the reason; the
+    others are written.
 
     \b
     Examples:
@@ -180,13 +183,11 @@ def embed(
       oneclip embed "shards/{000..010}.tar" -o vectors/ --model ViT-B/32 --decode fast --skip
       oneclip embed icons.csv --column image_url --id-column sku -o vectors.parquet
       find . -name "*.png" | oneclip embed @- -o vectors.npz --exclude "*_thumb*" --json
-      oneclip embed captions.txt --texts -o captions.npz
+      oneclip embed texts.txt --texts -o texts.npz
       oneclip embed s3://bucket/icons -o s3://bucket/vectors --engine ray
     """
-    options.find_model(model)
+    options.check_model(model)
     from oneclip.embed.outputs import check_output
-    from oneclip.embed.sources import find_sources
-    from oneclip.embed.sources.tables import Table
 
     suffix = f".{parts.value}"
     try:
@@ -194,160 +195,153 @@ def embed(
     except ConfigError as error:
         raise typer.BadParameter(f"--out {error}") from error
     _check_engine(engine, workers, ray_address, cache)
-    how: Decode = ("cut" if truncate else "text") if texts else decode.value
-    find = partial(
-        find_sources,
+    from oneclip.embed.sources import find_sources
+
+    found = find_sources(
+        sources,
         texts=texts,
         column=column,
         folder=None if images is None else str(images),
         id_column=id_column,
         exclude=exclude or (),
     )
-    found = _find(find(sources), skip)
-    if id_column is not None and not any(isinstance(source, Table) for source in found):
-        raise typer.BadParameter("--id-column is a column of tables, and no SOURCE is one")
-    from oneclip.embed.store import Store
+    _check_sources(found, skip, id_column)
+    from oneclip.embed.cache import EmbeddingCache
+    from oneclip.embed.rows import EmbeddingMetadata
+    from oneclip.embed.run import embed as embed_local
+    from oneclip.embed.store import EmbeddingStore
 
-    def opened(facts: Facts) -> Store:
-        facts = replace(facts, stored=output_precision.value)
-        return Store(output, facts, overwrite=overwrite, folder_suffix=suffix)
-
-    if engine is Engine.ray:
-        options.tell_pocket(model)
-        load = partial(_load, model, precision.value, max_pixels, truncated.value)
-        store, outcome, width = _on_cluster(
-            load, device, workers, ray_address, opened, found, how, batch_size, verify
-        )
-    else:
-        encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
-        store, outcome = _here(encoder, opened, found, how, batch_size, cache, verify)
-        width = encoder.embed_dim
+    mode: Decode = ("truncate" if truncate else "text") if texts else decode.value
+    with ExitStack() as stack:
+        if engine is EngineChoice.ray:
+            options.note_pocket_scope(model)
+            load = partial(_load_in_worker, model, precision.value, max_pixels, truncated.value)
+            job = _start_ray_job(stack, load, device, workers, ray_address, mode, batch_size, verify)
+            metadata, dim = job.metadata, job.embed_dim
+        else:
+            encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
+            metadata, dim = EmbeddingMetadata.for_encoder(encoder, mode), encoder.embed_dim
+        stored = replace(metadata, stored=output_precision.value)
+        store = EmbeddingStore(output, stored, overwrite=overwrite, folder_suffix=suffix)
+        report = stack.enter_context(_open_store(store))
+        if engine is EngineChoice.ray:
+            outcome = job.embed(found, store, report=report)
+        else:
+            base = None if cache is None else stack.enter_context(EmbeddingCache(cache, metadata))
+            outcome = embed_local(
+                encoder,
+                found,
+                store,
+                decode=mode,
+                batch_size=batch_size,
+                cache=base,
+                verify=verify,
+                report=report,
+            )
     if as_json:
-        print(json.dumps(_answer(outcome, store, width), indent=2))
-    _tell(outcome, store, width, how, skip)
+        print(json.dumps(_json_summary(outcome, store, dim), indent=2))
+    _report_and_exit(outcome, store, dim, skip)
 
 
-def _check_engine(engine: Engine, workers: int | None, ray_address: str | None, cache: Path | None) -> None:
-    """Refuse options that belong to the other engine."""
-    if engine is Engine.ray and cache is not None:
-        raise typer.BadParameter("--cache is a folder of this machine, and belongs to --engine local")
+def _check_engine(
+    engine: EngineChoice, workers: int | None, ray_address: str | None, cache: Path | None
+) -> None:
+    """Check that no option of the other engine is given."""
+    if engine is EngineChoice.ray and cache is not None:
+        raise typer.BadParameter("--cache is a local folder; it works only with --engine local")
     for option, value in (("--workers", workers), ("--ray-address", ray_address)):
-        if engine is Engine.local and value is not None:
-            raise typer.BadParameter(f"{option} belongs to --engine ray")
+        if engine is EngineChoice.local and value is not None:
+            raise typer.BadParameter(f"{option} works only with --engine ray")
 
 
-def _find(found: list[Source], skip: bool) -> list[Source]:
-    """The sources; a path that leads nowhere is an error before the work, unless it may be left out."""
-    from oneclip.embed.sources.files import Files
+def _check_sources(sources: list[ItemSource], skip: bool, id_column: str | None) -> None:
+    """Check before the run that paths exist, unless they may be skipped, and that --id-column has a table."""
+    from oneclip.embed.sources.files import ImageFiles
+    from oneclip.embed.sources.lines import PathLines
+    from oneclip.embed.sources.tables import TableSource
 
-    files = [source for source in found if isinstance(source, Files)]
-    for failure in (failure for source in files for failure in source.failures):
-        if not skip:
-            raise ImageError(f"{failure}; --skip leaves such paths out")
-    if not any(not isinstance(source, Files) or source.paths for source in found):
-        tell_skipped([failure for source in files for failure in source.failures])
-        raise ImageError("no picture is left")
-    return found
-
-
-def _here(
-    encoder: Encoder,
-    opened: Callable[[Facts], Store],
-    sources: list[Source],
-    how: Decode,
-    batch_size: int,
-    cache: Path | None,
-    verify: bool,
-) -> tuple[Store, Outcome]:
-    """Do the work in this process."""
-    from oneclip.embed.cache import Cache
-    from oneclip.embed.rows import Facts
-    from oneclip.embed.run import embed
-
-    facts = Facts.of(encoder, how)
-    with (
-        _going_on(opened(facts)) as (store, report),
-        nullcontext() if cache is None else Cache(cache, facts) as base,
-    ):
-        outcome = embed(
-            encoder,
-            sources,
-            store,
-            decode=how,
-            batch_size=batch_size,
-            cache=base,
-            verify=verify,
-            report=report,
-        )
-    return store, outcome
+    for source in sources:
+        if isinstance(source, PathLines) and source.lacks_most():
+            echo_stderr(
+                f"{source.name} is read as a list of paths, one per line; most of the first ones do not exist",
+                kind="note",
+            )
+    files = [source for source in sources if isinstance(source, ImageFiles)]
+    failures = [failure for source in files for failure in source.failures]
+    if failures and not skip:
+        raise ImageError(f"{failures[0]}; --skip skips such paths")
+    if not any(not isinstance(source, ImageFiles) or source.paths for source in sources):
+        echo_skipped(failures)
+        raise ImageError("no images found")
+    if id_column is not None and not any(isinstance(source, TableSource) for source in sources):
+        raise typer.BadParameter("--id-column needs a table, but no SOURCE is a table")
 
 
-def _on_cluster(
+def _start_ray_job(
+    stack: ExitStack,
     load: Callable[..., Encoder],
     device: str | None,
     workers: int | None,
     address: str | None,
-    opened: Callable[[Facts], Store],
-    sources: list[Source],
-    how: Decode,
+    decode: Decode,
     batch_size: int,
     verify: bool,
-) -> tuple[Store, Outcome, int]:
-    """Do the work on a Ray cluster; the last of the three is D."""
-    from oneclip.cli.progress_bars import after_two_seconds
-    from oneclip.embed.ray_cluster import Cluster
+) -> RayEmbedJob:
+    """Connect to a Ray cluster, which `stack` closes, and load the model there."""
+    from oneclip.cli.progress_bars import message_if_slow
+    from oneclip.embed.ray_cluster import RayCluster
 
-    with ExitStack() as stack:
-        with after_two_seconds("reaching the cluster, and loading the model there …"):
-            cluster = stack.enter_context(Cluster(address, workers=workers, device=device))
-            job = cluster.prepare(load, how, batch_size, verify=verify)
-        say(f"the cluster encodes with up to {cluster.pool}", kind="note")
-        store, report = stack.enter_context(_going_on(opened(job.facts)))
-        outcome = job.embed(sources, store, report=report)
-    return store, outcome, job.embed_dim
+    with message_if_slow("connecting to the cluster and loading the model there …"):
+        cluster = stack.enter_context(RayCluster(address, workers=workers, device=device))
+        job = cluster.prepare(load, decode, batch_size, verify=verify)
+    echo_stderr(f"the cluster encodes with up to {cluster.pool}", kind="note")
+    return job
 
 
-def _load(
+def _load_in_worker(
     name: str, precision: str, max_pixels: int | None, truncated: Truncated, device: str | None
 ) -> Encoder:
-    """What a worker calls."""
+    """Load the encoder in a Ray worker. A module-level function, because it is pickled."""
     import oneclip
 
     return oneclip.load(name, device=device, precision=precision, max_pixels=max_pixels, truncated=truncated)
 
 
 @contextmanager
-def _going_on(store: Store) -> Iterator[tuple[Store, Callable[[Report], None]]]:
-    """A store that is entered, with a report of progress; however it ends, say what is kept."""
-    from oneclip.cli.progress_bars import reports
+def _open_store(store: EmbeddingStore) -> Iterator[Callable[[EmbedProgress], None]]:
+    """Open a store, show progress, and report what is already done, or saved after an error.
+
+    Yields:
+        A function to call with each progress report.
+    """
+    from oneclip.cli.progress_bars import throughput_bar
 
     with store:
-        for place in store.damaged:
-            say(f"{place} could not be read; what was in it is encoded again", kind="note")
+        for part in store.damaged:
+            echo_stderr(f"{part} could not be read; its items are encoded again", kind="note")
         if store.safe:
-            say(f"resuming: {store.safe} embeddings are already done", kind="note")
+            echo_stderr(f"resuming: {store.safe} embeddings already done", kind="note")
         try:
-            with reports(store.facts.kind) as report:
-                yield store, report
+            with throughput_bar(store.metadata.kind) as report:
+                yield report
         except BaseException:
             if store.safe:
-                say(
-                    f"{store.safe} {store.facts.kind} are kept: run the same command to resume",
+                echo_stderr(
+                    f"{store.safe} embeddings are saved; run the same command to resume",
                     kind="note",
                 )
             raise
 
 
-def _answer(outcome: Outcome, store: Store, width: int) -> dict[str, object]:
-    """The end of a run, for programs."""
+def _json_summary(outcome: EmbedOutcome, store: EmbeddingStore, dim: int) -> dict[str, object]:
     return {
         "output": str(store.output),
         "rows": outcome.rows,
-        "dim": width,
-        **store.facts.to_dict(),
+        "dim": dim,
+        **store.metadata.to_dict(),
         "encoded": outcome.encoded,
-        "from_earlier": outcome.kept,
-        "known_by_content": outcome.repeated,
+        "already_done": outcome.kept,
+        "found_by_content": outcome.repeated,
         "failed": outcome.failed,
         "errors": outcome.errors,
         "skipped": [{"path": one.name, "reason": one.reason} for one in outcome.first_failures],
@@ -357,32 +351,35 @@ def _answer(outcome: Outcome, store: Store, width: int) -> dict[str, object]:
     }
 
 
-def _tell(outcome: Outcome, store: Store, width: int, how: Decode, skip: bool) -> None:
-    """The end of a run, for a person; exits with a code that says how it went."""
-    tell_skipped(outcome.first_failures)
-    tell_not_read(outcome.not_read)
+def _report_and_exit(outcome: EmbedOutcome, store: EmbeddingStore, dim: int, skip: bool) -> None:
+    """Print the summary of a run on stderr, and exit with the matching code if something failed."""
+    echo_skipped(outcome.first_failures, skip=skip)
+    echo_not_read(outcome.not_read)
     if outcome.deaths:
-        times = "once" if outcome.deaths == 1 else f"{outcome.deaths} times"
-        say(f"{times} a worker died at its work; what it had in hand was done again", kind="note")
-    kind = store.facts.kind
+        workers = "worker" if outcome.deaths == 1 else "workers"
+        echo_stderr(f"{outcome.deaths} {workers} died; their unfinished work was done again", kind="note")
+    metadata = store.metadata
     for why, count in outcome.dropped.items():
-        say(f"{count} row{'s' * (count > 1)} of earlier runs dropped: {why}", kind="note")
+        echo_stderr(f"{count} row{'s' * (count > 1)} of earlier runs dropped: {why}", kind="note")
     if outcome.unlisted:
         plural = "s" * (outcome.unlisted > 1)
-        say(f"{outcome.unlisted} row{plural} kept of what could not be listed now", kind="note")
+        echo_stderr(
+            f"{outcome.unlisted} row{plural} of earlier runs kept: their source could not be listed",
+            kind="note",
+        )
     if not outcome.rows:
         reasons = f"; {outcome.errors} has the reasons" if outcome.errors else ""
-        raise DataError(f"none of the {kind} could be read{reasons}")
-    made = f"{outcome.encoded} encoded" + "".join(
+        raise DataError(f"none of the {metadata.kind} could be read{reasons}")
+    counts = f"{outcome.encoded} encoded" + "".join(
         f", {count} {what}"
-        for count, what in ((outcome.kept, "from earlier"), (outcome.repeated, "known by content"))
+        for count, what in ((outcome.kept, "already done"), (outcome.repeated, "found by content"))
         if count
     )
-    decoded = f", decode {how}" if kind == "pictures" else ""
-    say(
-        f"{outcome.rows} {kind}, {width} numbers each, by {store.facts.model} "
-        f"({store.facts.precision}{decoded}): {store.output} ({made})"
+    decode = f", decode {metadata.decode}" if metadata.decode in DecodeMode.__members__ else ""
+    echo_stderr(
+        f"{outcome.rows} {metadata.kind}, {dim} values each, by {metadata.model} "
+        f"({metadata.precision}{decode}): {store.output} ({counts})"
     )
     if outcome.failed:
-        say(f"{outcome.failed} could not be read: {outcome.errors} has the reasons")
+        echo_stderr(f"{outcome.failed} could not be read: {outcome.errors} has the reasons")
         raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)

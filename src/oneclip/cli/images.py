@@ -7,74 +7,77 @@ from collections.abc import Sequence
 
 import typer
 
-from oneclip.cli.exits import ExitCode, say
+from oneclip.cli.exits import ExitCode, echo_stderr
 from oneclip.embed.items import Failure
 from oneclip.embed.sources.files import find_in_path
 from oneclip.errors import ImageError
-from oneclip.hub.file_types import NotRead
+from oneclip.hub.file_types import UnsupportedFiles
 
-LONGEST = 500  # characters of a reason that are shown; a name may be a whole file
+MAX_REASON_CHARACTERS = 500  # longer reasons are cut: a name may be the content of a file
 
 
-def find_pictures(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure], NotRead]:
-    """Find the pictures that paths mean, each once: files in the order given, folders sorted; count what is not read.
+def find_images(paths: Sequence[str], *, skip: bool) -> tuple[list[str], list[Failure], UnsupportedFiles]:
+    """Find images, each once: files in the order given, the content of a folder sorted.
 
-    In a folder, and the folders in it, files with a picture's suffix count; what is hidden does not.
-    Symbolic links to folders are not followed below the one that was named.
+    Folders are searched recursively for files with an image suffix. Hidden files and folders are ignored. Symbolic
+    links to folders are followed only if the link itself is given.
 
     Args:
         paths: files and folders.
-        skip: collect what is missing or empty instead of raising.
+        skip: collect paths that are missing or empty instead of raising.
+
+    Returns:
+        paths of images, paths that are missing or empty, and counts of images and videos in formats that are not read.
 
     Raises:
-        ImageError: unless `skip`, at the first path that leads to no picture; with it, if none does.
+        ImageError: at the first path that is missing or empty; with `skip`, only if no image is found.
     """
     found: dict[str, str] = {}
-    unusable: list[Failure] = []
-    not_read = NotRead()
+    failures: list[Failure] = []
+    not_read = UnsupportedFiles()
     for path in paths:
-        pictures, problems, others = find_in_path(path)
+        images, problems, others = find_in_path(path)
         not_read.update(others)
         if problems and not skip:
-            raise ImageError(f"{problems[0].reason}; --skip leaves such paths out")
-        unusable += problems
-        for picture in pictures:
-            found.setdefault(os.path.normpath(picture), picture)
+            raise ImageError(f"{problems[0].reason}; --skip skips such paths")
+        failures += problems
+        for image in images:
+            found.setdefault(os.path.normpath(image), image)
     if not found:
-        for problem in unusable:
-            say(f"skipped {problem.reason}")
-        raise ImageError("no picture is left")
-    return list(found.values()), unusable, not_read
+        for problem in failures:
+            echo_stderr(f"skipped {_line(problem)}")
+        raise ImageError("no images found")
+    return list(found.values()), failures, not_read
 
 
-def finish(
+def report_and_exit(
     done: int,
     total: int,
     what: str,
     skipped: Sequence[Failure],
-    not_read: NotRead,
+    not_read: UnsupportedFiles,
     *,
     interrupted: bool,
     skip: bool,
 ) -> None:
-    """Say on stderr what was left out, and exit with the code that the results deserve.
+    """Report on stderr what was skipped, and exit with the matching code.
 
     Args:
-        done: images that have a result.
-        total: images that were found.
-        what: what was done with those that have one, as in "4 of 8 images are classified".
-        skipped: what could not be read.
-        not_read: what is not read here.
-        interrupted: whether Ctrl-C came before the end.
-        skip: whether leaving images out was allowed.
+        done: number of images with a result.
+        total: number of images that were found.
+        what: the end of the sentence "4 of 8 images are classified".
+        skipped: images that could not be read.
+        not_read: images and videos in formats that are not read.
+        interrupted: if Ctrl-C stopped the command.
+        skip: if skipping images was allowed.
 
     Raises:
         ImageError: if no image has a result.
     """
-    tell_skipped(skipped)
-    tell_not_read(not_read)
+    echo_skipped(skipped, skip=skip)
+    echo_not_read(not_read)
     if interrupted:
-        say(f"interrupted: {done} of {total} images {what}")
+        echo_stderr(f"interrupted: {done} of {total} images {what}")
         raise typer.Exit(ExitCode.INTERRUPTED)
     if not done:
         raise ImageError("no image could be read")
@@ -82,16 +85,35 @@ def finish(
         raise typer.Exit(ExitCode.SKIPPED if skip else ExitCode.ERROR)
 
 
-def tell_skipped(skipped: Sequence[Failure], limit: int = 20) -> None:
-    """Name on stderr what was left out, and count what is too much to name."""
+def echo_skipped(skipped: Sequence[Failure], limit: int = 20, *, skip: bool = True) -> None:
+    """List unusable inputs on stderr: the first `limit` by name, the others as a count.
+
+    Args:
+        skipped: the inputs.
+        limit: how many are listed.
+        skip: if skipping them was allowed; otherwise the line says that they cannot be read.
+    """
+    action = "skipped" if skip else "cannot read"
     for failure in skipped[:limit]:
-        told = str(failure)
-        say(f"skipped {told if len(told) <= LONGEST else f'{told[:LONGEST]}…'}")
+        message = _line(failure)
+        if len(message) > MAX_REASON_CHARACTERS:
+            message = f"{message[:MAX_REASON_CHARACTERS]}…"
+        echo_stderr(f"{action} {message}")
     if len(skipped) > limit:
-        say(f"skipped {len(skipped) - limit} more")
+        echo_stderr(f"{action} {len(skipped) - limit} more")
 
 
-def tell_not_read(not_read: NotRead) -> None:
-    """Say on stderr, in one line, what was found and not read for want of a package or of a way to read it."""
+def _line(failure: Failure) -> str:
+    """Return "a.png: empty (0 bytes)" for the reason "a.png is empty (0 bytes)"."""
+    reason = str(failure)
+    for start in (f"the image in {failure.name} ", f"{failure.name} "):
+        if reason.startswith(start):
+            rest = reason.removeprefix(start).removeprefix("is ").removeprefix("cannot be read: ")
+            return f"{failure.name}: {rest}"
+    return reason
+
+
+def echo_not_read(not_read: UnsupportedFiles) -> None:
+    """Count on stderr, in one line, images and videos in formats that are not read."""
     if not_read:
-        say(not_read.sentence, kind="note")
+        echo_stderr(not_read.sentence, kind="note")

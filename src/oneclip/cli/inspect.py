@@ -1,4 +1,4 @@
-"""`oneclip inspect`: show what a checkpoint is, without building or running it."""
+"""`oneclip inspect`: show what a checkpoint contains, without building or running it."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from oneclip.errors import AmbiguousModelError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from oneclip import zoo
-    from oneclip.checkpoint import Examined
+    from oneclip.checkpoint import CheckpointEvidence
     from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 
-SHOWN_METADATA = 12  # entries, of so many letters each, in the table for people
-SHOWN_LETTERS = 80
+MAX_METADATA_ROWS = 12  # in the table; --json has all
+MAX_CELL_CHARACTERS = 80
 
 
 @dataclass
-class Report:
-    """What is known of a checkpoint; the fields are those of the JSON output.
+class InspectReport:
+    """Description of a checkpoint, in the fields of the JSON output.
 
     Attributes:
-        name: as it was given.
-        files: of the checkpoint; none for published weights that are not on this machine.
-        bytes: their size.
-        format: what kind of checkpoint it is.
-        part, other_parts: which dict of a training checkpoint counts, and which others there are.
-        tensors, parameters: how many; statistics of batch norms are not parameters.
-        dtypes: how many numbers of each type the files hold.
-        architecture: the one that is named or published, or the first whose shapes fit.
-        fits: published architectures with these shapes.
-        nearest: the architecture with most of these shapes, and the share of tensors whose shapes are equal.
-        activation: "QuickGELU" or "GELU"; None if it is not known.
-        activation_by: what says so.
-        tanh_gelu: which towers compute GELU by its tanh approximation, of "image" and "text".
-        model_cfg: the fields that differ from their defaults; None if it is not known.
-        preprocess_cfg: all of its fields; None if it is not known.
-        tokenizer: which, and how long captions may be.
+        name: as given.
+        files: of the checkpoint; empty for published weights that are not on this machine.
+        bytes: size of the files.
+        format: kind of checkpoint.
+        part, other_parts: the dict of a training checkpoint that is described, and the other dicts of weights in it.
+        tensors, parameters: their number. Statistics of batch norms are not parameters.
+        dtypes: number of values of each type in the files.
+        architecture: the named or published one, or the first whose shapes fit.
+        fits: published architectures with the same shapes.
+        nearest: the architecture with the most tensors of the same shape, and their share.
+        activation: "QuickGELU" or "GELU"; None if unknown.
+        activation_by: the source of this information.
+        tanh_gelu: which towers, "image" and "text", use the tanh approximation of GELU.
+        model_cfg: the fields that differ from the defaults; None if unknown.
+        preprocess_cfg: all fields; None if unknown.
+        tokenizer: its name and the context length.
         metadata: other metadata of the file.
-        notes: assumptions about it, a sentence each.
-        loads: whether `oneclip.load` loads it by this name.
-        problem: its error otherwise.
+        notes: assumptions about the file, one sentence each.
+        loads: if `oneclip.load` can load it by this name.
+        problem: the error otherwise.
     """
 
     name: str
@@ -74,44 +74,46 @@ class Report:
 def inspect(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A file, a folder, or any other name that can be loaded."),
+        typer.Argument(metavar="MODEL", help="File, folder, or any other name that can be loaded."),
     ] = None,
-    model_option: options.ModelToo = None,
-    part: options.Part = None,
-    prefix: options.Prefix = None,
-    as_json: options.Json = False,
+    model_option: options.ModelAliasOption = None,
+    part: options.PartOption = None,
+    prefix: options.PrefixOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
-    """Show what a checkpoint is, without building or running it.
+    """Show what a checkpoint contains, without building or running it.
 
-    Format, architecture, activation, preprocessing, tokenizer. Nothing in a file is run, and no weights are read.
-    Published weights that are not on this machine are not downloaded: the report says what is known of them.
+    Shows format, architecture, activation, preprocessing and tokenizer. No code in a file is run, and no weights are
+    read. Published weights that are not on this machine are described, not downloaded.
 
     \b
     Examples:
       oneclip inspect pocket
       oneclip inspect run/epoch_9.pt --json
     """
-    report = _report(options.one_model(model, model_option, "oneclip inspect MODEL"), part, prefix)
+    report = _make_report(
+        options.require_one_model(model, model_option, "oneclip inspect MODEL"), part, prefix
+    )
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
-        _print(report)
+        _print_report(report)
 
 
-def _report(name: str, part: str | None, prefix: str | None) -> Report:
+def _make_report(name: str, part: str | None, prefix: str | None) -> InspectReport:
     from oneclip import hub, zoo
 
     source = zoo.resolve(name)
-    from oneclip import checkpoint  # which imports torch, for seconds
+    from oneclip import checkpoint  # imports torch, which takes seconds
 
-    if source.kind == "pretrained" and source.pretrained and not hub.weights_here(source.pretrained):
-        return _of_absent(name, source)
-    found = checkpoint.examine(source, part=part, prefix=prefix, values=False)
-    return _of_examined(name, found)
+    if source.kind == "pretrained" and source.pretrained and not hub.cached_weights(source.pretrained):
+        return _describe_undownloaded(name, source)
+    found = checkpoint.gather_evidence(source, part=part, prefix=prefix, values=False)
+    return _describe_examined(name, found)
 
 
-def _of_absent(name: str, source: zoo.Source) -> Report:
-    """Published weights that are not here."""
+def _describe_undownloaded(name: str, source: zoo.ModelSource) -> InspectReport:
+    """Describe published weights that are not on this machine."""
     from oneclip import zoo
 
     arch, weights = source.architecture, source.pretrained
@@ -120,36 +122,39 @@ def _of_absent(name: str, source: zoo.Source) -> Report:
     cfg = zoo.architecture(arch)
     if weights.quick_gelu is not None:
         cfg.quick_gelu = weights.quick_gelu
-    report = Report(name, architecture=arch, activation=_activation(cfg.quick_gelu))
-    report.activation_by = f"the published facts of {arch}:{weights.tag}"
-    report.problem = f"its file is not on this machine; `oneclip pull {name}` downloads it"
+    report = InspectReport(name, architecture=arch, activation=_activation(cfg.quick_gelu))
+    report.activation_by = f"the published settings of {arch}:{weights.tag}"
+    report.problem = f"not on this machine; `oneclip pull {name}` downloads it"
     return _with_configs(report, cfg, weights.preprocess_cfg(cfg.vision_cfg.image_size))
 
 
-def _of_examined(name: str, found: Examined) -> Report:
+def _describe_examined(name: str, found: CheckpointEvidence) -> InspectReport:
     from oneclip import checkpoint
     from oneclip.checkpoint.resolve import match_architecture
 
-    held = found.checkpoint
-    report = Report(name, files=[str(path) for path in held.files], format=found.format)
-    report.bytes = sum(path.stat().st_size for path in held.files)
-    report.part, report.other_parts = held.part, list(held.other_parts)
-    report.tensors, report.parameters = len(held.state_dict), match_architecture.parameters(held.state_dict)
-    report.dtypes = held.stored_dtypes
+    stored = found.checkpoint
+    report = InspectReport(name, files=[str(path) for path in stored.files], format=found.format)
+    report.bytes = sum(path.stat().st_size for path in stored.files)
+    report.part, report.other_parts = stored.part, list(stored.other_parts)
+    report.tensors, report.parameters = (
+        len(stored.state_dict),
+        match_architecture.count_parameters(stored.state_dict),
+    )
+    report.dtypes = stored.stored_dtypes
     report.fits, report.nearest = (
-        match_architecture.fitting(held.state_dict),
-        match_architecture.nearest(held.state_dict),
+        match_architecture.exact_matches(stored.state_dict),
+        match_architecture.nearest_match(stored.state_dict),
     )
     report.architecture = found.architecture or next(iter(report.fits), None)
-    report.metadata = {key: held.metadata[key] for key in held.metadata if not key.endswith("_cfg")}
-    if found.claims:
-        report.activation = _activation(found.claims[0].quick_gelu)
-        report.activation_by = found.claims[0].by
+    report.metadata = {key: stored.metadata[key] for key in stored.metadata if not key.endswith("_cfg")}
+    if found.activation:
+        report.activation = _activation(found.activation[0].quick_gelu)
+        report.activation_by = found.activation[0].source
     cfg, pixels = found.cfg, found.preprocess_cfg
     try:
-        described = checkpoint.settled(found)
+        described = checkpoint.resolve_evidence(found)
         cfg, pixels = described.cfg, described.preprocess_cfg
-        report.activation, report.activation_by = _activation(cfg.quick_gelu), described.activation
+        report.activation, report.activation_by = _activation(cfg.quick_gelu), described.activation_source
         report.notes = list(described.notes)
         same = [arch for arch in report.fits if _is_activation_of(arch, cfg.quick_gelu)]
         report.architecture = found.architecture or next(iter(same), report.architecture)
@@ -158,10 +163,12 @@ def _of_examined(name: str, found: Examined) -> Report:
     return _with_configs(report, cfg, pixels)
 
 
-def _with_configs(report: Report, cfg: ModelCfg | None, pixels: PreprocessCfg | None) -> Report:
+def _with_configs(report: InspectReport, cfg: ModelCfg | None, pixels: PreprocessCfg | None) -> InspectReport:
+    from oneclip.model.build import tanh_gelu_towers
+
     if cfg is not None:
         report.model_cfg, report.tokenizer = cfg.to_dict(), _tokenizer(cfg.text_cfg)
-        report.tanh_gelu = _with_tanh(cfg)
+        report.tanh_gelu = tanh_gelu_towers(cfg)
     if pixels is not None:
         report.preprocess_cfg = asdict(pixels)
     return report
@@ -171,19 +178,6 @@ def _activation(quick_gelu: bool) -> str:
     return "QuickGELU" if quick_gelu else "GELU"
 
 
-def _with_tanh(cfg: ModelCfg) -> list[str]:
-    """The towers whose GELU is the tanh approximation; what is inside other libraries' towers is not told."""
-    from oneclip.model.siglip_names import TrunkCfg, is_siglip
-
-    vision, text, tanh = cfg.vision_cfg, cfg.text_cfg, {"approximate": "tanh"}
-    trunk = TrunkCfg.of_cfg(vision) if is_siglip(vision) else None
-    kinds = {
-        "image": trunk.gelu == "tanh" if trunk else vision.act_kwargs == tanh and not vision.timm_model_name,
-        "text": text.act_kwargs == tanh and not text.hf_model_name,
-    }
-    return [tower for tower, is_tanh in kinds.items() if is_tanh and (trunk or not cfg.quick_gelu)]
-
-
 def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
     from oneclip import zoo
 
@@ -191,14 +185,14 @@ def _is_activation_of(arch: str, quick_gelu: bool) -> bool:
 
 
 def _tokenizer(cfg: CLIPTextCfg) -> str:
-    from oneclip.text.factory import BESIDE
+    from oneclip.text.factory import TOKENIZER_IN_MODEL_FOLDER
 
     kind = cfg.hf_tokenizer_name or "CLIP's own"
-    kind = "the one in its own folder" if kind == BESIDE else kind
+    kind = "in the folder of the model" if kind == TOKENIZER_IN_MODEL_FOLDER else kind
     return f"{kind}, {cfg.context_length} tokens"
 
 
-def _print(report: Report) -> None:
+def _print_report(report: InspectReport) -> None:
     from oneclip.cli.table_output import Column, print_table
 
     rows = [("name", report.name), ("format", _format(report))]
@@ -212,39 +206,41 @@ def _print(report: Report) -> None:
     rows.append(("activation", _activation_row(report)))
     rows.append(("preprocessing", _pixels(report.preprocess_cfg)))
     rows.append(("tokenizer", report.tokenizer or "unknown"))
-    for key, value in list(report.metadata.items())[:SHOWN_METADATA]:
-        rows.append((f"metadata {key}"[:SHOWN_LETTERS], _short(value)))
-    if len(report.metadata) > SHOWN_METADATA:
-        rows.append(("metadata", f"{len(report.metadata) - SHOWN_METADATA} more; --json has them"))
+    for key, value in list(report.metadata.items())[:MAX_METADATA_ROWS]:
+        rows.append((f"metadata {key}"[:MAX_CELL_CHARACTERS], _short(value)))
+    if len(report.metadata) > MAX_METADATA_ROWS:
+        rows.append(("metadata", f"{len(report.metadata) - MAX_METADATA_ROWS} more; --json lists them"))
     rows += [("note", note) for note in report.notes]
     rows.append(("loads", "yes" if report.loads and not report.problem else report.problem or "no"))
     print_table([Column("", "cyan"), Column("")], rows)
 
 
-def _activation_row(report: Report) -> str:
+def _activation_row(report: InspectReport) -> str:
     if not report.activation:
         return "unknown"
     tanh = f", its tanh approximation for {' and '.join(report.tanh_gelu)}" if report.tanh_gelu else ""
     return f"{report.activation}{tanh} (by {report.activation_by})"
 
 
-def _format(report: Report) -> str:
+def _format(report: InspectReport) -> str:
     text = report.format or "published weights"
     if report.part:
         text += f", its {report.part}"
     if report.other_parts:
-        text += f" (it also holds {', '.join(report.other_parts)}; see them with --part)"
+        text += f" (it also contains {', '.join(report.other_parts)}; select one with --part)"
     return text
 
 
-def _architecture(report: Report) -> str:
+def _architecture(report: InspectReport) -> str:
     others = [arch for arch in report.fits if arch != report.architecture]
     if report.architecture:
-        return report.architecture + (f" (or, by its shapes, {', '.join(others[:4])})" if others else "")
+        return report.architecture + (
+            f" (or, with the same shapes, {', '.join(others[:4])})" if others else ""
+        )
     if report.nearest and report.nearest[1] > 0.5:
         return (
-            f"not a published one; the nearest is {report.nearest[0]} "
-            f"({100 * report.nearest[1]:.0f} % of its shapes are equal)"
+            f"not a published one; the closest is {report.nearest[0]} "
+            f"({100 * report.nearest[1]:.0f} % of the shapes are equal)"
         )
     return "not a published one"
 
@@ -264,4 +260,4 @@ def _size(count: int) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= SHOWN_LETTERS else text[: SHOWN_LETTERS - 1] + "…"
+    return text if len(text) <= MAX_CELL_CHARACTERS else text[: MAX_CELL_CHARACTERS - 1] + "…"

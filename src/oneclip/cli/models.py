@@ -1,4 +1,4 @@
-"""`oneclip models`: list the models that can be loaded, with their size, accuracy and needs."""
+"""`oneclip models`: list the models that can be loaded, with size, accuracy and required extras."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneclip.cli import options
-from oneclip.cli.exits import say
+from oneclip.cli.exits import echo_stderr
 from oneclip.errors import UnknownModelError
+from oneclip.installation import install_command
 
 if TYPE_CHECKING:
     from oneclip.config import ModelCfg
-    from oneclip.zoo import Found
+    from oneclip.zoo import ModelInfo
 
-_MODULES = {"timm": "timm", "hf": "transformers"}  # what an extra brings
-BYTES_PER_PARAMETER = 4  # of weights as most are published, in float32
-MANY = 10  # models in a list that need a word on its columns
+_EXTRA_MODULES = {"timm": "timm", "hf": "transformers"}  # the module that an extra installs
+BYTES_PER_PARAMETER = 4  # most weights are published in float32
+LONG_LIST = 10  # a longer list gets an explanation of its columns
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the list; the fields are those of the JSON output.
+class ModelEntry:
+    """Row of the list, in the fields of the JSON output.
 
     Attributes:
-        name: what to give to `--model` and `oneclip.load`.
-        architecture: its shape; None for "pocket", which brings its own.
-        tag: which of the trained weights of that architecture; None if there are none, and for "pocket".
+        name: for `--model` and `oneclip.load`.
+        architecture: None for "pocket", whose file contains its configuration.
+        tag: of the weights; None for an architecture without weights, and for "pocket".
         family: of the architecture.
-        pixels: (height, width) of its images.
+        pixels: (height, width) of the input images.
         parameters: number of parameters.
-        image_parameters: those of its image tower.
-        embed_dim: D, the width of its embeddings.
-        context_length: tokens of a text.
-        tokenizer: "CLIP", or the repository that has it.
-        kind: whose towers it has: "native", "timm", "hf" or "coca".
-        extras: what must be installed beside the core.
-        missing_extras: those that are not installed here.
-        path: where its file lies on this machine, if it does.
-        bytes: the size of that file.
-        imagenet: published accuracy of zero-shot classification of ImageNet, 0 to 1; None if none was published.
+        image_parameters: number of parameters of the image tower.
+        embed_dim: D, the size of an embedding.
+        context_length: maximum number of tokens.
+        tokenizer: "CLIP", or the repository of the tokenizer.
+        kind: source of the towers: "native", "timm", "hf" or "coca".
+        extras: extras that must be installed.
+        missing_extras: extras that are not installed here.
+        path: of the file on this machine, or None.
+        bytes: size of that file, or None.
+        imagenet: published zero-shot accuracy on ImageNet, 0 to 1, or None.
     """
 
     name: str
@@ -67,21 +68,21 @@ class Entry:
     imagenet: float | None
 
 
-def _count(text: str) -> float:
-    """A number of parameters as people write it: 150M, 1.2B, 400000000."""
+def _parse_count(text: str) -> float:
+    """Parse a number of parameters: 150M, 1.2B, 400000000."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmbg]?)", text.strip().lower())
     if not match:
-        raise typer.BadParameter(f"{text!r} is not a number of parameters; write 150M or 1.2B")
+        raise typer.BadParameter(f"{text!r} is not a number of parameters; write it like 150M or 1.2B")
     return float(match[1]) * _UNITS[match[2]]
 
 
 def models(
     search: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Only models with these words in their name.")
+        str | None, typer.Argument(metavar="TEXT", help="Only models with these words in the name.")
     ] = None,
     family: Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help="Only models of a family: CLIP, SigLIP, EVA …"),
+        typer.Option("--family", metavar="NAME", help="Only models of this family: CLIP, SigLIP, EVA …"),
     ] = None,
     tag: Annotated[
         str | None,
@@ -93,7 +94,7 @@ def models(
             "--resolution",
             min=1,
             metavar="PIXELS",
-            help="Only models for images of this height or width.",
+            help="Only models with this input height or width.",
         ),
     ] = None,
     min_params: Annotated[
@@ -101,8 +102,8 @@ def models(
         typer.Option(
             "--min-params",
             metavar="N",
-            parser=_count,
-            help="Only models with at least so many parameters: 300M, 1B.",
+            parser=_parse_count,
+            help="Only models with at least this many parameters: 300M, 1B.",
         ),
     ] = None,
     max_params: Annotated[
@@ -110,19 +111,20 @@ def models(
         typer.Option(
             "--max-params",
             metavar="N",
-            parser=_count,
-            help="Only models with at most so many parameters: 150M.",
+            parser=_parse_count,
+            help="Only models with at most this many parameters: 150M.",
         ),
     ] = None,
     untrained: Annotated[
-        bool, typer.Option("--untrained", help="Also architectures without published weights, for training.")
+        bool,
+        typer.Option("--untrained", help="Also list architectures without published weights, for training."),
     ] = False,
     here: Annotated[bool, typer.Option("--here", help="Only models that are on this machine.")] = False,
-    as_json: options.Json = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """List the models that can be loaded.
 
-    Models that are not on this machine are downloaded when first loaded, or ahead by `oneclip pull`. Files, folders
+    Models that are not on this machine are downloaded on first use, or earlier with `oneclip pull`. Files, folders
     and repositories of the Hugging Face hub (hf-hub:OWNER/NAME) can be loaded, too.
 
     \b
@@ -142,19 +144,19 @@ def models(
         max_params=max_params,
         untrained=untrained,
     )
-    asked = {
+    filters = {
         f"--family {family}": family,
         f"--tag {tag}": tag,
         f"--resolution {resolution}": resolution,
         f"--min-params {min_params or 0:g}": min_params,
         f"--max-params {max_params or 0:g}": max_params,
     }
-    limits = [option for option, value in asked.items() if value is not None]
+    used = [option for option, value in filters.items() if value is not None]
     entries = [_entry(each) for each in found]
-    if not limits and _folded(search or "") in "pocket":
-        entries.insert(0, _pocket(zoo.pocket_path()))
+    if not used and _folded(search or "") in "pocket":
+        entries.insert(0, _pocket_entry(zoo.pocket_path()))
     if not entries:
-        _explain(search, limits)
+        _explain_empty_list(search, used)
     entries = [entry for entry in entries if entry.path or not here]
     if as_json:
         print(json.dumps({"models": [asdict(entry) for entry in entries]}, indent=2))
@@ -171,11 +173,11 @@ def models(
         Column("needs", optional=True),
     ]
     print_table(columns, [_row(entry) for entry in entries])
-    _conclude(entries)
+    _print_summary(entries)
 
 
-def _explain(search: str | None, limits: Sequence[str]) -> None:
-    """Say why nothing fits; an error if there is no such name."""
+def _explain_empty_list(search: str | None, filters: Sequence[str]) -> None:
+    """Print why the list is empty; raise UnknownModelError if no model has the name."""
     from oneclip import zoo
 
     if search and not zoo.search(search, untrained=True):
@@ -183,20 +185,22 @@ def _explain(search: str | None, limits: Sequence[str]) -> None:
             *zoo.OPENAI_NAMES,
             *zoo.families(),
             *zoo.architectures(),
-            *(e.name for e in zoo.everything()),
+            *(e.name for e in zoo.all_models()),
         ]
         raise UnknownModelError(search, names, hint="`oneclip models` lists them.")
     if search and not zoo.search(search):
-        say(f"{search} has no published weights; `oneclip models {search} --untrained` lists it", kind="note")
+        echo_stderr(
+            f"{search} has no published weights; `oneclip models {search} --untrained` lists it", kind="note"
+        )
     else:
-        say(f"no model matches {' and '.join(limits)}", kind="note")
+        echo_stderr(f"no model matches {' and '.join(filters)}", kind="note")
 
 
-def _entry(found: Found) -> Entry:
+def _entry(found: ModelInfo) -> ModelEntry:
     from oneclip import hub
 
-    path = hub.weights_here(found.pretrained) if found.pretrained else None
-    return Entry(
+    path = hub.cached_weights(found.pretrained) if found.pretrained else None
+    return ModelEntry(
         name=found.name,
         architecture=found.architecture,
         tag=found.tag,
@@ -209,28 +213,28 @@ def _entry(found: Found) -> Entry:
         tokenizer=found.tokenizer,
         kind=found.kind,
         extras=list(found.extras),
-        missing_extras=[extra for extra in found.extras if find_spec(_MODULES[extra]) is None],
+        missing_extras=[extra for extra in found.extras if find_spec(_EXTRA_MODULES[extra]) is None],
         path=str(path) if path else None,
         bytes=path.stat().st_size if path else None,
         imagenet=found.imagenet,
     )
 
 
-def _pocket(path: Path) -> Entry:
-    """The model in the wheel, whose file says what it is."""
+def _pocket_entry(path: Path) -> ModelEntry:
+    """Describe the bundled model from the header of its file."""
     from oneclip.config import ModelCfg
 
     cfg: ModelCfg | None = None
     sizes: Sequence[int | None] = (None, None)
     if path.is_file():
         with path.open("rb") as file:
-            # of a safetensors file only the header: the size of a JSON text, and that text
+            # a safetensors file starts with the size of its header, which is JSON
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        said = header.pop("__metadata__")["oneclip"]
-        cfg = ModelCfg.from_dict(json.loads(said)["model_cfg"])
-        sizes = _sizes(header)
+        metadata = json.loads(header.pop("__metadata__")["oneclip"])
+        cfg = ModelCfg.from_dict(metadata["model_cfg"])
+        sizes = _count_parameters(header)
     size = cfg.vision_cfg.image_size if cfg else None
-    return Entry(
+    return ModelEntry(
         name="pocket",
         architecture=None,
         tag=None,
@@ -250,12 +254,12 @@ def _pocket(path: Path) -> Entry:
     )
 
 
-def _sizes(tensors: dict[str, dict[str, list[int]]]) -> tuple[int, int]:
-    """How many numbers a file's tensors stand for, and how many of them are the image tower's."""
+def _count_parameters(tensors: dict[str, dict[str, list[int]]]) -> tuple[int, int]:
+    """Count the parameters in a safetensors header: all, and those of the image tower."""
     from math import prod
 
-    derived = re.compile(r".*\.(running_mean|running_var|num_batches_tracked|scale)")  # no parameters
-    counts = {name: prod(tensor["shape"]) for name, tensor in tensors.items() if not derived.fullmatch(name)}
+    buffers = re.compile(r".*\.(running_mean|running_var|num_batches_tracked|scale)")
+    counts = {name: prod(tensor["shape"]) for name, tensor in tensors.items() if not buffers.fullmatch(name)}
     return sum(counts.values()), sum(count for name, count in counts.items() if name.startswith("visual."))
 
 
@@ -263,7 +267,7 @@ def _folded(name: str) -> str:
     return name.lower().replace("/", "-")
 
 
-def _row(entry: Entry) -> list[str]:
+def _row(entry: ModelEntry) -> list[str]:
     height, width = entry.pixels or (0, 0)
     size = "" if not entry.pixels else str(height) if height == width else f"{height}x{width}"
     count = f"{entry.parameters / 1e6:,.0f} M" if entry.parameters else ""
@@ -277,23 +281,25 @@ def _download_size(parameters: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _conclude(entries: Sequence[Entry]) -> None:
-    """Say what the table does not: how many there are, what its columns mean, and how to get what is missing."""
+def _print_summary(entries: Sequence[ModelEntry]) -> None:
+    """Print the number of models, the meaning of the columns, and how to install missing extras."""
     from oneclip import zoo
 
     listed = [entry for entry in entries if entry.tag or not entry.architecture]
     here = sum(entry.path is not None for entry in listed)
     count = "1 model" if len(listed) == 1 else f"{len(listed)} models"
-    say(f"{count}, {here} of them on this machine; the others are downloaded when first loaded")
-    if len(listed) > MANY:
-        say(
+    echo_stderr(f"{count}, {here} of them on this machine; the others are downloaded on first use")
+    if len(listed) > LONG_LIST:
+        echo_stderr(
             "weights with two names are listed once (ViT-B-32-quickgelu:openai is ViT-B/32). ImageNet: published "
-            "zero-shot accuracy. Download: at most, with 4 bytes a parameter"
+            "zero-shot accuracy. Download: an upper limit, at 4 bytes per parameter"
         )
-        say(
-            f"recommended for photographs: {zoo.FOR_PHOTOGRAPHS} (of those that run fast on a CPU the most accurate); "
-            "for drawings: pocket, which needs no download"
+        echo_stderr(
+            f"recommended for photographs: {zoo.RECOMMENDED_FOR_PHOTOS} (the most accurate that is fast on a CPU); "
+            "for drawings: pocket, which is included"
         )
     missing = sorted({extra for entry in entries for extra in entry.missing_extras})
     if missing:
-        say(f"some of them need packages that are not installed: pip install 'oneclip[{','.join(missing)}]'")
+        echo_stderr(
+            f"some of them need packages that are not installed: {install_command(','.join(missing))}"
+        )

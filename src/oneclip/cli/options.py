@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they find and load a model."""
+"""Options that several commands share, and functions to check and load a model."""
 
 from __future__ import annotations
 
@@ -7,110 +7,97 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneclip.cli.exits import say
+from oneclip.cli.exits import echo_stderr
+from oneclip.config.precision import PrecisionChoice as PrecisionChoice
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
 
-class Precision(str, Enum):
-    """The precision of the arithmetic."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    int8 = "int8"
-    auto = "auto"
-
-
-class Truncated(str, Enum):
-    """What becomes of images whose pixels break off."""
+class TruncatedChoice(str, Enum):
+    """Choices of --truncated."""
 
     refuse = "refuse"
     accept = "accept"
 
 
-Model = Annotated[
+ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", metavar="NAME", help="A name that `oneclip models` lists, a file or a folder."
-    ),
+    typer.Option("--model", "-m", metavar="NAME", help="Name from `oneclip models`, a file or a folder."),
 ]
-Device = Annotated[
+DeviceOption = Annotated[
     str | None,
     typer.Option(
         "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps. [default: a GPU if there is one]"
     ),
 ]
 PrecisionOption = Annotated[
-    Precision,
-    typer.Option("--precision", help="Precision of the arithmetic; auto: bf16 if the processor supports it."),
+    PrecisionChoice,
+    typer.Option(
+        "--precision", help="Precision of the computation; auto: bf16 if the processor supports it."
+    ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Images per batch.")]
-MaxPixels = Annotated[
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Images per batch.")]
+MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
         "--max-pixels", min=1, metavar="N", help="Refuse images with more pixels. [default: 178956970]"
     ),
 ]
 TruncatedOption = Annotated[
-    Truncated,
+    TruncatedChoice,
     typer.Option(
-        "--truncated", help="Images whose pixels break off: refuse them, or accept what there is of them."
+        "--truncated", help="Image files that end early: refuse them, or accept the part that can be read."
     ),
 ]
-Skip = Annotated[
+SkipOption = Annotated[
     bool,
-    typer.Option("--skip", help="Leave out what cannot be read, list it, and exit with 3 instead of 1."),
+    typer.Option("--skip", help="Skip inputs that cannot be read, list them, and exit with 3 instead of 1."),
 ]
-Part = Annotated[
+PartOption = Annotated[
     str | None,
     typer.Option(
         "--part",
         metavar="KEY",
-        help="Which weights of a training checkpoint to take, by their key, such as state_dict_ema.",
+        help="Key of the weights to use in a training checkpoint, such as state_dict_ema.",
     ),
 ]
-Prefix = Annotated[
+PrefixOption = Annotated[
     str | None,
     typer.Option(
         "--prefix",
         metavar="TEXT",
-        help='Prefix of the names of the weights in a file that holds more, such as "net.".',
+        help='Prefix of the weight names, if the file contains other weights too, such as "net.".',
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-ModelToo = Annotated[
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ModelAliasOption = Annotated[
     str | None,
-    typer.Option(
-        "--model", "-m", metavar="NAME", help="The same as MODEL, given as an option.", show_default=False
-    ),
+    typer.Option("--model", "-m", metavar="NAME", help="Same as MODEL.", show_default=False),
 ]
 
 
-def one_model(argument: str | None, option: str | None, usage: str) -> str:
-    """The name of a model that is given by its place, or as `--model`.
+def require_one_model(argument: str | None, option: str | None, usage: str) -> str:
+    """Return the model name from the argument or from `--model`.
 
     Raises:
-        typer.BadParameter: if it is given twice, or not at all.
+        typer.BadParameter: if both or neither are given.
     """
     if argument is not None and option is not None:
-        raise typer.BadParameter(f"two models are given, {argument} and --model {option}: {usage}")
+        raise typer.BadParameter(f"two models given, {argument} and --model {option}: {usage}")
     name = option if argument is None else argument
     if name is None:
-        raise typer.BadParameter(f"no model is given: {usage}")
+        raise typer.BadParameter(f"no model given: {usage}")
     return name
 
 
-def find_model(name: str) -> None:
-    """Fail at once for a model that cannot be loaded, as far as its name shows it: torch takes seconds to import.
+def check_model(name: str) -> None:
+    """Check that a model exists, as far as its name shows, before torch is imported, which takes seconds.
 
-    Nothing is downloaded: that waits until the rest of the command is known to be right.
+    Nothing is downloaded before the rest of the command was checked.
 
     Raises:
-        UnknownModelError, AmbiguousModelError: as of `zoo.resolve`.
+        UnknownModelError, AmbiguousModelError: see `zoo.resolve`.
         OfflineError: if the network is switched off and the model is not on this machine.
     """
     from oneclip import hub, zoo
@@ -128,15 +115,15 @@ def find_model(name: str) -> None:
 def load_encoder(
     name: str,
     device: str | None,
-    precision: Precision,
+    precision: PrecisionChoice,
     max_pixels: int | None,
-    truncated: Truncated = Truncated.refuse,
+    truncated: TruncatedChoice = TruncatedChoice.refuse,
 ) -> Encoder:
-    """Load a model; a line on stderr says so if it takes long."""
-    from oneclip.cli.progress_bars import after_two_seconds
+    """Load a model; print a line on stderr if it takes long."""
+    from oneclip.cli.progress_bars import message_if_slow
 
-    with after_two_seconds(f"loading {name} …"):
-        find_model(name)
+    with message_if_slow(f"loading {name} …"):
+        check_model(name)
         import oneclip
 
         encoder = oneclip.load(
@@ -146,16 +133,16 @@ def load_encoder(
             max_pixels=max_pixels,
             truncated=truncated.value,
         )
-    tell_pocket(name)
+    note_pocket_scope(name)
     return encoder
 
 
-def tell_pocket(name: str) -> None:
-    """Say what "pocket" is for, if that is the model: of photographs it is confident, and wrong."""
-    from oneclip.zoo import FOR_PHOTOGRAPHS, POCKET
+def note_pocket_scope(name: str) -> None:
+    """Print a note if the model is "pocket", which is confident but wrong about photographs."""
+    from oneclip.zoo import POCKET, RECOMMENDED_FOR_PHOTOS
 
     if name == POCKET:
-        say(
-            f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {FOR_PHOTOGRAPHS}",
+        echo_stderr(
+            f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {RECOMMENDED_FOR_PHOTOS}",
             kind="note",
         )

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr, once it has taken two seconds."""
+"""Progress on stderr, for commands that take longer than two seconds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from itertools import pairwise
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from oneclip.cli.exits import say
+from oneclip.cli.exits import echo_stderr
 
 if TYPE_CHECKING:
-    from oneclip.embed.throughput import Report
+    from oneclip.embed.throughput import EmbedProgress
 
-PATIENCE = 2.0  # seconds that pass in silence
-LOG_INTERVAL = 10.0  # seconds between lines where stderr is no terminal
+QUIET_SECONDS = 2.0  # before anything is shown
+LOG_INTERVAL = 10.0  # seconds between lines if stderr is not a terminal
 
 
 @contextmanager
-def after_two_seconds(text: str) -> Iterator[None]:
-    """Say something on stderr if the block takes longer than that."""
-    timer = Timer(PATIENCE, say, [text])
+def message_if_slow(text: str) -> Iterator[None]:
+    """Print a message on stderr if the block takes longer than two seconds."""
+    timer = Timer(QUIET_SECONDS, echo_stderr, [text])
     timer.daemon = True
     timer.start()
     try:
@@ -32,18 +32,18 @@ def after_two_seconds(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar where stderr is a terminal, a line now and then where it is a file.
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show progress: a bar on a terminal, a line every ten seconds elsewhere.
 
     Args:
         what: the items, in the plural.
-        total: how many there are.
+        total: the number of items.
 
     Yields:
-        what to call with the number of items that were just done.
+        A function to call with the number of items that were just done.
     """
     if not sys.stderr.isatty():
-        yield _log(what, total)
+        yield _log_progress(what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -51,7 +51,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     task = progress.add_task(what, total=total)
-    timer = Timer(PATIENCE, progress.start)
+    timer = Timer(QUIET_SECONDS, progress.start)
     timer.daemon = True
     timer.start()
     try:
@@ -63,9 +63,9 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             progress.stop()
 
 
-def _log(what: str, total: int) -> Callable[[int], None]:
+def _log_progress(what: str, total: int) -> Callable[[int], None]:
     start = time.monotonic()
-    done, due = 0, start + PATIENCE
+    done, due = 0, start + QUIET_SECONDS
 
     def advance(count: int) -> None:
         nonlocal done, due
@@ -74,20 +74,20 @@ def _log(what: str, total: int) -> Callable[[int], None]:
         if now >= due and done < total:
             due = now + LOG_INTERVAL
             left = (now - start) * (total - done) / max(done, 1)
-            say(f"{done} of {total} {what}, {done / (now - start):.0f} a second, {left:.0f} s left")
+            echo_stderr(f"{done} of {total} {what}, {done / (now - start):.0f} per second, {left:.0f} s left")
 
     return advance
 
 
 @contextmanager
-def reports(what: str) -> Iterator[Callable[[Report], None]]:
-    """A bar or lines for a run that says by itself how far it is, and what it waits for.
+def throughput_bar(what: str) -> Iterator[Callable[[EmbedProgress], None]]:
+    """Show the progress that a run reports, with its rate and bottleneck.
 
     Args:
         what: the items, in the plural.
 
     Yields:
-        what to call with each report.
+        A function to call with each report.
     """
     if not sys.stderr.isatty():
         yield _log_reports(what)
@@ -99,38 +99,38 @@ def reports(what: str) -> Iterator[Callable[[Report], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task = progress.add_task(what, total=None)
 
-        def show(report: Report) -> None:
+        def show(report: EmbedProgress) -> None:
             progress.update(
-                task, completed=report.done, total=report.total, description=_sentence(report, what)
+                task, completed=report.done, total=report.total, description=_format_report(report, what)
             )
             progress.refresh()
 
         yield show
 
 
-def _log_reports(what: str) -> Callable[[Report], None]:
-    due = time.monotonic() + PATIENCE
+def _log_reports(what: str) -> Callable[[EmbedProgress], None]:
+    due = time.monotonic() + QUIET_SECONDS
 
-    def show(report: Report) -> None:
+    def show(report: EmbedProgress) -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + LOG_INTERVAL
-            say(_sentence(report, what))
+            echo_stderr(_format_report(report, what))
 
     return show
 
 
-def _sentence(report: Report, what: str) -> str:
-    """ "1200 of 5000 pictures, 96 a second, 40 s left, limited by decoding"."""
+def _format_report(report: EmbedProgress, what: str) -> str:
+    """Format as "1200 of 5000 images, 96 per second, 40 s left, limited by decoding"."""
     parts = [f"{report.done} {what}" if report.total is None else f"{report.done} of {report.total} {what}"]
-    parts.append(f"{report.rate:.3g} a second" if report.rate < 100 else f"{report.rate:.0f} a second")
+    parts.append(f"{report.rate:.3g} per second" if report.rate < 100 else f"{report.rate:.0f} per second")
     if report.seconds_left is not None:
-        parts.append(f"{_duration(report.seconds_left)} left")
+        parts.append(f"{_format_duration(report.seconds_left)} left")
     return ", ".join([*parts, f"limited by {report.limited_by}"])
 
 
-def _duration(seconds: float) -> str:
-    """Two units at most: 40 s, 3 min 20 s, 5 h 3 min, 2 d 4 h."""
+def _format_duration(seconds: float) -> str:
+    """Format a duration in at most two units: 40 s, 3 min 20 s, 5 h 3 min, 2 d 4 h."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for (name, size), (next_name, next_size) in pairwise(units):
         if seconds >= size:

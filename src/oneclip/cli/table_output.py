@@ -1,4 +1,4 @@
-"""Tables for people: in colour where the terminal takes it, and never cut where a program reads on."""
+"""Tables on stdout: in colour on a terminal, never cut in a pipe."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from oneclip.cli.exits import printable
+from oneclip.cli.exits import escape_control_characters
 
 BAR_CELLS = 24
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-UNBOUNDED = 10_000  # columns of an output that is no terminal
+UNBOUNDED = 10_000  # width if stdout is not a terminal
 
 
 class Column(NamedTuple):
-    """One column of a table.
+    """Column of a table.
 
     Attributes:
-        title: its heading.
-        style: its colour, in rich's words.
-        right: whether it is aligned to the right.
-        optional: whether it may be left out of a terminal that is too narrow for all columns.
-        whole: whether its texts are never broken into lines.
+        title: heading.
+        style: a colour name of rich.
+        right: align to the right.
+        optional: leave the column out if the terminal is too narrow.
+        whole: never break a cell into lines.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; in a narrow terminal columns that are optional are left out, and texts folded."""
+    """Print a table on stdout. In a narrow terminal, optional columns are left out and cells are folded."""
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +42,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     to_terminal = sys.stdout.isatty()
     width = None if to_terminal or "COLUMNS" in os.environ else UNBOUNDED
     console = Console(width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
-    texts = [[Text(printable(cell).replace("\n", "\\n")) for cell in row] for row in rows]
+    texts = [[Text(escape_control_characters(cell).replace("\n", "\\n")) for cell in row] for row in rows]
     widths = [
         max([cell_len(column.title), *(cell_len(row[i].plain) for row in texts)]) + 2
         for i, column in enumerate(columns)
@@ -71,14 +71,14 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
-def bar_of(share: float, cells: int = BAR_CELLS) -> str:
-    """A share of 1 as a bar of so many cells, in eighths of a cell where the output can show them."""
+def draw_bar(share: float, cells: int = BAR_CELLS) -> str:
+    """Draw a share between 0 and 1 as a bar, in eighths of a cell if stdout can show them."""
     if "utf" not in (sys.stdout.encoding or "").lower():
         return "#" * round(share * cells)
     whole, eighths = divmod(round(share * cells * 8), 8)
     return "█" * whole + EIGHTHS[eighths].strip()
 
 
-def percent(share: float) -> str:
-    """A share of 1 in words; what is more than nothing is not shown as nothing."""
+def format_percent(share: float) -> str:
+    """Format a share between 0 and 1 as a percentage; a small share is not rounded to zero."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

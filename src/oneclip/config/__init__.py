@@ -11,6 +11,7 @@ from oneclip.config.model import (
     ModelCfg,
     MultimodalCfg,
     PreprocessCfg,
+    as_pair,
 )
 from oneclip.config.run import RunCfg
 from oneclip.config.training import TrainCfg
@@ -28,4 +29,5 @@ __all__ = [
     "PreprocessCfg",
     "RunCfg",
     "TrainCfg",
+    "as_pair",
 ]

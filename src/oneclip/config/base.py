@@ -1,4 +1,4 @@
-"""Base of all configurations: read from plain dicts with types checked, written back without defaults."""
+"""Base class of all configurations: conversion from and to plain dicts, with checked types."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from oneclip.errors import ConfigError, nearest
+from oneclip.errors import ConfigError, nearest_names
 
 Cfg = TypeVar("Cfg", bound="BaseCfg")
 
 
 class BaseCfg:
-    """Reading from and writing to plain dicts, with unknown keys named."""
+    """Dataclass that reads plain dicts and writes them."""
 
     @classmethod
     def from_dict(cls: type[Cfg], values: Mapping[str, Any]) -> Cfg:
         """Make a configuration from a mapping, such as one parsed from JSON.
 
         Raises:
-            ConfigError: on a key that is no field, a required field that is missing, or a value of another type than
-                its field has.
+            ConfigError: on an unknown key, a missing required field, or a value of the wrong type.
         """
         known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in known:
-                near = nearest(key, known)
+                near = nearest_names(key, known)
                 hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(known)}"
                 raise ConfigError(f"{cls.__name__} has no field {key!r}{hint}")
         for f in fields(cls):  # type: ignore[arg-type]
             if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
-                raise ConfigError(f"{cls.__name__} needs {f.name!r}, which is missing")
+                raise ConfigError(f"{cls.__name__} needs {f.name!r}")
         plain = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        _check_types(cls, plain)  # before a class compares them with its ranges
+        _check_types(cls, plain)  # before __post_init__ compares values with their ranges
         return cls(**plain)
 
     def check_types(self) -> None:
-        """Look whether each value is of the type of its field: "false" is no bool, and NaN no number.
+        """Check the type of each field: "false" is not a bool, and NaN is not a number.
 
         Raises:
-            ConfigError: for the first that is not.
+            ConfigError: on the first value of the wrong type.
         """
         _check_types(type(self), vars(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as plain values that JSON can hold."""
+        """Return the fields that differ from their defaults, as values that JSON can hold."""
         values = asdict(self)  # type: ignore[call-overload]
         defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != defaults[k]}
@@ -56,9 +55,9 @@ class BaseCfg:
 def _check_types(kind: Any, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         hint = _hints(kind)[name]
-        if not _is_of(value, hint):
+        if not _matches_type(value, hint):
             expected = hint.__name__ if isinstance(hint, type) else hint
-            raise ConfigError(f"{name} is {repr(value)[:60]}; {expected} was expected")
+            raise ConfigError(f"{name} is {repr(value)[:60]}; expected {expected}")
 
 
 @cache
@@ -66,15 +65,15 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, as those of the fields below are written."""
+def _matches_type(value: Any, hint: Any) -> bool:
+    """Check a value against a type annotation as configurations use them."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is UnionType:
-        return any(_is_of(value, each) for each in inner)
+        return any(_matches_type(value, each) for each in inner)
     if kind is tuple and isinstance(value, tuple) and inner[1:] == (...,):
-        return all(_is_of(each, inner[0]) for each in value)
+        return all(_matches_type(each, inner[0]) for each in value)
     if kind is tuple and isinstance(value, tuple):
-        return len(value) == len(inner) and all(map(_is_of, value, inner))
+        return len(value) == len(inner) and all(map(_matches_type, value, inner))
     if kind is float and isinstance(value, int | float):
         return not isinstance(value, bool) and -math.inf < value < math.inf
     if kind is int:

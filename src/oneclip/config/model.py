@@ -1,44 +1,49 @@
-"""Configurations: dataclasses that read and write plain dicts.
+"""Configurations of models and of inference preprocessing.
 
 The field names and defaults of `CLIPVisionCfg` and `CLIPTextCfg` are those that published `open_clip_config.json`
-files use, so that a file written anywhere is read here.
+files use.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from oneclip.config.base import BaseCfg
 
-# of the pictures CLIP was trained on, per channel, in [0, 1]
+# per channel, in [0, 1], of CLIP's training images
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 INIT_LOGIT_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, section 2.5
 
 
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return a size as (height, width); one number means both."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 @dataclass
 class CLIPVisionCfg(BaseCfg):
-    """The visual tower: a VisionTransformer, or a ModifiedResNet when `layers` holds four numbers."""
+    """Image tower: a VisionTransformer, or a ModifiedResNet if `layers` holds four numbers."""
 
     layers: tuple[int, int, int, int] | int = 12
     width: int = 768
     head_width: int = 64
     mlp_ratio: float = 4.0
-    patch_size: int | tuple[int, int] | None = 16  # None, or of no meaning, in a ResNet
+    patch_size: int | tuple[int, int] | None = 16  # None or ignored in a ResNet
     image_size: tuple[int, int] | int = 224  # pixels; (height, width) when not square
 
     ls_init_value: float | None = None  # layer scale
-    patch_dropout: float = 0.0  # share of patches left out in training (Li et al. 2022, FLIP)
+    patch_dropout: float = 0.0  # share of patches dropped in training (Li et al. 2022, FLIP)
     attentional_pool: bool | str = False  # True, "parallel" or "cascade" (the last two as in CoCa)
     attn_pooler_queries: int = 256
     attn_pooler_heads: int = 8
     no_ln_pre: bool = False
     pos_embed_type: str = "learnable"  # or "sin_cos_2d"
     final_ln_after_pool: bool = False
-    pool_type: str = "tok"  # "tok", "avg" or "none"; "map" is SigLIP's tower, told by its numbers
+    pool_type: str = "tok"  # "tok", "avg" or "none"; "map" for SigLIP's tower
     output_tokens: bool = False
     act_kwargs: dict[str, Any] | None = None
     norm_kwargs: dict[str, Any] | None = None
@@ -52,7 +57,7 @@ class CLIPVisionCfg(BaseCfg):
     scale_attn: bool = False
     scale_fc: bool = False
 
-    # a tower of timm's; the fields above but image_size are then not used
+    # a timm tower; of the fields above only image_size is then used
     timm_model_name: str | None = None
     timm_model_pretrained: bool = False
     timm_pool: str = "avg"
@@ -64,7 +69,7 @@ class CLIPVisionCfg(BaseCfg):
 
 @dataclass
 class CLIPTextCfg(BaseCfg):
-    """The text tower: a TextTransformer, or a Hugging Face one when `hf_model_name` is set."""
+    """Text tower: a TextTransformer, or a Hugging Face model if `hf_model_name` is set."""
 
     context_length: int = 77
     vocab_size: int = 49408
@@ -98,7 +103,7 @@ class CLIPTextCfg(BaseCfg):
     scale_attn: bool = False
     scale_fc: bool = False
 
-    # a tower of transformers'
+    # a tower of Hugging Face transformers
     hf_model_name: str | None = None
     hf_model_pretrained: bool = True
     hf_proj_type: str | None = "mlp"
@@ -123,7 +128,7 @@ class MultimodalCfg(BaseCfg):
 
 @dataclass
 class PreprocessCfg(BaseCfg):
-    """How a picture becomes a tensor."""
+    """Inference preprocessing of an image."""
 
     size: int | tuple[int, int] = 224  # pixels; (height, width) when not square
     mode: str = "RGB"
@@ -131,20 +136,21 @@ class PreprocessCfg(BaseCfg):
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: str = "bicubic"  # or "bilinear"
     resize_mode: str = "shortest"  # "shortest" (then centre crop), "longest" (then pad) or "squash"
-    fill_color: int | tuple[int, int, int] = 0  # around what does not fill the square
-    # behind transparency, and images become RGB before they are resized; None drops alpha after that, as published
+    fill_color: int | tuple[int, int, int] = 0  # of the padding
+    # colour behind transparent pixels, blended in before the resize; None resizes first and then drops alpha, as in
+    # the published packages
     background: tuple[int, int, int] | None = field(default=None, kw_only=True)
 
 
 @dataclass
 class ModelCfg(BaseCfg):
-    """One architecture: two towers and the width of the space they share."""
+    """Architecture of a model: two towers and the width of their joint embedding."""
 
     embed_dim: int
     vision_cfg: CLIPVisionCfg
     text_cfg: CLIPTextCfg
     quick_gelu: bool = False
-    custom_text: bool = False  # the text tower is a module of its own, `text.` in the state dict
+    custom_text: bool = False  # the text tower is a submodule, `text.` in the state dict
     init_logit_scale: float = INIT_LOGIT_SCALE
     init_logit_bias: float | None = None
     nonscalar_logit_scale: bool = False
@@ -164,7 +170,7 @@ class ModelCfg(BaseCfg):
         return super().from_dict(nested)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, towers as nested dicts."""
+        """Return the fields that differ from their defaults, with towers as nested dicts."""
         values = super().to_dict()
         for key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
             part = getattr(self, key)

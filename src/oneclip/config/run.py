@@ -1,169 +1,207 @@
-"""What a run is told: `RunCfg`, which with `TrainCfg` is all that `oneclip train` can be told. Needs no torch."""
+"""Settings of a training run: `RunCfg`, which together with `TrainCfg` has all settings of `oneclip train`."""
 
-# ruff: noqa: RUF009 (`in_group` makes fields; none of them is shared)
+# ruff: noqa: RUF009 (`setting` makes a new field each time)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oneclip.config.base import BaseCfg
-from oneclip.config.training import PRECISIONS, TrainCfg
+from oneclip.config.precision import FLOAT_PRECISIONS
+from oneclip.config.training import TrainCfg, setting
 from oneclip.errors import ConfigError
 
 PREFLIGHT = ("on", "off", "only")
 EPOCHS = 10
 
 
-def in_group(
-    group: str, default: Any = MISSING, *, help: str, unit: str = "", short: tuple[str, ...] = ()
-) -> Any:
-    """A field with what an option of the command line wants: its group, unit and shorter names."""
-    metadata = {"help": help, "group": group, "unit": unit, "short": short}
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunCfg(BaseCfg):
-    """One training. `train` has what `Trainer` takes, by the names of `TrainCfg`; the rest is here.
+    """Settings of a training run. `train` has settings of the `Trainer`, by the names of `TrainCfg`.
 
     Raises:
-        ConfigError: on a value out of its range, or an unknown name in `train`.
+        ConfigError: on a value out of range, or an unknown name in `train`.
     """
 
-    data: str | Path | tuple[str, ...] = in_group(
-        "Data",
-        help="Pairs: a table, tars, a dataset, a folder of classes, synthetic:COUNT; several times for several, with "
-        "@WEIGHT if wanted.",
+    data: str | Path | tuple[str, ...] = setting(
+        group="Data",
+        help="Training pairs: a table, tars, a dataset, a folder of classes or synthetic:COUNT. Repeat it for several "
+        "sources, each with an optional @WEIGHT.",
         unit="SOURCE",
     )
-    images: str | Path | None = in_group(
-        "Data", None, help="What paths are relative to. [default: the table's folder]", unit="FOLDER"
-    )
-    image_column: str | None = in_group(
-        "Data", None, help="Column of pictures. [default: filepath]", unit="NAME"
-    )
-    caption_column: str | None = in_group(
-        "Data",
+    images: str | Path | None = setting(
         None,
-        help="Column of captions, or of tars txt, json or json:FIELD. [default: caption, txt]",
+        group="Data",
+        help="Folder that image paths are relative to. [default: the table's folder]",
+        unit="FOLDER",
+    )
+    image_column: str | None = setting(
+        None, group="Data", help="Column with image paths. [default: filepath]", unit="NAME"
+    )
+    caption_column: str | None = setting(
+        None,
+        group="Data",
+        help="Column with captions; in tars txt, json or json:FIELD. [default: caption, txt]",
         unit="NAME",
     )
-    split: str | None = in_group("Data", None, help="Of a dataset. [default: train]", unit="NAME")
-    by_picture: bool = in_group(
-        "Data", False, help="Rows with the same picture are one sample; each epoch draws one of its captions."
+    split: str | None = setting(None, group="Data", help="Split of a dataset. [default: train]", unit="NAME")
+    by_image: bool = setting(
+        False,
+        group="Data",
+        help="Make rows with the same image one sample; each epoch draws one of its captions.",
     )
-    separator: str | None = in_group(
-        "Data", None, help="Between CSV columns; tab for tabs. [default: found out]", unit="CHAR"
+    separator: str | None = setting(
+        None, group="Data", help="Separator of CSV columns, or tab. [default: detected]", unit="CHAR"
     )
-    skip_missing: bool = in_group(
-        "Data", False, help="Leave out what is missing or cut short; otherwise an error.", short=("--skip",)
+    skip_missing: bool = setting(
+        False,
+        group="Data",
+        help="Skip missing and truncated files instead of stopping with an error.",
+        aliases=("--skip",),
     )
-    max_pixels: int | None = in_group(
-        "Data", None, help="Skip larger pictures. [default: 178956970]", unit="N"
+    max_pixels: int | None = setting(
+        None, group="Data", help="Skip images with more pixels. [default: 178956970]", unit="N"
     )
-    max_broken: float = in_group("Data", 0.01, help="Share of samples that may be broken.", unit="X")
-    threads: int = in_group("Data", 4, help="That read pictures.", unit="N")
-    workers: int = in_group("Data", 0, help="Processes that make batches, of so many threads each.", unit="N")
-    eval_data: str | Path | None = in_group(
-        "Data", None, help="Held-out pairs, or a folder of classes, to evaluate on.", unit="TABLE|FOLDER"
+    max_bad_fraction: float = setting(
+        0.01, group="Data", help="Stop if a larger share of the samples cannot be read.", unit="X"
     )
-    eval_images: str | Path | None = in_group(
-        "Data", None, help="For the held-out pairs. [default: images, or the table's folder]", unit="FOLDER"
+    threads: int = setting(4, group="Data", help="Threads that read images.", unit="N")
+    workers: int = setting(
+        0,
+        group="Data",
+        help="Processes that prepare batches, with --threads threads each; 0: none.",
+        unit="N",
     )
-    templates: str = in_group(
-        "Data",
+    eval_data: str | Path | None = setting(
+        None, group="Data", help="Held-out pairs or a folder of classes, for evaluation.", unit="TABLE|FOLDER"
+    )
+    eval_images: str | Path | None = setting(
+        None,
+        group="Data",
+        help="Folder of held-out images. [default: images, or the table's folder]",
+        unit="FOLDER",
+    )
+    templates: str = setting(
         "simple",
-        help="Prompts for classes: 7 or 80 of ImageNet's, a file with one a line, or one, with {} for the name.",
+        group="Data",
+        help="Prompts of classes: 7 (simple) or 80 of ImageNet, a file with one per line, or a text with {} where the "
+        "class name goes.",
         unit="simple|imagenet|FILE|TEXT",
     )
 
-    eval_batch_size: int | None = in_group(
-        "Data",
+    eval_batch_size: int | None = setting(
         None,
-        help="Images, or captions, that an evaluation encodes at once. [default: as the training does]",
+        group="Data",
+        help="Images or texts that an evaluation encodes at once. [default: as in training]",
         unit="N",
     )
-    eval_precision: str | None = in_group(
-        "Data", None, help="Of evaluations: fp32, bf16 or fp16. [default: the training's]", unit="NAME"
-    )
-
-    model: str | Path | None = in_group(
-        "Model",
+    eval_precision: str | None = setting(
         None,
-        help="An architecture, or a JSON file that describes one.",
-        unit="NAME",
-        short=("-m",),
-    )
-    pretrained: str | Path | None = in_group(
-        "Model",
-        None,
-        help="Weights to start from: a tag or file of the architecture, or any model's name.",
+        group="Data",
+        help="Precision of evaluations: fp32, bf16 or fp16. [default: as in training]",
         unit="NAME",
     )
 
-    image_size: int | None = in_group(
-        "Model", None, help="Pixels a side; positions are resized. [default: the model's]", unit="N"
+    model: str | Path | None = setting(
+        None,
+        group="Model",
+        help="Architecture, or a JSON file that describes one.",
+        unit="NAME",
+        aliases=("-m",),
     )
-    context_length: int | None = in_group(
-        "Model", None, help="Tokens a caption; positions are resized. [default: the model's]", unit="N"
+    pretrained: str | Path | None = setting(
+        None,
+        group="Model",
+        help="Weights to start from: a tag or file of the architecture, or the name of any model.",
+        unit="NAME",
     )
 
-    crop_scale: tuple[float, float] = in_group(
-        "Augmentation",
+    image_size: int | None = setting(
+        None,
+        group="Model",
+        help="Pixels of an image side; position embeddings are resized. [default: as in the model]",
+        unit="N",
+    )
+    context_length: int | None = setting(
+        None,
+        group="Model",
+        help="Tokens of a text; position embeddings are resized. [default: as in the model]",
+        unit="N",
+    )
+
+    crop_scale: tuple[float, float] = setting(
         (0.9, 1.0),
-        help="Share of an image's area that a random crop keeps: least and most. [default: 0.9 1.0]",
+        group="Augmentation",
+        help="Smallest and largest share of the image area in a random crop. [default: 0.9 1.0]",
         unit="X X",
     )
-    crop_ratio: tuple[float, float] = in_group(
-        "Augmentation",
+    crop_ratio: tuple[float, float] = setting(
         (3 / 4, 4 / 3),
-        help="Width over height of a crop: least and most. [default: 3/4 4/3]",
+        group="Augmentation",
+        help="Smallest and largest width over height of a crop. [default: 3/4 4/3]",
         unit="X X",
     )
-    color_jitter: tuple[float, float, float, float] | None = in_group(
-        "Augmentation", None, help="Change of brightness, contrast, saturation and hue.", unit="X X X X"
-    )
-    color_jitter_prob: float = in_group(
-        "Augmentation", 0.8, help="How often colours change, if they do.", unit="X"
-    )
-    gray_scale_prob: float = in_group(
-        "Augmentation", 0.0, help="How often an image loses its colours.", unit="X"
-    )
-
-    epochs: int | None = in_group(
-        "Length", None, help=f"Times through the data. [default: {EPOCHS}]", unit="N"
-    )
-    steps: int | None = in_group("Length", None, help="Optimizer steps, instead of epochs.", unit="N")
-    batch_size: int = in_group("Length", 64, help="Pairs a batch, over all processes.", unit="N")
-    warmup: int | None = in_group("Length", None, help="Steps of linear rise. [default: a tenth]", unit="N")
-    evaluate_every: int | None = in_group(
-        "Length",
+    color_jitter: tuple[float, float, float, float] | None = setting(
         None,
+        group="Augmentation",
+        help="Random change of brightness, contrast, saturation and hue.",
+        unit="X X X X",
+    )
+    color_jitter_prob: float = setting(
+        0.8,
+        group="Augmentation",
+        help="Share of images with changed colours, if color_jitter is set.",
+        unit="X",
+    )
+    gray_scale_prob: float = setting(0.0, group="Augmentation", help="Share of images made gray.", unit="X")
+
+    epochs: int | None = setting(
+        None, group="Length", help=f"Passes over the data. [default: {EPOCHS}]", unit="N"
+    )
+    steps: int | None = setting(
+        None, group="Length", help="Number of optimizer steps, instead of epochs.", unit="N"
+    )
+    batch_size: int = setting(64, group="Length", help="Pairs in a batch, over all processes.", unit="N")
+    warmup: int | None = setting(
+        None, group="Length", help="Steps of linear warm-up. [default: a tenth of all]", unit="N"
+    )
+    evaluate_every: int | None = setting(
+        None,
+        group="Length",
         help="Steps between evaluations. [default: an epoch]",
         unit="N",
-        short=("--eval-every",),
+        aliases=("--eval-every",),
     )
 
-    out: str | Path = in_group("The run", help="Where all goes.", unit="FOLDER", short=("-o",))
-    resume: str | Path | None = in_group(
-        "The run",
+    out: str | Path = setting(
+        group="The run", help="Folder for everything that the run writes.", unit="FOLDER", aliases=("-o",)
+    )
+    resume: str | Path | None = setting(
         None,
-        help="Go on from the latest checkpoint in the folder, or from one.",
+        group="The run",
+        help="Resume from the latest checkpoint in the folder (auto), or from the given one.",
         unit="auto|PATH",
     )
-    allow_changes: bool = in_group(
-        "The run", False, help="Go on although settings differ from before that change the losses."
+    allow_changes: bool = setting(
+        False, group="The run", help="Resume even if changed settings change the losses."
     )
-    preflight: str = in_group("The run", "on", help="Checks before the first step.", unit="|".join(PREFLIGHT))
-    device: str | None = in_group(
-        "The run", None, help="cpu, cuda, cuda:1 … [default: a GPU if there is one]", unit="DEVICE"
+    preflight: str = setting(
+        "on",
+        group="The run",
+        help="Check memory, data and disk before the first step; only: check and stop.",
+        unit="|".join(PREFLIGHT),
     )
-    tensorboard: bool = in_group("The run", True, help="Events for TensorBoard, if it is installed.")
-    wandb: str | None = in_group(
-        "The run", None, help="Report to this project of Weights & Biases.", unit="PROJECT"
+    device: str | None = setting(
+        None, group="The run", help="cpu, cuda, cuda:1, … [default: a GPU if available]", unit="DEVICE"
+    )
+    tensorboard: bool = setting(
+        True, group="The run", help="Write events for TensorBoard, if it is installed."
+    )
+    wandb: str | None = setting(
+        None, group="The run", help="Project of Weights & Biases to report to.", unit="PROJECT"
     )
 
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -184,31 +222,33 @@ class RunCfg(BaseCfg):
         for name in ("warmup", "evaluate_every", "workers"):
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "0 or more")
-        self._require("eval_precision", self.eval_precision in (None, *PRECISIONS), " or ".join(PRECISIONS))
-        self._require("max_broken", 0 <= self.max_broken <= 1, "in [0, 1]")
+        self._require(
+            "eval_precision", self.eval_precision in (None, *FLOAT_PRECISIONS), " or ".join(FLOAT_PRECISIONS)
+        )
+        self._require("max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "in [0, 1]")
         self._require("preflight", self.preflight in PREFLIGHT, ", ".join(PREFLIGHT))
         self._require("separator", len(self.delimiter or " ") == 1, "one character, or tab")
         self._require("data", bool(self.sources) and all(self.sources), "at least one source")
         if self.epochs is not None and self.steps is not None:
             raise ConfigError(
-                f"epochs is {self.epochs} and steps is {self.steps}: both say how long the training is. "
-                "Leave one of them out"
+                f"epochs is {self.epochs} and steps is {self.steps}; both set the length of the training. "
+                "Remove one of them"
             )
         TrainCfg.from_dict({"steps": 1, **self.train})
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What `data` names, one or more."""
+        """Return the sources in `data`, one or more."""
         return self.data if isinstance(self.data, tuple) else (str(self.data),)
 
     @property
     def delimiter(self) -> str | None:
-        """`separator`, with its words turned into what they mean."""
+        """Return `separator` as a character; "tab" is a tab."""
         return "\t" if self.separator in ("tab", "\\t") else self.separator
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a run that goes on must share, besides what its data and its training say themselves."""
+        """Return settings that a resumed run must share, besides those of its data and its trainer."""
         names = (
             "image_size",
             "context_length",
@@ -221,31 +261,31 @@ class RunCfg(BaseCfg):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The names of a table's columns that were given, for `oneclip.hub.pairs.read_table`."""
+        """Return the given names of table columns, for `oneclip.hub.pairs.read_pairs`."""
         given = {"image_column": self.image_column, "caption_column": self.caption_column}
         return {name: column for name, column in given.items() if column is not None}
 
     @property
     def folder(self) -> Path:
-        """`out`."""
+        """Return `out` as a path."""
         return Path(self.out)
 
     @property
     def seed(self) -> int:
-        """Of weights, order and augmentation."""
+        """Return the seed of weights, order and augmentation."""
         return int(self.train.get("seed", 0))
 
     def train_cfg(self, samples: int) -> TrainCfg:
-        """The trainer's settings.
+        """Return the settings of the trainer, with its length computed from the data.
 
         Args:
-            samples: of the data, in an epoch.
+            samples: number of samples in an epoch.
         """
-        pairs_per_step = self.batch_size * int(self.train.get("accumulate", 1))
+        pairs_per_step = self.batch_size * int(self.train.get("grad_accum_steps", 1))
         steps_per_epoch = samples / pairs_per_step
         epochs = self.epochs or EPOCHS
         steps = self.steps if self.steps is not None else max(1, round(epochs * steps_per_epoch))
-        counted = {
+        computed = {
             "steps": steps,
             "steps_per_epoch": steps_per_epoch,
             "warmup": self.warmup if self.warmup is not None else steps // 10,
@@ -253,7 +293,7 @@ class RunCfg(BaseCfg):
                 self.evaluate_every if self.evaluate_every is not None else max(1, round(steps_per_epoch))
             ),
         }
-        return TrainCfg.from_dict(counted | dict(self.train))
+        return TrainCfg.from_dict(computed | dict(self.train))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

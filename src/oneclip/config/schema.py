@@ -1,7 +1,7 @@
-"""A dataclass of settings, and those of the trainer, as one flat table that files and command lines share.
+"""Flat list of the settings of a configuration, shared by settings files and command-line options.
 
-A configuration such as `RunCfg` has fields of its own and a mapping `train` of `TrainCfg`'s. To whoever writes a
-file or a command, all of them are settings by name; a name that both have is the configuration's own.
+A configuration such as `RunCfg` has its own fields and a mapping `train` with fields of `TrainCfg`. In a file or a
+command all of them are settings by name. If both have a name, it means the configuration's own field.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 
 from oneclip.config.base import BaseCfg
 from oneclip.config.training import TrainCfg
-from oneclip.errors import ConfigError, nearest
+from oneclip.errors import ConfigError, nearest_names
 
-REST = "train"  # the field that holds what is `TrainCfg`'s
-DERIVED = ("steps_per_epoch",)  # of TrainCfg: what the data says, so nothing to set
-NOTHING = "none"  # how files and command lines write None
-GROUP = "Training"  # of settings that name no other
+TRAIN_FIELD = "train"  # the field that holds the settings of `TrainCfg`
+DERIVED = ("steps_per_epoch",)  # fields of TrainCfg that follow from the data and cannot be set
+NONE_WORD = "none"  # how files and options write None
+DEFAULT_GROUP = "Training"  # of settings without a group
 
 Cfg = TypeVar("Cfg", bound=BaseCfg)
 
 
 class Setting(NamedTuple):
-    """One setting.
+    """One setting, for files and options.
 
     Attributes:
-        name: as files have it; options of the command line have `-` for `_`.
+        name: as in files; options have `-` for `_`.
         kind: bool, int, float or str.
-        default: `dataclasses.MISSING` if it must be given.
-        help: a sentence.
-        group: what it belongs to.
-        unit: what its value is called in help.
-        short: other names of its option.
-        is_optional: whether None is a value.
-        is_list: whether there may be several.
-        together: values that are given together, such as the least and the most.
+        default: `dataclasses.MISSING` if the setting is required.
+        help: one sentence.
+        group: heading in help and files.
+        unit: placeholder of the value in help.
+        aliases: other names of the option.
+        is_optional: if None is allowed.
+        is_list: if it takes any number of values.
+        value_count: how many values the option takes, such as 2 for a range.
     """
 
     name: str
@@ -45,67 +45,68 @@ class Setting(NamedTuple):
     help: str
     group: str
     unit: str
-    short: tuple[str, ...]
+    aliases: tuple[str, ...]
     is_optional: bool
     is_list: bool
-    together: int = 1
+    value_count: int = 1
 
     @property
-    def explained(self) -> str:
-        """The help, with the default where it does not say it itself."""
-        says_nothing = self.default in (MISSING, None) or self.kind is bool
-        return (
-            self.help if says_nothing or "[default" in self.help else f"{self.help} [default: {self.default}]"
-        )
+    def full_help(self) -> str:
+        """Return the help with the default appended, unless the help already gives it."""
+        if self.default in (MISSING, None) or self.kind is bool or "[default" in self.help:
+            return self.help
+        return f"{self.help} [default: {self.default}]"
 
 
 def settings_of(kind: type[BaseCfg]) -> list[Setting]:
-    """All settings of a configuration, the groups in the order in which they first come."""
-    own = [_setting(kind, f) for f in _fields(kind) if f.name != REST]
+    """Return all settings of a configuration, ordered by group."""
+    own = [_setting(kind, f) for f in _fields(kind) if f.name != TRAIN_FIELD]
     names = {*DERIVED, *(setting.name for setting in own)}
-    theirs = [_setting(TrainCfg, f) for f in _fields(TrainCfg) if f.name not in names]
-    groups = list(dict.fromkeys(setting.group for setting in own + theirs))
-    return sorted(own + theirs, key=lambda setting: groups.index(setting.group))
+    trainer = [_setting(TrainCfg, f) for f in _fields(TrainCfg) if f.name not in names]
+    groups = list(dict.fromkeys(setting.group for setting in own + trainer))
+    return sorted(own + trainer, key=lambda setting: groups.index(setting.group))
 
 
 def from_flat(kind: type[Cfg], values: Mapping[str, Any]) -> Cfg:
-    """A configuration from one table of settings; "none" stands for None.
+    """Build a configuration from settings by name; "none" means None.
 
     Raises:
-        ConfigError: on an unknown name, one that is needed and missing, or a value that does not fit.
+        ConfigError: on an unknown name, a missing required setting, or an invalid value.
     """
     known = {setting.name: setting for setting in settings_of(kind)}
     for name in values:
         if name not in known:
-            raise ConfigError(unknown(kind, name))
+            raise ConfigError(unknown_setting_message(kind, name))
     plain = {
-        name: None if known[name].is_optional and value == NOTHING else value
+        name: None if known[name].is_optional and value == NONE_WORD else value
         for name, value in values.items()
     }
     own = {f.name for f in _fields(kind)}
     train = {name: value for name, value in plain.items() if name not in own}
-    return kind.from_dict({name: value for name, value in plain.items() if name in own} | {REST: train})
+    return kind.from_dict(
+        {name: value for name, value in plain.items() if name in own} | {TRAIN_FIELD: train}
+    )
 
 
 def to_flat(cfg: BaseCfg) -> dict[str, Any]:
-    """All settings of a configuration that have a value; `from_flat` makes the same of them."""
-    given = getattr(cfg, REST)
+    """Return all settings of a configuration that have a value; the inverse of `from_flat`."""
+    given = getattr(cfg, TRAIN_FIELD)
     train = TrainCfg.from_dict({"steps": 1, **given})
     own = {f.name for f in _fields(type(cfg))}
     names = [setting.name for setting in settings_of(type(cfg))]
     values = {name: getattr(cfg if name in own else train, name) for name in names}
     return {
-        name: NOTHING if value is None else value
+        name: NONE_WORD if value is None else value
         for name, value in values.items()
         if value is not None or name in given
     }
 
 
-def unknown(kind: type[BaseCfg], name: str) -> str:
-    """What to say of a name that is no setting."""
-    near = nearest(name, [setting.name for setting in settings_of(kind)])
-    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them"
-    return f"there is no setting {name!r}; {hint}"
+def unknown_setting_message(kind: type[BaseCfg], name: str) -> str:
+    """Return the error message for a name that is not a setting."""
+    near = nearest_names(name, [setting.name for setting in settings_of(kind)])
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all settings"
+    return f"unknown setting {name!r}; {hint}"
 
 
 def _fields(kind: Any) -> tuple[Any, ...]:
@@ -116,17 +117,17 @@ def _setting(kind: Any, f: Any) -> Setting:
     hint = get_type_hints(kind)[f.name]
     parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     tuples = [get_args(part) for part in parts if get_origin(part) is tuple]
-    several = next((inner for inner in tuples if ... not in inner), ())  # a fixed number of values
+    several = next((inner for inner in tuples if ... not in inner), ())  # tuples of a fixed length
     plain: type = next(part for part in (*several, *parts) if part in (bool, int, float, str))
     return Setting(
         name=f.name,
         kind=plain,
         default=f.default,
         help=f.metadata["help"],
-        group=f.metadata.get("group", GROUP),
+        group=f.metadata.get("group", DEFAULT_GROUP),
         unit=f.metadata.get("unit") or {int: "N", float: "X", str: "NAME"}.get(plain, ""),
-        short=f.metadata.get("short", ()),
+        aliases=f.metadata.get("aliases", ()),
         is_optional=type(None) in parts,
         is_list=any(... in inner for inner in tuples),
-        together=max(1, len(several)),
+        value_count=max(1, len(several)),
     )

@@ -1,4 +1,4 @@
-"""A TOML file to settings and back: flat, one line a setting."""
+"""Reading and writing of settings as a flat TOML file, one line for each setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oneclip.config.base import BaseCfg
-from oneclip.config.schema import settings_of, to_flat, unknown
+from oneclip.config.schema import settings_of, to_flat, unknown_setting_message
 from oneclip.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -20,39 +20,39 @@ else:
 
 
 def read_settings(path: str | Path, kind: type[BaseCfg]) -> dict[str, Any]:
-    """The settings in a file, by name; for `from_flat`, perhaps with others put over them.
+    """Read the settings in a file, by name, for `from_flat`.
 
     Args:
-        path: of the file.
-        kind: whose settings they are.
+        path: the TOML file.
+        kind: configuration class that the settings belong to.
 
     Raises:
-        ConfigError: if the file is missing or no TOML, has an unknown name, or a table where a value belongs.
+        ConfigError: if the file is missing or not TOML, or has an unknown name or a table.
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except (RecursionError, ValueError) as error:  # of UTF-8 or of TOML
-        raise ConfigError(f"{path} is no TOML: {error}") from error
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (RecursionError, ValueError) as error:  # invalid UTF-8 or TOML
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     known = {setting.name for setting in settings_of(kind)}
     for name, value in values.items():
         if isinstance(value, dict):
-            raise ConfigError(f"{path} has a table [{name}]; settings stand in it one a line, without tables")
+            raise ConfigError(f"{path} has a table [{name}]; write settings one a line, without tables")
         if name not in known:
-            raise ConfigError(f"{path}: {unknown(kind, name)}")
+            raise ConfigError(f"{path}: {unknown_setting_message(kind, name)}")
     return values
 
 
 def write_settings(
     cfg: BaseCfg, *, derived: Mapping[str, Any] | None = None, leave_out: tuple[str, ...] = ()
 ) -> str:
-    """The text of a file of all settings of a configuration.
+    """Write all settings of a configuration as the text of a TOML file.
 
     Args:
-        cfg: the configuration.
-        derived: settings that were not given, and what they came to: they become comments.
-        leave_out: names that the file shall not have.
+        cfg: the configuration to write.
+        derived: computed values of settings that were not given; written as comments.
+        leave_out: names of settings to skip.
     """
     values, derived = to_flat(cfg), derived or {}
     lines = []
@@ -67,12 +67,11 @@ def write_settings(
 
 
 def _literal(value: Any) -> str:
-    """A value as TOML has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_literal, value))}]"
-    # JSON's strings are TOML's, but for DEL, which TOML wants escaped
+    # a JSON string is a TOML string, except that TOML requires DEL to be escaped
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,5 +1,5 @@
-"""Collections of pictures or captions to vectors on disk, in parts, so that nothing is lost to bad luck.
+"""Embed collections of images or texts to disk, in parts, so that an interruption loses little work.
 
-`sources` says what there is, `ahead` reads and decodes it in threads, `run` takes it through a model, and
-`store` keeps what is done. Each item is known by its name and by the SHA-256 of its content.
+`sources` lists the items, `prefetch` reads and decodes them in threads, `run` encodes them, and `store` keeps the
+results. Each item is identified by its name and by the SHA-256 of its content.
 """

@@ -1,7 +1,7 @@
-"""Items that were read to vectors: what is done between a disk and a store, here or in a worker elsewhere.
+"""Decode items and encode batches of them; shared by the local run and the workers of a cluster.
 
-`preparation` turns the bytes of an item into what the model takes, in threads, and `Model` turns a batch of those into
-vectors. Both hold nothing of the rest.
+`item_decoder` turns the bytes of an item into model input, in threads; `BatchEncoder` turns a batch of inputs into
+embeddings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from oneclip.embed.prefetch import Ready
-from oneclip.encoder.pipeline import Feed
+from oneclip.embed.prefetch import DecodedItem
+from oneclip.embed.rows import Decode
 from oneclip.engine import is_out_of_memory
 from oneclip.errors import CheckpointError, ConfigError, TextError
 from oneclip.image import check_header, open_image
@@ -23,99 +23,107 @@ from oneclip.image import check_header, open_image
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
 
-Finish: TypeAlias = "Callable[[], tuple[dict[str, Features | str], set[str]]]"
-Decode = Literal["exact", "fast", "text", "cut"]
-RECENT_BYTES = 64 << 20  # of vectors whose content may come again: what is equal is computed once
-CAPTIONS_AT_ONCE = 2048  # to be sorted by length before they become batches
+FinishBatch: TypeAlias = "Callable[[], tuple[dict[str, Features | str], set[str]]]"
+RECENT_CACHE_BYTES = 64 << 20  # of recent embeddings, so that repeated content is encoded once
+TEXT_BATCH = 2048  # texts that are sorted by length before they become batches
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """What turns the bytes of an item into what the model takes: a tensor (3, H, W), or a caption.
+class ItemDecoder:
+    """Functions that turn the bytes of an item into model input: a tensor (3, H, W), or a text.
 
     Attributes:
-        decode: the bytes of one item to that.
-        look: refuses a file, by its path, of which the first bytes show that it cannot be decoded; None for captions.
+        decode: turns the bytes of one item into model input.
+        check_header: raises for an image file, given by path, whose header shows that it cannot be decoded; None for
+            texts.
     """
 
     decode: Callable[[io.BytesIO], Any]
-    look: Callable[[str], None] | None = None
+    check_header: Callable[[str], None] | None = None
 
 
-def preparation(encoder: Encoder, decode: Decode) -> Preparation:
-    """How the items of an encoder are prepared."""
-    if decode in ("text", "cut"):
-        return Preparation(_caption)
+def item_decoder(encoder: Encoder, decode: Decode) -> ItemDecoder:
+    """Return the decoder of an encoder's items.
+
+    Raises:
+        ConfigError: for an unknown decode mode.
+    """
+    if decode in ("text", "truncate"):
+        return ItemDecoder(_decode_text)
     if decode not in ("exact", "fast"):
-        raise ConfigError(f"decode is {decode!r} and must be 'exact' or 'fast', of captions 'text' or 'cut'")
-    preprocess = Feed(encoder, decode).preprocess
-    least, limit, truncated = getattr(preprocess, "least", None), encoder.max_pixels, encoder.truncated
-    return Preparation(
-        lambda content: preprocess(open_image(content, max_pixels=limit, least=least, truncated=truncated)),
+        raise ConfigError(
+            f"decode is {decode!r}; expected 'exact' or 'fast' for images, 'text' or 'truncate' for texts"
+        )
+    preprocess = encoder.pipeline(decode).preprocess
+    min_size, limit, truncated = getattr(preprocess, "min_size", None), encoder.max_pixels, encoder.truncated
+    return ItemDecoder(
+        lambda content: preprocess(
+            open_image(content, max_pixels=limit, min_size=min_size, truncated=truncated)
+        ),
         partial(check_header, max_pixels=limit),
     )
 
 
-class Model:
-    """A batch of prepared items to vectors, one by one where the batch has something that spoils it.
+class BatchEncoder:
+    """Encode batches; if an item makes a batch fail, encode its items one by one.
 
     Args:
         encoder: the model.
-        decode: as of `embed`.
+        decode: as in `embed`.
 
     Attributes:
-        sees: whether it takes pictures; else captions.
-        ahead: how many batches may be begun before one is asked for, since a GPU computes meanwhile.
+        is_image: whether it encodes images rather than texts.
+        depth: how many batches may be started before the first is finished; more than 0 keeps a GPU busy.
     """
 
     def __init__(self, encoder: Encoder, decode: Decode) -> None:
         self._encoder = encoder
-        self.sees = decode in ("exact", "fast")
-        self._feed = Feed(encoder, decode if self.sees else "exact")
-        self.ahead = self._feed.ahead if self.sees else 0
+        self.is_image = decode in ("exact", "fast")
+        self._pipeline = encoder.pipeline("fast" if decode == "fast" else "exact")
+        self.depth = self._pipeline.depth if self.is_image else 0
         self._recent: OrderedDict[str, Features] = OrderedDict()
-        self._remembered = max(1, RECENT_BYTES // (4 * encoder.embed_dim))
-        self._overflow: Literal["error", "truncate"] = "truncate" if decode == "cut" else "error"
+        self._remembered = max(1, RECENT_CACHE_BYTES // (4 * encoder.embed_dim))
+        self._overflow: Literal["error", "truncate"] = "truncate" if decode == "truncate" else "error"
 
     def encode(self, values: Sequence[Any]) -> list[Features | str]:
-        """Vectors (D,) of unit length; for what has none, the reason.
+        """Encode values; an item that cannot be encoded gives the reason instead of an embedding (D,) of unit length.
 
         Raises:
-            MemoryError: if the memory is too small for a single one.
+            MemoryError: if a single item does not fit into memory.
         """
         return self.begin(values)()
 
     def begin(self, values: Sequence[Any]) -> Callable[[], list[Features | str]]:
-        """`encode`, to be asked for later."""
+        """Start encoding and return a function that returns the result of `encode`."""
         try:
-            begun = self._begin(values) if values else list
+            started = self._begin(values) if values else list
         except (CheckpointError, TextError):
-            return lambda: [self._alone(value) for value in values]
+            return lambda: [self._encode_one(value) for value in values]
 
         def finish() -> list[Features | str]:
             try:
-                with _memory_by_name():
-                    return list(begun())
+                with _as_memory_error():
+                    return list(started())
             except CheckpointError:
-                return [self._alone(value) for value in values]
+                return [self._encode_one(value) for value in values]
 
         return finish
 
-    def begin_entries(self, entries: Sequence[Ready]) -> Finish:
-        """Begin to make the vectors of what was read, of equal contents one.
+    def begin_entries(self, entries: Sequence[DecodedItem]) -> FinishBatch:
+        """Start encoding decoded items, each distinct content once.
 
         Returns:
-            What gives, of each digest, the vector (D,), or the reason why there is none; and the digests that were
-            computed now.
+            A function that returns, by digest, the embedding (D,) or the reason for a failure, and the digests that
+            were computed now.
         """
         found: dict[str, Features | str] = {
             e.digest: self._recent[e.digest] for e in entries if e.digest in self._recent
         }
         new = list({e.digest: e for e in entries if e.digest not in found}.values())
-        begun = self.begin([e.value for e in new])
+        started = self.begin([e.value for e in new])
 
         def finish() -> tuple[dict[str, Features | str], set[str]]:
-            made = dict(zip((e.digest for e in new), begun(), strict=True))
+            made = dict(zip((e.digest for e in new), started(), strict=True))
             self._recent.update((digest, v) for digest, v in made.items() if not isinstance(v, str))
             while len(self._recent) > self._remembered:
                 self._recent.popitem(last=False)
@@ -123,11 +131,11 @@ class Model:
 
         return finish
 
-    def batch(self, batch_size: int) -> int:
-        """How many items make a batch, where so many pictures do."""
-        return batch_size if self.sees else max(batch_size, CAPTIONS_AT_ONCE)
+    def batch_length(self, batch_size: int) -> int:
+        """Return the number of items in a batch: texts are sorted by length, so their batches are larger."""
+        return batch_size if self.is_image else max(batch_size, TEXT_BATCH)
 
-    def _alone(self, value: Any) -> Features | str:
+    def _encode_one(self, value: Any) -> Features | str:
         try:
             (vector,) = self._begin([value])()
         except (CheckpointError, TextError) as error:
@@ -135,29 +143,29 @@ class Model:
         return vector
 
     def _begin(self, values: Sequence[Any]) -> Callable[[], Iterable[Features]]:
-        with _memory_by_name():
-            if self.sees:
-                return self._feed.pictures(values)
+        with _as_memory_error():
+            if self.is_image:
+                return self._pipeline.start_images(values)
             features = self._encoder.encode_texts(list(values), overflow=self._overflow)
             return lambda: features
 
 
 @contextmanager
-def _memory_by_name() -> Iterator[None]:
-    """What says that memory is lacking, after the batch was halved down to one, as a MemoryError."""
+def _as_memory_error() -> Iterator[None]:
+    """Turn the out-of-memory errors of PyTorch, raised after halving a batch down to one item, into MemoryError."""
     try:
         yield
-    except RuntimeError as error:  # PyTorch has several names for it
+    except RuntimeError as error:  # PyTorch raises several types
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise
 
 
-def _caption(content: io.BytesIO) -> str:
+def _decode_text(content: io.BytesIO) -> str:
     try:
         text = content.getvalue().decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        raise TextError(f"no text in UTF-8: {error}") from error
+        raise TextError(f"not text in UTF-8: {error}") from error
     if not text:
-        raise TextError("an empty caption")
+        raise TextError("an empty text")
     return text

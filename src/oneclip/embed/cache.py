@@ -1,7 +1,8 @@
-"""Vectors by the hash of the content they were made of, kept across outputs: `--cache FOLDER`.
+"""Cache of embeddings by content hash, shared by all outputs: `--cache FOLDER`.
 
-One SQLite file for each making (weights, settings, precision, decode mode): a vector is found again whatever the
-picture is called and wherever it lies, and never one of another model. Several processes may use it at once.
+There is one SQLite file for each combination of weights, settings, precision and decode mode. An embedding is found
+whatever the name or place of the image, and never mixed with those of another model. Several processes may use the
+cache at once.
 """
 
 from __future__ import annotations
@@ -14,32 +15,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oneclip.embed.rows import Facts
+from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.errors import OutputError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
 
-BUSY = 30.0  # seconds to wait for another process
+LOCK_TIMEOUT = 30.0  # seconds to wait for another process
 
 
-class Cache:
-    """What is kept of one making. A context; may be asked from many threads.
+class EmbeddingCache:
+    """Cached embeddings of one model and its settings. A context manager; thread-safe.
 
     Args:
-        folder: where caches lie; made if it is not there.
-        facts: what makes the vectors.
+        folder: of the cache; created if necessary.
+        metadata: what makes the embeddings.
 
     Raises:
-        OutputError: if it cannot be written, or is damaged.
+        OutputError: if the cache cannot be written or is damaged.
     """
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
-        self.path = folder / f"{facts.kind}-{facts.precision}-{facts.decode}-{facts.identity}.sqlite"
+    def __init__(self, folder: Path, metadata: EmbeddingMetadata) -> None:
+        self.path = (
+            folder / f"{metadata.kind}-{metadata.precision}-{metadata.decode}-{metadata.identity}.sqlite"
+        )
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self.path, BUSY, check_same_thread=False)
+            self._base = sqlite3.connect(self.path, LOCK_TIMEOUT, check_same_thread=False)
             with self._base:
                 self._base.execute(
                     "CREATE TABLE IF NOT EXISTS vectors (sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
@@ -47,14 +50,14 @@ class Cache:
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> EmbeddingCache:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._base.close()
 
     def find(self, digest: str) -> Features | None:
-        """The vector (D,) of content with this SHA-256."""
+        """Return the embedding (D,) of content with this SHA-256, or None."""
         try:
             with self._lock:
                 found = self._base.execute(
@@ -66,7 +69,7 @@ class Cache:
         return None if row is None else np.frombuffer(row[0], "<f4").astype(np.float32)
 
     def add(self, vectors: Mapping[str, Features]) -> None:
-        """Keep vectors (D,) by their digests."""
+        """Store embeddings (D,) by their digests."""
         rows = [(bytes.fromhex(digest), vector.astype("<f4").tobytes()) for digest, vector in vectors.items()]
         try:
             with self._lock, self._base:
@@ -76,5 +79,5 @@ class Cache:
 
     def _unusable(self, error: Exception) -> OutputError:
         return OutputError(
-            f"the cache {self.path} cannot be used: {error}. Go on without --cache, or delete that file"
+            f"the cache {self.path} cannot be used: {error}. Run without --cache, or delete that file"
         )

@@ -1,4 +1,4 @@
-"""What has no vector to a CSV file with its reasons, a line at a time as they come."""
+"""CSV file of the items that could not be embedded, with reasons."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import csv
 from contextlib import nullcontext, suppress
 from typing import IO
 
-from oneclip.embed.folders import Folder
+from oneclip.embed.folders import OutputFolder
 from oneclip.embed.items import Failure
 from oneclip.errors import OutputError
 
 
 class ErrorTable:
-    """A table with the columns `name` and `reason`, of this run alone. A context.
+    """CSV file with the columns `name` and `reason` for the current run. A context manager.
 
-    There is no such file where nothing failed.
+    The file is written row by row and does not exist if nothing failed.
 
     Args:
-        folder: where it lies.
+        folder: that contains the file.
         name: of the file.
+        remember: how many failures to keep in `first`.
 
     Attributes:
-        place: of the file, for messages.
-        first: some of the failures, for messages.
-        count: of all.
+        location: of the file, for messages.
+        first: the first failures, for messages.
+        count: number of failures.
     """
 
-    def __init__(self, folder: Folder, name: str, *, remember: int = 20) -> None:
-        self._folder, self._name, self.place = folder, name, folder.place(name)
+    def __init__(self, folder: OutputFolder, name: str, *, remember: int = 20) -> None:
+        self._folder, self._name, self.location = folder, name, folder.location(name)
         self.first: list[Failure] = []
         self.count = 0
         self._remember = remember
@@ -43,19 +44,19 @@ class ErrorTable:
                 self._file.close()
 
     def add(self, failure: Failure) -> None:
-        """Write one line.
+        """Append a row.
 
         Raises:
-            OutputError: if that is not possible, as on a full disk.
+            OutputError: if the file cannot be written, for example because the disk is full.
         """
         self.count += 1
         if self.count <= self._remember:
             self.first.append(failure)
         try:
             if self._file is None:
-                self._file = self._folder.lines(self._name)
+                self._file = self._folder.open_text(self._name)
                 csv.writer(self._file).writerow(("name", "reason"))
             csv.writer(self._file).writerow((failure.name, failure.reason))
             self._file.flush()
         except OSError as error:
-            raise OutputError(f"{self.place} could not be written: {error.strerror}") from error
+            raise OutputError(f"{self.location} could not be written: {error.strerror}") from error

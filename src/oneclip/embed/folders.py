@@ -1,7 +1,7 @@
-"""A folder on this machine or behind an address: the few things that parts and tables of errors need of it.
+"""Output folders, local or remote, with the few operations that parts and error tables need.
 
-On this machine a file is written beside its place and renamed. An object store has no renaming and no locks; there a
-file is one object, and the store shows it when all of it has arrived.
+A local file is written under a temporary name and renamed. An object store has no renaming and no locks; there a file
+is one object, which becomes visible when it is complete.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol, cast
 
-from oneclip.checkpoint.write import replacing
 from oneclip.errors import OneCLIPError, OutputError
-from oneclip.hub.addresses import remote
+from oneclip.hub.addresses import open_filesystem
+from oneclip.hub.atomic import replace_file
 
 _PROBE = "_oneclip_was_here"
-_BUFFER = 1 << 20  # bytes that are asked of a store at once
+_BUFFER = 1 << 20  # bytes per read request to a store
 
 
-class Folder(Protocol):
-    """What both kinds of folders are. Names are of files in it, and `str` says where it is."""
+class OutputFolder(Protocol):
+    """Interface of local and remote output folders. `str` gives the location of the folder."""
 
     def names(self) -> list[str]:
-        """Of all files in it, sorted; none if it is not there."""
+        """List all files, sorted; empty if the folder does not exist."""
 
-    def place(self, name: str) -> str:
-        """What messages call a file."""
+    def location(self, name: str) -> str:
+        """Return the path or address of a file, for messages."""
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read, seekable. Raises an OutputError if it cannot be had."""
+        """Open a file for reading, seekable. Raises OutputError if it cannot be read."""
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
-        """Write a file, whole or not at all. Raises an OutputError."""
+        """Write a complete file atomically. Raises OutputError."""
 
-    def lines(self, name: str) -> IO[str]:
-        """A text file to write from its beginning; it is there at the latest when it is closed."""
+    def open_text(self, name: str) -> IO[str]:
+        """Open a text file for writing from its beginning; it exists at the latest when it is closed."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     def rename(self, name: str, to: str) -> None:
-        """Give a file another name."""
+        """Rename a file."""
 
 
-class LocalFolder:
-    """A folder on this machine; made when something is written.
+class LocalOutputFolder:
+    """Folder on this machine; created when the first file is written.
 
     Args:
-        path: of it.
+        path: of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,63 +61,63 @@ class LocalFolder:
         return str(self.path)
 
     def names(self) -> list[str]:
-        """Of all files in it."""
+        """List all files."""
         return sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
 
-    def place(self, name: str) -> str:
-        """Its path."""
+    def location(self, name: str) -> str:
+        """Return the path of a file."""
         return str(self.path / name)
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read."""
+        """Open a file for reading."""
         try:
             return (self.path / name).open("rb")
         except OSError as error:
             raise OutputError(f"{self.path / name} could not be read: {error.strerror}") from error
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
-        """Write a file."""
+        """Write a file atomically."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.path} could not be made: {error.strerror}") from error
-        with replacing(self.path / name) as temporary, temporary.open("wb") as file:
+            raise OutputError(f"{self.path} could not be created: {error.strerror}") from error
+        with replace_file(self.path / name) as temporary, temporary.open("wb") as file:
             write(file)
 
-    def lines(self, name: str) -> IO[str]:
-        """A text file, for those who follow it."""
+    def open_text(self, name: str) -> IO[str]:
+        """Open a text file for writing; its lines are visible while it grows."""
         return (self.path / name).open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
+        """Remove a file if it exists."""
         with suppress(FileNotFoundError):
             (self.path / name).unlink()
 
     def rename(self, name: str, to: str) -> None:
-        """Give a file another name."""
+        """Rename a file."""
         (self.path / name).rename(self.path / to)
 
 
-class RemoteFolder:
-    """What lies below an address, by way of fsspec.
+class RemoteOutputFolder:
+    """Folder behind an address, accessed through fsspec.
 
     Args:
-        address: `s3://bucket/vectors`, or whatever else fsspec knows.
+        address: `s3://bucket/vectors`, or any other scheme that fsspec supports.
 
     Raises:
-        DataError: if fsspec does not know it, or lacks a package for it.
-        OfflineError: while the network is switched off.
+        DataError: if fsspec does not support the scheme, or needs a package that is not installed.
+        OfflineError: if the network is switched off.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self._system, self._root = remote(self.address)
+        self._system, self._root = open_filesystem(self.address)
 
     def __str__(self) -> str:
         return self.address
 
     def names(self) -> list[str]:
-        """Of all files in it."""
+        """List all files."""
 
         def listed() -> list[str]:
             self._system.invalidate_cache()
@@ -130,16 +130,16 @@ class RemoteFolder:
                 path.rpartition("/")[2] for path in files if path.strip("/") != self._root.strip("/")
             )
 
-        return cast("list[str]", self._asked("read", self.address, listed))
+        return cast("list[str]", self._call("read", self.address, listed))
 
-    def place(self, name: str) -> str:
-        """Its address."""
+    def location(self, name: str) -> str:
+        """Return the address of a file."""
         return f"{self.address}/{name}"
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read; its parts are fetched as they are asked for."""
-        opened = self._asked("read", self.place(name), lambda: self._system.open(self._path(name), "rb"))
-        return io.BufferedReader(_Guarded(opened, self, name), _BUFFER)
+        """Open a file for reading; its parts are fetched on demand."""
+        opened = self._call("read", self.location(name), lambda: self._system.open(self._path(name), "rb"))
+        return io.BufferedReader(_RemoteFile(opened, self, name), _BUFFER)
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
         """Write a file."""
@@ -147,68 +147,70 @@ class RemoteFolder:
         write(content)
 
         def send() -> None:
-            self._make()
+            self._make_folder()
             self._system.pipe_file(self._path(name), content.getvalue())
 
-        self._asked("written", self.place(name), send)
+        self._call("written", self.location(name), send)
 
-    def lines(self, name: str) -> IO[str]:
-        """A text file; it is sent when it is closed."""
-        return _Sent(lambda file: self._asked("written", self.place(name), lambda: self._send(name, file)))
+    def open_text(self, name: str) -> IO[str]:
+        """Open a text file for writing; it is uploaded when it is closed."""
+        return _RemoteTextFile(
+            lambda file: self._call("written", self.location(name), lambda: self._send(name, file))
+        )
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
+        """Remove a file if it exists."""
 
         def gone() -> None:
             with suppress(FileNotFoundError):
                 self._system.rm_file(self._path(name))
 
-        self._asked("removed", self.place(name), gone)
+        self._call("removed", self.location(name), gone)
 
     def rename(self, name: str, to: str) -> None:
-        """Give a file another name: it is copied, and the old one removed."""
-        self._asked("renamed", self.place(name), lambda: self._system.mv(self._path(name), self._path(to)))
+        """Rename a file by copying it and removing the original."""
+        self._call("renamed", self.location(name), lambda: self._system.mv(self._path(name), self._path(to)))
 
     def check_writable(self) -> None:
-        """Find out, by writing, whether it may be written.
+        """Check that the folder can be written, by writing and removing a file.
 
         Raises:
-            OutputError: if not.
+            OutputError: if it cannot.
         """
         self.write(_PROBE, lambda file: None)
         self.remove(_PROBE)
 
     def _send(self, name: str, file: IO[bytes]) -> None:
-        self._make()
+        self._make_folder()
         with self._system.open(self._path(name), "wb") as target:
             shutil.copyfileobj(file, target)
 
-    def _make(self) -> None:
-        """Make the folder where folders are made; never a bucket, which may be a misspelt one."""
+    def _make_folder(self) -> None:
+        """Create the folder where the store has folders; never a bucket, whose name may be misspelled."""
         with suppress(FileExistsError, FileNotFoundError, NotImplementedError):
             self._system.mkdir(self._root, create_parents=False)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _asked(self, done: str, place: str, ask: Callable[[], Any]) -> Any:
-        """What a store answers; its many errors made one."""
+    def _call(self, done: str, location: str, ask: Callable[[], Any]) -> Any:
+        """Call the store and turn its many exceptions into OutputError."""
         try:
             return ask()
         except OneCLIPError:
             raise
-        except Exception as error:  # of whatever package brings the scheme; some raise no OSError
+        except Exception as error:  # the packages for some schemes do not raise OSError
             why = str(error) or type(error).__name__
             raise OutputError(
-                f"{place} could not be {done}: {why}. Nothing that was there is lost"
+                f"{location} could not be {done}: {why}. Existing files are unchanged"
             ) from error
 
 
-class _Guarded(io.RawIOBase):
-    """A file of a store, which says in our words what goes wrong with it: no damage, but something to try again."""
+class _RemoteFile(io.RawIOBase):
+    """File of a store whose read errors become OutputError, so that a failed connection is not taken for damage."""
 
-    def __init__(self, file: Any, folder: RemoteFolder, name: str) -> None:
-        self._file, self._folder, self._place = file, folder, folder.place(name)
+    def __init__(self, file: Any, folder: RemoteOutputFolder, name: str) -> None:
+        self._file, self._folder, self._location = file, folder, folder.location(name)
 
     def readable(self) -> bool:
         return True
@@ -217,7 +219,7 @@ class _Guarded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self._folder._asked("read", self._place, lambda: self._file.read(len(buffer)))
+        content = self._folder._call("read", self._location, lambda: self._file.read(len(buffer)))
         buffer[: len(content)] = content
         return len(content)
 
@@ -233,8 +235,8 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-class _Sent(io.TextIOWrapper):
-    """Text that collects in a temporary file and is handed on when it is closed."""
+class _RemoteTextFile(io.TextIOWrapper):
+    """Text that is collected in a temporary file and uploaded when it is closed."""
 
     def __init__(self, send: Callable[[IO[bytes]], Any]) -> None:
         self._collected, self._send = tempfile.TemporaryFile(), send  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""One thing to encode: its name, and how its content is read."""
+"""Items to embed, the sources that list them, and failures to read them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Protocol, TypeAlias
 
 from oneclip.hub.addresses import is_address
 
-Stamp: TypeAlias = tuple[int, int]
-"""The size of a file in bytes, and the time of its last change in nanoseconds."""
+FileStamp: TypeAlias = tuple[int, int]
+"""Size of a file in bytes, and its modification time in nanoseconds."""
 
-# a file changed so lately may change again within the same tick of its file system's clock
+# a file modified this recently may change again without a new time stamp
 RECENT_NS = 2_000_000_000
 
 
 def row_key(name: str) -> str:
-    """What makes two names one row: `p/a.jpg`, `./p/a.jpg` and `$PWD/p/a.jpg` are one, whichever was stored.
+    """Normalize a name, so that `p/a.jpg`, `./p/a.jpg` and `$PWD/p/a.jpg` are the same row.
 
-    A normalised path, relative if it lies in the current folder and absolute otherwise; links are not resolved. An
-    address stays as it is. `shard.tar/a.jpg` and `table.csv:7` are treated like paths.
+    Returns a normalized path, relative inside the current folder and absolute elsewhere; links are not resolved.
+    Addresses are unchanged. `shard.tar/a.jpg` and `table.csv:7` are treated like paths.
     """
     if is_address(name) or "\0" in name:
         return name
@@ -30,7 +30,7 @@ def row_key(name: str) -> str:
         return path
     try:
         here = os.path.normcase(os.getcwd())
-    except OSError:  # it was deleted
+    except OSError:  # the current folder was deleted
         return path
     path = os.path.normpath(os.path.join(here, path))
     return path.removeprefix(here.rstrip(os.sep) + os.sep) if path != here else "."
@@ -38,14 +38,15 @@ def row_key(name: str) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """A picture or a caption of a source.
+    """Image or text of a source.
 
     Attributes:
-        name: what its row is called: a path, an address, `shard.tar/key.jpg`, or `table.csv:7`.
-        read: gives its bytes, a file's or UTF-8. May raise an OSError or a OneCLIPError; called in a thread.
-        file: the path of the local file that its bytes are in, if they are in one.
-        key: what makes it the same as another, see `row_key`.
-        size: of what `read` gives, in bytes, where that is known; None for an item that is all of its `file`.
+        name: of its row: a path, an address, `shard.tar/key.jpg`, or `table.csv:7`.
+        read: returns the bytes of an image file or of a text in UTF-8. Called in a thread; may raise OSError or
+            OneCLIPError.
+        file: path of the local file that contains it, if any.
+        key: normalized name, see `row_key`.
+        size: number of bytes that `read` returns, if known; None for an item that is a whole `file`.
     """
 
     name: str
@@ -58,26 +59,26 @@ class Item:
         if not self.key:
             object.__setattr__(self, "key", row_key(self.name))
 
-    def stamp(self) -> Stamp | None:
-        """Size and time of its file; None if it has none, or one that was changed a moment ago."""
+    def stamp(self) -> FileStamp | None:
+        """Return size and modification time of its file; None without a file, or if it was modified a moment ago."""
         if self.file is None:
             return None
         try:
             status = os.stat(self.file)
         except (OSError, ValueError):
-            return None  # reading it says why
+            return None  # the error is reported when the file is read
         is_recent = time.time_ns() - status.st_mtime_ns < RECENT_NS
         return None if is_recent else (status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that has no vector, and why.
+    """Item or source that could not be read, with the reason.
 
     Attributes:
-        name: of an item, or of a whole source that cannot be read on.
-        reason: a sentence for people.
-        hides_others: whether items may be missing because of it whose names have nothing to do with its own.
+        name: of an item, or of a source that could not be read to its end.
+        reason: for messages.
+        hides_others: whether it may hide items whose names are unrelated to its own.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Failure:
     hides_others: bool = False
 
     def hides(self, key: str) -> bool:
-        """Whether an item with this key may be missing only because of this failure."""
+        """Return whether an item with this key may be missing because of this failure."""
         root = row_key(self.name)
         if self.hides_others or key == root:
             return True
@@ -100,18 +101,18 @@ class Failure:
 Found: TypeAlias = Item | Failure
 
 
-class Source(Protocol):
-    """What every kind of source is: a name, perhaps a count, and its items in an order that stays the same.
+class ItemSource(Protocol):
+    """Interface of sources: a name, an optional count, and items in a stable order.
 
     Attributes:
-        name: of it.
-        is_bulky: listing it reads the contents of its items, too, so that whoever encodes them should list it.
+        name: for messages.
+        is_bulky: whether listing reads the contents of the items too, so that the encoding worker should do it.
     """
 
     name: str
     is_bulky: bool
 
     def count(self) -> int | None:
-        """How many items there are, if that is cheap to know."""
+        """Return the number of items if it is cheap to know."""
 
     def __iter__(self) -> Iterator[Found]: ...

@@ -1,12 +1,12 @@
-"""Sources to vectors by the workers of a Ray cluster: what `oneclip embed --engine ray` does, for programs.
+"""Embed sources with the workers of a Ray cluster: the library behind `oneclip embed --engine ray`.
 
-    with Cluster(workers=2) as cluster:
+    with RayCluster(workers=2) as cluster:
         job = cluster.prepare(partial(oneclip.load, "ViT-B/32"), "exact")
-        with Store("vectors", job.facts) as store:
+        with EmbeddingStore("vectors", job.metadata) as store:
             outcome = job.embed(find_sources(["photos"]), store)
 
-The driver lists items and writes vectors; workers read, decode, hash and encode. Ray does again what a dead worker had
-in hand, and the driver takes each answer once and misses none.
+The driver lists items and writes embeddings; workers read, decode, hash and encode. Ray repeats the work of a worker
+that died; the driver counts each result once and checks that none is missing.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from oneclip.embed.batch_encoder import Decode
-from oneclip.embed.items import Source, row_key
-from oneclip.embed.prefetch import Clock
-from oneclip.embed.ray_workers import Pool, plan_pool
-from oneclip.embed.result_collector import Ledger
-from oneclip.embed.rows import Facts
-from oneclip.embed.run import Outcome
-from oneclip.embed.sources import not_read
-from oneclip.embed.store import Store
-from oneclip.embed.throughput import Meter, Report
-from oneclip.embed.work_units import Group, Known, units_of
-from oneclip.embed.worker import Attempts, Load, Task, Worker, meet
+from oneclip.embed.items import ItemSource, row_key
+from oneclip.embed.prefetch import StageTimer
+from oneclip.embed.ray_workers import WorkerPool, plan_workers
+from oneclip.embed.result_collector import ResultCollector
+from oneclip.embed.rows import Decode, EmbeddingMetadata
+from oneclip.embed.run import EmbedOutcome
+from oneclip.embed.sources import count_items, not_read
+from oneclip.embed.store import EmbeddingStore
+from oneclip.embed.throughput import EmbedProgress, ThroughputMeter
+from oneclip.embed.work_units import KnownItems, ResultBatch, split_into_units
+from oneclip.embed.worker import AttemptCounter, EmbedWorker, LoadEncoder, WorkerTask, probe_worker
 from oneclip.errors import BrokenExtraError, ClusterError, MissingExtraError, OutputError
 
-MOST_BLOCKS = 10_000  # of units: more would cost Ray more than it gains
-UNITS_A_WORKER = 8  # at least, so that none waits long for the last; if there are enough items
-REACH_SECONDS = 10.0
-BATCHES_A_UNIT = 16  # at most, so that a dead worker costs little
+MAX_BLOCKS = 10_000  # of units: more would only add overhead in Ray
+MIN_UNITS_PER_WORKER = 8  # if there are enough items, so that all workers finish at about the same time
+CONNECT_TIMEOUT = 10.0
+MAX_BATCHES_PER_UNIT = 16  # so that a dead worker loses little work
 
-# Ray's own words would drown ours, some of them on stdout. All are in its log files.
-_QUIET = {
+# Ray writes many messages, some to stdout. They remain in its log files.
+_QUIET_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -50,18 +49,18 @@ _QUIET = {
 }
 
 
-class Cluster:
-    """A Ray cluster. A context; one that it started is stopped at the end.
+class RayCluster:
+    """Ray cluster. A context manager; a cluster that it started is stopped at the end.
 
     Args:
-        address: of a running one (`auto`, `10.0.0.1:6379`); by default `RAY_ADDRESS`, or else one is started here.
-        workers: how many; by default as many as there is room for.
-        device: "cpu" or "cuda" for workers; by default GPUs if the cluster has any.
+        address: of a running cluster (`auto`, `10.0.0.1:6379`); by default `RAY_ADDRESS`, or a new local cluster.
+        workers: number of workers; by default as many as fit.
+        device: "cpu" or "cuda"; by default GPUs if the cluster has any.
 
     Raises:
-        MissingExtraError: without Ray.
+        MissingExtraError: if Ray is not installed.
         ClusterError: if the cluster cannot be reached.
-        ConfigError: if it has no GPU, and workers want one.
+        ConfigError: if GPUs are requested and the cluster has none.
     """
 
     def __init__(
@@ -71,12 +70,12 @@ class Cluster:
         self._ray = _ray()
         self._is_ours = False
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> RayCluster:
         if not self._ray.is_initialized():
             options: dict[str, Any] = {} if self._address else {"include_dashboard": False}
             try:
                 _check_reachable(self._address)
-                with _silence():
+                with _silence_stderr():
                     self._ray.init(
                         address=self._address or "local",
                         log_to_driver=False,
@@ -87,11 +86,11 @@ class Cluster:
                 where = (
                     f"at {self._address} cannot be reached" if self._address else "could not be started here"
                 )
-                raise ClusterError(f"a Ray cluster {where}: {_told(error)}") from error
+                raise ClusterError(f"a Ray cluster {where}: {_error_line(error)}") from error
             self._is_ours = True
         try:
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            self.pool = plan_pool(nodes, self._workers, self._device)
+            self.pool = plan_workers(nodes, self._workers, self._device)
         except BaseException:
             self.__exit__()
             raise
@@ -101,168 +100,174 @@ class Cluster:
         if self._is_ours:
             self._ray.shutdown()
 
-    def prepare(self, load: Load, decode: Decode, batch_size: int = 32, *, verify: bool = False) -> Job:
-        """Have a first worker load the model.
+    def prepare(
+        self, load: LoadEncoder, decode: Decode, batch_size: int = 32, *, verify: bool = False
+    ) -> RayEmbedJob:
+        """Load the model on a first worker.
 
         Args:
-            load: gives the encoder on a worker; called with `device`. It is pickled.
-            decode: as of `embed`.
-            batch_size: pictures that go through the model at once.
-            verify: as of `embed`.
+            load: returns the encoder on a worker; called with `device`. It is pickled.
+            decode: as in `embed`.
+            batch_size: images in a batch.
+            verify: as in `embed`.
 
         Raises:
             ClusterError: if the model cannot be loaded there.
         """
         pool = self.pool
-        task = Task(load, pool.device, decode, batch_size, pool.threads, pool.workers, os.getcwd(), verify)
-        first = self._ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=1)(meet)
+        task = WorkerTask(
+            load, pool.device, decode, batch_size, pool.threads, pool.workers, os.getcwd(), verify
+        )
+        first = self._ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=1)(probe_worker)
         try:
-            met = self._ray.get(first.remote(task))
+            probe = self._ray.get(first.remote(task))
         except self._ray.exceptions.RayError as error:
-            raise ClusterError(f"no worker could load the model: {_told(error)}") from error
-        if isinstance(met, str):
-            raise ClusterError(f"no worker could load the model: {met}")
-        return Job(self._ray, pool, task, *met)
+            raise ClusterError(f"no worker could load the model: {_error_line(error)}") from error
+        if isinstance(probe, str):
+            raise ClusterError(f"no worker could load the model: {probe}")
+        return RayEmbedJob(self._ray, pool, task, *probe)
 
 
-class Job:
-    """A model on a cluster.
+class RayEmbedJob:
+    """Model on a cluster, ready to embed.
 
     Attributes:
-        facts: what makes its vectors.
+        metadata: what makes its embeddings.
         embed_dim: D.
     """
 
-    def __init__(self, ray: Any, pool: Pool, task: Task, facts: Facts, embed_dim: int) -> None:
+    def __init__(
+        self, ray: Any, pool: WorkerPool, task: WorkerTask, metadata: EmbeddingMetadata, embed_dim: int
+    ) -> None:
         self._ray, self._pool, self._task = ray, pool, task
-        self.facts, self.embed_dim = facts, embed_dim
+        self.metadata, self.embed_dim = metadata, embed_dim
 
     def embed(
         self,
-        sources: Sequence[Source],
-        store: Store,
+        sources: Sequence[ItemSource],
+        store: EmbeddingStore,
         *,
-        report: Callable[[Report], None] = lambda report: None,
-        outcome: Outcome | None = None,
-    ) -> Outcome:
-        """Encode what sources hold, into a store that has been entered; the same as `oneclip.embed.run.embed`.
+        report: Callable[[EmbedProgress], None] = lambda report: None,
+        outcome: EmbedOutcome | None = None,
+    ) -> EmbedOutcome:
+        """Encode the items of sources into an open store; equivalent to `oneclip.embed.run.embed`.
 
         Raises:
-            CheckpointError: if the model gives no finite numbers for a whole first batch.
-            ClusterError: if workers cannot work, or an answer is missing in the end; what was written is kept.
-            OutputError: if the disk refuses; what was written is kept.
+            CheckpointError: if the model returns no finite numbers for a whole first batch.
+            ClusterError: if workers fail, or a result is missing at the end; what was written is kept.
+            OutputError: if the output cannot be written; what was written is kept.
         """
-        totals = [source.count() for source in sources]
-        total = None if None in totals else sum(t for t in totals if t is not None)
-        clock = Clock()
-        meter = Meter(clock, total, report)
-        ledger = Ledger(store, outcome or Outcome())
-        units = [self._ray.cloudpickle.dumps(unit) for unit in units_of(sources, self._unit_size(total))]
-        attempts = self._ray.remote(num_cpus=0)(Attempts).remote()
-        arrived = _Arrived(len(units))
-        with store.error_table() as errors, ledger.counting(errors):
+        total = count_items(sources)
+        timer = StageTimer()
+        meter = ThroughputMeter(timer, total, report)
+        collector = ResultCollector(store, outcome or EmbedOutcome())
+        units = [
+            self._ray.cloudpickle.dumps(unit) for unit in split_into_units(sources, self._unit_size(total))
+        ]
+        attempts = self._ray.remote(num_cpus=0)(AttemptCounter).remote()
+        received = _ReceivedResults(len(units))
+        with store.error_table() as errors, collector.counting(errors):
             try:
-                for group in self._groups(units, store, attempts):
-                    if group.problem is not None:
-                        raise ClusterError(group.problem)
-                    if not arrived.is_new(group):
+                for batch in self._results(units, store, attempts):
+                    if batch.problem is not None:
+                        raise ClusterError(batch.problem)
+                    if not received.is_new(batch):
                         continue
-                    clock.add(group.seconds or {})
-                    ledger.take(group)
-                    meter.advance(len(group.answers))
-                arrived.check()
+                    timer.add(batch.seconds or {})
+                    collector.add(batch)
+                    meter.advance(len(batch.results))
+                received.check()
             except BaseException as error:
-                with suppress(OutputError):  # what ends the run may be just that
+                with suppress(OutputError):  # it may be the reason for the first error
                     store.flush()
                 if type(error).__module__.partition(".")[0] == "ray":
-                    raise ClusterError(f"the cluster failed: {_told(error)}") from error
+                    raise ClusterError(f"the cluster failed: {_error_line(error)}") from error
                 raise
             finally:
-                with suppress(Exception):  # a cluster that is gone has nobody to ask
-                    ledger.outcome.deaths = self._ray.get(attempts.deaths.remote(), timeout=5)
-            ledger.outcome.not_read.update(not_read(sources))
-            ledger.outcome.rows = store.finish(ledger.names(), ledger.unlisted)
-            ledger.outcome.dropped, ledger.outcome.unlisted = store.dropped, store.unlisted
-        return ledger.outcome
+                with suppress(Exception):  # the cluster may be gone
+                    collector.outcome.deaths = self._ray.get(attempts.deaths.remote(), timeout=5)
+            collector.outcome.not_read.update(not_read(sources))
+            collector.outcome.finish_store(store, collector.names(), collector.unlisted)
+        return collector.outcome
 
-    def _groups(self, units: list[bytes], store: Store, attempts: Any) -> Iterator[Group]:
-        """What workers make of units, as it comes."""
+    def _results(self, units: list[bytes], store: EmbeddingStore, attempts: Any) -> Iterator[ResultBatch]:
+        """Yield result batches of the workers as they arrive."""
         import ray.data
 
         if not units:
             return
         ray = self._ray
-        reference = ray.put(Known((row_key(name), digest, stamp) for name, digest, stamp in store.rows()))
+        reference = ray.put(
+            KnownItems((row_key(name), digest, stamp) for name, digest, stamp in store.rows())
+        )
 
-        def known() -> Known:
-            there: Known = ray.get(reference)
+        def known() -> KnownItems:
+            there: KnownItems = ray.get(reference)
             return there
 
         pool, workers = self._pool, min(self._pool.workers, len(units))
-        with _settings(ray.data.DataContext.get_current()):
+        with _ray_data_settings(ray.data.DataContext.get_current()):
             listed = ray.data.from_items(
-                [{"unit": unit} for unit in units], override_num_blocks=min(len(units), MOST_BLOCKS)
+                [{"unit": unit} for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS)
             )
             answered = listed.map_batches(
-                Worker,
-                fn_constructor_args=(self._task, self.facts, known, partial(_ask, attempts)),
+                EmbedWorker,
+                fn_constructor_args=(self._task, self.metadata, known, partial(_call_attempts, attempts)),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=workers, max_size=workers),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
             )
             for row in answered.iter_rows():
-                yield pickle.loads(row["group"])
+                yield pickle.loads(row["batch"])
 
     def _unit_size(self, total: int | None) -> int:
-        """How many listed items make a unit."""
-        most = BATCHES_A_UNIT * self._task.batch_size
-        share = most if total is None else total // (UNITS_A_WORKER * self._pool.workers)
+        """Return the number of listed items in a work unit."""
+        most = MAX_BATCHES_PER_UNIT * self._task.batch_size
+        share = most if total is None else total // (MIN_UNITS_PER_WORKER * self._pool.workers)
         return max(self._task.batch_size, min(most, share))
 
 
-class _Arrived:
-    """Which answers have come: each counts once, and none may be missing."""
+class _ReceivedResults:
+    """Record of received result batches: each counts once, and none may be missing."""
 
     def __init__(self, units: int) -> None:
         self._counts: dict[int, dict[int, int]] = {number: {} for number in range(units)}
         self._totals: dict[int, int] = {}
 
-    def is_new(self, group: Group) -> bool:
-        """Note a group; False for one that came before, from a worker that had done it and died."""
-        counts = self._counts.get(group.unit)
-        if counts is None or (group.first in counts and not group.is_last):
+    def is_new(self, batch: ResultBatch) -> bool:
+        """Record a batch; return False for one received before, from a worker that died after sending it."""
+        counts = self._counts.get(batch.unit)
+        if counts is None or (batch.first in counts and not batch.is_last):
             return False
-        if group.is_last:
-            self._totals[group.unit] = group.first
+        if batch.is_last:
+            self._totals[batch.unit] = batch.first
         else:
-            counts[group.first] = len(group.answers)
-        if self._totals.get(group.unit) == sum(counts.values()):
-            del self._counts[group.unit]  # all of it is here
+            counts[batch.first] = len(batch.results)
+        if self._totals.get(batch.unit) == sum(counts.values()):
+            del self._counts[batch.unit]  # the unit is complete
         return True
 
     def check(self) -> None:
-        """Raise a ClusterError if something is missing."""
+        """Raise a ClusterError if results are missing."""
         if self._counts:
-            raise ClusterError(
-                f"of {len(self._counts)} parts of the work no answer, or not all of it, came back from the cluster"
-            )
+            raise ClusterError(f"the cluster did not return all results of {len(self._counts)} work units")
 
 
-def _ask(attempts: Any, method: str, *what: object) -> Any:
-    """Call a method of `Attempts`, and wait."""
+def _call_attempts(attempts: Any, method: str, *what: object) -> Any:
+    """Call a method of the remote `AttemptCounter` and wait for the result."""
     import ray
 
     return ray.get(getattr(attempts, method).remote(*what))
 
 
 @contextmanager
-def _settings(context: Any) -> Iterator[None]:
-    """Ray Data as it is needed here, and as it was before."""
+def _ray_data_settings(context: Any) -> Iterator[None]:
+    """Change the settings of Ray Data for the run, and restore them afterwards."""
     wanted: Mapping[str, Any] = {
         "enable_progress_bars": False,
         "print_on_execution_start": False,
-        "target_max_block_size": 1,  # what a worker yields is sent at once, and the same again if it is done again
+        "target_max_block_size": 1,  # send each result immediately, and in the same pieces if a unit is repeated
     }
     before = {name: getattr(context, name) for name in wanted}
     logger = logging.getLogger("ray.data")
@@ -279,8 +284,8 @@ def _settings(context: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on stderr, also not from C++, which tells there that it was told to be quiet."""
+def _silence_stderr() -> Iterator[None]:
+    """Discard stderr, including what Ray's C++ code writes."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -293,14 +298,14 @@ def _silence() -> Iterator[None]:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Raise an OSError if nobody listens at HOST:PORT: Ray would try for minutes, without a word."""
+    """Raise an OSError if no process listens at HOST:PORT: Ray would retry silently for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
-def _told(error: BaseException) -> str:
-    """One line of an error: of what a worker raised, if it comes from one."""
+def _error_line(error: BaseException) -> str:
+    """Return one line of an error; of the original error if a worker raised it."""
     while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
         error = inner
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -313,7 +318,7 @@ def _told(error: BaseException) -> str:
 def _ray() -> Any:
     if find_spec("ray") is None:
         raise MissingExtraError("Encoding on a cluster", "ray")
-    for name, value in _QUIET.items():
+    for name, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray

@@ -1,4 +1,4 @@
-"""What the machines of a cluster have to how many workers it gets, and what each of them takes."""
+"""Choose the number and size of the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from oneclip.errors import ClusterError, ConfigError
 
-MOST_CPUS = 4  # of a worker: towers gain little from more, and another worker gains more
+MAX_CPUS_PER_WORKER = 4  # a model gains little from more; another worker gains more
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Workers that are all the same.
+class WorkerPool:
+    """Number and size of identical workers.
 
     Attributes:
-        workers: how many.
-        cpus: of each, also how many threads it computes and decodes with.
-        gpus: of each, 0 or 1.
+        workers: number of workers.
+        cpus: processors of each; also its number of computing and decoding threads.
+        gpus: GPUs of each, 0 or 1.
     """
 
     workers: int
@@ -30,44 +30,44 @@ class Pool:
 
     @property
     def device(self) -> str:
-        """What a worker computes on."""
+        """Device of a worker."""
         return "cuda" if self.gpus else "cpu"
 
     @property
     def threads(self) -> int:
-        """That a worker may use."""
+        """Number of threads of a worker."""
         return max(1, self.cpus)
 
 
-def plan_pool(nodes: Sequence[Mapping[str, float]], workers: int | None, device: str | None) -> Pool:
-    """Share out what there is.
+def plan_workers(nodes: Sequence[Mapping[str, float]], workers: int | None, device: str | None) -> WorkerPool:
+    """Divide the resources of a cluster among workers.
 
     Args:
-        nodes: the "CPU" and "GPU" of each.
-        workers: how many there are to be; by default as many as there is room for. More than that begin when
-            there is room, as in a cluster that grows.
+        nodes: "CPU" and "GPU" of each node.
+        workers: number of workers; by default as many as fit. If more are requested, they start when there is room, as
+            in a cluster that grows.
         device: "cpu" or "cuda"; by default GPUs if there are any.
 
     Raises:
-        ConfigError: if GPUs are wanted and there are none, or for another device.
-        ClusterError: if there is not even a processor.
+        ConfigError: if GPUs are requested and there are none, or for another device.
+        ClusterError: if the cluster has no processor.
     """
     kind = (device or "").partition(":")[0]
     if kind not in ("", "cpu", "cuda"):
-        raise ConfigError(f"workers of a cluster compute on cpu or cuda, not on {device!r}")
+        raise ConfigError(f"unknown device {device!r} for the workers of a cluster; available: cpu, cuda")
     rooms = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
     with_gpus = [(cpus, gpus) for cpus, gpus in rooms if gpus]
     if kind == "cuda" and not with_gpus:
-        raise ConfigError("the cluster has no GPU; --device cpu, or none, takes its processors")
+        raise ConfigError("the cluster has no GPU; use --device cpu, or leave --device out")
     if with_gpus and kind != "cpu":
         room = sum(gpus for _, gpus in with_gpus)
         share = min(cpus // gpus for cpus, gpus in with_gpus)
-        return Pool(workers or room, min(MOST_CPUS, share), 1)
+        return WorkerPool(workers or room, min(MAX_CPUS_PER_WORKER, share), 1)
     cpus = [cpus for cpus, _ in rooms if cpus]
     if not cpus:
-        raise ClusterError("the cluster has no processor to give")
-    for share in range(min(MOST_CPUS, *cpus), 0, -1):
+        raise ClusterError("the cluster has no processor")
+    for share in range(min(MAX_CPUS_PER_WORKER, *cpus), 0, -1):
         room = sum(count // share for count in cpus)
         if workers is None or room >= workers:
-            return Pool(workers or room, share)
-    return Pool(workers or 1, 1)
+            return WorkerPool(workers or room, share)
+    return WorkerPool(workers or 1, 1)

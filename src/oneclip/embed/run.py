@@ -1,6 +1,6 @@
-"""Sources to vectors on disk: what `oneclip embed` does, for programs.
+"""Embed sources to disk in this process: the library behind `oneclip embed`.
 
-with Store(Path("vectors.npz"), Facts.of(encoder, "exact")) as store:
+with EmbeddingStore(Path("vectors.npz"), EmbeddingMetadata.for_encoder(encoder, "exact")) as store:
     outcome = embed(encoder, find_sources(["photos"]), store, decode="exact")
 """
 
@@ -12,37 +12,38 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneclip.embed.batch_encoder import Decode, Finish, Model, preparation
-from oneclip.embed.cache import Cache
+from oneclip.embed.batch_encoder import BatchEncoder, FinishBatch, item_decoder
+from oneclip.embed.cache import EmbeddingCache
 from oneclip.embed.errors_table import ErrorTable
-from oneclip.embed.items import Failure, Item, Source
-from oneclip.embed.prefetch import Clock, Ready, Unread, read_ahead
-from oneclip.embed.sources import not_read
-from oneclip.embed.store import Store
-from oneclip.embed.throughput import Meter, Report
+from oneclip.embed.items import Failure, Item, ItemSource
+from oneclip.embed.prefetch import DecodedItem, StageTimer, UnreadableItem, prefetch_items
+from oneclip.embed.rows import Decode
+from oneclip.embed.sources import count_items, not_read
+from oneclip.embed.store import EmbeddingStore
+from oneclip.embed.throughput import EmbedProgress, ThroughputMeter
 from oneclip.errors import CheckpointError, OutputError
-from oneclip.hub.file_types import NotRead
+from oneclip.hub.file_types import UnsupportedFiles
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
 
 
 @dataclass
-class Outcome:
-    """What a run did.
+class EmbedOutcome:
+    """Counts and failures of a run.
 
     Attributes:
-        encoded: items that went through the model.
-        kept: items whose vector was there from an earlier run.
-        repeated: items whose content another one had, or the cache.
-        failed: items and sources without a vector; all are in the table `errors`.
-        first_failures: some of them.
-        deaths: how often a worker of a cluster died; what it had in hand was done again.
-        rows: of the output in the end.
-        dropped: how many rows of earlier runs are no longer in it, by the reason.
-        unlisted: how many are in it although this run could not list them, such as those of a shard that is not there.
-        errors: where the table is; it exists if `failed` is not 0.
-        not_read: images and videos that were found beside the others and are not read here.
+        encoded: items that were encoded.
+        kept: items with an embedding from an earlier run.
+        repeated: items whose content was already embedded under another name or in the cache.
+        failed: items and sources without an embedding; all are listed in the table `errors`.
+        first_failures: the first of them.
+        deaths: how often a worker of a cluster died; its work was repeated.
+        rows: number of rows in the finished output.
+        dropped: number of rows of earlier runs that were removed, by reason.
+        unlisted: number of rows that were kept although this run could not list them, for example of a missing tar.
+        errors: location of the error table; it exists if `failed` is not 0.
+        not_read: images and videos in the sources whose format cannot be read here.
     """
 
     encoded: int = 0
@@ -55,162 +56,188 @@ class Outcome:
     dropped: dict[str, int] = field(default_factory=dict)
     unlisted: int = 0
     errors: str | None = None
-    not_read: NotRead = field(default_factory=NotRead)
+    not_read: UnsupportedFiles = field(default_factory=UnsupportedFiles)
 
     @property
     def done(self) -> int:
-        """Items that have a vector now."""
+        """Number of items that have an embedding."""
         return self.encoded + self.kept + self.repeated
+
+    def record_failures(self, errors: ErrorTable) -> None:
+        """Copy the counts of the error table."""
+        self.failed, self.first_failures = errors.count, errors.first
+        self.errors = errors.location if errors.count else None
+
+    def finish_store(self, store: EmbeddingStore, names: list[str], unlisted: Sequence[Failure]) -> None:
+        """Complete the output (see `EmbeddingStore.finish`) and record its numbers of rows."""
+        self.rows = store.finish(names, unlisted)
+        self.dropped, self.unlisted = store.dropped, store.unlisted
 
 
 def embed(
     encoder: Encoder,
-    sources: Sequence[Source],
-    store: Store,
+    sources: Sequence[ItemSource],
+    store: EmbeddingStore,
     *,
     decode: Decode = "exact",
     batch_size: int = 32,
-    cache: Cache | None = None,
+    cache: EmbeddingCache | None = None,
     verify: bool = False,
-    report: Callable[[Report], None] = lambda report: None,
-    outcome: Outcome | None = None,
-) -> Outcome:
-    """Encode what sources hold, into a store that has been entered.
+    report: Callable[[EmbedProgress], None] = lambda report: None,
+    outcome: EmbedOutcome | None = None,
+) -> EmbedOutcome:
+    """Encode the items of sources into an open store.
 
     Args:
         encoder: the model.
         sources: see `find_sources`.
-        store: where vectors go, and where those of earlier runs are.
-        decode: of pictures "exact" or "fast"; of captions "text", or "cut" to shorten what is too long.
-        batch_size: pictures that go through the model at once.
-        cache: vectors by content, of any earlier run.
-        verify: read files also where their size and time are those of the earlier run.
-        report: is told how far it is, at most twice a second.
-        outcome: counts here, so that the caller has them also when this raises.
+        store: receives embeddings and knows those of earlier runs.
+        decode: of images "exact" or "fast"; of texts "text", or "truncate" to cut long ones.
+        batch_size: images in a batch.
+        cache: embeddings by content, of any earlier run.
+        verify: read files again even if size and modification time are unchanged.
+        report: called with the progress, at most twice a second.
+        outcome: receives the counts, so that the caller has them even if this raises.
 
     Raises:
-        CheckpointError: if the model gives no finite numbers for a whole first batch.
-        DataError: if a source cannot be read on.
-        OutputError: if the disk refuses; what was written is kept.
+        CheckpointError: if the model returns no finite numbers for a whole first batch.
+        DataError: if a source cannot be read any further.
+        OutputError: if the output cannot be written; what was written is kept.
     """
-    run = _Run(store, Model(encoder, decode), cache, outcome or Outcome())
-    totals = [source.count() for source in sources]
-    clock = Clock()
-    meter = Meter(clock, None if None in totals else sum(t for t in totals if t is not None), report)
-    size = run.model.batch(batch_size)
-    seen: set[str] = set()
-    names: list[str] = []
-    unlisted: list[Failure] = []
-    pending: list[Ready] = []
+    model, decoder = BatchEncoder(encoder, decode), item_decoder(encoder, decode)
+    outcome = EmbedOutcome() if outcome is None else outcome
+    timer = StageTimer()
+    meter = ThroughputMeter(timer, count_items(sources), report)
     with store.error_table() as errors:
-        run.errors = errors
-        prepare = preparation(encoder, decode)
-        found = read_ahead(
+        run = _EmbedRun(store, model, batch_size, cache, outcome, errors, timer)
+        found = prefetch_items(
             sources,
-            prepare.decode,
+            decoder.decode,
             run.known,
-            clock,
-            ahead=2 * size + 8,
-            look=prepare.look,
+            timer,
+            depth=2 * run.batch_length + 8,
+            check_header=decoder.check_header,
             unchanged=lambda item, stamp: not verify and store.is_unchanged(item.name, stamp),
         )
         try:
             for entry in found:
                 meter.advance()
-                if isinstance(entry, Failure):
-                    errors.add(entry)
-                    unlisted.append(entry)
-                    continue
-                if entry.item.key in seen:
-                    continue
-                seen.add(entry.item.key)
-                names.append(entry.item.name)
-                if isinstance(entry, Unread):
-                    run.fail(entry)
-                elif entry.is_known:
-                    run.take_known(entry)
-                elif (reason := store.fault(entry.item.name)) is not None:
-                    run.fail(Unread(entry.item, reason))
-                else:
-                    pending.append(entry)
-                    if len(pending) == size:
-                        with clock.counting("model"):
-                            run.encode(pending)
-                        pending = []
-            with clock.counting("model"):
-                run.encode(pending)
-                run.encode([])
+                run.add(entry)
+            run.finish()
         except BaseException:
-            with suppress(OutputError):  # what ends the run may be just that
+            with suppress(OutputError):  # it may be the reason for the first error
                 store.flush()
             raise
         finally:
-            outcome = run.outcome
-            outcome.failed, outcome.first_failures = errors.count, errors.first
-            outcome.errors = errors.place if errors.count else None
+            outcome.record_failures(errors)
             found.close()
         outcome.not_read.update(not_read(sources))
-        outcome.rows = store.finish(names, unlisted)
-        outcome.dropped, outcome.unlisted = store.dropped, store.unlisted
+        outcome.finish_store(store, run.names, run.unlisted)
     return outcome
 
 
-class _Run:
-    """What happens to the items of one run."""
+class _EmbedRun:
+    """State of one run, and what happens to each item."""
 
-    errors: ErrorTable
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        model: BatchEncoder,
+        batch_size: int,
+        cache: EmbeddingCache | None,
+        outcome: EmbedOutcome,
+        errors: ErrorTable,
+        timer: StageTimer,
+    ) -> None:
+        self._store, self._model, self._cache, self._outcome = store, model, cache, outcome
+        self._errors, self._timer = errors, timer
+        self.batch_length = model.batch_length(batch_size)
+        self.names: list[str] = []  # of all items, in the order of the sources
+        self.unlisted: list[Failure] = []
+        self._seen: set[str] = set()
+        self._batch: list[DecodedItem] = []  # the next one, not yet full
+        self._in_progress: deque[tuple[Sequence[DecodedItem], FinishBatch]] = deque()
 
-    def __init__(self, store: Store, model: Model, cache: Cache | None, outcome: Outcome) -> None:
-        self.store, self.model, self.cache, self.outcome = store, model, cache, outcome
-        self._begun: deque[tuple[Sequence[Ready], Finish]] = deque()
+    def add(self, entry: DecodedItem | UnreadableItem | Failure) -> None:
+        """Take the next item or failure; encode a batch when it is full."""
+        if isinstance(entry, Failure):
+            self._errors.add(entry)
+            self.unlisted.append(entry)
+            return
+        if entry.item.key in self._seen:
+            return
+        self._seen.add(entry.item.key)
+        self.names.append(entry.item.name)
+        if isinstance(entry, UnreadableItem):
+            self._fail(entry)
+        elif entry.is_known:
+            self._take_known(entry)
+        elif (reason := self._store.invalid_name_reason(entry.item.name)) is not None:
+            self._fail(UnreadableItem(entry.item, reason))
+        else:
+            self._batch.append(entry)
+            if len(self._batch) == self.batch_length:
+                self._encode_batch()
+
+    def finish(self) -> None:
+        """Encode the last batch and store all."""
+        if self._batch:
+            self._encode_batch()
+        with self._timer.measure("model"):
+            self._store_finished(0)
 
     def known(self, item: Item, digest: str) -> Any:
-        """True for an item of an earlier run, the vector of equal content, or None. Called in threads."""
-        if self.store.has(item.name, digest):
+        """Return True for an item of an earlier run, the embedding of equal content, or None. Called in threads."""
+        if self._store.has(item.name, digest):
             return True
-        found = self.store.find(digest)  # a folder may have been renamed
-        if found is None and self.cache is not None:
-            found = self.cache.find(digest)
+        found = self._store.find(digest)  # a folder may have been renamed
+        if found is None and self._cache is not None:
+            found = self._cache.find(digest)
         return found
 
-    def take_known(self, entry: Ready) -> None:
-        """Count what is in the store; a vector of equal content goes there."""
+    def _take_known(self, entry: DecodedItem) -> None:
+        """Count an item of an earlier run; store the embedding of equal content under the new name."""
         if entry.value is True:
-            self.store.keep(entry.item.name, entry.digest, entry.stamp)
-            self.outcome.kept += 1
-        elif (reason := self.store.fault(entry.item.name)) is not None:
-            self.fail(Unread(entry.item, reason))
+            self._store.keep(entry.item.name, entry.digest, entry.stamp)
+            self._outcome.kept += 1
+        elif (reason := self._store.invalid_name_reason(entry.item.name)) is not None:
+            self._fail(UnreadableItem(entry.item, reason))
         else:
-            self.outcome.repeated += 1
-            self.store.add(entry.item.name, entry.digest, entry.value, entry.stamp)
+            self._outcome.repeated += 1
+            self._store.add(entry.item.name, entry.digest, entry.value, entry.stamp)
 
-    def fail(self, entry: Unread) -> None:
-        """Write down why there is no vector; one of other content, of an earlier run, is none either."""
-        self.errors.add(Failure(entry.item.name, entry.reason))
+    def _fail(self, entry: UnreadableItem) -> None:
+        """Record a failure; an embedding of earlier content under this name is dropped."""
+        self._errors.add(Failure(entry.item.name, entry.reason))
         if entry.digest is not None:
-            self.store.forget(entry.item.name)
+            self._store.forget(entry.item.name)
 
-    def encode(self, entries: Sequence[Ready]) -> None:
-        """Begin to make the vectors of a batch, and store those that are asked for now: all, after an empty one."""
-        if entries:
-            self._begun.append((entries, self.model.begin_entries(entries)))
-        kept = self.model.ahead if entries else 0
-        while len(self._begun) > kept:
-            begun, finish = self._begun.popleft()
-            self._store(begun, *finish())
+    def _encode_batch(self) -> None:
+        """Start encoding the batch; store earlier ones beyond the depth of the model."""
+        with self._timer.measure("model"):
+            self._in_progress.append((self._batch, self._model.begin_entries(self._batch)))
+            self._batch = []
+            self._store_finished(self._model.depth)
 
-    def _store(self, entries: Sequence[Ready], found: dict[str, Features | str], new: set[str]) -> None:
+    def _store_finished(self, depth: int) -> None:
+        while len(self._in_progress) > depth:
+            entries, finish = self._in_progress.popleft()
+            self._store_batch(entries, *finish())
+
+    def _store_batch(
+        self, entries: Sequence[DecodedItem], found: dict[str, Features | str], new: set[str]
+    ) -> None:
         vectors = {digest: value for digest, value in found.items() if not isinstance(value, str)}
-        if self.model.sees and len(new) > 1 and not vectors and not self.outcome.done:
-            raise CheckpointError(str(found[next(iter(new))]))  # it is the model, not the pictures
+        if self._model.is_image and len(new) > 1 and not vectors and not self._outcome.done:
+            raise CheckpointError(str(found[next(iter(new))]))  # the model is at fault, not the images
         for entry in entries:
             value = found[entry.digest]
             if isinstance(value, str):
-                self.fail(Unread(entry.item, value, entry.digest))
+                self._fail(UnreadableItem(entry.item, value, entry.digest))
             else:
-                self.store.add(entry.item.name, entry.digest, value, entry.stamp)
+                self._store.add(entry.item.name, entry.digest, value, entry.stamp)
         computed = {digest: vectors[digest] for digest in new & vectors.keys()}
-        self.outcome.encoded += len(computed)
-        self.outcome.repeated += sum(e.digest in vectors for e in entries) - len(computed)
-        if self.cache is not None and computed:
-            self.cache.add(computed)
+        self._outcome.encoded += len(computed)
+        self._outcome.repeated += sum(e.digest in vectors for e in entries) - len(computed)
+        if self._cache is not None and computed:
+            self._cache.add(computed)

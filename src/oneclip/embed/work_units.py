@@ -1,4 +1,4 @@
-"""Sources to units of work, and what comes back of them: all that travels between a driver and its workers."""
+"""Work units for cluster workers, and the results they return."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oneclip.embed.items import Found, Item, Source, Stamp
+from oneclip.embed.items import FileStamp, Found, Item, ItemSource
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What one worker does at a time.
+class WorkUnit:
+    """Piece of work for one worker.
 
     Attributes:
-        number: its place among all units.
-        found: items that were listed, or a source that the worker lists.
+        number: position among all units.
+        found: listed items, or a source that the worker lists.
     """
 
     number: int
-    found: Sequence[Found] | Source
+    found: Sequence[Found] | ItemSource
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of an item, or of a source that cannot be read on.
+class ItemResult:
+    """Result of an item, or of a source that could not be read to its end.
 
     Attributes:
-        name: of it.
-        key: of the item; None of a source.
-        digest: SHA-256 of its content, if that could be read.
-        vector: (D,); None for what has none, and for what was done in an earlier run.
-        reason: why there is no vector; None if there is one, now or from earlier.
-        is_new: whether the vector was computed for this item.
-        is_tried: whether it came as far as the model.
-        stamp: size and time of the item's file, if they are known.
-        hides_others: as of a `Failure`.
+        name: of the item or source.
+        key: of the item; None for a source.
+        digest: SHA-256 of its content, if it could be read.
+        vector: embedding (D,); None for a failure, and for an item of an earlier run.
+        reason: why there is no embedding; None if there is one, from now or earlier.
+        is_new: whether the embedding was computed for this item.
+        is_tried: whether it reached the model.
+        stamp: size and modification time of the item's file, if known.
+        hides_others: as in `Failure`.
     """
 
     name: str
@@ -52,59 +52,60 @@ class Answer:
     reason: str | None = None
     is_new: bool = False
     is_tried: bool = False
-    stamp: Stamp | None = None
+    stamp: FileStamp | None = None
     hides_others: bool = False
 
 
 @dataclass(frozen=True)
-class Group:
-    """Answers in the order of the source. The same unit always gives the same groups, whoever does it.
+class ResultBatch:
+    """Results of a unit in the order of its items. A unit always gives the same batches, whichever worker does it.
 
     Attributes:
-        unit: the number of the unit.
-        first: how many answers of the unit are before these.
-        answers: some of them, or none.
-        is_last: whether no more of this unit will come.
-        seconds: that were spent reading, decoding, waiting and computing.
-        not_read: of the last group of a source that the worker lists: images and videos in it that are not read here.
-        problem: what keeps the worker from working at all.
+        unit: number of the unit.
+        first: number of results of the unit before these.
+        results: of some items, or empty.
+        is_last: whether the unit is complete.
+        seconds: spent reading, decoding, waiting and computing.
+        not_read: in the last batch of a source that the worker lists: images and videos that cannot be read here.
+        problem: why the worker cannot work at all.
     """
 
     unit: int
     first: int = 0
-    answers: Sequence[Answer] = ()
+    results: Sequence[ItemResult] = ()
     is_last: bool = False
     seconds: dict[str, float] | None = None
     not_read: dict[str, int] | None = None
     problem: str | None = None
 
 
-def units_of(sources: Sequence[Source], size: int) -> Iterator[Unit]:
-    """Cut sources into units, in their order.
+def split_into_units(sources: Sequence[ItemSource], size: int) -> Iterator[WorkUnit]:
+    """Split sources into work units, in their order.
 
     Args:
-        sources: bulky ones are a unit each; the items of the others are listed.
-        size: how many listed items make a unit.
+        sources: each bulky one is a unit; the items of the others are listed.
+        size: number of listed items in a unit.
     """
     numbers = count()
     for is_bulky, neighbours in groupby(sources, lambda source: source.is_bulky):
         if is_bulky:
-            yield from (Unit(next(numbers), source) for source in neighbours)
-        else:  # many sources may be a picture each
+            yield from (WorkUnit(next(numbers), source) for source in neighbours)
+        else:  # combine neighbours: each may be a single image
             listed = chain.from_iterable(neighbours)
             while chunk := list(islice(listed, size)):
-                yield Unit(next(numbers), chunk)
+                yield WorkUnit(next(numbers), chunk)
 
 
-class Known:
-    """Which contents have a vector, and which files have not changed: 16 bytes each, in arrays that all processes of
-    a machine share.
+class KnownItems:
+    """Set of contents that have an embedding and of files that have not changed.
+
+    Takes 16 bytes for each, in arrays that all processes of a machine share.
 
     Args:
-        rows: keys of items, hashes of what their vectors were made of, and stamps of their files.
+        rows: key, content hash and file stamp of each item.
     """
 
-    def __init__(self, rows: Iterable[tuple[str, str, Stamp | None]]) -> None:
+    def __init__(self, rows: Iterable[tuple[str, str, FileStamp | None]]) -> None:
         contents, files = [], []
         for key, digest, stamp in rows:
             contents.append(_mark(digest))
@@ -113,18 +114,18 @@ class Known:
         self._contents, self._files = (np.sort(np.array(marks, "S16")) for marks in (contents, files))
 
     def has(self, digest: str) -> bool:
-        """Whether there is a vector of this content, under any name."""
+        """Return whether there is an embedding of this content under any name."""
         return _is_among(_mark(digest), self._contents)
 
-    def is_unchanged(self, item: Item, stamp: Stamp) -> bool:
-        """Whether there is a vector of this item, made of a file of the same size and time."""
+    def is_unchanged(self, item: Item, stamp: FileStamp) -> bool:
+        """Return whether there is an embedding of this item, made of a file of this size and time."""
         return _is_among(_mark(item.key, *stamp), self._files)
 
 
 def _is_among(mark: bytes, marks: Any) -> bool:
     wanted: Any = np.array(mark, "S16")
-    place = int(np.searchsorted(marks, wanted))
-    return place < len(marks) and bool(marks[place] == wanted)
+    index = int(np.searchsorted(marks, wanted))
+    return index < len(marks) and bool(marks[index] == wanted)
 
 
 def _mark(*values: object) -> bytes:

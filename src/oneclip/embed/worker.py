@@ -1,4 +1,4 @@
-"""Units of work to groups of answers, in a process of a cluster that loads its model once."""
+"""Cluster worker: loads the model once and encodes work units."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oneclip._version import __version__
-from oneclip.embed.batch_encoder import Decode, Model, preparation
-from oneclip.embed.items import Failure, Found, Item, Source
-from oneclip.embed.prefetch import Clock, Ready, Unread, read_ahead
-from oneclip.embed.rows import Facts
+from oneclip.embed.batch_encoder import BatchEncoder, item_decoder
+from oneclip.embed.items import Failure, Found, Item, ItemSource
+from oneclip.embed.prefetch import DecodedItem, StageTimer, UnreadableItem, prefetch_items
+from oneclip.embed.rows import Decode, EmbeddingMetadata
 from oneclip.embed.sources import not_read
-from oneclip.embed.work_units import Answer, Group, Known, Unit
+from oneclip.embed.work_units import ItemResult, KnownItems, ResultBatch, WorkUnit
 from oneclip.errors import OneCLIPError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
-ATTEMPTS = 2  # that end with the death of a worker, with one item in hand: then it is that item
-LOADS = 3  # likewise of a model, for each worker
+MAX_ATTEMPTS = 2  # at a single item; if workers keep dying, the item is reported as the cause
+MAX_LOADS_PER_WORKER = 3  # of the model
 
-Load = Callable[..., "Encoder"]  # called with `device`
+LoadEncoder = Callable[..., "Encoder"]  # called with `device`
 
 
 @dataclass(frozen=True)
-class Task:
-    """What all workers are told.
+class WorkerTask:
+    """Settings that all workers receive.
 
     Attributes:
-        load: gives the encoder, on a device that it is called with.
-        device: which.
-        decode: as of `embed`.
-        batch_size: pictures that go through the model at once.
-        threads: that a worker may use.
-        workers: how many there are.
-        folder: the driver's current one, to which relative paths are relative.
-        verify: read files also where their size and time have not changed.
+        load: returns the encoder; called with `device`.
+        device: of the worker.
+        decode: as in `embed`.
+        batch_size: images in a batch.
+        threads: number of threads of a worker.
+        workers: number of workers.
+        folder: current folder of the driver, which relative paths refer to.
+        verify: read files again even if size and modification time are unchanged.
         version: of the driver's oneclip.
     """
 
-    load: Load
+    load: LoadEncoder
     device: str
     decode: Decode
     batch_size: int
@@ -56,181 +56,184 @@ class Task:
     version: str = __version__
 
 
-class Attempts:
-    """How often units, single items and models were begun: lives in a process of its own, which survives the others."""
+class AttemptCounter:
+    """Count how often units, single items and models were started. It runs in its own process and survives workers."""
 
     def __init__(self) -> None:
-        self._begun: Counter[tuple[object, ...]] = Counter()
+        self._started: Counter[tuple[object, ...]] = Counter()
 
     def begin(self, *what: object) -> int:
-        """Note that something is begun; how often it now was."""
-        self._begun[what] += 1
-        return self._begun[what]
+        """Count a start; return the number of starts."""
+        self._started[what] += 1
+        return self._started[what]
 
     def end(self, *what: object) -> None:
-        """Note that it ended well."""
-        self._begun[what] -= 1
+        """Uncount a start that ended well."""
+        self._started[what] -= 1
 
     def deaths(self) -> int:
-        """How many units were begun again."""
-        return sum(times - 1 for what, times in self._begun.items() if what[0] == "unit" and len(what) == 2)
+        """Return how many units were started again."""
+        return sum(times - 1 for what, times in self._started.items() if what[0] == "unit" and len(what) == 2)
 
 
-def meet(task: Task) -> tuple[Facts, int] | str:
-    """What a worker's model makes vectors of, and D; or why it cannot be had."""
+def probe_worker(task: WorkerTask) -> tuple[EmbeddingMetadata, int] | str:
+    """Load the model on a worker; return its metadata and D, or the reason for a failure."""
     try:
         encoder = _load(task)
     except (OneCLIPError, OSError) as error:
-        return _here(error)
-    return Facts.of(encoder, task.decode), encoder.embed_dim
+        return _on_this_host(error)
+    return EmbeddingMetadata.for_encoder(encoder, task.decode), encoder.embed_dim
 
 
-class Worker:
-    """Encodes units. What it needs from the cluster comes as functions, so that it knows nothing of it.
+class EmbedWorker:
+    """Encode work units. Independent of Ray: it receives what it needs from the cluster as functions.
 
     Args:
-        task: what to do.
-        facts: what the first worker's model makes vectors of; this one's must be the same.
-        known: gives what is done already; asked once.
-        ask: calls a method of `Attempts`.
+        task: settings.
+        metadata: of the model on the first worker; the model here must be the same.
+        known: returns the items that are done; called once.
+        ask: calls a method of `AttemptCounter`.
     """
 
     def __init__(
         self,
-        task: Task,
-        facts: Facts,
-        known: Callable[[], Known],
+        task: WorkerTask,
+        metadata: EmbeddingMetadata,
+        known: Callable[[], KnownItems],
         ask: Callable[..., Any],
     ) -> None:
         self._task, self._ask = task, ask
         self._problem: str | None = None
-        if ask("begin", "load") > LOADS * task.workers:
-            self._problem = _here(
-                "workers died again and again while they loaded the model; is the memory too small?"
+        if ask("begin", "load") > MAX_LOADS_PER_WORKER * task.workers:
+            self._problem = _on_this_host(
+                "workers died repeatedly while they loaded the model; check that it fits into memory"
             )
             return
         try:
             encoder = _load(task)
         except (OneCLIPError, OSError) as error:
-            self._problem = _here(error)
+            self._problem = _on_this_host(error)
             return
         finally:
             ask("end", "load")
-        self._problem = _difference(facts, Facts.of(encoder, task.decode))
-        self._model = Model(encoder, task.decode)
-        self._prepare = preparation(encoder, task.decode)
+        self._problem = _metadata_difference(metadata, EmbeddingMetadata.for_encoder(encoder, task.decode))
+        self._model = BatchEncoder(encoder, task.decode)
+        self._decoder = item_decoder(encoder, task.decode)
         self._known = known()
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Units, pickled, to groups, pickled."""
-        for content in batch["unit"]:
-            unit: Unit = pickle.loads(content)
-            for group in self.groups(unit):
-                yield {"group": [pickle.dumps(group)]}
+    def __call__(self, rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Convert pickled units to pickled result batches."""
+        for content in rows["unit"]:
+            unit: WorkUnit = pickle.loads(content)
+            for batch in self.encode_unit(unit):
+                yield {"batch": [pickle.dumps(batch)]}
 
-    def groups(self, unit: Unit) -> Iterator[Group]:
-        """The answers of a unit, as many at a time as make a batch."""
+    def encode_unit(self, unit: WorkUnit) -> Iterator[ResultBatch]:
+        """Yield the results of a unit in batches."""
         if self._problem is not None:
-            yield Group(unit.number, problem=self._problem)
+            yield ResultBatch(unit.number, problem=self._problem)
             return
-        careful = self._ask("begin", "unit", unit.number) > 1  # whoever had it died of it, perhaps
-        clock = Clock()
-        before = clock.read()
+        careful = self._ask("begin", "unit", unit.number) > 1  # a worker died on it before
+        timer = StageTimer()
+        before = timer.read()
         done = 0
-        answered = self._one_by_one(unit, clock) if careful else self._together(unit, clock)
+        batches = self._one_by_one(unit, timer) if careful else self._in_batches(unit, timer)
         try:
-            for answers in answered:
-                now = clock.read()
+            for results in batches:
+                now = timer.read()
                 seconds = {what: now[what] - before[what] for what in now}
                 before = now
-                yield Group(unit.number, done, answers, seconds=seconds)
-                done += len(answers)
-        except OneCLIPError as error:  # a source that cannot be read on
-            yield Group(unit.number, problem=_here(error))
+                yield ResultBatch(unit.number, done, results, seconds=seconds)
+                done += len(results)
+        except OneCLIPError as error:  # a source that cannot be read any further
+            yield ResultBatch(unit.number, problem=_on_this_host(error))
             return
         except MemoryError:
-            yield Group(
-                unit.number, problem=_here("the memory is full; fewer workers, or a smaller batch, need less")
+            yield ResultBatch(
+                unit.number,
+                problem=_on_this_host("out of memory; use fewer workers or a smaller batch"),
             )
             return
-        yield Group(unit.number, done, is_last=True, not_read=dict(not_read([unit.found])))
+        yield ResultBatch(unit.number, done, is_last=True, not_read=dict(not_read([unit.found])))
 
-    def _together(self, unit: Unit, clock: Clock) -> Iterator[list[Answer]]:
-        size = self._model.batch(self._task.batch_size)
-        source: Source = _Listed(unit.found) if isinstance(unit.found, Sequence) else unit.found
-        entries: list[Ready | Unread | Failure] = []
-        with closing(self._read([source], clock, 2 * size + 8)) as found:
+    def _in_batches(self, unit: WorkUnit, timer: StageTimer) -> Iterator[list[ItemResult]]:
+        size = self._model.batch_length(self._task.batch_size)
+        source: ItemSource = _ListedSource(unit.found) if isinstance(unit.found, Sequence) else unit.found
+        entries: list[DecodedItem | UnreadableItem | Failure] = []
+        with closing(self._read([source], timer, 2 * size + 8)) as found:
             for entry in found:
                 entries.append(entry)
                 if len(entries) == size:
-                    with clock.counting("model"):
-                        answers = self._answers(entries)
-                    yield answers
+                    with timer.measure("model"):
+                        results = self._encode_entries(entries)
+                    yield results
                     entries = []
         if entries:
-            with clock.counting("model"):
-                answers = self._answers(entries)
-            yield answers
+            with timer.measure("model"):
+                results = self._encode_entries(entries)
+            yield results
 
-    def _one_by_one(self, unit: Unit, clock: Clock) -> Iterator[list[Answer]]:
-        """The same with one item in hand, so that it shows which of them a worker dies of."""
-        size = self._model.batch(self._task.batch_size)
-        answers: list[Answer] = []
+    def _one_by_one(self, unit: WorkUnit, timer: StageTimer) -> Iterator[list[ItemResult]]:
+        """Encode one item at a time, so that an item that kills a worker is identified."""
+        size = self._model.batch_length(self._task.batch_size)
+        results: list[ItemResult] = []
         for index, found in enumerate(unit.found):
-            entry: Ready | Unread | Failure
-            if self._ask("begin", "unit", unit.number, index) > ATTEMPTS and isinstance(found, Item):
-                entry = Unread(found, f"{found.name}: the worker that had it in hand died, again and again")
+            entry: DecodedItem | UnreadableItem | Failure
+            if self._ask("begin", "unit", unit.number, index) > MAX_ATTEMPTS and isinstance(found, Item):
+                entry = UnreadableItem(found, f"{found.name}: the worker that encoded it died repeatedly")
             else:
-                with closing(self._read([_Listed([found])], clock, 1)) as read:
+                with closing(self._read([_ListedSource([found])], timer, 1)) as read:
                     entry = next(read)
-            with clock.counting("model"):
-                answers += self._answers([entry])
+            with timer.measure("model"):
+                results += self._encode_entries([entry])
             self._ask("end", "unit", unit.number, index)
-            if len(answers) == size:
-                yield answers
-                answers = []
-        if answers:
-            yield answers
+            if len(results) == size:
+                yield results
+                results = []
+        if results:
+            yield results
 
-    def _read(self, sources: Sequence[Source], clock: Clock, ahead: int) -> Any:
-        return read_ahead(
+    def _read(self, sources: Sequence[ItemSource], timer: StageTimer, depth: int) -> Any:
+        return prefetch_items(
             sources,
-            self._prepare.decode,
+            self._decoder.decode,
             lambda item, digest: self._known.has(digest) or None,
-            clock,
-            ahead=ahead,
+            timer,
+            depth=depth,
             decoders=self._task.threads,
-            look=self._prepare.look,
+            check_header=self._decoder.check_header,
             unchanged=lambda item, stamp: not self._task.verify and self._known.is_unchanged(item, stamp),
         )
 
-    def _answers(self, entries: Sequence[Ready | Unread | Failure]) -> list[Answer]:
-        ready = [entry for entry in entries if isinstance(entry, Ready) and not entry.is_known]
+    def _encode_entries(self, entries: Sequence[DecodedItem | UnreadableItem | Failure]) -> list[ItemResult]:
+        ready = [entry for entry in entries if isinstance(entry, DecodedItem) and not entry.is_known]
         found, new = self._model.begin_entries(ready)()
-        answers = []
+        results = []
         for entry in entries:
             if isinstance(entry, Failure):
-                answers.append(Answer(entry.name, None, reason=entry.reason, hides_others=entry.hides_others))
+                results.append(
+                    ItemResult(entry.name, None, reason=entry.reason, hides_others=entry.hides_others)
+                )
                 continue
             item = entry.item
-            if isinstance(entry, Unread):
-                answers.append(Answer(item.name, item.key, entry.digest, reason=entry.reason))
+            if isinstance(entry, UnreadableItem):
+                results.append(ItemResult(item.name, item.key, entry.digest, reason=entry.reason))
             elif entry.is_known:
-                answers.append(Answer(item.name, item.key, entry.digest, stamp=entry.stamp))
+                results.append(ItemResult(item.name, item.key, entry.digest, stamp=entry.stamp))
             else:
                 value, is_new = found[entry.digest], entry.digest in new
                 new.discard(entry.digest)
-                answer = Answer(item.name, item.key, entry.digest, is_tried=True, stamp=entry.stamp)
+                result = ItemResult(item.name, item.key, entry.digest, is_tried=True, stamp=entry.stamp)
                 if isinstance(value, str):
-                    answers.append(replace(answer, reason=value))
+                    results.append(replace(result, reason=value))
                 else:
-                    answers.append(replace(answer, vector=value, is_new=is_new))
-        return answers
+                    results.append(replace(result, vector=value, is_new=is_new))
+        return results
 
 
 @dataclass
-class _Listed:
-    """Items that were listed, as a source."""
+class _ListedSource:
+    """Source of items that the driver listed."""
 
     found: Sequence[Found]
     name: str = ""
@@ -243,26 +246,28 @@ class _Listed:
         return iter(self.found)
 
 
-def _load(task: Task) -> Encoder:
+def _load(task: WorkerTask) -> Encoder:
     import torch
 
     if task.version != __version__:
-        raise OneCLIPError(f"oneclip {__version__} is installed, and {task.version} where the command runs")
-    with suppress(OSError):  # where there is no such folder, relative paths lead nowhere, and are listed
+        raise OneCLIPError(
+            f"oneclip {__version__} is installed on the worker, but {task.version} on the driver"
+        )
+    with suppress(OSError):  # without this folder, relative paths are reported as missing
         os.chdir(task.folder)
     torch.set_num_threads(task.threads)
     return task.load(device=task.device)
 
 
-def _difference(expected: Facts, found: Facts) -> str | None:
-    """Why a model that was loaded here is another one than elsewhere."""
+def _metadata_difference(expected: EmbeddingMetadata, found: EmbeddingMetadata) -> str | None:
+    """Return how a model loaded here differs from that of the first worker, or None."""
     ours, theirs = found.to_dict(), expected.to_dict()
     different = [name for name in ours if name != "model" and ours[name] != theirs[name]]
     if not different:
         return None
-    told = "; ".join(f"{name} {ours[name][:12]}, not {theirs[name][:12]}" for name in different)
-    return _here(f"{found.model} is another model than on other machines: {told}")
+    details = "; ".join(f"{name} {ours[name][:12]}, not {theirs[name][:12]}" for name in different)
+    return _on_this_host(f"{found.model} differs from the model on other machines: {details}")
 
 
-def _here(error: object) -> str:
+def _on_this_host(error: object) -> str:
     return f"on {socket.gethostname()}: {error}"

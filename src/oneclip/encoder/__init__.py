@@ -1,9 +1,7 @@
-"""The object most people use: pictures and captions to unit vectors and probabilities.
+"""Encoder of images and texts, and the function that loads one by name."""
 
-`load` makes an `Encoder` of a name.
-"""
-
-from oneclip.encoder.encoder import Encoded, Encoder, Features, Labels, Pictures, Ranking
+from oneclip.encoder.encoded import Encoded, Features, Images, Labels, Ranking
+from oneclip.encoder.encoder import Encoder
 from oneclip.encoder.loading import load
 
-__all__ = ["Encoded", "Encoder", "Features", "Labels", "Pictures", "Ranking", "load"]
+__all__ = ["Encoded", "Encoder", "Features", "Images", "Labels", "Ranking", "load"]

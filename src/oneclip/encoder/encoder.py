@@ -1,95 +1,85 @@
-"""Images and texts to unit vectors, similarities and probabilities.
+"""Encoder of images and texts: a model with its preprocessing and its tokenizer.
 
-The encoder owns what every program around a CLIP model writes again:
-reading images ahead of the model, batches, device and precision, texts sorted by length.
+It reads images in threads, makes batches, moves them to the device, and sorts texts by length.
 
-Shapes: N items, B items of a batch, L tokens, D joint embedding, H and W pixels.
+Shapes: N items, M labels, B items of a batch, L tokens, D joint embedding, H and W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import closing
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from oneclip.config import ModelCfg, PreprocessCfg
-from oneclip.encoder.array_types import Array, are_image_features, are_text_features, as_tensor, cosines, like
-from oneclip.encoder.captioning import Captioned, Captioner
-from oneclip.encoder.parts import (
+from oneclip.config import ModelCfg, PreprocessCfg, as_pair
+from oneclip.config.precision import PLAN_PRECISIONS, torch_dtype
+from oneclip.encoder.array_types import (
+    Array,
+    are_image_features,
+    are_text_features,
+    as_tensor,
+    cosine_similarity,
+    match_type,
+)
+from oneclip.encoder.captioning import CaptionedImages, Captioner
+from oneclip.encoder.checks import (
     cfg_of,
+    check_choice,
     check_int8,
     check_model,
+    check_positive,
     check_preprocess,
     check_tokenizer,
     is_tokenizer,
 )
-from oneclip.encoder.pipeline import Begun, Feed, delayed
-from oneclip.engine import DTYPES, PLANNED, Towers, mean_features, temperature, usable_device
-from oneclip.errors import ConfigError, TextError
-from oneclip.image import Preprocess, Truncated
-from oneclip.image.prefetch import Picture, Skipped, is_picture, read_ahead
+from oneclip.encoder.encoded import (
+    Decode,
+    Encoded,
+    Features,
+    Images,
+    Labels,
+    Raise,
+    Ranking,
+    Skip,
+    split_skipped,
+)
+from oneclip.encoder.pipeline import EncodePipeline, pipelined
+from oneclip.engine import InferenceModel, logit_scale_and_bias, mean_class_embeddings, resolve_device
+from oneclip.errors import TextError
+from oneclip.image import FastPreprocess, Preprocess, Truncated
+from oneclip.image.decode import ImageSource
+from oneclip.image.prefetch import is_single_image, prefetch_images
 from oneclip.model import CLIP, CustomTextCLIP
-from oneclip.model.vision_common import pair
-from oneclip.progress import Progress, reporting
+from oneclip.progress import Progress, report_progress
 from oneclip.text import Tokenizer
-from oneclip.text.batching.length_buckets import by_length
-from oneclip.text.labels import Templates, check_distinct, label_prompts, probabilities, rank
-
-Pictures: TypeAlias = Picture | Iterable[Picture]
-Features: TypeAlias = NDArray[np.float32]
-Ranking: TypeAlias = list[tuple[str, float]]
-Labels: TypeAlias = str | Iterable[str]
-Raise: TypeAlias = Literal["raise"]
-Skip: TypeAlias = Literal["skip"]
-Decode: TypeAlias = Literal["exact", "fast"]
-
-
-class Encoded(NamedTuple):
-    """Features of the pictures that could be read, and what became of the others.
-
-    Attributes:
-        features: (M, D) float32, unit length; a row for each picture that could be read.
-        kept: for each row, the index of its picture in the caller's list.
-        skipped: the other pictures, each with `index`, `name` and `error`.
-    """
-
-    features: Features
-    kept: list[int]
-    skipped: list[Skipped]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Encoded], embed_dim: int) -> Encoded:
-        """Join batches in their order; of none, (0, D) features."""
-        features = [np.empty((0, embed_dim), np.float32), *(part.features for part in parts)]
-        return cls(
-            np.concatenate(features),
-            [index for part in parts for index in part.kept],
-            [one for part in parts for one in part.skipped],
-        )
+from oneclip.text.batching.length_buckets import bucket_by_length
+from oneclip.text.labels import Templates, check_distinct, label_prompts, probabilities, rank_labels
 
 
 class Encoder:
     """A model with its preprocessing and its tokenizer.
 
-    The three can be assigned, and what encodes follows them. An encoder can be copied and pickled; its plans stay
-    behind, and are made anew by the copy.
+    Each of the three can be assigned, and takes effect at the next call. An encoder can be copied and pickled; the copy
+    builds inference plans of its own.
 
     Args:
         model: on its device and in its precision; it is put in evaluation mode.
         preprocess: one image to one (3, H, W) tensor.
-        tokenizer: texts to (N, L) ids; or, where its files may be missing, a function that finds it, called when the
-            first text comes.
-        cfg: the configuration the model was built of.
-        name: what to call it in messages and stored results.
+        tokenizer: texts to (N, L) ids; or a function that returns it, called at the first text, if its files may be
+            missing.
+        cfg: the configuration that the model was built from.
+        name: of the model in messages and stored results.
         max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
-        truncated: "refuse" files whose pixels break off, or "accept" what there is of them.
-        precision: of what is computed, see `Towers`; None for that of the weights.
+        truncated: "refuse" or "accept" image files whose pixel data is incomplete.
+        precision: of the arithmetic, see `InferenceModel`; None for that of the weights.
+
+    Attributes:
+        inference: the model with its inference plans; `inference.describe()` says what computes each tower.
     """
 
     def __init__(
@@ -108,17 +98,17 @@ class Encoder:
         self._preprocess, self._precision = preprocess, precision
         self._tokenizer: Tokenizer | None = tokenizer if is_tokenizer(tokenizer) else None
         self._find_tokenizer = cast("Callable[[], Tokenizer]", tokenizer)
-        self._plan(model)
+        self._set_model(model)
 
-    def _plan(self, model: CLIP | CustomTextCLIP) -> None:
-        self.towers = Towers(model, self._size_for(model), self.name, self._precision)
+    def _set_model(self, model: CLIP | CustomTextCLIP) -> None:
+        self.inference = InferenceModel(model, self._input_size(model), self.name, self._precision)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**{k: v for k, v in vars(self).items() if k != "towers"}, "model": self.model}
+        return {**{k: v for k, v in vars(self).items() if k != "inference"}, "model": self.model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({k: v for k, v in state.items() if k != "model"})
-        self._plan(state["model"])
+        self._set_model(state["model"])
 
     def __repr__(self) -> str:
         pixels = "x".join(map(str, self.image_size))
@@ -129,46 +119,46 @@ class Encoder:
     def model(self) -> CLIP | CustomTextCLIP:
         """The `torch.nn.Module`, in evaluation mode.
 
-        One that is assigned is put in evaluation mode, too. It computes where it is, in the precision that was asked
-        for, or in that of its weights where none was.
+        A model that is assigned is put in evaluation mode and stays on its device. It computes in the precision that
+        was requested for the encoder, or else in that of its weights.
 
         Raises:
-            ConfigError: when assigned, if it is no model of ours, or of another width.
+            ConfigError: when assigned, if it is not a model of oneclip, open_clip or clip, or has another width.
         """
-        return self.towers.model
+        return self.inference.model
 
     @model.setter
     def model(self, model: CLIP | CustomTextCLIP) -> None:
         check_model(model, self.embed_dim, self.name)
-        self._plan(model)
+        self._set_model(model)
 
     @property
     def preprocess(self) -> Preprocess:
-        """One image to one (3, H, W) tensor; one that is assigned may be any function of a PIL image."""
+        """Preprocessing of one image to one (3, H, W) tensor; any function of a PIL image can be assigned."""
         return self._preprocess
 
     @preprocess.setter
     def preprocess(self, preprocess: Preprocess) -> None:
         check_preprocess(preprocess)
         self._preprocess = preprocess
-        self.towers.image_size = self.image_size
+        self.inference.image_size = self.image_size
 
     @property
     def preprocess_cfg(self) -> PreprocessCfg:
-        """What `preprocess` was made from.
+        """Configuration of `preprocess`.
 
         Raises:
-            ConfigError: if it does not say.
+            ConfigError: if `preprocess` has no configuration.
         """
         return cfg_of(self.preprocess)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Texts to (N, L) ids; found when first needed, where it was not when the model was loaded.
+        """Tokenizer of texts to (N, L) ids.
 
         Raises:
-            TokenizerNotFoundError, DownloadError: if its files are missing; they say which.
-            ConfigError: when assigned, if it is no tokenizer.
+            TokenizerNotFoundError, DownloadError: if its files are missing; the message names them.
+            ConfigError: when assigned, if it is not a tokenizer.
         """
         if self._tokenizer is None:
             self._tokenizer = self._find_tokenizer()
@@ -181,70 +171,76 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.towers.device
+        """Device of the model."""
+        return self.inference.device
 
     def to(self, device: str | torch.device) -> Encoder:
-        """Move the model; the precision stays, and plans are made anew.
+        """Move the model to a device, in the same precision; inference plans are built again.
 
-        In fp16 on a CPU there are no packed weights: the model's own become fp16, as `oneclip.load` has them there.
+        There is no plan for fp16 on a CPU: there the model's own weights become fp16, as in `oneclip.load`.
 
         Returns:
-            the encoder itself.
+            The encoder itself.
 
         Raises:
-            ConfigError: if there is no such device, or it does not compute in the precision; nothing was moved.
+            ConfigError: for an unknown device, or one that does not support the precision; nothing is moved then.
         """
-        place = usable_device(device)
-        check_int8(self.precision, place)
-        if self._precision is None or self._precision in PLANNED.get(place.type, ()):
-            self.model.to(place)
+        target = resolve_device(device)
+        check_int8(self.precision, target)
+        if self._precision is None or self._precision in PLAN_PRECISIONS.get(target.type, ()):
+            self.model.to(target)
         else:
-            self.model.to(place, DTYPES[self._precision])
+            self.model.to(target, torch_dtype(self._precision))
             self._precision = None
-        self._plan(self.model)
+        self._set_model(self.model)
         return self
 
     @property
     def precision(self) -> str:
-        """One of "fp32", "bf16", "fp16" and "int8": of what is computed."""
-        return self.towers.precision
+        """Precision of the arithmetic: "fp32", "bf16", "fp16" or "int8"."""
+        return self.inference.precision
 
     @property
     def embed_dim(self) -> int:
-        """D, the width of the space that images and texts share."""
+        """D, the number of dimensions of an embedding."""
         return self.cfg.embed_dim
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the model sees, in pixels."""
-        return self._size_for(self.model)
+        """Height and width of preprocessed images, in pixels."""
+        return self._input_size(self.model)
 
-    def _size_for(self, model: CLIP | CustomTextCLIP) -> tuple[int, int]:
-        """What `preprocess` says, or what a model says where that is any function."""
+    def _input_size(self, model: CLIP | CustomTextCLIP) -> tuple[int, int]:
+        """Return the image size of `preprocess`, or of a model if `preprocess` has no configuration."""
         cfg = getattr(self._preprocess, "cfg", None)
         own = getattr(model.visual, "image_size", self.cfg.vision_cfg.image_size)
-        return pair(cfg.size if isinstance(cfg, PreprocessCfg) else own)
+        return as_pair(cfg.size if isinstance(cfg, PreprocessCfg) else own)
 
     @property
     def context_length(self) -> int:
-        """L, the most tokens of a text that the model reads."""
-        return self.towers.context_length
+        """L, the greatest number of tokens of a text."""
+        return self.inference.context_length
 
     @property
     def logit_scale(self) -> float:
-        """What similarities are multiplied by before they become probabilities: the exponential of the parameter."""
-        return temperature(self.model)[0]
+        """Factor of similarities before they become probabilities: the exponential of the model's parameter."""
+        return logit_scale_and_bias(self.model)[0]
 
     @property
     def logit_bias(self) -> float | None:
-        """What is added to them after that; None for a model trained with the softmax loss."""
-        return temperature(self.model)[1]
+        """Number that is added to scaled similarities; None for a model trained with the softmax loss."""
+        return logit_scale_and_bias(self.model)[1]
+
+    def pipeline(self, decode: Decode = "exact") -> EncodePipeline:
+        """Make the path of batches to the device and back; `decode` is that of `encode_images`."""
+        exact = decode == "exact"
+        preprocess: Any = self.preprocess if exact else FastPreprocess(self.preprocess_cfg)
+        return EncodePipeline(self.inference, preprocess, self.embed_dim)
 
     @overload
     def encode_images(
         self,
-        images: Pictures,
+        images: Images,
         *,
         batch_size: int = ...,
         on_error: Raise = ...,
@@ -255,7 +251,7 @@ class Encoder:
     @overload
     def encode_images(
         self,
-        images: Pictures,
+        images: Images,
         *,
         batch_size: int = ...,
         on_error: Skip,
@@ -265,84 +261,78 @@ class Encoder:
 
     def encode_images(
         self,
-        images: Pictures,
+        images: Images,
         *,
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
         decode: Decode = "exact",
         progress: Progress = False,
     ) -> Features | Encoded:
-        """Encode pictures.
+        """Encode images.
 
         Args:
-            images: paths, bytes, open files, PIL images and arrays (H, W, 3), mixed at will; or a single one.
-            batch_size: how many pictures go through the model at once.
-            on_error: "raise" at the first picture that cannot be read, or "skip" it.
-            decode: "exact" for `preprocess`, bit for bit as published, or "fast" for nearly the same of large
-                pictures, sooner: see `oneclip.image.FastPreprocess`.
-            progress: True for a bar on stderr, or a function that is told how many pictures more are done.
+            images: paths, bytes, open files, PIL images and arrays (H, W, 3), in any mixture; or one of these.
+            batch_size: number of images that go through the model at once.
+            on_error: "raise" an error for the first image that cannot be read, or "skip" the image.
+            decode: "exact" for `preprocess`, bit for bit as published; "fast" is faster for large images and gives
+                nearly the same pixels, see `oneclip.image.FastPreprocess`.
+            progress: True for a bar on stderr, or a function that is called with the number of images just done.
 
         Returns:
-            (N, D) float32 of unit length. There are always two axes: (1, D) for one picture, (0, D) for none.
-            With `on_error="skip"` an `Encoded`, to be unpacked: `features, kept, skipped = …`.
+            (N, D) float32 of unit length, always with two axes: (1, D) for one image, (0, D) for none.
+            With `on_error="skip"` an `Encoded`, which can be unpacked: `features, kept, skipped = …`.
 
         Raises:
-            ImageError: for a picture that cannot be read; it names the picture.
+            ImageError: for an image that cannot be read; the message names the image.
         """
-        total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
         parts: list[Encoded] = []
-        with reporting(progress, total, "pictures") as advance:
+        with report_progress(progress, _count(images), "images") as advance:
             for part in self.stream_images(images, batch_size=batch_size, on_error=on_error, decode=decode):
                 parts.append(part)
                 advance(len(part.kept) + len(part.skipped))
-        found = Encoded.joined(parts, self.embed_dim)
-        return found.features if on_error == "raise" else found
+        encoded = Encoded.joined(parts, self.embed_dim)
+        return encoded.features if on_error == "raise" else encoded
 
     def stream_images(
         self,
-        images: Pictures,
+        images: Images,
         *,
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
         decode: Decode = "exact",
     ) -> Generator[Encoded, None, None]:
-        """`encode_images`, batch by batch: for more pictures than one wants to wait for or to hold.
+        """Encode images batch by batch; arguments as of `encode_images`.
 
         Yields:
-            an `Encoded` a batch; its indices count from the first picture of all.
+            An `Encoded` for each batch; its indices count from the first of all images.
         """
-        _check_choice("on_error", on_error, ("raise", "skip"))
-        _check_positive("batch_size", batch_size)
-        _check_choice("decode", decode, ("exact", "fast"))
-        feed = Feed(self, decode)
-        batches = read_ahead(
-            images, feed.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
+        check_choice("on_error", on_error, ("raise", "skip"))
+        check_positive("batch_size", batch_size)
+        check_choice("decode", decode, ("exact", "fast"))
+        pipeline = self.pipeline(decode)
+        batches = prefetch_images(
+            images, pipeline.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
         )
-        with closing(batches), closing(delayed(self._begin(feed, batches, on_error), by=feed.ahead)) as begun:
-            for features, kept, skipped in begun:
-                yield Encoded(features(), kept, skipped)
-
-    def _begin(
-        self, feed: Feed, batches: Iterator[list[Tensor | Skipped]], on_error: Raise | Skip
-    ) -> Generator[tuple[Begun, list[int], list[Skipped]], None, None]:
-        for pixels, kept, skipped in _parted(batches, on_error):
-            yield feed.pictures(pixels) if pixels else self._no_features, kept, skipped
+        started = pipelined(split_skipped(batches, on_error), pipeline.start_images, pipeline.depth)
+        with closing(batches), closing(started):
+            for (kept, skipped), pending in started:
+                yield Encoded(pending(), kept, skipped)
 
     def encode_pixels(self, batch: Array) -> Array:
-        """Run the visual tower alone: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
+        """Run the image tower only: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
 
         Args:
             batch: a torch tensor or a NumPy array.
 
         Returns:
-            (B, D), not normalised, without gradient: of a tensor a tensor, on the model's device and in its
-            precision; of an array an array of float32.
+            (B, D), not normalized, without gradient: a tensor on the model's device and in its precision for a tensor,
+            a float32 array for an array.
 
         Raises:
-            ShapeError: if the batch is not of that shape, or holds integers.
+            ShapeError: if the batch has another shape, or holds integers.
             ConfigError: if `preprocess` makes images of another size than the model takes.
         """
-        return like(batch, self.towers.image(as_tensor(batch, "batch")))
+        return match_type(batch, self.inference.encode_pixels(as_tensor(batch, "batch")))
 
     def encode_texts(
         self,
@@ -352,183 +342,177 @@ class Encoder:
         overflow: Literal["error", "truncate"] = "error",
         progress: Progress = False,
     ) -> Features:
-        """Encode captions: equal ones once, and what several begin with once where the tower allows it.
+        """Encode texts; equal texts are computed once, and shared prefixes once if the tower allows it.
 
         Args:
-            texts: captions, or a single one.
-            batch_size: how many captions go through the model at once.
-            overflow: what becomes of a caption with more tokens than the model reads: "error" or "truncate".
-            progress: True for a bar on stderr, or a function that is told how many captions more are done.
+            texts: several texts, or one.
+            batch_size: number of texts that go through the model at once.
+            overflow: "error" or "truncate", for a text with more tokens than the model reads.
+            progress: True for a bar on stderr, or a function that is called with the number of texts just done.
 
         Returns:
-            (N, D) float32 of unit length, in the order of `texts`; (1, D) for one caption, (0, D) for none.
+            (N, D) float32 of unit length, in the order of `texts`; (1, D) for one text, (0, D) for none.
 
         Raises:
-            TextTypeError: for a caption that is not a string.
-            TextTooLongError: for one that is too long, unless it may be truncated; it names the caption.
+            TextTypeError: for a text that is not a string.
+            TextTooLongError: for a text that is too long, unless it may be truncated; the message names the text.
         """
-        _check_choice("overflow", overflow, ("error", "truncate"))
-        _check_positive("batch_size", batch_size)
-        captions = [texts] if isinstance(texts, str) else list(texts)
-        if not captions:  # which needs no tokenizer
-            return self._no_features()
+        check_choice("overflow", overflow, ("error", "truncate"))
+        check_positive("batch_size", batch_size)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:  # the tokenizer's files may be missing
+            return np.empty((0, self.embed_dim), dtype=np.float32)
         try:
-            unique = list(dict.fromkeys(captions))
-        except TypeError:  # unhashable, hence not a string: the tokenizer says which
-            unique = captions
+            unique = list(dict.fromkeys(texts))
+        except TypeError:  # an item is not hashable, so it is not a string: the tokenizer raises for it
+            unique = texts
         features = np.empty((len(unique), self.embed_dim), dtype=np.float32)
         tokenize = partial(self.tokenizer, context_length=self.context_length, overflow=overflow)
-        with reporting(progress, len(captions), "captions") as advance:
+        with report_progress(progress, len(texts), "texts") as advance:
             try:
-                feed = Feed(self)
-                batches = by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id)
-                for rows, begun in delayed(
-                    ((rows, feed.captions(ids)) for rows, ids in batches), by=feed.ahead
-                ):
-                    features[rows] = begun()
+                pipeline = self.pipeline()
+                batches = bucket_by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id)
+                for rows, pending in pipelined(batches, pipeline.start_texts, pipeline.depth):
+                    features[rows] = pending()
                     advance(len(rows))
             except TextError:
-                tokenize(captions)  # raises the same, with the caption's place in the caller's list
+                tokenize(texts)  # raises the same error with the index in the caller's list
                 raise
-            advance(len(captions) - len(unique))
-        row_of = {caption: row for row, caption in enumerate(unique)}
-        return (
-            features[[row_of[caption] for caption in captions]] if len(unique) < len(captions) else features
-        )
+            advance(len(texts) - len(unique))
+        row_of = {text: row for row, text in enumerate(unique)}
+        return features[[row_of[text] for text in texts]] if len(unique) < len(texts) else features
 
     def encode_tokens(self, ids: Array) -> Array:
-        """Run the text tower alone: (B, L) ids, as `tokenizer` makes them, on any device.
+        """Run the text tower only: (B, L) ids, as `tokenizer` makes them, on any device.
 
-        L may be less, unless the tower reads the padding too, as SigLIP's does: it takes whole rows only.
+        L can be shorter than the context, except for a tower that reads the padding, such as SigLIP's.
 
         Args:
             ids: a torch tensor or a NumPy array.
 
         Returns:
-            (B, D), not normalised, without gradient, of the kind that was given: see `encode_pixels`.
+            (B, D), not normalized, without gradient, of the type of `ids`: see `encode_pixels`.
 
         Raises:
-            ShapeError: if ids are not of that shape, not integers, or shorter than the tower takes.
-            TokenRangeError: if an id is outside the vocabulary.
+            ShapeError: if ids have another shape, are not integers, or are too short for the tower.
+            TokenRangeError: if an id is outside of the vocabulary.
         """
-        return like(ids, self.towers.text(as_tensor(ids, "ids")))
+        return match_type(ids, self.inference.encode_tokens(as_tensor(ids, "ids")))
 
     @overload
     def classify(  # type: ignore[overload-overlap]  # a string is one image, never several
-        self, images: Picture, labels: Labels, template: Templates | None = ..., top: int | None = ...
+        self, images: ImageSource, labels: Labels, template: Templates | None = ..., top: int | None = ...
     ) -> Ranking: ...
 
     @overload
     def classify(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageSource],
         labels: Labels,
         template: Templates | None = ...,
         top: int | None = ...,
     ) -> list[Ranking]: ...
 
     def classify(
-        self, images: Pictures, labels: Labels, template: Templates | None = None, top: int | None = None
+        self, images: Images, labels: Labels, template: Templates | None = None, top: int | None = None
     ) -> Ranking | list[Ranking]:
-        """Say which label fits an image best.
+        """Rank labels by how well they fit an image.
 
         Args:
-            images: an image, or several, as `encode_images` takes them.
-            labels: what it may show; no two of them alike.
-            template: a sentence with `{}` where the label goes, such as "a photo of a {}", a function of the label,
+            images: one image, or several, as in `encode_images`.
+            labels: what the image may show; all different.
+            template: a sentence with `{}` in place of the label, such as "a photo of a {}"; a function of the label;
                 or a list of these, see `encode_labels`.
-            top: how many labels to return; None for all.
+            top: number of labels to return; None for all.
 
         Returns:
-            `[("a cat", 0.98), ("a dog", 0.02)]`, best first, for one image; for several, a list of
-            such lists. See `probabilities` for what the numbers mean.
+            `[("a cat", 0.98), ("a dog", 0.02)]`, best first, for one image; a list of these for several. See
+            `probabilities` for the meaning of the numbers.
 
         Raises:
             ImageError: for an image that cannot be read.
-            TextError: for labels that are empty, too long or the same, or a template without `{}`.
+            TextError: for labels that are empty, too long or equal, or a template without `{}`.
         """
         if top is not None:
-            _check_positive("top", top)
+            check_positive("top", top)
         names = [labels] if isinstance(labels, str) else list(labels)
-        text_features = self.encode_labels(names, template)
-        rankings = [
-            rank(names, row, top) for row in self.probabilities(self.encode_images(images), text_features)
-        ]
-        return rankings[0] if is_picture(images) else rankings
+        label_features = self.encode_labels(names, template)
+        rows = self.probabilities(self.encode_images(images), label_features)
+        rankings = [rank_labels(names, row, top) for row in rows]
+        return rankings[0] if is_single_image(images) else rankings
 
     @overload
-    def caption(self, images: Picture, **options: Any) -> str: ...
+    def caption(self, images: ImageSource, **options: Any) -> str: ...
 
     @overload
-    def caption(self, images: Iterable[Picture], **options: Any) -> list[str]: ...
+    def caption(self, images: Iterable[ImageSource], **options: Any) -> list[str]: ...
 
     def caption(
         self,
-        images: Pictures,
+        images: Images,
         *,
         prompt: str = "",
         batch_size: int = 32,
         progress: Progress = False,
         **search: Any,
     ) -> str | list[str]:
-        """Say in words what pictures show; a CoCa can.
+        """Write captions of images, with a CoCa model.
 
         Args:
-            images: a picture, or several, as `encode_images` takes them.
-            prompt: what every caption begins with.
-            batch_size: how many pictures go through the model at once.
-            progress: True for a bar on stderr, or a function that is told how many pictures more are done.
-            search: how the words are chosen and how many, see `oneclip.model.CoCa.generate`.
+            images: one image, or several, as in `encode_images`.
+            prompt: the beginning of every caption.
+            batch_size: number of images that go through the model at once.
+            progress: True for a bar on stderr, or a function that is called with the number of images just done.
+            search: how tokens are chosen, and how many, see `oneclip.model.CoCa.generate`.
 
         Returns:
-            The caption of one picture, prompt included; for several, a list.
+            The caption of one image, with the prompt; a list for several.
 
         Raises:
-            ImageError: for a picture that cannot be read.
-            ConfigError: if the model writes no captions, or `search` contradicts itself.
+            ImageError: for an image that cannot be read.
+            ConfigError: if the model has no decoder, or `search` contradicts itself.
         """
-        total = 1 if is_picture(images) else len(images) if isinstance(images, Sized) else None
         captions: list[str] = []
-        with reporting(progress, total, "pictures") as advance:
+        with report_progress(progress, _count(images), "images") as advance:
             for part in self.stream_captions(images, prompt=prompt, batch_size=batch_size, **search):
                 captions += part.captions
                 advance(len(part.captions))
-        return captions[0] if is_picture(images) else captions
+        return captions[0] if is_single_image(images) else captions
 
     def stream_captions(
         self,
-        images: Pictures,
+        images: Images,
         *,
         prompt: str = "",
         batch_size: int = 32,
         on_error: Raise | Skip = "raise",
         **search: Any,
-    ) -> Generator[Captioned, None, None]:
-        """`caption`, batch by batch: with `on_error="skip"` images that cannot be read are left out and listed.
+    ) -> Generator[CaptionedImages, None, None]:
+        """Write captions batch by batch; with `on_error="skip"` images that cannot be read are listed instead.
 
         Yields:
-            a `Captioned` a batch; its indices count from the first image of all.
+            A `CaptionedImages` for each batch; its indices count from the first of all images.
         """
-        _check_choice("on_error", on_error, ("raise", "skip"))
-        _check_positive("batch_size", batch_size)
+        check_choice("on_error", on_error, ("raise", "skip"))
+        check_positive("batch_size", batch_size)
         captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
-        batches = read_ahead(
+        batches = prefetch_images(
             images, self.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
         )
         with closing(batches):
-            for pixels, kept, skipped in _parted(batches, on_error):
+            for (kept, skipped), pixels in split_skipped(batches, on_error):
                 captions: list[str] = []
                 if pixels:
-                    captions = captioner.write(torch.stack(pixels).to(self.device, self.towers.dtype))
-                yield Captioned(captions, kept, skipped)
+                    captions = captioner.write(torch.stack(pixels).to(self.device, self.inference.dtype))
+                yield CaptionedImages(captions, kept, skipped)
 
     def encode_labels(self, labels: Labels, template: Templates | None = None) -> Features:
-        """Encode what `classify` chooses from, refusing labels that would make its answer meaningless.
+        """Encode the labels of `classify`; labels that would make its result meaningless are refused.
 
         Args:
-            labels: M of them.
-            template: as of `classify`. Of several the embeddings are averaged and normalised again, as published
-                zero-shot classifiers are made (Radford et al. 2021, section 3.1.4).
+            labels: M labels.
+            template: as of `classify`. The embeddings of several templates are averaged and normalized again, as in
+                published zero-shot classifiers (Radford et al. 2021, section 3.1.4).
 
         Returns:
             (M, D) float32 of unit length.
@@ -544,88 +528,64 @@ class Encoder:
         features = self.encode_texts(texts)
         if len(texts) == len(names):
             return features
-        return mean_features(torch.from_numpy(features), len(names)).numpy()
+        return mean_class_embeddings(torch.from_numpy(features), len(names)).numpy()
 
     @overload
     def similarity(self, images: Tensor, texts: str | Iterable[str] | Features | Tensor) -> Tensor: ...
 
     @overload
     def similarity(
-        self, images: Pictures | Features, texts: str | Iterable[str] | Features | Tensor
+        self, images: Images | Features, texts: str | Iterable[str] | Features | Tensor
     ) -> Features: ...
 
     def similarity(
-        self, images: Pictures | Features | Tensor, texts: str | Iterable[str] | Features | Tensor
+        self, images: Images | Features | Tensor, texts: str | Iterable[str] | Features | Tensor
     ) -> Features | Tensor:
-        """Compare images with texts.
+        """Compute the cosine similarity of images and texts.
 
         Args:
-            images: N of them as `encode_images` takes them, or their features, a tensor or an array (N, D) of floats.
-                (A gray image of floats that is exactly D wide goes in a list.)
-            texts: M of them as `encode_texts` takes them, or their features, likewise.
+            images: N images as in `encode_images`, or their features: a tensor or an array (N, D) of floats. (Pass a
+                gray image of floats that is exactly D wide in a list.)
+            texts: M texts as in `encode_texts`, or their features.
 
         Returns:
-            (N, M) float32, the cosine of each image with each text; a tensor if the features of the images are one.
+            (N, M) float32, the cosine of each image with each text; a tensor if `images` is a tensor.
 
         Raises:
             ShapeError: for features of another shape.
             ImageError, TextError: for images and texts that cannot be encoded.
         """
         width = self.embed_dim
-        found: Any = images if are_image_features(images, width) else self.encode_images(images)
-        labels: Any = texts if are_text_features(texts) else self.encode_texts(texts)
-        result: Features | Tensor = like(found, cosines(found, labels, width))
+        image_features: Any = images if are_image_features(images, width) else self.encode_images(images)
+        text_features: Any = texts if are_text_features(texts) else self.encode_texts(texts)
+        result: Features | Tensor = match_type(
+            image_features, cosine_similarity(image_features, text_features, width)
+        )
         return result
 
     def probabilities(self, image_features: Array, text_features: Features | Tensor) -> Array:
-        """Features of images (N, D) and of labels (M, D) to probabilities (N, M).
+        """Compute the probabilities (N, M) of labels from features of images (N, D) and labels (M, D).
 
-        A model trained with the softmax loss, as nearly all are, says which label it is: a row adds up to 1,
-        also when no label fits. One with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023):
-        it says of each label by itself whether it fits.
+        A model trained with the softmax loss, as nearly all are, answers which label it is: each row sums to 1, even if
+        no label fits. A model with a `logit_bias` was trained with the sigmoid loss (Zhai et al. 2023): it answers for
+        each label on its own whether it fits.
 
         Args:
             image_features: a torch tensor or a NumPy array.
-            text_features: either of them, too.
+            text_features: a torch tensor or a NumPy array.
 
         Returns:
-            (N, M) float32 without gradient, of the kind of `image_features`, and where they are.
+            (N, M) float32 without gradient, of the type of `image_features` and on their device.
 
         Raises:
             ShapeError: for features of another shape.
         """
-        similar, bias = cosines(image_features, text_features, self.embed_dim), self.logit_bias
-        logits = (self.logit_scale * similar + (bias or 0.0)).cpu().numpy()
-        found = torch.from_numpy(probabilities(logits, independent=bias is not None))
-        return like(image_features, found.to(similar.device))
-
-    def _no_features(self) -> Features:
-        return np.empty((0, self.embed_dim), dtype=np.float32)
+        cosines, bias = cosine_similarity(image_features, text_features, self.embed_dim), self.logit_bias
+        logits = (self.logit_scale * cosines + (bias or 0.0)).cpu().numpy()
+        result = torch.from_numpy(probabilities(logits, independent=bias is not None))
+        return match_type(image_features, result.to(cosines.device))
 
 
-def _parted(
-    batches: Iterable[list[Tensor | Skipped]], on_error: Raise | Skip
-) -> Iterator[tuple[list[Tensor], list[int], list[Skipped]]]:
-    """Split each batch into the images that were read, their places among all images, and the others.
-
-    Raises:
-        ImageError: for the first image that could not be read, with `on_error="raise"`.
-    """
-    first = 0
-    for results in batches:
-        skipped = [result for result in results if isinstance(result, Skipped)]
-        if skipped and on_error == "raise":
-            raise skipped[0].error
-        kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
-        first += len(results)
-        yield [result for result in results if isinstance(result, Tensor)], kept, skipped
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r} and must be {' or '.join(map(repr, choices))}")
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r} and must be a whole number from 1 on")
+def _count(images: Images) -> int | None:
+    """Return the number of images; None if it is unknown, as for a generator."""
+    return 1 if is_single_image(images) else len(images) if isinstance(images, Sized) else None

@@ -1,4 +1,4 @@
-"""A name to an `Encoder`: a model with its preprocessing and its tokenizer."""
+"""Loading of an `Encoder` by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 
 from oneclip import checkpoint
 from oneclip.checkpoint import Heads, Preprocessing
+from oneclip.config.precision import LOAD_PRECISIONS, PLAN_PRECISIONS, check_precision
+from oneclip.encoder.checks import check_int8
 from oneclip.encoder.encoder import Encoder
-from oneclip.encoder.parts import check_int8
-from oneclip.engine import PLANNED, automatic_precision, usable_device
+from oneclip.engine import automatic_precision, resolve_device
 from oneclip.errors import DownloadError, TokenizerNotFoundError
 from oneclip.image import Preprocess, Truncated
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.text import Tokenizer, get_tokenizer
-from oneclip.text.hf.tokenizer_files import is_folder, look_for_files
+from oneclip.text.hf.tokenizer_files import find_tokenizer_files, is_folder
 
 
 def load(
@@ -37,44 +38,44 @@ def load(
     part: str | None = None,
     prefix: str | None = None,
 ) -> Encoder:
-    """Load a model by name, ready to encode.
+    """Load a model by name.
 
     Args:
         name: "pocket", an OpenAI name ("ViT-B/32"), "ARCHITECTURE:tag", "hf-hub:owner/repository",
-            "ARCHITECTURE:path/to/file", or the path of a folder or file that says what it is.
-        device: "cpu", "cuda:0", …; by default the first CUDA device if there is one, else the CPU.
-        precision: "fp32", "bf16", "fp16" or "int8": of what is computed; or "auto", for bf16 where the processor
-            computes in it (fp16 on a GPU that does not), else fp32. `model` stays the fp32 reference beside the packed
-            weights of the others; in fp16 on a CPU, and on a GPU that has no memory for it, its weights are in that
-            precision themselves.
-        cache_dir: where downloads are kept, instead of the usual folder.
-        max_pixels: pictures with more pixels are refused; None for the limit of `oneclip.image.open_image`.
-        truncated: "refuse" files whose pixels break off, or "accept" what there is of them.
-        quick_gelu: the activation that the weights were trained with, where nothing says it.
-        heads: attention heads of both towers, or (image tower, text tower), where nothing says it.
-        preprocess: how images are prepared, where nothing says it: "openai", or a mapping such as
+            "ARCHITECTURE:path/to/file", or the path of a folder or file that contains its configuration.
+        device: "cpu", "cuda:0", …; None for the first CUDA device, or the CPU if there is no CUDA device.
+        precision: of the arithmetic: "fp32", "bf16", "fp16" or "int8"; or "auto": bf16 if the processor supports it
+            (fp16 on a GPU without bf16), else fp32. `model` stays in fp32 beside the packed weights. Its own weights
+            are converted for fp16 on a CPU, and on a GPU without enough memory for both.
+        cache_dir: folder for downloads; None for the default.
+        max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
+        truncated: "refuse" or "accept" image files whose pixel data is incomplete.
+        quick_gelu: the activation that the weights were trained with, for files that do not record it.
+        heads: attention heads of both towers, or (image tower, text tower), for files that do not record them.
+        preprocess: how images are preprocessed, for files that do not record it: "openai", or a mapping such as
             `{"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}` of the fields of a `PreprocessCfg`.
-        image_size: pixels, (height, width) if not a square: for pictures of another size than the model was
-            trained with. Its positions are resized.
-        context_length: tokens, for captions of another length than the model was trained with, likewise.
-        part: the key of the dict to take from a training checkpoint, such as "state_dict_ema" or "net".
-        prefix: what stands before the names of the model's tensors in a file that holds more, such as "backbone.".
+        image_size: pixels, or (height, width), for images of another size than in training; position embeddings are
+            interpolated.
+        context_length: tokens, for texts of another length than in training; position embeddings are interpolated.
+        part: the key of the dict to read in a training checkpoint, such as "state_dict_ema" or "net".
+        prefix: of the names of the model's tensors in a file that contains others, too, such as "backbone.".
 
     Raises:
-        UnknownModelError: for a name that means nothing; its message has the nearest names.
-        AmbiguousModelError: for weights whose activation, heads or preprocessing cannot be known.
-        CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be fetched.
-        ConfigError: for a device that is not there, or a precision that is none.
+        UnknownModelError: for an unknown name; the message has the nearest names.
+        AmbiguousModelError: for weights whose activation, heads or preprocessing is unknown.
+        CheckpointError, DownloadError: for a file that is damaged, does not fit, or cannot be downloaded.
+        ConfigError: for an unknown device or precision.
         MissingExtraError: for a tower that needs a package that is not installed.
     """
-    place = usable_device(device)
+    check_precision(precision, LOAD_PRECISIONS)
+    target = resolve_device(device)
     if precision == "auto":
-        precision = automatic_precision(place)
-    check_int8(precision, place)
+        precision = automatic_precision(target)
+    check_int8(precision, target)
     read = partial(
         checkpoint.load,
         name,
-        device=place,
+        device=target,
         cache_dir=cache_dir,
         quick_gelu=quick_gelu,
         heads=heads,
@@ -84,15 +85,15 @@ def load(
         part=part,
         prefix=prefix,
     )
-    packed = precision != "fp32" and precision in PLANNED.get(place.type, ())
+    packed = precision != "fp32" and precision in PLAN_PRECISIONS.get(target.type, ())
     try:
         loaded = read(precision="fp32" if packed else precision)
     except torch.OutOfMemoryError:
         if not packed:
             raise
         loaded = None
-    if loaded is None:  # out here, where the error no longer holds what did not fit
-        loaded, packed = read(precision=precision), False  # a plan takes such weights as they are
+    if loaded is None:  # outside of `except`, where the error keeps its tensors alive
+        loaded, packed = read(precision=precision), False  # a plan uses such weights without a copy
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),
@@ -105,14 +106,14 @@ def load(
     )
 
 
-def _tokenizer(loaded: checkpoint.Loaded) -> Tokenizer | Callable[[], Tokenizer]:
-    """The tokenizer of a model, or what finds it when the first text comes, where its files are missing.
+def _tokenizer(loaded: checkpoint.LoadedModel) -> Tokenizer | Callable[[], Tokenizer]:
+    """Return a model's tokenizer, or a function that returns it at the first text if its files are missing now.
 
-    Images need none; and loading a folder asks no server for what the folder lacks.
+    Images need no tokenizer, and loading a folder makes no request for files that the folder lacks.
     """
     text, home = loaded.cfg.text_cfg, loaded.home
     find = partial(get_tokenizer, text, home, loaded.cache_dir)
-    if text.hf_tokenizer_name and home is not None and is_folder(home) and not look_for_files(home):
+    if text.hf_tokenizer_name and home is not None and is_folder(home) and not find_tokenizer_files(home):
         return find
     try:
         return find()

@@ -1,7 +1,6 @@
-"""Preprocessed pictures to features, a batch after the other: where they are computed elsewhere, the next one is on its
-way there before the last one's features are asked for.
+"""Pipelined encoding: the next batch is started before the last one's embeddings are fetched from the device.
 
-Shapes: B batch, D joint embedding, (H, W) pixels.
+Shapes: B batch, L tokens, D joint embedding, (H, W) pixels.
 """
 
 from __future__ import annotations
@@ -9,83 +8,96 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneclip.engine import Transfer, finite, normalized
-from oneclip.image import FastPreprocess
-from oneclip.image.uint8 import NormalizeBytes, Unnormalized
+from oneclip.engine import DeviceTransfer, InferenceModel, normalized, to_finite_array
+from oneclip.image.uint8 import NormalizeUInt8, UInt8Preprocess
 
-if TYPE_CHECKING:
-    from oneclip.encoder.encoder import Encoder
-
-Begun = Callable[[], NDArray[np.float32]]  # gives the features once they are there
-T = TypeVar("T")
+PendingFeatures: TypeAlias = Callable[[], NDArray[np.float32]]  # waits for the embeddings and returns them
+K = TypeVar("K")
+V = TypeVar("V")
+P = TypeVar("P")
 
 
-class Feed:
-    """The way of pictures and captions through an encoder's towers.
+class EncodePipeline:
+    """Path of images and texts to a model's device, through its towers, and back.
 
-    On a GPU pictures travel as bytes, and are normalised there: the same numbers, a fourth of the way.
+    For a GPU, images are copied as bytes and normalized there: the same numbers from a fourth of the bytes.
 
     Args:
-        encoder: the model.
-        decode: of pictures "exact" or "fast".
+        inference: the model.
+        preprocess: one PIL image to one (3, H, W) tensor.
+        embed_dim: D.
 
     Attributes:
-        preprocess: a PIL image to what `pictures` takes; to be called in threads.
-        ahead: how many batches are to be begun before the first is asked for.
+        preprocess: a PIL image to a tensor for `start_images`; it can be called in threads.
+        depth: number of batches to start before the first result is fetched.
     """
 
-    def __init__(self, encoder: Encoder, decode: str = "exact") -> None:
-        self._encoder = encoder
-        self._transfer = Transfer(encoder.device)
-        self.ahead = self._transfer.ahead
-        whole = encoder.preprocess if decode == "exact" else FastPreprocess(encoder.preprocess_cfg)
-        to_bytes = Unnormalized.of(whole) if self._transfer.overlaps else None
-        self._normalize = NormalizeBytes(to_bytes.normalize, encoder.device) if to_bytes else None
-        self.preprocess: Any = to_bytes or whole
+    def __init__(self, inference: InferenceModel, preprocess: Callable[..., Tensor], embed_dim: int) -> None:
+        self._inference, self._embed_dim = inference, embed_dim
+        self._transfer = DeviceTransfer(inference.device)
+        self.depth = self._transfer.depth
+        to_bytes = UInt8Preprocess.of(preprocess) if self._transfer.overlaps else None
+        self._normalize = NormalizeUInt8(to_bytes.normalize, inference.device) if to_bytes else None
+        self.preprocess: Any = to_bytes or preprocess
 
-    def pictures(self, pixels: Sequence[Tensor]) -> Begun:
-        """Begin to encode tensors (3, H, W), as `preprocess` makes them, on the CPU: (B, D) of unit length.
+    def start_images(self, pixels: Sequence[Tensor]) -> PendingFeatures:
+        """Start to encode tensors (3, H, W), made by `preprocess`, on the CPU: (B, D) of unit length.
 
         Raises:
-            CheckpointError: when they are asked for, if one is not finite.
+            CheckpointError: by the returned function, if an embedding is not finite.
         """
+        if not pixels:
+            return lambda: np.empty((0, self._embed_dim), dtype=np.float32)
         batch = self._transfer.stack(pixels)
-        if self._normalize is not None and batch.dtype == torch.uint8:  # floats were prepared for a CPU
+        if self._normalize is not None and batch.dtype == torch.uint8:  # floats are normalized already
             batch = self._normalize(batch)
-        return self._begin(self._encoder.encode_pixels(batch))
+        return self._fetch(self._inference.encode_pixels(batch))
 
-    def captions(self, ids: Tensor) -> Begun:
-        """Begin to encode token ids (B, L), likewise."""
-        return self._begin(self._encoder.encode_tokens(ids))
+    def start_texts(self, ids: Tensor) -> PendingFeatures:
+        """Start to encode token ids (B, L), as `start_images` does images."""
+        return self._fetch(self._inference.encode_tokens(ids))
 
-    def _begin(self, features: Tensor) -> Begun:
-        arrived, name = self._transfer.fetch(normalized(features)), self._encoder.name
-        return lambda: finite(arrived(), name)
+    def _fetch(self, features: Tensor) -> PendingFeatures:
+        wait, name = self._transfer.fetch(normalized(features)), self._inference.name
+        return lambda: to_finite_array(wait(), name)
 
 
-def delayed(batches: Generator[T, None, None], by: int) -> Generator[T, None, None]:
-    """The same, each when so many more have been made; those before an error come before it."""
-    line: deque[T] = deque()
+def pipelined(
+    batches: Generator[tuple[K, V], None, None], start: Callable[[V], P], depth: int
+) -> Generator[tuple[K, P], None, None]:
+    """Start the work on each batch `depth` batches before its result is yielded.
+
+    Args:
+        batches: pairs of a key and the input of `start`.
+        start: starts the work on one batch.
+        depth: number of batches that are started ahead.
+
+    Yields:
+        The key and the result of `start` for each batch, in order. An error is raised after the results of the batches
+        before it.
+    """
+    pending: deque[tuple[K, P]] = deque()
     error: Exception | None = None
     with closing(batches):
         while error is None:
             try:
-                line.append(next(batches))
+                key, value = next(batches)
+                pending.append((key, start(value)))
             except Exception as raised:
                 error = raised
             else:
-                if len(line) > by:
-                    yield line.popleft()
-        yield from line
+                if len(pending) > depth:
+                    yield pending.popleft()
+        yield from pending
         try:
             if not isinstance(error, StopIteration):
                 raise error
         finally:
-            del error  # which holds this frame, and this frame it
+            del error  # it refers to this frame, which refers to it

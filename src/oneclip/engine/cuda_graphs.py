@@ -1,4 +1,4 @@
-"""A computation on a GPU to its CUDA graph: all its steps, started at once."""
+"""Capture and replay of CUDA graphs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneclip.engine.graph_cache import Compute, NotRecorded, Replay
+from oneclip.engine.graph_cache import CaptureError, Compute, Replay
 
-WARM_UPS = 2  # in the first, libraries choose their kernels and take their workspaces
-_ONE_AT_A_TIME = threading.Lock()  # torch captures one graph in a process
+WARM_UP_RUNS = 2  # in the first, libraries choose their kernels and allocate their workspaces
+_CAPTURE_LOCK = threading.Lock()  # torch captures one graph at a time in a process
 
 
-class CudaGraphs:
-    """Makes the recordings of one plan.
+class CudaGraphCapture:
+    """Captures the graphs of one plan.
 
-    All have one pool of memory, and one stream that they are captured on, for the workspace that matrix products take
-    belongs to a stream. One must therefore end before the next begins, on whatever stream they are replayed: an event
-    sees to that.
+    All graphs share one memory pool, and one stream for capture, because the workspace of matrix products belongs to a
+    stream. So one replay must end before the next begins, on whatever streams they run; an event ensures that.
 
     Args:
         device: the GPU.
@@ -34,23 +33,23 @@ class CudaGraphs:
             self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def __call__(self, compute: Compute, shape: tuple[int, ...], dtype: torch.dtype) -> Replay:
-        """Capture a computation of one shape.
+        """Capture a computation for one input shape.
 
         Raises:
-            OutOfMemoryError: if it does not fit.
-            NotRecorded: if it has a step that cannot be captured.
+            OutOfMemoryError: if it does not fit into the memory.
+            CaptureError: if one of its steps cannot be captured.
         """
-        # the input is an ordinary tensor, which may be written to in inference mode and outside of it
-        with torch.cuda.device(self.device), torch.inference_mode(False), torch.no_grad(), _ONE_AT_A_TIME:
+        # the buffer is an ordinary tensor, which can be written to inside and outside of inference mode
+        with torch.cuda.device(self.device), torch.inference_mode(False), torch.no_grad(), _CAPTURE_LOCK:
             batch = torch.zeros(shape, dtype=dtype, device=self.device)
             caller = torch.cuda.current_stream()
             self.stream.wait_stream(caller)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.stream(self.stream):  # also left where capturing ends in an error
-                    for _ in range(WARM_UPS):
+                with torch.cuda.stream(self.stream):  # also restores the stream if the capture fails
+                    for _ in range(WARM_UP_RUNS):
                         compute(batch)
-                    # only what this thread does is held to the rules of capturing: others may allocate
+                    # "thread_local": other threads may allocate memory meanwhile
                     with torch.cuda.graph(
                         graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
                     ):
@@ -58,26 +57,28 @@ class CudaGraphs:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                raise NotRecorded(str(error).partition("\n")[0]) from error
+                raise CaptureError(str(error).partition("\n")[0]) from error
             caller.wait_stream(self.stream)
         return _CudaGraph(self, graph, batch, features)
 
 
 @dataclass(frozen=True)
 class _CudaGraph:
-    graphs: CudaGraphs
+    """A captured graph with its input and output buffers."""
+
+    owner: CudaGraphCapture
     graph: torch.cuda.CUDAGraph
     batch: Tensor
     features: Tensor
 
     def __call__(self, fill: Callable[[Tensor], None], rows: int) -> Tensor:
-        with torch.cuda.device(self.graphs.device):
+        with torch.cuda.device(self.owner.device):
             stream = torch.cuda.current_stream()
-            stream.wait_event(self.graphs.done)  # which nothing waits for before it was first recorded
-            self.batch.record_stream(stream)  # its memory is not to be had before this is done
+            stream.wait_event(self.owner.done)  # returns at once before the first replay
+            self.batch.record_stream(stream)  # keeps its memory until the replay has ended
             try:
                 fill(self.batch)
                 self.graph.replay()
                 return self.features[:rows].clone()
             finally:
-                self.graphs.done.record(stream)
+                self.owner.done.record(stream)

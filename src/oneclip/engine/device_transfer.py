@@ -1,7 +1,4 @@
-"""Batches to the device and features back, while it computes; on a CPU they are there already.
-
-Shapes: B batch.
-"""
+"""Copy batches to the device and features back while the device computes."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ import torch
 from torch import Tensor
 
 
-class Transfer:
-    """The way to a device and back.
+class DeviceTransfer:
+    """Copies between the CPU's memory and one device.
 
-    To a GPU and from it memory that stays in its place ("pinned") is copied, on a stream for each direction: the next
-    batch arrives and the last one's features leave while the GPU computes.
+    For a GPU, copies go through pinned memory, with one stream for each direction: the next batch arrives and the last
+    features leave while the GPU computes. On a CPU nothing is copied.
 
     Args:
-        device: where it is computed.
+        device: where the model is.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,41 +23,41 @@ class Transfer:
         self.overlaps = device.type == "cuda"
         if self.overlaps:
             stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
-            self._up, self._down = stream(device), stream(device)
+            self._to_device, self._to_host = stream(device), stream(device)
 
     @property
-    def ahead(self) -> int:
-        """How many batches should be begun before the first is fetched."""
+    def depth(self) -> int:
+        """Number of batches to start before the first result is fetched."""
         return 1 if self.overlaps else 0
 
     def stack(self, rows: Sequence[Tensor]) -> Tensor:
-        """Rows of one shape and precision, in the CPU's memory, to a batch (B, ...) on the device."""
+        """Stack CPU tensors of one shape and dtype into a batch (B, ...) on the device."""
         if not self.overlaps:
             return torch.stack(list(rows)).to(self.device)
         shape = (len(rows), *rows[0].shape)
-        # torch uses this memory again only when what was begun to be copied has been
+        # torch does not reuse this memory before the copy has finished
         batch = torch.stack(list(rows), out=torch.empty(shape, dtype=rows[0].dtype, pin_memory=True))
-        with torch.cuda.stream(self._up):
-            there = batch.to(self.device, non_blocking=True)
+        with torch.cuda.stream(self._to_device):
+            on_device = batch.to(self.device, non_blocking=True)
         current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._up)
-        there.record_stream(current)  # so that no other batch takes its place before it was computed
-        return there
+        current.wait_stream(self._to_device)
+        on_device.record_stream(current)  # keeps its memory until the batch was computed
+        return on_device
 
     def fetch(self, features: Tensor) -> Callable[[], Tensor]:
-        """Begin to copy features to the CPU's memory; what is given waits for them."""
+        """Start a copy of features to the CPU's memory; the returned function waits for it."""
         if not self.overlaps or features.device.type != "cuda":
             return features.cpu
-        here = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._down.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._down):
-            here.copy_(features, non_blocking=True)
-            arrived.record(self._down)
-        features.record_stream(self._down)
+        host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._to_host.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._to_host):
+            host.copy_(features, non_blocking=True)
+            copied.record(self._to_host)
+        features.record_stream(self._to_host)
 
         def wait() -> Tensor:
-            arrived.synchronize()
-            return here.clone()  # pinned memory is scarce: what is kept is ordinary
+            copied.synchronize()
+            return host.clone()  # pinned memory is scarce, so the result is ordinary memory
 
         return wait

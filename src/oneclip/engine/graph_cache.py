@@ -1,6 +1,6 @@
-"""A computation to the same, recorded once for each of a few shapes and replayed from then on.
+"""Cache of captured graphs, one for each input shape of a computation.
 
-What a recording is, is the recorder's: on a GPU a CUDA graph, see `cuda_graphs`.
+How a graph is captured and replayed is up to the `Capture` function: on a GPU it is a CUDA graph, see `cuda_graphs`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from oneclip.engine.graph_shapes import Buckets, Captions, Shape
+from oneclip.engine.graph_shapes import GraphShapes, Shape, TextShapes
 
 Compute = Callable[[Tensor], Tensor]
-MOST = 32  # recordings of one plan at a time; each keeps some memory
+MAX_GRAPHS = 32  # of one plan at a time; each keeps some memory
 
 
 class Replay(Protocol):
-    """A computation of one shape."""
+    """A captured computation of one shape."""
 
     def __call__(self, fill: Callable[[Tensor], None], rows: int) -> Tensor:
-        """Let `fill` write the batch into the input, compute, and give the first rows of the features, copied."""
+        """Call `fill` on the input buffer, compute, and return a copy of the first `rows` rows of the features."""
 
 
-Record = Callable[[Compute, Shape, torch.dtype], Replay]
+Capture = Callable[[Compute, Shape, torch.dtype], Replay]
 
 
-class Recorded:
-    """A plan's computation by recordings, and as it is where there is none.
+class GraphCache:
+    """A computation that replays graphs where it can, and runs normally elsewhere.
 
-    Recordings share their memory, so that one is replayed after the other, whatever the thread. Where memory is lacking
-    all are given up, and where recording itself fails, too: the numbers are the same without.
+    Graphs share their memory, so only one is replayed at a time, whatever the thread. If memory runs out, or if a
+    capture fails, all graphs are dropped: the numbers are the same without them.
 
     Args:
         compute: a batch to features (B, D); rows do not depend on each other.
-        buckets: which shapes are recorded.
-        record: makes a recording.
+        shapes: which shapes get a graph.
+        capture: captures one graph.
     """
 
-    def __init__(self, compute: Compute, buckets: Buckets, record: Record) -> None:
-        self.compute, self._buckets = compute, buckets
-        self._record: Record | None = record
+    def __init__(self, compute: Compute, shapes: GraphShapes, capture: Capture) -> None:
+        self.compute, self._shapes = compute, shapes
+        self._capture: Capture | None = capture
         self._replays: OrderedDict[tuple[Shape, torch.dtype], Replay] = OrderedDict()
         self._lock = threading.Lock()
-        self.remark = ""  # why nothing is recorded any more
+        self.remark = ""  # why graphs are no longer used
 
     def __call__(self, batch: Tensor) -> Tensor:
-        shape = self._buckets.bucket(tuple(batch.shape)) if self._record is not None else None
+        shape = self._shapes.bucket(tuple(batch.shape)) if self._capture is not None else None
         if shape is not None:
-            features = self._replayed(batch, shape)
+            features = self._replay(batch, shape)
             if features is not None:
                 return features
         try:
@@ -59,50 +59,52 @@ class Recorded:
         except torch.OutOfMemoryError:
             if not self._replays:
                 raise
-        self._give_up("the memory is full")  # out here, where the error no longer holds what was computed
+        self._disable("out of memory")  # outside of `except`, where the error keeps its tensors alive
         return self.compute(batch)
 
-    def _replayed(self, batch: Tensor, shape: Shape) -> Tensor | None:
-        """Features by a recording; None if there is no way to one."""
+    def _replay(self, batch: Tensor, shape: Shape) -> Tensor | None:
+        """Compute features with a graph; None if there is no graph and none can be captured."""
         try:
             with self._lock:
-                replay = self._replay(shape, batch.dtype)
-                return None if replay is None else replay(lambda whole: self._fill(whole, batch), len(batch))
+                replay = self._get(shape, batch.dtype)
+                return (
+                    None if replay is None else replay(lambda buffer: self._fill(buffer, batch), len(batch))
+                )
         except torch.OutOfMemoryError:
-            why = "the memory is full"
-        except NotRecorded as error:
-            why = str(error)
-        self._give_up(why)
+            reason = "out of memory"
+        except CaptureError as error:
+            reason = str(error)
+        self._disable(reason)
         return None
 
-    def _replay(self, shape: Shape, dtype: torch.dtype) -> Replay | None:
+    def _get(self, shape: Shape, dtype: torch.dtype) -> Replay | None:
         replay = self._replays.get((shape, dtype))
         if replay is None:
-            if self._record is None:  # given up while this thread waited
+            if self._capture is None:  # disabled while this thread waited for the lock
                 return None
-            replay = self._record(self.compute, shape, dtype)
+            replay = self._capture(self.compute, shape, dtype)
             self._replays[shape, dtype] = replay
-            while len(self._replays) > MOST:
+            while len(self._replays) > MAX_GRAPHS:
                 self._replays.popitem(last=False)
         self._replays.move_to_end((shape, dtype))
         return replay
 
-    def _fill(self, whole: Tensor, batch: Tensor) -> None:
-        """Write a batch into the input of a recording; rows behind it stay what they were, and nobody asks for them."""
-        rows = whole[: len(batch)]
-        if isinstance(self._buckets, Captions):
+    def _fill(self, buffer: Tensor, batch: Tensor) -> None:
+        """Write a batch into the input buffer of a graph; later rows keep old values, and their output is not used."""
+        rows = buffer[: len(batch)]
+        if isinstance(self._shapes, TextShapes):
             length = batch.shape[1]
-            if self._buckets.pad is not None:
-                rows[:, length:] = self._buckets.pad
+            if self._shapes.pad is not None:
+                rows[:, length:] = self._shapes.pad
             rows = rows[:, :length]
         rows.copy_(batch)
 
-    def _give_up(self, why: str) -> None:
+    def _disable(self, reason: str) -> None:
         with self._lock:
-            self._record = None
+            self._capture = None
             self._replays.clear()
-            self.remark = f"; nothing is recorded: {why}"
+            self.remark = f"; CUDA graphs are off: {reason}"
 
 
-class NotRecorded(Exception):
-    """A computation that cannot be recorded, and why; it never leaves the engine."""
+class CaptureError(Exception):
+    """The reason why a computation cannot be captured; it is caught inside the engine."""

@@ -1,9 +1,8 @@
-"""A batch's shape to the few shapes that are recorded on a GPU: rows, and the lengths of captions, are filled up.
+"""Input shapes that have a CUDA graph: batches are padded up to one of a few numbers of rows and tokens.
 
-A GPU is told of each of a plan's few hundred steps by the processor, a few microseconds each. While a step takes less
-than that, the GPU waits: a recording tells it of all steps at once, and the rows that fill a batch up cost nothing, for
-the GPU was not full. With more to do in each step nothing waits, rows that nobody asked for would cost their share of
-the time, and batches are computed as they are.
+Every kernel launch costs the processor some microseconds. With small batches the GPU waits for the next launch: a
+graph, which launches all kernels at once, is faster then, and padding rows cost nothing. Large batches keep the GPU
+busy: padding rows would cost time, so these batches are computed without a graph.
 
 Shapes: B batch, L tokens.
 """
@@ -12,60 +11,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOKENS = 8192  # of a whole batch, beyond which steps take longer than to tell of them
-ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-LENGTHS = (16, 32, 48, 64)
+MAX_TOKENS = 8192  # of a batch; above this, kernels run longer than their launch
+ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTH_BUCKETS = (16, 32, 48, 64)
 
 Shape = tuple[int, ...]
 
 
-def filled_up(rows: int, tokens: int) -> int | None:
-    """To how many rows of so many tokens a batch is filled up; None where it is computed as it is."""
-    enough = next((bucket for bucket in ROWS if bucket >= rows), None)
-    return enough if enough is not None and enough * tokens <= TOKENS else None
+def padded_rows(rows: int, tokens: int) -> int | None:
+    """Return the number of rows to pad a batch of `tokens` each to; None if the batch gets no graph."""
+    bucket = next((bucket for bucket in ROW_BUCKETS if bucket >= rows), None)
+    return bucket if bucket is not None and bucket * tokens <= MAX_TOKENS else None
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Shapes (B, 3, H, W) that are recorded.
+class ImageShapes:
+    """Shapes (B, 3, H, W) that have a graph.
 
     Attributes:
-        tokens: that a picture becomes.
+        tokens: number of tokens of one image.
     """
 
     tokens: int
 
     def bucket(self, shape: Shape) -> Shape | None:
-        """The shape in whose recording a batch is computed; None where it is computed as it is."""
-        rows = filled_up(shape[0], self.tokens)
+        """Return the shape to pad a batch to; None if the batch gets no graph."""
+        rows = padded_rows(shape[0], self.tokens)
         return None if rows is None else (rows, *shape[1:])
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Shapes (B, L) that are recorded.
+class TextShapes:
+    """Shapes (B, L) that have a graph.
 
     Attributes:
-        context: the most tokens that a caption has.
-        pad: the id that shorter captions may be filled up with, see `TextPlan.pad`; where there is none, only whole
-            rows are recorded.
+        context: greatest number of tokens of a text.
+        pad: the id to pad shorter texts with, see `TextPlan.pad`; if None, only rows of full length have a graph.
     """
 
     context: int
     pad: int | None
 
     def bucket(self, shape: Shape) -> Shape | None:
-        """The shape in whose recording a batch is computed; None where it is computed as it is."""
+        """Return the shape to pad a batch to; None if the batch gets no graph."""
         rows, length = shape
         if self.pad is None:
-            enough = self.context if length == self.context else None
+            padded_length = self.context if length == self.context else None
         else:
-            lengths = (*(bucket for bucket in LENGTHS if bucket < self.context), self.context)
-            enough = next((bucket for bucket in lengths if bucket >= length), None)
-        if enough is None:
+            lengths = (*(bucket for bucket in LENGTH_BUCKETS if bucket < self.context), self.context)
+            padded_length = next((bucket for bucket in lengths if bucket >= length), None)
+        if padded_length is None:
             return None
-        filled = filled_up(rows, enough)
-        return None if filled is None else (filled, enough)
+        count = padded_rows(rows, padded_length)
+        return None if count is None else (count, padded_length)
 
 
-Buckets = Pictures | Captions
+GraphShapes = ImageShapes | TextShapes

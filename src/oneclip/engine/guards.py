@@ -1,4 +1,4 @@
-"""Which modules a plan may stand in for: those whose computation it knows, and nobody has changed."""
+"""Checks that a plan computes the same as the modules it replaces."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from oneclip.model.layers import DropPath
 from oneclip.model.siglip_layers import PatchDrop
 from oneclip.model.untouched import METHODS, is_own
 
-OURS = ("oneclip", "clip", "open_clip")  # whose subclasses compute the same, in whatever layout
+OWN_PACKAGES = ("oneclip", "clip", "open_clip")  # their subclasses differ in layout only
 
 
-class Unplanned(Exception):
-    """There is no plan for a tower, and why; it never leaves the engine."""
+class PlanUnsupported(Exception):
+    """The reason why a tower has no plan; it is caught inside the engine."""
 
 
-def must_be(module: nn.Module, *kinds: type[nn.Module]) -> None:
-    """Raise Unplanned unless a module is of one of these classes as they are, or as our facades have them.
+def require_type(module: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Raise PlanUnsupported unless a module is exactly of one of these classes, or of a facade's subclass.
 
-    A subclass made elsewhere may compute anything, and so may a module that was given a method of its own.
+    A subclass from any other package may compute something else, and so may a module with a method of its own.
     """
     kind = type(module)
-    if kind not in kinds and not (isinstance(module, kinds) and kind.__module__.split(".")[0] in OURS):
-        raise Unplanned(f"{kind.__module__}.{kind.__name__} where {kinds[0].__name__} was expected")
+    if kind not in kinds and not (
+        isinstance(module, kinds) and kind.__module__.split(".")[0] in OWN_PACKAGES
+    ):
+        raise PlanUnsupported(f"found {kind.__module__}.{kind.__name__}; expected {kinds[0].__name__}")
     if not all(is_own(getattr(kind, name, None)) for name in METHODS):
-        raise Unplanned(f"a method of {kind.__name__} was replaced")
+        raise PlanUnsupported(f"a method of the class {kind.__name__} was replaced")
     for name, value in vars(module).items():
-        ours = str(getattr(value, "__module__", "")).startswith("oneclip.engine")  # `accelerate`'s way in
+        ours = str(getattr(value, "__module__", "")).startswith("oneclip.engine")  # set by `accelerate`
         if callable(getattr(kind, name, None)) and not ours:
-            raise Unplanned(f"{kind.__name__}.{name} was replaced in one module")
+            raise PlanUnsupported(f"{kind.__name__}.{name} was replaced in one module")
 
 
-def must_pass_through(*modules: nn.Module) -> None:
-    """Raise Unplanned unless each module gives its input back: an identity, or a dropout in evaluation mode."""
+def require_identity(*modules: nn.Module) -> None:
+    """Raise PlanUnsupported unless each module returns its input: an identity, or a dropout in evaluation mode."""
     for module in modules:
-        must_be(module, nn.Identity, nn.Dropout, DropPath, PatchDrop)
+        require_type(module, nn.Identity, nn.Dropout, DropPath, PatchDrop)
         if module.training and not isinstance(module, nn.Identity):
-            raise Unplanned(f"a {type(module).__name__} is in training mode")
+            raise PlanUnsupported(f"a {type(module).__name__} is in training mode")

@@ -1,4 +1,4 @@
-"""Weights of a linear layer to a function that computes it, packed for one precision and this processor.
+"""Linear layers with weights packed for one precision on this processor.
 
 Shapes: (..., K) inputs, (..., N) outputs.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 Linear = Callable[[Tensor], Tensor]
 
-# what may follow a linear layer: as a function, and as oneDNN calls it (post-operation, arguments, algorithm)
+# activations after a linear layer: as a function, and as oneDNN's post-operation (name, arguments, algorithm)
 Activation = tuple[Callable[[Tensor], Tensor], tuple[str, list[float], str]]
 ACTIVATIONS: dict[str, Activation] = {
     "none": (lambda x: x, ("none", [], "")),
@@ -27,13 +27,13 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Pack(Protocol):
-    """Packs (N, K) weights and an (N,) bias: what it gives computes `activation(x @ weight.T + bias)`."""
+    """Maker of linear layers: from (N, K) weights and an (N,) bias, `activation(x @ weight.T + bias)`."""
 
     def __call__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Linear: ...
 
 
 class PlainLinear:
-    """torch's own, in a precision of choice: what is left where oneDNN is not."""
+    """Linear layer by torch's own function, for machines without oneDNN's operators."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """oneDNN's, in fp32 or bf16: weights in the order its kernels read them, bias and activation in the same pass.
+    """Linear layer by oneDNN in fp32 or bf16: weights in its kernels' order, bias and activation in the same pass.
 
-    `torch.nn.functional.linear` reorders bf16 weights at each call, and in fp32 calls MKL, which takes no AVX-512 path
-    on processors that are not Intel's. These are the operators that torch's own compiler emits.
+    `torch.nn.functional.linear` reorders bf16 weights at each call, and calls MKL in fp32, which uses no AVX-512 on
+    processors of other makers than Intel. The operators are those that torch's own compiler emits.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """oneDNN's in int8: a scale for each output channel's weights, one for all inputs, found anew at each call.
+    """Linear layer by oneDNN in int8: one scale for each output channel, and one for all inputs of a call.
 
-    Weights are symmetric, -127 to 127 or half of that, see `greatest_level`. Inputs are 0 to 255 with a zero point
-    between their least and their greatest; the sum is exact in 32 bits, and comes out in `dtype`, or in fp32 behind an
-    activation: a linear layer follows then, which quantises from that.
+    Weights are symmetric, -127 to 127, or -63 to 63, see `max_int8_weight`. Inputs are 0 to 255, with a zero point
+    between the least and the greatest input. Sums are exact in 32 bits. The output is in `dtype`; after an activation
+    it is in fp32, because the next linear layer quantizes it again.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Int8Linear:
     ) -> None:
         weight = weight.float()
         greatest = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        self.scale = greatest / greatest_level()
+        self.scale = greatest / max_int8_weight()
         rounded = (weight / self.scale[:, None]).round().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded.contiguous(), None)
         self.zero = torch.zeros(len(weight), dtype=torch.int32)
@@ -98,41 +98,36 @@ class Int8Linear:
         self.post = ACTIVATIONS[activation][1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        levels, scale, zero = quantise(x.float())
+        levels, scale, zero = quantize(x.float())
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             levels, scale, zero, self.weight, self.scale, self.zero, self.bias, 1.0, 0, self.dtype, *self.post
         )
         return y
 
 
-def quantise(x: Tensor) -> tuple[Tensor, float, int]:
-    """Floats to (uint8, scale, zero point): x is nearly scale * (uint8 - zero point), and 0 stays exactly 0."""
+def quantize(x: Tensor) -> tuple[Tensor, float, int]:
+    """Quantize floats to (uint8, scale, zero point): x is about scale * (uint8 - zero point), and 0 stays exactly 0."""
     low, high = (float(bound) for bound in torch.aminmax(x))
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255
-    if not 0 < scale < float("inf"):  # all zero, or not finite: what follows must stay so
+    if not 0 < scale < float("inf"):  # all zero, or not finite: the output must stay so
         return torch.zeros_like(x, dtype=torch.uint8), high - low, 0
     zero = round(-low / scale)
-    if not hasattr(torch, "quantize_per_tensor"):  # which is to go, and takes a third of the time
-        return (
-            torch.add(torch.tensor(zero + 0.5, dtype=torch.float32), x, alpha=1 / scale)
-            .clamp_(0, 255)
-            .to(torch.uint8),
-            scale,
-            zero,
-        )
+    if not hasattr(torch, "quantize_per_tensor"):  # torch is going to remove it; it takes a third of the time
+        shifted = torch.add(torch.tensor(zero + 0.5, dtype=torch.float32), x, alpha=1 / scale)
+        return shifted.clamp_(0, 255).to(torch.uint8), scale, zero
     levels = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
-    # its bytes as they are: `int_repr` would copy them
+    # a view of its bytes, because `int_repr` would copy them
     bytes_ = torch.empty(0, dtype=torch.uint8)
     return bytes_.set_(levels.untyped_storage(), 0, levels.shape, levels.stride()), scale, zero
 
 
 @cache
-def greatest_level() -> int:
-    """The greatest int8 weight whose products are summed exactly on this processor: 127, or 63.
+def max_int8_weight() -> int:
+    """Return the greatest int8 weight whose products are summed exactly on this processor: 127 or 63.
 
-    x86 processors without VNNI add products of pairs in 16 bits (`vpmaddubsw`), which saturate: 2 * 255 * 127 does not
-    fit, 2 * 255 * 63 does. Found out by a product, since torch reports only one of the two forms of VNNI.
+    x86 processors without VNNI add pairs of products in 16 bits (`vpmaddubsw`), which saturate: 2 * 255 * 127 does not
+    fit, 2 * 255 * 63 does. It is found by a test product, because torch reports only one of the two forms of VNNI.
     """
     weight = torch.full((64, 64), 127, dtype=torch.int8)
     zero = torch.zeros(64, dtype=torch.int32)
@@ -144,11 +139,11 @@ def greatest_level() -> int:
 
 
 @cache
-def works(kind: type[Any], dtype: torch.dtype) -> bool:
-    """Whether this torch, on this processor, has what a kind of linear layer calls: tried once, on one small layer."""
+def is_supported(kind: type[Any], dtype: torch.dtype) -> bool:
+    """Return whether this torch on this processor can run a kind of linear layer; it is tried once on a small one."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*quantize_per_tensor")  # said once, and known
+            warnings.filterwarnings("ignore", message=".*quantize_per_tensor")  # deprecated, see `quantize`
             ones = torch.ones(16, 16, dtype=torch.float32)
             kind(ones, ones[0], "silu", dtype)(ones)
     except (AttributeError, NotImplementedError, RuntimeError):

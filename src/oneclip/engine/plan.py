@@ -1,7 +1,7 @@
-"""A tower to the fastest way found to compute its features: made when first needed, made again when the tower changed.
+"""Inference plan of a tower: built at the first call, and built again when the tower has changed.
 
-The plain module is the reference, and what is left wherever a plan could differ from it: with gradients, in training,
-under a hook, while a graph is recorded.
+The plain module is the reference. It also computes wherever a plan could give other numbers: with gradients, in
+training mode, under a hook, while a graph is recorded.
 """
 
 from __future__ import annotations
@@ -9,162 +9,161 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from oneclip.engine.cuda_graphs import CudaGraphs
-from oneclip.engine.graph_cache import Compute, Recorded
-from oneclip.engine.graph_shapes import Buckets, Captions, Pictures
-from oneclip.engine.guards import Unplanned
-from oneclip.engine.precision import PLANNED, Kernels, check_precision, kernels_for, name_of
-from oneclip.engine.staleness import Watch, is_ordinary
+from oneclip.config.precision import PLAN_PRECISIONS, check_precision, precision_name
+from oneclip.engine.cuda_graphs import CudaGraphCapture
+from oneclip.engine.graph_cache import Compute, GraphCache
+from oneclip.engine.graph_shapes import ImageShapes, TextShapes
+from oneclip.engine.guards import PlanUnsupported
+from oneclip.engine.precision import Kernels, kernels_for
+from oneclip.engine.staleness import ModuleFingerprint, is_plain_tensor
 from oneclip.engine.text_plan import TextPlan
+from oneclip.engine.thread_groups import run_chunked
 from oneclip.engine.vision_plan import SigLIPPlan, VisionPlan
 from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
-from oneclip.model.layers import (
-    lowest_precision as lowest_precision,
-)  # of a model, for those who make its plans
-from oneclip.model.scripting import is_tracing
-from oneclip.model.text import TextTower
-from oneclip.model.untouched import is_untouched
+from oneclip.model.text import TextTransformerBase
+from oneclip.model.untouched import is_recorded, is_untouched
 
 
-class Made(NamedTuple):
-    """What a plan is now.
+class BuiltPlan(NamedTuple):
+    """Result of building a plan.
 
     Attributes:
-        watch: says whether the tower is still what it was made of.
-        compute: a batch to features (B, D) in fp32; None where the plain module is the way.
-        words: what was chosen, and why.
-        device: where the weights are, and batches must be.
+        fingerprint: state of the tower that it was built from.
+        compute: a batch to features (B, D) in fp32; None if the plain module has to compute.
+        description: what was chosen, and why.
+        device: where the weights are, and where batches must be.
     """
 
-    watch: Watch
+    fingerprint: ModuleFingerprint
     compute: Compute | None
-    words: str
+    description: str
     device: torch.device | None = None
 
 
 class Plan:
-    """One tower's plan.
+    """Inference plan of one tower.
 
     Args:
-        model: whose tower it is.
-        parts: finds the modules that the tower is; each has all that is below it.
-        make: gives its computation on a device, and a description.
+        model: the model that has the tower.
+        parts: returns the modules of the tower; each includes all modules below it.
+        build: makes the computation for a device, and its description.
     """
 
     def __init__(
         self,
         model: DualEncoder,
         parts: Callable[[], Sequence[nn.Module]],
-        make: Callable[[torch.device], tuple[Compute, str]],
+        build: Callable[[torch.device], tuple[Compute, str]],
     ) -> None:
-        self._model, self._parts, self._make = model, parts, make
-        self._made: Made | None = None
+        self._model, self._parts, self._build_for = model, parts, build
+        self._built: BuiltPlan | None = None
         self._lock = threading.Lock()
 
     def __call__(self, batch: Tensor) -> Tensor | None:
-        """Features (B, D) in fp32 of a batch; None where only the plain module may compute them."""
-        here = type(batch) is Tensor and len(batch) and batch.device.type in PLANNED
-        if not here or not undisturbed(batch.device.type):
+        """Compute the features (B, D) of a batch in fp32; None if only the plain module can compute them."""
+        supported = type(batch) is Tensor and len(batch) and batch.device.type in PLAN_PRECISIONS
+        if not supported or not plan_applies(batch.device.type):
             return None
-        made = self._current()
-        if made.compute is None or made.device != batch.device or made.watch.hooked():
+        built = self._current()
+        if built.compute is None or built.device != batch.device or built.fingerprint.has_hooks():
             return None
-        return made.compute(batch)
+        return built.compute(batch)
 
     def describe(self) -> str:
-        """What computes this tower, and why."""
-        made = self._current()
-        if made.watch.hooked():
+        """Say what computes this tower, and why."""
+        built = self._current()
+        if built.fingerprint.has_hooks():
             return "the plain module: a hook is registered"
-        return made.words + (made.compute.remark if isinstance(made.compute, Recorded) else "")
+        return built.description + (built.compute.remark if isinstance(built.compute, GraphCache) else "")
 
-    def _current(self) -> Made:
-        made = self._made
-        if made is None or not made.watch.holds():
+    def _current(self) -> BuiltPlan:
+        """Return the plan of the tower's present state."""
+        built = self._built
+        if built is None or not built.fingerprint.is_current():
             with self._lock:
-                made = self._made
-                if made is None or not made.watch.holds():
-                    if made is not None:
-                        _synchronize(made.device)  # it may be in use yet, on any stream
-                    self._made = made = None  # the old one's memory first
-                    self._made = made = self._build()
-        return made
+                built = self._built
+                if built is None or not built.fingerprint.is_current():
+                    if built is not None:
+                        _synchronize(built.device)  # another stream may still use it
+                    self._built = built = None  # free its memory before the new one is built
+                    self._built = built = self._build()
+        return built
 
-    def _build(self) -> Made:
+    def _build(self) -> BuiltPlan:
         with torch.inference_mode(False), torch.no_grad():
-            watch = Watch(self._parts(), alone=[self._model])
+            fingerprint = ModuleFingerprint(self._parts(), alone=[self._model])
             try:
-                device = _device_of(watch)
-                compute, words = self._make(device)
-                _synchronize(device)  # other streams may be the next to read what was packed
-            except Unplanned as why:
-                return Made(watch, None, f"the plain module: {why}")
+                device = _device_of(fingerprint)
+                compute, description = self._build_for(device)
+                _synchronize(device)  # other streams may read the packed weights next
+            except PlanUnsupported as reason:
+                return BuiltPlan(fingerprint, None, f"the plain module: {reason}")
             except torch.OutOfMemoryError:
-                return Made(watch, None, "the plain module: the memory holds no packed weights beside it")
-        return Made(watch, compute, words, device)
+                return BuiltPlan(fingerprint, None, "the plain module: not enough memory for packed weights")
+        return BuiltPlan(fingerprint, compute, description, device)
 
 
-def image_plan(model: DualEncoder, precision: str) -> Plan:
-    """The plan of a model's visual tower.
+def make_image_plan(model: DualEncoder, precision: str) -> Plan:
+    """Make the plan of a model's image tower; it is built at the first call.
 
     Raises:
-        ConfigError: if a plan comes in that precision nowhere, see `machine.PLANNED`.
+        ConfigError: for an unknown precision.
     """
     check_precision(precision)
 
-    def make(device: torch.device) -> tuple[Compute, str]:
+    def build(device: torch.device) -> tuple[Compute, str]:
         tower, kernels = model.visual, _kernels(precision, device)
-        if isinstance(tower, (VisionTransformer, SigLIPVision)):
-            kind = VisionPlan if isinstance(tower, VisionTransformer) else SigLIPPlan
-            plan = kind(cast(Any, tower), kernels.pack, kernels.pack_patches)
-            return _recorded(plan, Pictures(plan.tokens), device), kernels.description
-        return _copy(tower, kernels)
+        if not isinstance(tower, (VisionTransformer, SigLIPVision)):
+            return _copy_in_precision(tower, kernels)
+        kind = VisionPlan if isinstance(tower, VisionTransformer) else SigLIPPlan
+        plan = kind(cast(Any, tower), kernels.pack, kernels.pack_patches)
+        if device.type == "cuda":
+            return GraphCache(plan, ImageShapes(plan.tokens), CudaGraphCapture(device)), kernels.description
+        return partial(run_chunked, plan, plan.hidden, plan.tokens), kernels.description
 
-    return Plan(model, lambda: [model.visual], make)
+    return Plan(model, lambda: [model.visual], build)
 
 
-def text_plan(model: DualEncoder, precision: str) -> Plan:
-    """The plan of a model's text tower, likewise."""
+def make_text_plan(model: DualEncoder, precision: str) -> Plan:
+    """Make the plan of a model's text tower; it is built at the first call.
+
+    Raises:
+        ConfigError: for an unknown precision.
+    """
     check_precision(precision)
 
-    def make(device: torch.device) -> tuple[Compute, str]:
-        tower, kernels = model._text_tower(), _kernels(precision, device)
-        if isinstance(tower, TextTower):
-            plan = TextPlan(tower, kernels.pack)
-            return _recorded(plan, Captions(tower.context_length, plan.pad), device), kernels.description
-        return _copy(tower, kernels)
+    def build(device: torch.device) -> tuple[Compute, str]:
+        tower, kernels = model.text_module(), _kernels(precision, device)
+        if not isinstance(tower, TextTransformerBase):
+            return _copy_in_precision(tower, kernels)
+        plan = TextPlan(tower, kernels.pack)
+        if device.type == "cuda":
+            shapes = TextShapes(tower.context_length, plan.pad)
+            return GraphCache(plan, shapes, CudaGraphCapture(device)), kernels.description
+        return plan.shared or partial(run_chunked, plan, plan.hidden, None), kernels.description
 
-    def parts() -> list[nn.Module]:
-        tower: Any = model._text_tower()
-        is_flat = tower is model
-        return list(tower._text_parts()) if is_flat else [tower]
-
-    return Plan(model, parts, make)
+    return Plan(model, model.text_parts, build)
 
 
 def _kernels(precision: str, device: torch.device) -> Kernels:
-    """Where a model has moved there may be no such plan: the plain module computes."""
-    if precision not in PLANNED[device.type]:
-        raise Unplanned(f"there is no plan in {precision} on {device}")
+    """Return the kernels of a plan; a model can move to a device that has no plan in its precision."""
+    if precision not in PLAN_PRECISIONS[device.type]:
+        raise PlanUnsupported(f"no plan in {precision} on {device}")
     return kernels_for(precision, device.type)
 
 
-def _recorded(compute: Compute, buckets: Buckets, device: torch.device) -> Compute:
-    """On a GPU, small batches are replayed from recordings."""
-    return Recorded(compute, buckets, CudaGraphs(device)) if device.type == "cuda" else compute
-
-
-def _copy(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
-    """A tower that has no plan of its own: as it is, in the plan's precision, convolutions channels last."""
+def _copy_in_precision(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
+    """Copy a tower that has no plan class into the plan's precision, convolutional ones with channels last."""
     convolutional = sum(isinstance(m, nn.Conv2d) for m in tower.modules()) > 3
     own = next(tower.parameters()).dtype
     if kernels.dtype == own and not convolutional:
-        raise Unplanned(f"{type(tower).__name__} has none of its own")
+        raise PlanUnsupported(f"{type(tower).__name__} has no plan")
     layout = torch.channels_last if convolutional else torch.preserve_format
     changed = cast(Any, copy.deepcopy(tower)).to(dtype=kernels.dtype, memory_format=layout)
 
@@ -175,26 +174,27 @@ def _copy(tower: nn.Module, kernels: Kernels) -> tuple[Compute, str]:
         tensor: Tensor = features[0] if isinstance(features, tuple) else features
         return tensor.float()
 
-    return compute, f"a copy of {type(tower).__name__} in {name_of(kernels.dtype)}" + (
-        ", channels last" if convolutional else ""
-    )
+    description = f"a copy of {type(tower).__name__} in {precision_name(kernels.dtype)}"
+    return compute, description + (", channels last" if convolutional else "")
 
 
-def _device_of(watch: Watch) -> torch.device:
-    """Where all the weights are.
+def _device_of(fingerprint: ModuleFingerprint) -> torch.device:
+    """Return the device of all weights.
 
     Raises:
-        Unplanned: if that is several devices, or one that no plan is for, or they are weights of another kind.
+        PlanUnsupported: if they are on several devices, on a device without plans, or not plain tensors; or if the
+            tower is in training mode.
     """
-    if any(m.training for m, _, _ in watch.modules):
-        raise Unplanned("it is in training mode")
-    for tensor, _ in watch.tensors:
-        if tensor.device.type not in PLANNED or not is_ordinary(tensor):
-            kind = "tensors" if is_ordinary(tensor) else f"{type(tensor).__name__}s of {tensor.layout} layout"
-            raise Unplanned(f"its weights are {kind} on {tensor.device}")
-    devices: set[torch.device] = {tensor.device for tensor, _ in watch.tensors}
+    if any(m.training for m, _, _ in fingerprint.modules):
+        raise PlanUnsupported("it is in training mode")
+    for tensor, _ in fingerprint.tensors:
+        if tensor.device.type not in PLAN_PRECISIONS or not is_plain_tensor(tensor):
+            plain = is_plain_tensor(tensor)
+            kind = "tensors" if plain else f"{type(tensor).__name__}s of {tensor.layout} layout"
+            raise PlanUnsupported(f"its weights are {kind} on {tensor.device}")
+    devices: set[torch.device] = {tensor.device for tensor, _ in fingerprint.tensors}
     if len(devices) != 1:
-        raise Unplanned(f"its weights are on {' and '.join(sorted(map(str, devices))) or 'no device'}")
+        raise PlanUnsupported(f"its weights are on {' and '.join(sorted(map(str, devices))) or 'no device'}")
     return devices.pop()
 
 
@@ -203,12 +203,11 @@ def _synchronize(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
-def undisturbed(device_type: str) -> bool:
-    """Whether nothing is going on that a plan knows nothing of: gradients, autocast, a graph being recorded, hooks."""
+def plan_applies(device_type: str) -> bool:
+    """Return whether a plan may compute now: no gradients, autocast, tracing, graph capture or global hooks."""
     return is_untouched() and not (
         torch.is_grad_enabled()
         or torch.is_autocast_enabled(device_type)
         or (device_type == "cuda" and torch.cuda.is_current_stream_capturing())
-        or torch.compiler.is_compiling()
-        or is_tracing()
+        or is_recorded()
     )

@@ -1,4 +1,4 @@
-"""What this machine computes soonest: the kernels behind each precision, and why they were chosen."""
+"""Kernels for each precision on this machine, and the reason for each choice."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from typing import Any
 
 import torch
 
-from oneclip.engine.kernels import Int8Linear, Pack, PackedLinear, PlainLinear, works
-from oneclip.errors import ConfigError
+from oneclip.config.precision import PLAN_PRECISIONS, check_precision, precision_name, torch_dtype
+from oneclip.engine.kernels import Int8Linear, Pack, PackedLinear, PlainLinear, is_supported
 
-# those that have a plan, by the kind of device; fp16 on a CPU is the plain module
-PLANNED = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-DTYPES = {name: dtype for dtype, name in NAMES.items()}
+DEVICE_NAMES = {"cpu": " on a CPU", "cuda": " on a GPU"}
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The linear layers of a plan.
+    """Linear layers of a plan.
 
     Attributes:
         pack: makes those of the blocks.
-        pack_patches: makes the one that reads pixels, whose range 8 bits do not hold well.
-        dtype: what towers without a plan of their own are computed in.
-        description: what they are, in words.
+        pack_patches: makes the one that reads pixels, whose range needs more than 8 bits.
+        dtype: that towers without a plan class are computed in.
+        description: of these kernels, for people.
     """
 
     pack: Pack
@@ -35,59 +32,58 @@ class Kernels:
     description: str
 
 
-def check_precision(precision: str, device_type: str = "any") -> None:
-    """Raise ConfigError unless a plan comes in that precision on such a device, or on any where none is named."""
-    known = PLANNED.get(device_type, ("fp32", "bf16", "fp16", "int8"))
-    if precision not in known:
-        where = {"cpu": "on a CPU ", "cuda": "on a GPU "}.get(device_type, "")
-        raise ConfigError(f"precision is {precision!r}; a plan {where}is one of {', '.join(known)}")
+def check_plan_precision(precision: str, device_type: str) -> None:
+    """Raise ConfigError unless plans on a device have a precision; devices without plans accept every precision."""
+    if device_type in PLAN_PRECISIONS:
+        check_precision(precision, PLAN_PRECISIONS[device_type], DEVICE_NAMES[device_type])
+    else:
+        check_precision(precision)
 
 
 def kernels_for(precision: str, device_type: str = "cpu") -> Kernels:
-    """The fastest linear layers for a precision on this processor, or on a GPU.
+    """Choose the fastest linear layers for a precision on this processor, or on a GPU.
 
     On a GPU they are torch's own: cuBLAS reads weights in any order, and adds the bias in the same pass.
 
     Raises:
-        ConfigError: if a plan does not come in that precision.
+        ConfigError: if there is no plan in that precision.
     """
-    check_precision(precision, device_type)
+    check_plan_precision(precision, device_type)
     if device_type == "cuda":
-        dtype = DTYPES[precision]
+        dtype = torch_dtype(precision)
         plain: Pack = partial(PlainLinear, dtype=dtype)
-        words = f"torch's own in {precision}, fused attention, small batches as CUDA graphs"
-        return Kernels(plain, plain, dtype, words)
+        description = f"torch's own in {precision}, fused attention, small batches as CUDA graphs"
+        return Kernels(plain, plain, dtype, description)
     if precision == "int8":
-        dtype = torch.bfloat16 if computes_bf16() else torch.float32
-        if works(Int8Linear, dtype):
+        dtype = torch.bfloat16 if cpu_supports_bf16() else torch.float32
+        if is_supported(Int8Linear, dtype):
+            int8, patches = partial(Int8Linear, dtype=dtype), _float_kernels(dtype).pack
             return Kernels(
-                partial(Int8Linear, dtype=dtype),
-                _floats(dtype)[0],
-                dtype,
-                f"oneDNN in int8, {name_of(dtype)} between",
+                int8, patches, dtype, f"linear layers in int8 (oneDNN), the rest in {precision_name(dtype)}"
             )
-        pack, words = _floats(torch.float32)
-        return Kernels(pack, pack, torch.float32, f"{words}, for this torch has no int8 here")
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    pack, words = _floats(dtype)
-    return Kernels(pack, pack, dtype, words)
+        kernels = _float_kernels(torch.float32)
+        return Kernels(
+            kernels.pack, kernels.pack, kernels.dtype, f"{kernels.description}; this torch has no int8 here"
+        )
+    return _float_kernels(torch_dtype(precision))
 
 
-def _floats(dtype: torch.dtype) -> tuple[Pack, str]:
-    if works(PackedLinear, dtype):
-        return partial(PackedLinear, dtype=dtype), f"oneDNN in {name_of(dtype)}, weights packed"
-    return partial(
-        PlainLinear, dtype=dtype
-    ), f"torch's own in {name_of(dtype)}: oneDNN's operators are not there"
+def _float_kernels(dtype: torch.dtype) -> Kernels:
+    name = precision_name(dtype)
+    if is_supported(PackedLinear, dtype):
+        pack, description = partial(PackedLinear, dtype=dtype), f"oneDNN in {name}, weights packed"
+        return Kernels(pack, pack, dtype, description)
+    plain = partial(PlainLinear, dtype=dtype)
+    return Kernels(plain, plain, dtype, f"torch's own in {name}: oneDNN's operators are not available")
 
 
-def computes_bf16() -> bool:
-    """Whether the processor multiplies bf16 by itself (AVX512_BF16, AMX, or Arm's BF16), not by way of fp32."""
-    asked: list[Callable[[], Any] | None] = [
+def cpu_supports_bf16() -> bool:
+    """Return whether the processor has bf16 products (AVX512_BF16, AMX, or Arm's BF16) that are faster than fp32."""
+    checks: list[Callable[[], Any] | None] = [
         getattr(torch.cpu, "_is_avx512_bf16_supported", None),
         getattr(torch.cpu, "_is_amx_tile_supported", None),
     ]
-    if any(ask is not None and ask() for ask in asked):
+    if any(check is not None and check() for check in checks):
         return True
     try:
         return "bf16" in _arm_flags()
@@ -100,42 +96,37 @@ def _arm_flags() -> list[str]:
         return next((line.split(":")[1].split() for line in lines if line.startswith("Features")), [])
 
 
-def gpu_computes_bf16(device: torch.device) -> bool:
-    """Whether a GPU multiplies bf16 by itself: of NVIDIA's since Ampere, of AMD's all that torch is built for."""
+def gpu_supports_bf16(device: torch.device) -> bool:
+    """Return whether a GPU has bf16 products: NVIDIA's since Ampere, and all of AMD's that torch is built for."""
     with torch.cuda.device(device):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def automatic_precision(device: torch.device) -> str:
-    """What `precision="auto"` means on a device: half as many bits where it computes in them, else fp32."""
+    """Resolve `precision="auto"` for a device: 16 bits if it supports them, else fp32."""
     if device.type == "cuda":
-        return "bf16" if gpu_computes_bf16(device) else "fp16"
-    return "bf16" if device.type == "cpu" and computes_bf16() else "fp32"
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """What we call a precision."""
-    return NAMES[dtype]
+        return "bf16" if gpu_supports_bf16(device) else "fp16"
+    return "bf16" if device.type == "cpu" and cpu_supports_bf16() else "fp32"
 
 
 def descriptions() -> dict[str, str]:
-    """What `oneclip doctor` says: each precision, what computes it on the device that would be taken, and why."""
+    """Describe what computes each precision on the default device, and why, for `oneclip doctor`."""
     if torch.cuda.is_available():
         device = torch.device("cuda")
-        return {**gpu_descriptions(gpu_computes_bf16(device)), "auto": automatic_precision(device)}
-    found = {precision: kernels_for(precision).description for precision in PLANNED["cpu"]}
+        return {**gpu_descriptions(gpu_supports_bf16(device)), "auto": automatic_precision(device)}
+    found = {precision: kernels_for(precision).description for precision in PLAN_PRECISIONS["cpu"]}
     found["fp16"] = "the plain module: fp16 is not faster on a CPU"
-    if not computes_bf16():
-        found["bf16"] += "; this processor multiplies no bf16 by itself"
+    if not cpu_supports_bf16():
+        found["bf16"] += "; this processor has no bf16 products"
     found["auto"] = automatic_precision(torch.device("cpu"))
     return found
 
 
 def gpu_descriptions(has_bf16: bool) -> dict[str, str]:
-    """What computes each precision on a GPU that multiplies bf16 by itself, or does not."""
-    found = {precision: kernels_for(precision, "cuda").description for precision in PLANNED["cuda"]}
-    found["fp32"] += "; TF32 where the program allows it"
+    """Describe what computes each precision on a GPU with or without bf16 products."""
+    found = {precision: kernels_for(precision, "cuda").description for precision in PLAN_PRECISIONS["cuda"]}
+    found["fp32"] += "; TF32 if the program allows it"
     if not has_bf16:
-        found["bf16"] += "; this GPU multiplies no bf16 by itself, take fp16"
+        found["bf16"] += "; this GPU has no bf16 products, use fp16"
     found["int8"] = "not on a GPU, where it is not faster than bf16; use device='cpu'"
     return found

@@ -1,7 +1,7 @@
-"""Rows of a batch to lanes, one for each processor, in which each part goes its whole way by itself.
+"""Groups of threads on a CPU, each of which computes some rows of a batch from start to end.
 
-Within one computation all processors meet after every operation, and all wait for the one that was delayed: by decoding
-pictures, say, or by another program. Lanes meet once, at the end.
+Inside one computation all threads wait for each other after every operation, so a thread that was delayed (by image
+decoding, or by another program) delays all. Groups wait for each other once, at the end.
 """
 
 from __future__ import annotations
@@ -18,100 +18,101 @@ from torch import Tensor
 Compute = Callable[[Tensor], Tensor]
 T = TypeVar("T")
 
-# bytes of one activation: beyond, glibc maps and clears fresh memory for each, which took 25 %
-LARGEST = 32 * 2**20
-# tokens that a processor gets to itself: with less, weights are read too often for what is done with them
-LEAST = 200
+# above this size of one activation, glibc maps and clears new memory for each, which took 25 % of the time
+MAX_ACTIVATION_BYTES = 32 * 2**20
+# with fewer tokens for each thread, weights are read too often for the work done with them
+MIN_TOKENS_PER_THREAD = 200
 
 
-def in_slices(compute: Compute, batch: Tensor, tokens: int, hidden: int) -> Tensor:
-    """`compute(batch)`; on a CPU by rows, some on each processor, and so few at once that no activation is too large.
+def run_chunked(compute: Compute, hidden: int, tokens: int | None, batch: Tensor) -> Tensor:
+    """Compute `compute(batch)` on a CPU in chunks of rows, spread over groups of threads.
 
     Args:
         compute: a batch to (B, D).
+        hidden: width of the widest activation; it limits the rows of a chunk.
+        tokens: number of tokens of each row; None if rows are token ids (B, L).
         batch: B rows.
-        tokens: L, of each row.
-        hidden: width of the widest activation.
     """
-    if batch.device.type != "cpu":
-        return compute(batch)
     threads = torch.get_num_threads()
-    at_once = _share(threads, min(len(batch) * tokens // LEAST, len(batch)))
-    by_memory = -(-len(batch) * tokens * hidden * 4 // LARGEST)
-    parts = min(-(-by_memory // at_once) * at_once, len(batch))  # so many that no lane ends before the others
-    if parts <= 1:
+    tokens = batch.shape[1] if tokens is None else tokens
+    groups = _group_count(threads, min(len(batch) * tokens // MIN_TOKENS_PER_THREAD, len(batch)))
+    by_memory = -(-len(batch) * tokens * hidden * 4 // MAX_ACTIVATION_BYTES)
+    chunks = min(-(-by_memory // groups) * groups, len(batch))  # a multiple, so that groups end together
+    if chunks <= 1:
         return compute(batch)
-    return torch.cat(in_lanes(compute, batch.tensor_split(parts), at_once))
+    return torch.cat(run_in_groups(compute, batch.tensor_split(chunks), groups))
 
 
-def in_lanes(compute: Callable[[T], Tensor], jobs: Sequence[T], at_once: int | None = None) -> list[Tensor]:
-    """`compute` of each, in so many lanes; without a number, in one for each thread, or for each job."""
+def run_in_groups(
+    compute: Callable[[T], Tensor], jobs: Sequence[T], groups: int | None = None
+) -> list[Tensor]:
+    """Compute every job, in `groups` groups of threads; None for one group for each thread or job."""
     threads = torch.get_num_threads()
-    at_once = _share(threads, len(jobs)) if at_once is None else at_once
-    if at_once <= 1:
+    groups = _group_count(threads, len(jobs)) if groups is None else groups
+    if groups <= 1:
         return [compute(job) for job in jobs]
-    return lanes(at_once, threads // at_once).map(compute, jobs)
+    return get_thread_groups(groups, threads // groups).map(compute, jobs)
 
 
-def _share(threads: int, jobs: int) -> int:
-    """How many lanes, each with as many threads as the others: a divisor of their number, up to that of the jobs."""
+def _group_count(threads: int, jobs: int) -> int:
+    """Return the number of groups: the largest divisor of the threads that is not above the number of jobs."""
     return next((count for count in range(min(threads, jobs), 1, -1) if threads % count == 0), 1)
 
 
-class Lanes:
-    """Threads in each of which torch computes with a share of the processors.
+class ThreadGroups:
+    """Worker threads, in each of which torch computes with a share of the processors.
 
     Args:
-        count: of lanes.
-        threads: with which each computes.
+        count: number of workers.
+        threads: number of threads that torch uses in each worker.
     """
 
     def __init__(self, count: int, threads: int) -> None:
         own = torch.get_num_threads()
         started = threading.Barrier(count + 1)
 
-        def begin() -> None:
-            torch.get_num_threads()  # first, or the thread's first computation would take the usual number
-            torch.set_num_threads(threads)  # of this thread, but also of all that begin after it,
+        def start() -> None:
+            torch.get_num_threads()  # torch resets the number at a thread's first call, so this comes first
+            torch.set_num_threads(threads)  # it also applies to all threads that start later
             started.wait()
 
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="oneclip-lane")
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="oneclip-compute")
         for _ in range(count):
-            self._pool.submit(begin)
+            self._pool.submit(start)
         started.wait()
-        torch.set_num_threads(own)  # which is taken back here
+        torch.set_num_threads(own)  # for threads that start later
 
-    def map(self, compute: Callable[[T], Tensor], parts: Sequence[T]) -> list[Tensor]:
-        """`compute` of each part, in the gradient mode of the caller; what one raises is raised once all have ended."""
+    def map(self, compute: Callable[[T], Tensor], jobs: Sequence[T]) -> list[Tensor]:
+        """Compute every job in the caller's gradient mode; an error is raised once all jobs have ended."""
         inference = torch.is_inference_mode_enabled()
 
-        def run(part: T) -> Tensor:
+        def run(job: T) -> Tensor:
             with torch.inference_mode(inference), torch.no_grad():
-                return compute(part)
+                return compute(job)
 
-        futures = [self._pool.submit(run, part) for part in parts]
+        futures = [self._pool.submit(run, job) for job in jobs]
         wait(futures)
         return [future.result() for future in futures]
 
 
 _lock = threading.Lock()
-_made: dict[tuple[int, int], Lanes] = {}
+_groups: dict[tuple[int, int], ThreadGroups] = {}
 
 
-def lanes(count: int, threads: int) -> Lanes:
-    """Those of this process; a fork takes no threads along, so a child makes its own."""
-    found = _made.get((count, threads))
+def get_thread_groups(count: int, threads: int) -> ThreadGroups:
+    """Return the groups of this process; a forked child inherits no threads and makes its own."""
+    found = _groups.get((count, threads))
     if found is None:
         with _lock:
-            found = _made.get((count, threads)) or Lanes(count, threads)
-            _made[count, threads] = found
+            found = _groups.get((count, threads)) or ThreadGroups(count, threads)
+            _groups[count, threads] = found
     return found
 
 
 def _after_fork() -> None:
     global _lock
-    _made.clear()
-    _lock = threading.Lock()  # another thread of the parent may have held the old one
+    _groups.clear()
+    _lock = threading.Lock()  # another thread of the parent may hold the old one
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,6 +1,6 @@
-"""What is evaluated: pictures and captions to unit vectors, by a finished encoder or by a model in training.
+"""Feature extractors that an evaluation runs on: a loaded encoder, or a model in training.
 
-Shapes: N items, M of them that could be read, D joint embedding.
+Shapes: N items, M of them readable, D joint embedding.
 """
 
 from __future__ import annotations
@@ -13,79 +13,96 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneclip.engine import finite, temperature
-from oneclip.image import Preprocess
-from oneclip.image.prefetch import Picture, Skipped, read_ahead
-from oneclip.text.batching.length_buckets import by_length
+from oneclip.engine import logit_scale_and_bias, to_finite_array
+from oneclip.image import ImageSource, Preprocess
+from oneclip.image.prefetch import SkippedImage, prefetch_images
+from oneclip.text.batching.length_buckets import bucket_by_length
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
-Advance = Callable[[int], None]
+AdvanceCallback = Callable[[int], None]
 
 
-class Subject(Protocol):
-    """All that an evaluation asks of a model.
+class FeatureExtractor(Protocol):
+    """Everything that an evaluation needs of a model.
 
-    One that shares the work among processes encodes its part in `pictures` and `captions`, and gathers there.
+    An implementation that shares the work among processes encodes its own part in `encode_images` and
+    `encode_texts`, and gathers all parts there.
+
+    Attributes:
+        batch_size: pairs in a batch of the contrastive loss.
     """
 
     batch_size: int
 
-    def pictures(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[int], list[Skipped]]:
-        """(M, D) float32 of unit length on the CPU, the index of each row's picture, and what could not be read."""
+    def encode_images(self, images: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[SkippedImage]]:
+        """Encode images.
+
+        Returns:
+            (M, D) float32 embeddings of unit length on the CPU, the index of each row's image, and the images that
+            could not be read.
+        """
         ...
 
-    def captions(self, captions: Sequence[str]) -> Tensor:
-        """(N, D) float32 of unit length on the CPU; captions that are too long are cut."""
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts, truncating those that are too long.
+
+        Returns:
+            (N, D) float32 embeddings of unit length on the CPU.
+        """
         ...
 
-    def temperature(self) -> tuple[float, float | None]:
-        """What cosines are multiplied by, and what is added to them, if anything is."""
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
+        """Return the factor of the cosines, and the bias that is added, or None."""
         ...
 
 
-class OfEncoder:
-    """A finished encoder, with its precision and the plans that make it fast.
+class EncoderAdapter:
+    """Feature extractor that uses a loaded encoder, with its precision and inference plans.
 
     Args:
-        encoder: what `oneclip.load` gives.
-        batch_size: pictures that go through it at once.
-        advance: told how many pictures more are done.
+        encoder: from `oneclip.load`.
+        batch_size: images per forward pass.
+        advance: called with the number of images that were just done.
     """
 
-    def __init__(self, encoder: Encoder, *, batch_size: int = 32, advance: Advance | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, *, batch_size: int = 32, advance: AdvanceCallback | None = None
+    ) -> None:
         self.encoder, self.batch_size, self.advance = encoder, batch_size, advance
 
-    def pictures(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[int], list[Skipped]]:
-        """See `Subject`."""
-        features, kept, skipped = self.encoder.encode_images(
-            pictures, batch_size=self.batch_size, on_error="skip", progress=self.advance or False
+    def encode_images(self, images: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[SkippedImage]]:
+        """See `FeatureExtractor`."""
+        embeddings, kept, skipped = self.encoder.encode_images(
+            images, batch_size=self.batch_size, on_error="skip", progress=self.advance or False
         )
-        return torch.from_numpy(features), kept, skipped
+        return torch.from_numpy(embeddings), kept, skipped
 
-    def captions(self, captions: Sequence[str]) -> Tensor:
-        """See `Subject`."""
-        return torch.from_numpy(self.encoder.encode_texts(captions, overflow="truncate"))
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """See `FeatureExtractor`."""
+        return torch.from_numpy(self.encoder.encode_texts(texts, overflow="truncate"))
 
-    def temperature(self) -> tuple[float, float | None]:
-        """See `Subject`."""
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
+        """See `FeatureExtractor`."""
         return self.encoder.logit_scale, self.encoder.logit_bias
 
 
-class OfModule:
-    """A model as it is, such as one in training: no plan is made of weights that the next step changes.
+class ModuleAdapter:
+    """Feature extractor that calls a module directly, such as a model in training.
+
+    No inference plan is made, because the next training step would change its weights.
 
     Args:
         model: in evaluation mode; has `encode_image`, `encode_text` and `logit_scale`.
-        preprocess: one picture to one tensor.
-        tokenize: captions to (N, L) ids.
-        pad_id: what follows a caption's last token.
-        batch_size: pairs that a loss is taken over.
-        micro_batch: pictures, or captions, that are encoded at once; None for `batch_size`.
-        device: where the model is.
-        computing: the context that forward passes run in, such as autocast.
-        max_pixels: pictures of more cannot be read.
+        preprocess: makes a tensor of an image.
+        tokenize: makes (N, L) token ids of texts.
+        pad_id: the id after a text's last token.
+        batch_size: pairs in a batch of the loss.
+        micro_batch: images or texts per forward pass; None for `batch_size`.
+        device: of the model.
+        computing: makes the context of a forward pass, such as autocast.
+        max_pixels: images with more pixels are skipped.
     """
 
     def __init__(
@@ -103,43 +120,43 @@ class OfModule:
     ) -> None:
         self.model, self.preprocess, self.tokenize, self.pad_id = model, preprocess, tokenize, pad_id
         self.batch_size, self.device, self.computing = batch_size, torch.device(device), computing
-        self.max_pixels, self._at_once = max_pixels, micro_batch or batch_size
+        self.max_pixels, self._micro_batch = max_pixels, micro_batch or batch_size
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[int], list[Skipped]]:
-        """See `Subject`."""
-        features: list[Tensor] = []
+    def encode_images(self, images: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[SkippedImage]]:
+        """See `FeatureExtractor`."""
+        embeddings: list[Tensor] = []
         kept: list[int] = []
-        skipped: list[Skipped] = []
+        skipped: list[SkippedImage] = []
         first = 0
         with closing(
-            read_ahead(pictures, self.preprocess, self._at_once, max_pixels=self.max_pixels)
+            prefetch_images(images, self.preprocess, self._micro_batch, max_pixels=self.max_pixels)
         ) as batches:
             for batch in batches:
-                skipped += [one for one in batch if isinstance(one, Skipped)]
+                skipped += [one for one in batch if isinstance(one, SkippedImage)]
                 pixels = [one for one in batch if isinstance(one, Tensor)]
                 kept += [first + i for i, one in enumerate(batch) if isinstance(one, Tensor)]
                 first += len(batch)
                 if pixels:
-                    features.append(self._encode("encode_image", torch.stack(pixels)))
-        return torch.cat(features) if features else torch.empty(0, 0), kept, skipped
+                    embeddings.append(self._encode("encode_image", torch.stack(pixels)))
+        return torch.cat(embeddings) if embeddings else torch.empty(0, 0), kept, skipped
 
     @torch.no_grad()
-    def captions(self, captions: Sequence[str]) -> Tensor:
-        """See `Subject`."""
-        features: Tensor | None = None
-        for rows, ids in by_length(captions, self.tokenize, self._at_once, self.pad_id):
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """See `FeatureExtractor`."""
+        embeddings: Tensor | None = None
+        for rows, ids in bucket_by_length(texts, self.tokenize, self._micro_batch, self.pad_id):
             part = self._encode("encode_text", ids)
-            if features is None:
-                features = part.new_empty(len(captions), part.shape[1])
-            features[rows] = part
-        return features if features is not None else torch.empty(0, 0)
+            if embeddings is None:
+                embeddings = part.new_empty(len(texts), part.shape[1])
+            embeddings[rows] = part
+        return embeddings if embeddings is not None else torch.empty(0, 0)
 
-    def temperature(self) -> tuple[float, float | None]:
-        """See `Subject`."""
-        return temperature(self.model)
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
+        """See `FeatureExtractor`."""
+        return logit_scale_and_bias(self.model)
 
-    def _encode(self, tower: str, batch: Tensor) -> Tensor:
+    def _encode(self, method: str, batch: Tensor) -> Tensor:
         with self.computing():
-            features = getattr(self.model, tower)(batch.to(self.device))
-        return torch.from_numpy(finite(F.normalize(features.float(), dim=-1).cpu(), "the model"))
+            features = getattr(self.model, method)(batch.to(self.device))
+        return torch.from_numpy(to_finite_array(F.normalize(features.float(), dim=-1).cpu(), "the model"))

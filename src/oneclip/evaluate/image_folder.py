@@ -1,6 +1,6 @@
-"""A folder with a folder of pictures for each class, to how often a model names the class of a picture.
+"""Zero-shot classification of images in class folders.
 
-Shapes: N pictures, C classes, D joint embedding.
+Shapes: N images, C classes, D joint embedding.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ from pathlib import Path
 import torch
 
 from oneclip.errors import DataError
-from oneclip.evaluate.feature_extractor import Subject
+from oneclip.evaluate.feature_extractor import FeatureExtractor
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.recall import first_ranks
 from oneclip.evaluate.zero_shot import zero_shot_classifier
-from oneclip.hub.file_types import NotRead, files_below, images_of
-from oneclip.image.prefetch import Picture
+from oneclip.hub.file_types import UnsupportedFiles, split_images, walk_files
+from oneclip.image import ImageSource
 from oneclip.text.prompts import Template
 
 
 class Classification:
-    """Zero-shot classification: the class whose prompts are most like a picture (Radford et al. 2021, section 3.1).
+    """Zero-shot classification task: predict the class with the most similar prompts.
+
+    See Radford et al. 2021, section 3.1.
 
     Args:
-        name: what it is called.
-        pictures: N of them.
-        labels: the class of each, by its place in `classes`.
-        classes: C names, no two alike.
-        templates: prompts with `{}` where the name goes, which a class is averaged over.
+        name: of the task.
+        images: N of them.
+        labels: the class of each image, as an index into `classes`.
+        classes: C different names.
+        templates: prompts with `{}` in place of the class name; a class is the mean over its prompts.
 
     Attributes:
-        per_class: the share of each class's pictures that were right the last time.
-        skipped: pictures that could not be read the last time, and why.
-        not_read: images and videos of the folder that are not read here.
+        per_class: accuracy of each class in the last call.
+        skipped: images that could not be read in the last call, with the reason.
+        not_read: images and videos of the folder in formats that are not read.
 
     Raises:
-        DataError: if there are no pictures, or fewer than two classes.
+        DataError: if there are no images, fewer than two classes, or two classes with the same name.
     """
 
     headline = "top1"
@@ -44,7 +46,7 @@ class Classification:
     def __init__(
         self,
         name: str,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageSource],
         labels: Sequence[int],
         classes: Sequence[str],
         *,
@@ -52,102 +54,100 @@ class Classification:
     ) -> None:
         if len(set(classes)) < 2 or len(set(classes)) < len(classes):
             raise DataError(
-                f"{name} has the classes {', '.join(map(repr, classes[:5])) or 'none'}; expected two or more, "
-                "no two of one name"
+                f"{name} has the classes {', '.join(map(repr, classes[:5])) or 'none'}; expected at least two, "
+                "with different names"
             )
-        if not pictures:
-            raise DataError(f"{name} has no pictures to evaluate on")
-        self.name, self.pictures, self.labels, self.classes = (
-            name,
-            list(pictures),
-            list(labels),
-            list(classes),
-        )
-        self.templates = templates
+        if not images:
+            raise DataError(f"{name} has no images to evaluate on")
+        self.name, self.templates = name, templates
+        self.images, self.labels, self.classes = list(images), list(labels), list(classes)
         self.skipped: dict[str, str] = {}
         self.per_class: dict[str, float] = {}
-        self.not_read = NotRead()
+        self.not_read = UnsupportedFiles()
 
     @classmethod
-    def of_folder(
+    def from_folder(
         cls, folder: str | Path, *, templates: Sequence[Template] = SIMPLE_TEMPLATES
     ) -> Classification:
-        """FOLDER/CLASS/picture, however deep below the class; underscores in a class's name are spaces.
+        """Read FOLDER/CLASS/image, at any depth below CLASS; underscores in a class name are spaces.
 
         Raises:
-            DataError: if there are fewer than two classes, or one without pictures.
+            DataError: if there are fewer than two classes, or a class has no images.
         """
         folder = Path(folder)
-        pictures, labels, classes, not_read = read_classes(folder)
-        task = cls(folder.name or str(folder), pictures, labels, classes, templates=templates)
+        images, labels, classes, not_read = read_classes(folder)
+        task = cls(folder.name or str(folder), images, labels, classes, templates=templates)
         task.not_read = not_read
         return task
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __call__(self, subject: Subject) -> dict[str, float]:
+    def __call__(self, extractor: FeatureExtractor) -> dict[str, float]:
         """Evaluate a model.
 
         Returns:
-            `top1` and, of more than five classes, `top5`: the share of pictures whose class is among so many
-            first, ties counting as before it; `mean_per_class`, the mean over classes of their own `top1`.
+            `top1` and, with more than five classes, `top5`: accuracy, where a class that ties with the right one
+            counts as ranked before it; `mean_per_class`: the mean of `top1` over the classes.
 
         Raises:
-            DataError: if no picture can be read.
+            DataError: if no image can be read.
         """
-        images, kept, skipped = subject.pictures(self.pictures)
+        embeddings, kept, skipped = extractor.encode_images(self.images)
         self.skipped = {one.name: str(one.error) for one in skipped}
         if not kept:
             raise DataError(
-                f"none of the {len(self.pictures)} pictures of {self.name} can be read: {skipped[0].error}"
+                f"none of the {len(self.images)} images of {self.name} can be read: {skipped[0].error}"
             )
-        weights = zero_shot_classifier(subject.captions, self.classes, self.templates)  # (D, C)
+        weights = zero_shot_classifier(extractor.encode_texts, self.classes, self.templates)  # (D, C)
         labels = [self.labels[i] for i in kept]
-        rank = first_ranks(images, weights.T, [[label] for label in labels])
-        right = (rank == 0).double()
-        of_class = torch.tensor(labels)
+        rank = first_ranks(embeddings, weights.T, [[label] for label in labels])
+        correct = (rank == 0).double()
+        class_ids = torch.tensor(labels)
         self.per_class = {
-            name: float(right[of_class == i].mean())
+            name: float(correct[class_ids == i].mean())
             for i, name in enumerate(self.classes)
-            if (of_class == i).any()
+            if (class_ids == i).any()
         }
         top5 = {"top5": float((rank < 5).double().mean())} if len(self.classes) > 5 else {}
         mean = sum(self.per_class.values()) / len(self.per_class)
-        return {"top1": float(right.mean())} | top5 | {"mean_per_class": mean}
+        return {"top1": float(correct.mean())} | top5 | {"mean_per_class": mean}
 
 
-def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], NotRead]:
-    """The images of a folder of classes, the class number of each, the names of the classes, and what is not read.
+def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], UnsupportedFiles]:
+    """List the images of a folder of classes.
+
+    Returns:
+        paths, the class index of each, class names, and the images and videos in formats that are not read.
 
     Raises:
-        DataError: if there are fewer than two classes, or one without images.
+        DataError: if there are fewer than two classes, or a class has no images.
     """
-    found = _class_folders(folder)
-    pictures: list[str] = []
+    class_folders = _class_folders(folder)
+    images: list[str] = []
     labels: list[int] = []
-    not_read = NotRead()
-    for label, path in enumerate(found):
-        inside, others = images_of(files_below(path))
-        not_read.update(others)
-        if not inside:
+    not_read = UnsupportedFiles()
+    for label, path in enumerate(class_folders):
+        found, unsupported = split_images(walk_files(path))
+        not_read.update(unsupported)
+        if not found:
             raise DataError(
-                f"the class {path} has no images (.jpg, .png, .webp, …); remove it, or fill it"
-                + (f". {others.sentence}" if others else "")
+                f"the class {path} has no images (.jpg, .png, .webp, …); remove the folder, or add images"
+                + (f". {unsupported.sentence}" if unsupported else "")
             )
-        pictures += inside
-        labels += [label] * len(inside)
-    if len(found) < 2:
+        images += found
+        labels += [label] * len(found)
+    if len(class_folders) < 2:
         raise DataError(
-            f"{folder} has {len(found)} folders; expected one folder of images for each of two or more classes, "
-            "or the name of a table of images and captions"
+            f"{folder} has {len(class_folders)} folders; expected one folder of images for each of two or more "
+            "classes, or a table of images and captions"
         )
-    return pictures, labels, [path.name.replace("_", " ").strip() for path in found], not_read
+    return images, labels, [path.name.replace("_", " ").strip() for path in class_folders], not_read
 
 
 def has_classes(folder: Path) -> bool:
-    """Whether a folder looks like one of classes: a first folder in it with images."""
-    return any(images_of(files_below(path))[0] for path in _class_folders(folder)[:1])
+    """Return True if the first folder inside `folder` contains images."""
+    return any(split_images(walk_files(path))[0] for path in _class_folders(folder)[:1])
 
 
 def _class_folders(folder: Path) -> list[Path]:

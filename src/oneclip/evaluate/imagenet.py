@@ -1,7 +1,7 @@
-"""ImageNet's classes and prompts, with which the published zero-shot figures are measured.
+"""ImageNet class names and prompt templates, as used for the published zero-shot results.
 
-Both are those of Radford et al. 2021, section 3.1.4, as OpenAI published them with the code.
-A prompt has `{}` where the name of the class goes.
+Both are from Radford et al. 2021, section 3.1.4, as OpenAI published them with the code.
+A template has `{}` in place of the class name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-_PATTERNS = (  # every choice of what stands between brackets
+_PATTERNS = (  # [a|b] means one template with a and one with b
     "a photo of [a|the|many|one|my] {}.",
     "a [bad|good|bright|dark|blurry|cropped|close-up|pixelated|low resolution|jpeg corrupted|black and white] photo "
     "of [a|the] {}.",
@@ -24,14 +24,14 @@ _PATTERNS = (  # every choice of what stands between brackets
 )
 
 
-def _expanded(pattern: str) -> Iterator[str]:
-    """All that a pattern stands for; the last choice changes first."""
+def _expand_choices(pattern: str) -> Iterator[str]:
+    """Yield every combination of the choices in brackets; the last choice varies fastest."""
     parts = [part.split("|") for part in re.split(r"\[(.*?)\]", pattern)]
     return map("".join, product(*parts))
 
 
-TEMPLATES: tuple[str, ...] = tuple(prompt for pattern in _PATTERNS for prompt in _expanded(pattern))
-"""OpenAI's 80 prompts, in an order of our own."""
+TEMPLATES: tuple[str, ...] = tuple(prompt for pattern in _PATTERNS for prompt in _expand_choices(pattern))
+"""OpenAI's 80 templates, in a different order."""
 
 SIMPLE_TEMPLATES: tuple[str, ...] = (
     "itap of a {}.",
@@ -42,11 +42,11 @@ SIMPLE_TEMPLATES: tuple[str, ...] = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-"""The seven of them that OpenAI found to do nearly as well together."""
+"""The seven templates that OpenAI found to be nearly as accurate as all 80."""
 
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The names of the 1,000 classes, in the order of their indices, as OpenAI edited them for CLIP."""
+    """Return the 1,000 class names in the order of their indices, as OpenAI edited them for CLIP."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     return tuple(lines)

@@ -1,4 +1,4 @@
-"""The sample of held-out pictures that comes with "pocket": what it knows of styles that it never saw."""
+"""Held-out sample of the "pocket" model: icons in styles that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from PIL import Image
 
 from oneclip.errors import DataError
 from oneclip.evaluate.retrieval import Retrieval
-from oneclip.evaluate.tasks import Together
+from oneclip.evaluate.tasks import TaskSuite
 
 NAME = "pocket's held-out sample"
-SIDE = 64  # pixels of a picture
-PLACES = (
-    Path(__file__).with_name("pocket_sample.npz"),  # where a wheel has it
-    Path(__file__).parents[3] / "recipes" / "pocket" / "heldout_sample.npz",  # and a checkout
+IMAGE_SIZE = 64  # pixels per side
+PATHS = (
+    Path(__file__).with_name("pocket_sample.npz"),  # in a wheel
+    Path(__file__).parents[3] / "recipes" / "pocket" / "heldout_sample.npz",  # in a checkout
 )
 
 
-def pocket_sample() -> Together:
-    """Retrieval by name within each style: 500 pictures of twemoji, Phosphor and Health Icons.
+def load_pocket_heldout() -> TaskSuite:
+    """Load one retrieval task per style: 500 images of twemoji, Phosphor and Health Icons, with their names.
 
     Raises:
-        DataError: if the sample is not there, as in a checkout without the recipes.
+        DataError: if the sample is not found, such as in a checkout without the recipes.
     """
-    path = next((place for place in PLACES if place.is_file()), None)
+    path = next((path for path in PATHS if path.is_file()), None)
     if path is None:
-        raise DataError(f"{NAME} was not found (expected {PLACES[0]}); name data from before, or none")
-    with np.load(path, allow_pickle=False) as stored:
-        styles = [key.removesuffix(".png") for key in stored.files if key.endswith(".png")]
+        raise DataError(f"{NAME} was not found (expected {PATHS[0]}); name other reference data, or none")
+    with np.load(path, allow_pickle=False) as arrays:
+        styles = [key.removesuffix(".png") for key in arrays.files if key.endswith(".png")]
         tasks = [
             Retrieval(
-                style, _pictures(stored[f"{style}.png"].tobytes()), stored[f"{style}.captions"].tolist()
+                style, _split_sheet(arrays[f"{style}.png"].tobytes()), arrays[f"{style}.captions"].tolist()
             )
             for style in styles
         ]
-    return Together(NAME, tasks)
+    return TaskSuite(NAME, tasks)
 
 
-def _pictures(sheet: bytes) -> list[Image.Image]:
-    """Pictures that lie below each other in one PNG."""
-    whole = Image.open(io.BytesIO(sheet)).convert("RGB")
-    return [whole.crop((0, top, SIDE, top + SIDE)) for top in range(0, whole.height, SIDE)]
+def _split_sheet(png: bytes) -> list[Image.Image]:
+    """Split a PNG of images that are stacked vertically."""
+    sheet = Image.open(io.BytesIO(png)).convert("RGB")
+    return [sheet.crop((0, top, IMAGE_SIZE, top + IMAGE_SIZE)) for top in range(0, sheet.height, IMAGE_SIZE)]

@@ -1,4 +1,4 @@
-"""Similarities to how often what belongs to a query is among the first k.
+"""Ranks and recall at k of a similarity search.
 
 Shapes: Q queries, M candidates, D joint embedding.
 """
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-QUERIES_AT_ONCE = 1024  # rows of the similarity matrix in memory
+QUERY_CHUNK = 1024  # rows of the similarity matrix in memory
 
 
 def recall_at_k(similarity: Tensor, k: int, targets: Tensor | None = None) -> float:
-    """The share of queries whose target is among their k most similar candidates.
+    """Return the share of queries whose target is among their k most similar candidates.
 
-    A candidate that ties with the target counts as before it: a model that gives the same features to
-    everything recalls nothing.
+    A candidate that ties with the target counts as ranked before it, so a model that gives the same features to
+    every input has a recall of 0.
 
     Args:
         similarity: (Q, M).
@@ -28,30 +28,30 @@ def recall_at_k(similarity: Tensor, k: int, targets: Tensor | None = None) -> fl
 
 
 def ranks(similarity: Tensor, targets: Tensor | None = None) -> Tensor:
-    """(Q,) how many candidates come before, or tie with, each query's target: 0 is first."""
+    """Return how many candidates rank before each query's target, ties included: (Q,), 0 is best."""
     if targets is None:
         targets = torch.arange(len(similarity), device=similarity.device)
-    own = similarity.gather(1, targets[:, None])
-    return (similarity >= own).sum(dim=1) - 1
+    target_similarity = similarity.gather(1, targets[:, None])
+    return (similarity >= target_similarity).sum(dim=1) - 1
 
 
 def first_ranks(queries: Tensor, candidates: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-    """How many candidates that are no target of a query come before, or tie with, the best of its targets.
+    """Return how many other candidates rank before the best of each query's targets, ties included.
 
     Args:
         queries: (Q, D).
         candidates: (M, D).
-        targets: for each query the candidates that belong to it, one or more.
+        targets: for each query, the indices of the candidates that belong to it, at least one.
 
     Returns:
-        (Q,) int64; 0 is first.
+        (Q,) int64; 0 is best.
     """
     parts = []
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        similarity = queries[start : start + QUERIES_AT_ONCE] @ candidates.T
-        belongs = torch.zeros_like(similarity, dtype=torch.bool)
-        for row, columns in enumerate(targets[start : start + QUERIES_AT_ONCE]):
-            belongs[row, list(columns)] = True
-        best = similarity.masked_fill(~belongs, -torch.inf).amax(dim=1, keepdim=True)
-        parts.append(((similarity >= best) & ~belongs).sum(dim=1))
+    for start in range(0, len(queries), QUERY_CHUNK):
+        similarity = queries[start : start + QUERY_CHUNK] @ candidates.T
+        is_target = torch.zeros_like(similarity, dtype=torch.bool)
+        for row, columns in enumerate(targets[start : start + QUERY_CHUNK]):
+            is_target[row, list(columns)] = True
+        best = similarity.masked_fill(~is_target, -torch.inf).amax(dim=1, keepdim=True)
+        parts.append(((similarity >= best) & ~is_target).sum(dim=1))
     return torch.cat(parts)

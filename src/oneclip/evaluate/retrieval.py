@@ -1,6 +1,6 @@
-"""Pictures and captions that belong together, to how well a model finds the one by the other.
+"""Retrieval: find images by text, and texts by image.
 
-Shapes: P pictures, C captions, D joint embedding.
+Shapes: P images, C texts, D joint embedding.
 """
 
 from __future__ import annotations
@@ -13,142 +13,145 @@ import torch
 from torch import Tensor
 
 from oneclip.errors import ConfigError, DataError
-from oneclip.evaluate.feature_extractor import Subject
+from oneclip.evaluate.feature_extractor import FeatureExtractor
 from oneclip.evaluate.recall import first_ranks
-from oneclip.hub.pairs import Pairs, present_pairs
-from oneclip.image.prefetch import Picture
+from oneclip.hub.pairs import CaptionPairs, with_existing_images
+from oneclip.image import ImageSource
 from oneclip.losses import ClipLoss, SigLipLoss
 
 
 class Retrieval:
-    """Text-picture retrieval, both ways.
+    """Image-text retrieval task, in both directions.
 
-    A picture may come with several captions and a caption with several pictures: finding any that belongs is
-    right. Equal paths are one picture, equal captions one caption.
+    An image may have several texts, and a text several images; finding any of them counts as correct. Equal paths
+    are one image, and equal texts are one text.
 
     Args:
-        name: what it is called.
-        pictures: one for each pair; a path, or anything else that `Encoder.encode_images` takes.
-        captions: likewise.
-        at: the k of the recalls; those that all candidates would fulfil are left out.
+        name: of the task.
+        images: one per pair; a path, or another type that `Encoder.encode_images` takes.
+        texts: one per pair.
+        at: the values of k for recall at k; a k that every ranking would reach is left out.
 
     Attributes:
-        pictures: P of them, each once.
-        captions: C of them, each once.
-        pairs: (picture, caption) by their places in both.
-        names: of paths, as the table has them; for messages.
-        missing: pictures that the table names and that are not there.
-        skipped: those, and pictures that could not be read the last time, and why.
+        images: P different images.
+        texts: C different texts.
+        pairs: (image, text) as indices into both.
+        names: path to the name in the table, for messages.
+        missing: images that the table names and that do not exist, with the reason.
+        skipped: missing images, and images that could not be read in the last call, with the reason.
     """
 
     def __init__(
         self,
         name: str,
-        pictures: Sequence[Picture],
-        captions: Sequence[str],
+        images: Sequence[ImageSource],
+        texts: Sequence[str],
         *,
         at: Sequence[int] = (1, 5, 10),
     ) -> None:
         if not at or min(at) < 1:
-            raise ConfigError(f"the k of recalls are at least 1; found {tuple(at)}")
-        if len(pictures) != len(captions):
+            raise ConfigError(f"at is {tuple(at)}; expected values of k, each at least 1")
+        if len(images) != len(texts):
             raise DataError(
-                f"{name} has {len(pictures)} pictures and {len(captions)} captions; expected pairs"
+                f"{name} has {len(images)} images and {len(texts)} texts; expected one text per image"
             )
-        if not pictures:
-            raise DataError(f"{name} has no pictures to evaluate on; expected at least one with a caption")
+        if not images:
+            raise DataError(f"{name} has no images to evaluate on; expected at least one pair")
         self.name, self.at, self.headline = name, tuple(at), f"mean_recall@{min(at)}"
         self.skipped: dict[str, str] = {}
         self.missing: dict[str, str] = {}
         self.names: dict[str, str] = {}
-        keys = [_key(picture, row) for row, picture in enumerate(pictures)]
-        place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        by_key = dict(zip(reversed(keys), reversed(pictures), strict=True))
-        self.pictures: list[Picture] = [by_key[key] for key in place]
-        self.captions = list(dict.fromkeys(captions))
-        caption_place = {caption: i for i, caption in enumerate(self.captions)}
+        keys = [_image_key(image, row) for row, image in enumerate(images)]
+        image_index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        by_key = dict(zip(reversed(keys), reversed(images), strict=True))
+        self.images: list[ImageSource] = [by_key[key] for key in image_index]
+        self.texts = list(dict.fromkeys(texts))
+        text_index = {text: i for i, text in enumerate(self.texts)}
         self.pairs = list(
-            dict.fromkeys(
-                (place[key], caption_place[caption]) for key, caption in zip(keys, captions, strict=True)
-            )
+            dict.fromkeys((image_index[key], text_index[text]) for key, text in zip(keys, texts, strict=True))
         )
 
     @classmethod
-    def of_pairs(
+    def from_pairs(
         cls,
-        pairs: Pairs,
+        pairs: CaptionPairs,
         folder: str | Path,
         *,
         at: Sequence[int] = (1, 5, 10),
         skip_missing: bool = False,
     ) -> Retrieval:
-        """The rows of a table.
+        """Use the rows of a table.
 
         Args:
-            pairs: what `read_table` gives.
+            pairs: from `oneclip.hub.pairs.read_pairs`.
             folder: what relative paths are relative to.
-            at: as above.
-            skip_missing: note pictures that are not there in `skipped`, instead of raising.
+            at: as of the class.
+            skip_missing: note images that do not exist in `skipped`, instead of raising.
 
         Raises:
-            DataError: if pictures are missing, all of them with `skip_missing`.
+            DataError: if images are missing; with `skip_missing`, only if all are.
         """
         missing: dict[str, str] = {}
-        there = present_pairs(pairs, Path(folder), missing if skip_missing else None)
-        paths = [os.path.join(folder, name) for name in there.pictures]
-        task = cls(Path(pairs.name).name, paths, there.captions, at=at)
-        task.names = dict(zip(paths, there.pictures, strict=True))
+        existing = with_existing_images(pairs, Path(folder), missing if skip_missing else None)
+        paths = [os.path.join(folder, name) for name in existing.images]
+        task = cls(Path(pairs.name).name, paths, existing.captions, at=at)
+        task.names = dict(zip(paths, existing.images, strict=True))
         task.missing, task.skipped = missing, dict(missing)
         return task
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __call__(self, subject: Subject) -> dict[str, float]:
+    def __call__(self, extractor: FeatureExtractor) -> dict[str, float]:
         """Evaluate a model.
 
         Returns:
-            `loss`, the mean over the pairs in batches of the subject's size, in their order;
-            `text_to_image_recall@k` and `image_to_text_recall@k`; and, for the least k, `mean_recall@k`
-            of both.
+            `loss`, the mean over the pairs in their order, in batches of the extractor's size;
+            `text_to_image_recall@k` and `image_to_text_recall@k`; and `mean_recall@k`, the mean of both directions at
+            the smallest k.
 
         Raises:
-            DataError: if no picture can be read.
+            DataError: if no image can be read.
         """
-        images, kept, skipped = subject.pictures(self.pictures)
+        images, kept, skipped = extractor.encode_images(self.images)
         self.skipped = self.missing | {self.names.get(one.name, one.name): str(one.error) for one in skipped}
         if not kept:
             raise DataError(
-                f"none of the {len(self.pictures)} pictures of {self.name} can be read: {skipped[0].error}"
+                f"none of the {len(self.images)} images of {self.name} can be read: {skipped[0].error}"
             )
-        row = {picture: i for i, picture in enumerate(kept)}
-        used = list(dict.fromkeys(caption for picture, caption in self.pairs if picture in row))
-        column = {caption: i for i, caption in enumerate(used)}
-        texts = subject.captions([self.captions[caption] for caption in used])
-        pairs = [(row[picture], column[caption]) for picture, caption in self.pairs if picture in row]
+        row = {image: i for i, image in enumerate(kept)}
+        used = list(dict.fromkeys(text for image, text in self.pairs if image in row))
+        column = {text: i for i, text in enumerate(used)}
+        texts = extractor.encode_texts([self.texts[text] for text in used])
+        pairs = [(row[image], column[text]) for image, text in self.pairs if image in row]
         recalls = {}
-        for way, queries, candidates, which in (
+        for direction, queries, candidates, query_side in (
             ("text_to_image", texts, images, 1),
             ("image_to_text", images, texts, 0),
         ):
             targets: list[list[int]] = [[] for _ in range(len(queries))]
             for pair in pairs:
-                targets[pair[which]].append(pair[1 - which])
+                targets[pair[query_side]].append(pair[1 - query_side])
             rank = first_ranks(queries, candidates, targets)
             for k in [k for k in self.at if k < len(candidates)] or [1]:
-                recalls[f"{way}_recall@{k}"] = float((rank < k).double().mean())
+                recalls[f"{direction}_recall@{k}"] = float((rank < k).double().mean())
         least = min(self.at)
-        both = [recalls.get(f"{way}_recall@{least}", 1.0) for way in ("text_to_image", "image_to_text")]
-        return {"loss": _loss(subject, images, texts, pairs), self.headline: sum(both) / 2} | recalls
+        both = [
+            recalls.get(f"{direction}_recall@{least}", 1.0)
+            for direction in ("text_to_image", "image_to_text")
+        ]
+        return {"loss": _mean_loss(extractor, images, texts, pairs), self.headline: sum(both) / 2} | recalls
 
 
 @torch.no_grad()
-def _loss(subject: Subject, images: Tensor, texts: Tensor, pairs: Sequence[tuple[int, int]]) -> float:
-    """The contrastive loss of batches of pairs; by the sigmoid if the model has a bias, as one trained with it has."""
-    scale, bias = subject.temperature()
+def _mean_loss(
+    extractor: FeatureExtractor, images: Tensor, texts: Tensor, pairs: Sequence[tuple[int, int]]
+) -> float:
+    """Compute the mean loss: the sigmoid loss for a model with a logit bias, otherwise the softmax loss."""
+    scale, bias = extractor.logit_scale_and_bias()
     total = 0.0
-    for start in range(0, len(pairs), subject.batch_size):
-        rows, columns = zip(*pairs[start : start + subject.batch_size], strict=True)
+    for start in range(0, len(pairs), extractor.batch_size):
+        rows, columns = zip(*pairs[start : start + extractor.batch_size], strict=True)
         image, text = images[list(rows)], texts[list(columns)]
         if bias is None:
             loss = ClipLoss()(image, text, image.new_tensor(scale))
@@ -158,6 +161,6 @@ def _loss(subject: Subject, images: Tensor, texts: Tensor, pairs: Sequence[tuple
     return total / len(pairs)
 
 
-def _key(picture: Picture, row: int) -> Hashable:
-    """What two equal pictures have in common: a path; anything else is equal to nothing but itself."""
-    return os.path.normpath(os.fspath(picture)) if isinstance(picture, (str, os.PathLike)) else row
+def _image_key(image: ImageSource, row: int) -> Hashable:
+    """Return a key that is equal for equal paths; images that are not paths are all different."""
+    return os.path.normpath(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else row

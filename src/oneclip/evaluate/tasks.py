@@ -1,4 +1,4 @@
-"""What a model can be evaluated on: a task is data and how a model's answers to it are counted."""
+"""Evaluation tasks: data, and the metrics of a model on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import DataError
-from oneclip.evaluate.feature_extractor import OfModule, Subject
+from oneclip.evaluate.feature_extractor import FeatureExtractor, ModuleAdapter
 from oneclip.evaluate.image_folder import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.evaluate.retrieval import Retrieval
-from oneclip.hub.pairs import read_table
+from oneclip.hub.pairs import read_pairs
 from oneclip.image import Preprocess
 from oneclip.text.prompts import Template
 
@@ -24,21 +24,21 @@ class Task(Protocol):
     """Data that a model is evaluated on.
 
     Attributes:
-        name: what it is called in tables and files.
-        headline: the key of the one figure that stands for all; more is better.
-        skipped: pictures that could not be used the last time, and why.
+        name: in tables and files.
+        headline: the key of the main metric; higher is better.
+        skipped: images that could not be used in the last call, with the reason.
     """
 
     name: str
     headline: str
     skipped: dict[str, str]
 
-    def __call__(self, subject: Subject) -> dict[str, float]:
-        """The figures of a model."""
+    def __call__(self, extractor: FeatureExtractor) -> dict[str, float]:
+        """Return the metrics of a model."""
         ...
 
     def __len__(self) -> int:
-        """How many pictures it has."""
+        """Return the number of images."""
         ...
 
 
@@ -52,14 +52,14 @@ def open_task(
     templates: Sequence[Template] = SIMPLE_TEMPLATES,
     skip_missing: bool = False,
 ) -> Classification | Retrieval:
-    """A table of pictures and captions to retrieval, a folder of classes to zero-shot classification.
+    """Open a table of images and captions as retrieval, or a folder of classes as zero-shot classification.
 
     Args:
-        source: a CSV or Parquet file, or a folder with a folder of pictures for each class.
-        images: what paths of a table are relative to; None for the table's folder.
-        image_column, caption_column, separator: see `oneclip.hub.pairs.read_table`.
+        source: a CSV or Parquet file, or a folder with one folder of images per class.
+        images: what paths in a table are relative to; None for the table's folder.
+        image_column, caption_column, separator: see `oneclip.hub.pairs.read_pairs`.
         templates: for classes; see `oneclip.evaluate.zero_shot_classifier`.
-        skip_missing: leave out pictures that a table names and that are not there, instead of raising.
+        skip_missing: leave out images that a table names and that do not exist, instead of raising.
 
     Raises:
         DataError: if it is neither, or has nothing to evaluate on.
@@ -67,24 +67,24 @@ def open_task(
     """
     source = Path(source)
     if source.is_dir():
-        return Classification.of_folder(source, templates=templates)
+        return Classification.from_folder(source, templates=templates)
     if not source.exists():
         raise DataError(
-            f"{source} does not exist; expected a table of pictures and captions (.csv, .tsv, .parquet), or a folder "
-            "with a folder of pictures for each class"
+            f"{source} does not exist; expected a table of images and captions (.csv, .tsv, .parquet), or a folder "
+            "with one folder of images per class"
         )
-    pairs = read_table(source, image_column=image_column, caption_column=caption_column, separator=separator)
-    return Retrieval.of_pairs(
+    pairs = read_pairs(source, image_column=image_column, caption_column=caption_column, separator=separator)
+    return Retrieval.from_pairs(
         pairs, images if images is not None else source.parent, skip_missing=skip_missing
     )
 
 
-class Together:
-    """Several tasks as one, whose headline is the mean of theirs.
+class TaskSuite:
+    """Several tasks as one, whose main metric is the mean of theirs.
 
     Args:
-        name: of all of them.
-        tasks: each with a name of its own.
+        name: of the suite.
+        tasks: with different names.
     """
 
     headline = "mean"
@@ -96,23 +96,24 @@ class Together:
     def __len__(self) -> int:
         return sum(map(len, self.tasks))
 
-    def __call__(self, subject: Subject) -> dict[str, float]:
-        """`mean`, and the figures of each task behind its name."""
-        found = {task.name: task(subject) for task in self.tasks}
+    def __call__(self, extractor: FeatureExtractor) -> dict[str, float]:
+        """Return `mean`, and the metrics of each task as `TASK/METRIC`."""
+        results = {task.name: task(extractor) for task in self.tasks}
         self.skipped = {name: why for task in self.tasks for name, why in task.skipped.items()}
-        mean = sum(found[task.name][task.headline] for task in self.tasks) / len(self.tasks)
-        each = {f"{task}/{key}": value for task, results in found.items() for key, value in results.items()}
+        mean = sum(results[task.name][task.headline] for task in self.tasks) / len(self.tasks)
+        each = {f"{task}/{key}": value for task, found in results.items() for key, value in found.items()}
         return {self.headline: mean} | each
 
 
-class HeldOut:
-    """An `evaluate` hook for `oneclip.train.Trainer`: a task, and what it takes to show it to a model in training.
+class EvaluationHook:
+    """Callable for `Trainer(evaluate=…)` that evaluates the model in training on a task.
 
     Args:
         task: what to evaluate on.
         preprocess, tokenize: those of the model, as after training.
-        shared: makes a subject one whose work several processes share.
-        options: further arguments of `OfModule`.
+        batch_size, device, computing: see `ModuleAdapter`.
+        shared: wraps the extractor in one that shares the work among processes.
+        options: further arguments of `ModuleAdapter`.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class HeldOut:
         batch_size: int = 64,
         device: str | torch.device = "cpu",
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
-        shared: Callable[[Subject], Subject] | None = None,
+        shared: Callable[[FeatureExtractor], FeatureExtractor] | None = None,
         **options: Any,
     ) -> None:
         self.task, self._shared = task, shared
@@ -139,10 +140,10 @@ class HeldOut:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Pictures that could not be read, and why."""
+        """Images that could not be read, with the reason."""
         return self.task.skipped
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Evaluate a model, which is in evaluation mode."""
-        subject: Subject = OfModule(model, **self._options)
-        return self.task(self._shared(subject) if self._shared is not None else subject)
+        """Evaluate a model in evaluation mode."""
+        extractor: FeatureExtractor = ModuleAdapter(model, **self._options)
+        return self.task(self._shared(extractor) if self._shared is not None else extractor)

@@ -1,4 +1,4 @@
-"""A word, a file, or a prompt itself to the prompts that stand for classes."""
+"""Read the prompt templates of a zero-shot evaluation from a name, a file, or a template itself."""
 
 from __future__ import annotations
 
@@ -7,35 +7,40 @@ from pathlib import Path
 
 from oneclip.errors import ConfigError, DataError
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES
+from oneclip.text.prompts import has_placeholder
 
-NAMED: dict[str, Sequence[str]] = {"simple": SIMPLE_TEMPLATES, "imagenet": TEMPLATES}
+NAMED_TEMPLATES: dict[str, Sequence[str]] = {"simple": SIMPLE_TEMPLATES, "imagenet": TEMPLATES}
 
 
-def read_templates(name: str) -> Sequence[str]:
-    """The prompts that a setting means.
+def read_templates(source: str) -> Sequence[str]:
+    """Read prompt templates.
 
     Args:
-        name: "simple" for 7 of ImageNet's prompts, "imagenet" for all 80, a text file with one a line, or one prompt.
+        source: "simple" for 7 of ImageNet's templates, "imagenet" for all 80, a text file with one template per line,
+            or a single template.
 
     Raises:
-        ConfigError: for a word that is none of these.
-        DataError: for a file that cannot be read, or has a line without a place for the name.
+        ConfigError: if `source` is none of these.
+        DataError: if a file cannot be read, is empty, or has a line without a placeholder.
     """
-    if name in NAMED:
-        return NAMED[name]
-    if "{}" in name:
-        return [name]
-    if not Path(name).is_file():
+    if source in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES[source]
+    if has_placeholder(source):
+        return [source]
+    if not Path(source).is_file():
+        names = ", ".join(NAMED_TEMPLATES)
         raise ConfigError(
-            f"templates is {name!r}, which is neither {' nor '.join(NAMED)}, nor a file, nor a prompt with {{}} in it"
+            f"templates is {source!r}; expected {names}, a text file, or a prompt that contains {{}}"
         )
     try:
-        lines = [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the prompts in {name} cannot be read: {error}") from error
-    prompts = [line for line in lines if line]
-    without = [line for line in prompts if "{}" not in line]
-    if not prompts or without:
-        found = repr(without[0]) if without else "no line"
-        raise DataError(f"{name} has {found}; expected a prompt a line, each with {{}} where the name goes")
-    return prompts
+        raise DataError(f"the prompts in {source} cannot be read: {error}") from error
+    templates = [line for line in lines if line]
+    invalid = [line for line in templates if not has_placeholder(line)]
+    if not templates or invalid:
+        found = repr(invalid[0]) if invalid else "no lines"
+        raise DataError(
+            f"{source} has {found}; expected one prompt per line, each with {{}} where the name goes"
+        )
+    return templates

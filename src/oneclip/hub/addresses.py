@@ -1,4 +1,7 @@
-"""A path or an address to its bytes: local files, http(s), and whatever fsspec knows (s3://, gs://, …)."""
+"""Read local files and remote addresses: http(s), and every scheme that fsspec knows (s3://, gs://, …).
+
+`location` is a path or an address throughout.
+"""
 
 from __future__ import annotations
 
@@ -24,56 +27,56 @@ from oneclip.errors import (
     OfflineError,
     OneCLIPError,
 )
-from oneclip.hub.cache import SWITCHED_OFF, offline
-from oneclip.hub.http import escaped, while_busy, whole
+from oneclip.hub.cache import OFFLINE_REASON, offline
+from oneclip.hub.http import complete_body, escape_url, retry_while_busy
 
 TIMEOUT = 30.0  # seconds without a byte, after which an address counts as unreadable
-LARGEST = 1 << 30  # bytes of one file from the web: more is no picture
+MAX_IMAGE_BYTES = 1 << 30  # bytes of one file from the web: an image is never larger
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
-def is_address(place: str) -> bool:
-    """Whether this is `scheme://…` rather than a path."""
-    return bool(_SCHEME.match(place))
+def is_address(location: str) -> bool:
+    """Return whether a location is an address (`scheme://…`) rather than a path."""
+    return bool(_SCHEME.match(location))
 
 
-def is_of_the_web(place: str) -> bool:
-    """Whether this is an address that a web server answers for."""
-    return place.lower().startswith(("http://", "https://"))
+def is_http(location: str) -> bool:
+    """Return whether an address is served over HTTP or HTTPS."""
+    return location.lower().startswith(("http://", "https://"))
 
 
 def with_slashes(path: str) -> str:
-    """A path whose backslashes separate folders, where only that finds something: tables are made on Windows, too."""
+    """Replace backslashes by slashes if only that finds a file: tables are also written on Windows."""
     if "\\" in path and not os.path.lexists(path) and os.path.exists(slashed := path.replace("\\", "/")):
         return slashed
     return path
 
 
-def read_bytes(place: str) -> bytes:
-    """All bytes of a file.
+def read_bytes(location: str) -> bytes:
+    """Read all bytes of a file.
 
     Raises:
-        ImageNotFoundError: if there is no such file.
-        ImageError: if it is a folder or a device, if it has more than a GiB, or if its name is not a path.
-        DownloadError: if an address does not give it.
+        ImageNotFoundError: if the file does not exist.
+        ImageError: if it is a folder or a device, is larger than 1 GiB, or its name is not a valid path.
+        DownloadError: if an address cannot be fetched.
         OSError: if it cannot be read.
     """
-    if is_address(place):
-        return _fetch(place)
-    size_of_file(place)
-    with open(place, "rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ImageError(f"{place} has more than {LARGEST >> 30} GiB, which is no picture")
+    if is_address(location):
+        return _fetch(location)
+    regular_file_size(location)
+    with open(location, "rb") as file:
+        content = file.read(MAX_IMAGE_BYTES + 1)
+    if len(content) > MAX_IMAGE_BYTES:
+        raise ImageError(f"{location} is larger than {MAX_IMAGE_BYTES >> 30} GiB; expected an image")
     return content
 
 
-def size_of_file(path: str) -> int:
-    """The size in bytes of a file on this machine that can be read to its end.
+def regular_file_size(path: str) -> int:
+    """Return the size in bytes of a regular local file.
 
     Raises:
-        ImageNotFoundError: if there is no such file.
-        ImageError: if it is a folder, or a pipe, socket or device, whose end may never come.
+        ImageNotFoundError: if the file does not exist.
+        ImageError: if it is a folder, or a pipe, socket or device, which may never end.
     """
     try:
         found = os.stat(path)
@@ -90,68 +93,73 @@ def size_of_file(path: str) -> int:
     return found.st_size
 
 
-def open_binary(place: str, *, seekable: bool = True) -> BinaryIO:
-    """A stream of a file, to be closed by the caller; to be `seekable`, what comes by http(s) is fetched first."""
-    if not is_address(place):
+def open_binary(location: str, *, seekable: bool = True) -> BinaryIO:
+    """Open a location as a binary stream, which the caller closes.
+
+    Args:
+        location: path or address.
+        seekable: whether the stream must be able to seek; HTTP content is then fetched first.
+    """
+    if not is_address(location):
         try:
-            return open(place, "rb")
+            return open(location, "rb")
         except ValueError as error:
-            raise DataError(f"{place!r} is no path of a file: {error}") from error
-    if is_of_the_web(place):
-        return io.BytesIO(_fetch(place)) if seekable else cast(BinaryIO, request(place))
-    filesystem, path = remote(place)
-    with answering(place):
+            raise DataError(f"{location!r} is not a valid path: {error}") from error
+    if is_http(location):
+        return io.BytesIO(_fetch(location)) if seekable else cast(BinaryIO, http_request(location))
+    filesystem, path = open_filesystem(location)
+    with fsspec_errors(location):
         return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
-def expand(pattern: str) -> list[str]:
-    """`{000..010}` and `{a,b}` written out, and `*`, `?`, `[…]`, `**` replaced by what is there, sorted.
+def expand_pattern(pattern: str) -> list[str]:
+    """Expand braces (`{000..010}`, `{a,b}`) and wildcards (`*`, `?`, `[…]`, `**`) into sorted locations.
 
-    A name that exists stands for itself, whatever characters it has.
+    A file that exists under the literal name is returned unchanged, whatever characters the name contains.
 
     Raises:
-        DataError: for a pattern that fits nothing.
+        DataError: if a pattern matches nothing.
     """
     if not is_address(pattern) and os.path.exists(pattern):
         return [pattern]
-    places = []
+    locations = []
     for name in _braces(pattern):
         if not any(character in name for character in "*?[") or name.lower().startswith(("http:", "https:")):
-            places.append(name)
+            locations.append(name)
             continue
         if is_address(name):
-            filesystem, path = remote(name)
-            with answering(name):
+            filesystem, path = open_filesystem(name)
+            with fsspec_errors(name):
                 found = [filesystem.unstrip_protocol(hit) for hit in filesystem.glob(path)]
         else:
             found = glob.glob(name, recursive=True)
         if not found:
             raise DataError(f"{name}: no file matches this pattern")
-        places += sorted(found)
-    return places
+        locations += sorted(found)
+    return locations
 
 
-def is_remote_folder(place: str) -> bool:
-    """Whether an address is that of a folder, so that there is something below it; those of the web never are."""
-    if not is_address(place) or is_of_the_web(place):
+def is_remote_folder(location: str) -> bool:
+    """Return whether an address is a folder that can be listed; HTTP addresses never are."""
+    if not is_address(location) or is_http(location):
         return False
-    filesystem, path = remote(place)
-    with answering(place):
+    filesystem, path = open_filesystem(location)
+    with fsspec_errors(location):
         return bool(filesystem.isdir(path))
 
 
-def below(place: str) -> list[str]:
-    """The addresses of all files in a remote folder and the folders in it, sorted, without those that are hidden."""
-    filesystem, path = remote(place)
-    with answering(place):
+def list_remote_folder(location: str) -> list[str]:
+    """List the addresses of all files below a remote folder, sorted, without hidden files and folders."""
+    filesystem, path = open_filesystem(location)
+    with fsspec_errors(location):
         found = filesystem.find(path)
     root = path.strip("/")
     paths = sorted(hit.strip("/").removeprefix(root).strip("/") for hit in found)
-    return [f"{place.rstrip('/')}/{p}" for p in paths if not any(n.startswith(".") for n in p.split("/"))]
+    return [f"{location.rstrip('/')}/{p}" for p in paths if not any(n.startswith(".") for n in p.split("/"))]
 
 
 def _braces(pattern: str) -> list[str]:
-    """What a shell makes of braces: `{01..03}` counts and keeps its zeros, `{a,b}` chooses."""
+    """Expand braces as a shell does: `{01..03}` counts and keeps leading zeros, `{a,b}` chooses."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         return [pattern]
@@ -160,69 +168,71 @@ def _braces(pattern: str) -> list[str]:
         middles = choices.split(",")
     else:
         if int(last) < int(first):
-            raise DataError(f"{pattern}: {match[0]} counts from {first} to {last}, which is less")
+            raise DataError(
+                f"{pattern}: {match[0]} counts from {first} to {last}; the second number must not be smaller"
+            )
         middles = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     ends = _braces(pattern[match.end() :])
     return [pattern[: match.start()] + middle + end for middle in middles for end in ends]
 
 
 def _fetch(address: str) -> bytes:
-    if not is_of_the_web(address):
-        filesystem, path = remote(address)
-        with answering(address):
+    if not is_http(address):
+        filesystem, path = open_filesystem(address)
+        with fsspec_errors(address):
             return cast(bytes, filesystem.cat_file(path))
     try:
-        with request(address) as answer:
-            content = whole(answer.read(LARGEST + 1), answer, LARGEST)
-    except (OSError, http.client.HTTPException) as error:  # in the middle of it
+        with http_request(address) as answer:
+            content = complete_body(answer.read(MAX_IMAGE_BYTES + 1), answer, MAX_IMAGE_BYTES)
+    except (OSError, http.client.HTTPException) as error:
         if isinstance(error, DownloadError) and address in str(error):
             raise
         raise DownloadError(f"{address}: {error}") from error
-    if len(content) > LARGEST:
-        raise DownloadError(f"{address}: larger than {LARGEST >> 30} GiB, too large for an image")
+    if len(content) > MAX_IMAGE_BYTES:
+        raise DownloadError(f"{address}: larger than {MAX_IMAGE_BYTES >> 30} GiB, too large for an image")
     return content
 
 
-def request(
+def http_request(
     address: str, headers: Mapping[str, str] | None = None, method: str = "GET", *, once: bool = False
 ) -> Any:
-    """The answer of a web server, of which nothing but the head is read yet.
+    """Send an HTTP request and return the response, of which only the headers have been read.
 
     Args:
-        address: as in a browser.
+        address: as typed into a browser.
         headers: of the request.
         method: of the request.
-        once: for callers that try again themselves; otherwise a server that is busy is asked again.
+        once: for callers that retry themselves; otherwise a busy server is retried here.
 
     Raises:
-        DownloadError: if it does not answer, or refuses.
+        DownloadError: if the server does not answer or refuses the request.
     """
     _check_online(address)
     try:
         question = urllib.request.Request(
-            escaped(address), headers={"User-Agent": "oneclip", **(headers or {})}, method=method
+            escape_url(address), headers={"User-Agent": "oneclip", **(headers or {})}, method=method
         )
         ask = partial(urllib.request.urlopen, question, timeout=TIMEOUT)
-        return ask() if once else while_busy(ask)
+        return ask() if once else retry_while_busy(ask)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: the server answers {error.code} ({error.reason})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DownloadError(f"{address}: {getattr(error, 'reason', None) or error}") from error
 
 
-def remote(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and the path in it.
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """Return fsspec's file system for an address, and the path in it.
 
     Raises:
-        DataError: if fsspec does not know it, or lacks a package for it.
-        OfflineError: while the network is switched off.
+        DataError: if fsspec does not support the scheme, or needs a package that is not installed.
+        OfflineError: if the network is switched off.
     """
     scheme = address.partition(":")[0].lower()
     if scheme not in ("file", "local", "memory"):
         _check_online(address)
     try:
         filesystem, path = importlib.import_module("fsspec.core").url_to_fs(address)
-    except ImportError as error:  # fsspec says which package brings this scheme
+    except ImportError as error:  # fsspec names the package for this scheme
         raise DataError(f"{address}: {error}") from error
     except ValueError as error:
         raise DataError(f"{address}: {scheme}:// is not a scheme that fsspec supports: {error}") from error
@@ -230,16 +240,16 @@ def remote(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def answering(place: str) -> Iterator[None]:
-    """What is asked of fsspec; the many ways in which its packages fail made one."""
+def fsspec_errors(location: str) -> Iterator[None]:
+    """Turn the many exceptions of fsspec and its back ends into DownloadError; ours and FileNotFoundError pass."""
     try:
         yield
     except (OneCLIPError, FileNotFoundError):
         raise
-    except Exception as error:  # not all of them raise OSErrors
-        raise DownloadError(f"{place}: {error or type(error).__name__}") from error
+    except Exception as error:  # not all back ends raise OSError
+        raise DownloadError(f"{location}: {error or type(error).__name__}") from error
 
 
 def _check_online(address: str) -> None:
     if offline():
-        raise OfflineError(f"{address}: {SWITCHED_OFF}")
+        raise OfflineError(f"{address}: {OFFLINE_REASON}")

@@ -1,6 +1,6 @@
-"""Arrow and Parquet data of files that came from anywhere: looked over before a value of it is read.
+"""Read Arrow and Parquet data from untrusted files, validated before any value is used.
 
-pyarrow trusts the offsets that a file holds; a damaged one ends the process where a value is read.
+pyarrow trusts the offsets in a file; a wrong offset crashes the process when a value is read.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any
 from oneclip.errors import DataError, MissingExtraError, OneCLIPError
 
 
-def pyarrow(feature: str = "Reading Parquet") -> Any:
-    """The package, with its readers of streams and of Parquet.
+def import_pyarrow(feature: str = "Reading Parquet") -> Any:
+    """Import pyarrow with its stream and Parquet readers.
+
+    Args:
+        feature: what needs it, for the error message.
 
     Raises:
-        MissingExtraError: without it; `feature` is what was wanted.
+        MissingExtraError: if pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -28,35 +31,35 @@ def pyarrow(feature: str = "Reading Parquet") -> Any:
 
 
 @contextmanager
-def explained(place: object, what: str = "Parquet file") -> Iterator[None]:
-    """Turn whatever reading a damaged file raises into a DataError that names it. Our own errors pass."""
+def as_data_error(location: object, what: str = "Parquet file") -> Iterator[None]:
+    """Turn the exceptions of reading a damaged file into a DataError that names it. Our own errors pass."""
     try:
         yield
     except OneCLIPError:
         raise
     except (
-        pyarrow().ArrowException,
+        import_pyarrow().ArrowException,
         *(ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError),
     ) as error:
         why = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-        raise DataError(f"{place} is damaged or no {what}: {why}") from error
+        raise DataError(f"{location} is damaged or not a {what}: {why}") from error
 
 
-def sound(data: Any) -> Any:
-    """A batch or a column, every offset of it compared with the bytes that there are.
+def validated(data: Any) -> Any:
+    """Return a batch or column after checking all its offsets against the available bytes.
 
     Raises:
-        pyarrow.ArrowInvalid: if they do not fit.
+        pyarrow.ArrowInvalid: if an offset is out of bounds.
     """
     data.validate(full=True)
     return data
 
 
-def values(column: Any) -> list[Any]:
-    """The values of a column as Python's; of one that is damaged, nothing is read.
+def column_values(column: Any) -> list[Any]:
+    """Return the values of a column as Python objects, after validating it.
 
     Raises:
-        pyarrow.ArrowInvalid: if it is damaged.
+        pyarrow.ArrowInvalid: if the column is damaged.
     """
-    found: list[Any] = sound(column).to_pylist()
+    found: list[Any] = validated(column).to_pylist()
     return found

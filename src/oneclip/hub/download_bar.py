@@ -1,4 +1,4 @@
-"""How far a download is, on stderr."""
+"""Progress bar of a download, on stderr."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-QUIET_SECONDS = 2.0  # where nobody is watching, a download that takes less draws nothing
+QUIET_SECONDS = 2.0  # without a terminal, a shorter download draws nothing
 
 
 class DownloadBar:
-    """A bar with bytes, speed and time left: at once on a terminal, after two seconds elsewhere.
+    """Progress bar with bytes, speed and time left; shown at once on a terminal, elsewhere after two seconds.
 
     Args:
         name: of the file.
-        shown: False for no bar at all.
+        shown: False to draw nothing.
     """
 
     def __init__(self, name: str, shown: bool = True) -> None:
         self.name = name
         self.shown = shown
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.done = 0
         self.total: int | None = None
         self._progress: Progress | None = None
 
     def start(self, done: int, total: int | None) -> None:
-        """Say how many bytes are here already, and how many there will be."""
+        """Set the bytes that are already present, and the total if it is known."""
         self.done, self.total = done, total
         self._draw()
 
     def advance(self, count: int) -> None:
-        """Say that so many bytes more have come."""
+        """Add newly received bytes."""
         self.done += count
         self._draw()
 
     def _draw(self) -> None:
-        waited = time.monotonic() - self.begun
+        waited = time.monotonic() - self.started
         if not self.shown or (waited < QUIET_SECONDS and not sys.stderr.isatty()):
             return
         if self._progress is None:

@@ -1,6 +1,6 @@
-"""Which files are images, which could be with an extra, and which hold many of them: by the end of their names.
+"""File types by suffix: images that can be read, images that need an extra, and archives.
 
-Folders, tar files and addresses are listed by this one rule. A file that is named itself may be called anything.
+Folders, tar files and remote folders are listed by these rules. A file that the user names is always tried.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 
+from oneclip.installation import install_command
+
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# Folders of thumbnails and of deleted files, as Synology, QNAP, Windows and macOS make them beside what was stored.
+# Folders of thumbnails and deleted files that Synology, QNAP, Windows and macOS create.
 EXCLUDED = ("@eaDir", "@__thumb", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
 
 _PILLOW = frozenset(
@@ -23,7 +25,7 @@ _PILLOW = frozenset(
         *(".sgi", ".ras", ".xbm", ".xpm", ".blp", ".pcd"),
     )
 )
-# What an extra adds: the module that reads it, the extra that installs that, the suffixes.
+# Formats that need an extra: the module that reads them, the extra that installs it, the suffixes.
 _EXTRAS = (
     ("pillow_heif", "heif", (".heic", ".heif", ".hif", ".heics", ".heifs")),
     ("pillow_jxl", "heif", (".jxl",)),
@@ -35,7 +37,7 @@ _EXTRAS = (
         ),
     ),
 )
-# What is not read at all, and why.
+# Formats that are never read, with the remedy or the reason.
 _OTHERS = (
     ("render them to PNG first", (".svg", ".svgz", ".eps", ".wmf", ".emf")),
     ("convert them to PNG first", (".psb", ".exr", ".hdr", ".jxr", ".wdp", ".xcf", ".fits")),
@@ -50,71 +52,79 @@ _OTHERS = (
 
 
 def image_suffixes() -> frozenset[str]:
-    """The suffixes of images that can be read here, in lower case with their dot."""
+    """Return the suffixes of images that can be read in this environment, in lower case with the dot."""
     return _PILLOW.union(*(suffixes for module, _, suffixes in _EXTRAS if _is_installed(module)))
 
 
 def is_image(name: str, suffixes: frozenset[str] | None = None) -> bool:
-    """Whether a file is called like an image that can be read here; what is hidden is not.
+    """Return whether a file name has the suffix of a readable image; hidden files do not count.
 
     Args:
         name: of the file, with or without its folder.
-        suffixes: `image_suffixes()`, from whoever asks for many files.
+        suffixes: `image_suffixes()`, computed once by callers that check many files.
     """
     name = os.path.basename(name)
     return not name.startswith(".") and suffix_of(name) in (suffixes or image_suffixes())
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name in lower case, with its dot; "" if it has none."""
+    """Return the suffix of a file name in lower case with its dot, or ""."""
     return os.path.splitext(name)[1].lower()
 
 
-class NotRead(Counter[str]):
-    """How many images and videos of each suffix were found and not read."""
+class UnsupportedFiles(Counter[str]):
+    """Number of images and videos by suffix that were found and cannot be read here."""
 
-    def see(self, name: str, count: int = 1) -> None:
-        """Count a file that is no image here: if it is an image or a video all the same, and is not hidden."""
+    def count_file(self, name: str, count: int = 1) -> None:
+        """Count a file if its suffix is that of an unsupported image or video and it is not hidden."""
         suffix = suffix_of(name)
-        if suffix in _REMEDIES and not os.path.basename(name).startswith("."):
+        if (suffix in _EXTRA_BY_SUFFIX or suffix in _REASONS) and not os.path.basename(name).startswith("."):
             self[suffix] += count
 
     def __str__(self) -> str:
-        """The end of a sentence: `.heic 12, .jxl 1 (pip install 'oneclip[heif]'), .mov 3 (videos)`."""
+        """List the counts with remedies: `.heic 12, .jxl 1 (pip install 'oneclip[heif]'), .mov 3 (videos)`."""
         by_remedy: dict[str, list[str]] = {}
         for suffix, count in sorted(self.items(), key=lambda item: (-item[1], item[0])):
-            by_remedy.setdefault(_REMEDIES[suffix], []).append(f"{suffix} {count}")
+            extra = _EXTRA_BY_SUFFIX.get(suffix)
+            remedy = install_command(extra) if extra is not None else _REASONS[suffix]
+            by_remedy.setdefault(remedy, []).append(f"{suffix} {count}")
         return ", ".join(f"{', '.join(counts)} ({remedy})" for remedy, counts in by_remedy.items())
 
     @property
     def sentence(self) -> str:
-        """`17 files were not read: …`; "" if there are none."""
+        """Message `17 files were not read: …`, or "" if no file was counted."""
         total = self.total()
         return f"{total} file{' was' if total == 1 else 's were'} not read: {self}" if total else ""
 
 
-def files_below(
+def walk_files(
     folder: str | os.PathLike[str],
     onerror: Callable[[OSError], None] | None = None,
     exclude: Sequence[str] = EXCLUDED,
 ) -> Iterator[str]:
-    """The files in a folder and the folders in it, sorted; links to folders and hidden folders are not followed."""
-    for place, folders, names in os.walk(folder, onerror=onerror):
-        inside = os.path.relpath(place, folder)
+    """Yield all files below a folder, sorted; hidden folders and links to folders are not followed.
+
+    Args:
+        folder: where to start.
+        onerror: called with the error of each folder that cannot be listed.
+        exclude: shell patterns of files and folders to leave out.
+    """
+    for location, folders, names in os.walk(folder, onerror=onerror):
+        inside = os.path.relpath(location, folder)
 
         def is_wanted(name: str, inside: str = inside) -> bool:
             return not _fits(name if inside == os.curdir else os.path.join(inside, name), exclude)
 
         folders[:] = sorted(name for name in folders if not name.startswith(".") and is_wanted(name))
-        yield from (os.path.join(place, name) for name in sorted(names) if is_wanted(name))
+        yield from (os.path.join(location, name) for name in sorted(names) if is_wanted(name))
 
 
 def is_excluded(path: str, exclude: Sequence[str]) -> bool:
-    """Whether a pattern fits a path, or a folder that it lies in; one without a slash fits their names alone.
+    """Return whether a pattern matches a path or a folder above it.
 
     Args:
-        path: relative to the folder that was named.
-        exclude: patterns as of a shell; `*` fits slashes, too.
+        path: relative to the folder that the user named.
+        exclude: shell patterns; `*` also matches slashes. A pattern without a slash is compared with names only.
     """
     parts = path.replace(os.sep, "/").split("/")
     return any(_fits("/".join(parts[: i + 1]), exclude) for i in range(len(parts)))
@@ -127,14 +137,14 @@ def _fits(path: str, exclude: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(path if "/" in pattern else name, pattern) for pattern in patterns)
 
 
-def images_of(files: Iterable[str]) -> tuple[list[str], NotRead]:
-    """Those of the files that are images here, and a count of the images and videos that are not read."""
-    suffixes, images, not_read = image_suffixes(), [], NotRead()
+def split_images(files: Iterable[str]) -> tuple[list[str], UnsupportedFiles]:
+    """Split files into readable images and a count of unsupported ones."""
+    suffixes, images, not_read = image_suffixes(), [], UnsupportedFiles()
     for file in files:
         if is_image(file, suffixes):
             images.append(file)
         else:
-            not_read.see(file)
+            not_read.count_file(file)
     return images, not_read
 
 
@@ -142,7 +152,5 @@ def _is_installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-_REMEDIES = {
-    **{suffix: f"pip install 'oneclip[{extra}]'" for _, extra, suffixes in _EXTRAS for suffix in suffixes},
-    **{suffix: why for why, suffixes in _OTHERS for suffix in suffixes},
-}
+_EXTRA_BY_SUFFIX = {suffix: extra for _, extra, suffixes in _EXTRAS for suffix in suffixes}
+_REASONS = {suffix: reason for reason, suffixes in _OTHERS for suffix in suffixes}

@@ -1,4 +1,4 @@
-"""What HTTP leaves to its clients: addresses as browsers send them, whole answers, waits that servers ask for."""
+"""HTTP details that urllib does not handle: URL escaping, truncated bodies, and retries of busy servers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from oneclip.errors import DownloadError
 
-BUSY = (429, 503)  # answers that ask to come again
-PAUSES = (0.5, 2.0, 8.0)  # seconds before another attempt, where a server does not say how many
-LONGEST_PAUSE = 20.0  # seconds; a server that asks for more counts as not answering in this run
+BUSY_STATUSES = (429, 503)  # status codes after which a client should retry
+RETRY_SECONDS = (0.5, 2.0, 8.0)  # seconds before each retry if the server sends no Retry-After
+MAX_RETRY_SECONDS = 20.0  # seconds; a server that requests a longer wait counts as failed
 
-# What browsers leave as it is: https://url.spec.whatwg.org/#path-percent-encode-set, #special-query-percent-encode-set
+# Characters that browsers do not escape:
+# https://url.spec.whatwg.org/#path-percent-encode-set, #special-query-percent-encode-set
 _PATH = "!$%&'()*+,-./:;=@[]^_|~"
 _QUERY = "!$%&()*+,-./:;=?@[\\]^_`{|}~"
 
 _T = TypeVar("_T")
 
 
-def escaped(address: str) -> str:
-    """An address as a browser sends it: spaces and other letters percent-encoded, also in the name of a host.
+def escape_url(address: str) -> str:
+    """Escape a URL as a browser does: percent-encode the path and query, and encode the host name.
 
     Raises:
-        ValueError: if it is no address.
+        ValueError: if it is not a valid URL.
     """
     parts = urlsplit(address.strip())
     host = parts.netloc
@@ -40,22 +41,24 @@ def escaped(address: str) -> str:
     return urlunsplit((parts.scheme, host, path, query, ""))
 
 
-def whole(content: bytes, answer: Any, limit: int) -> bytes:
-    """The content of an answer, if all of it has come; decompressed if the server compressed it unasked.
+def complete_body(content: bytes, answer: Any, limit: int) -> bytes:
+    """Return the body of a response if it is complete; decompress it if the server compressed it anyway.
 
     Args:
-        content: what was read, as it was sent.
-        answer: of `urlopen`, read to its end.
-        limit: bytes after decompressing.
+        content: the bytes that were received.
+        answer: the response of `urlopen`, read to its end.
+        limit: maximum number of bytes after decompression.
 
     Raises:
-        DownloadError: if less came than was announced.
+        DownloadError: if fewer bytes arrived than announced, or decompression fails.
     """
     announced = answer.headers.get("Content-Length") or ""
-    chunked = "chunked" in (answer.headers.get("Transfer-Encoding") or "").lower()  # http.client checks those
+    chunked = (
+        "chunked" in (answer.headers.get("Transfer-Encoding") or "").lower()
+    )  # http.client checks chunked bodies
     if announced.isdecimal() and not chunked and len(content) < int(announced):
         raise DownloadError(
-            f"the connection broke after {len(content):,} of {int(announced):,} bytes; run again to read all of it"
+            f"the connection broke after {len(content):,} of {int(announced):,} bytes; run again to fetch all of it"
         )
     if (answer.headers.get("Content-Encoding") or "").lower() not in ("gzip", "x-gzip", "deflate"):
         return content
@@ -63,32 +66,32 @@ def whole(content: bytes, answer: Any, limit: int) -> bytes:
     try:
         content = unpack.decompress(content, limit + 1)
     except zlib.error as error:
-        raise DownloadError(f"its compressed answer is damaged: {error}") from error
+        raise DownloadError(f"the compressed response is damaged: {error}") from error
     if not unpack.eof and len(content) <= limit:
-        raise DownloadError("its compressed answer breaks off; run again to read all of it")
+        raise DownloadError("the compressed response is truncated; run again to fetch all of it")
     return content
 
 
-def while_busy(ask: Callable[[], _T]) -> _T:
-    """What a server answers; one that is busy is asked again after the time it says, or a short one.
+def retry_while_busy(ask: Callable[[], _T]) -> _T:
+    """Call a request and retry it while the server is busy, after the wait that it requests.
 
     Raises:
-        HTTPError: what it answers in the end.
+        HTTPError: of the last attempt.
     """
-    for pause in PAUSES:
+    for pause in RETRY_SECONDS:
         try:
             return ask()
         except urllib.error.HTTPError as error:
-            wait = wait_asked(error)
-            if error.code not in BUSY or (wait or 0) > LONGEST_PAUSE:
+            wait = retry_after_seconds(error)
+            if error.code not in BUSY_STATUSES or (wait or 0) > MAX_RETRY_SECONDS:
                 raise
             error.close()
         time.sleep(pause if wait is None else wait)
     return ask()
 
 
-def wait_asked(error: urllib.error.HTTPError) -> float | None:
-    """Seconds that a server asks to wait, as a number or a date."""
+def retry_after_seconds(error: urllib.error.HTTPError) -> float | None:
+    """Return the seconds in a Retry-After header, given as a number or a date; None without a valid header."""
     after = (error.headers.get("Retry-After") or "").strip()
     if after.isdecimal():
         return float(after)
@@ -101,7 +104,7 @@ def wait_asked(error: urllib.error.HTTPError) -> float | None:
 def _ascii_host(host: str) -> str:
     name, colon, port = host.partition(":")
     try:
-        import idna  # a dependency of what huggingface_hub downloads with; knows newer names than the codec
+        import idna  # installed with huggingface_hub; supports newer names than Python's codec
     except ImportError:
         return name.encode("idna").decode() + colon + port
     return str(idna.encode(name, uts46=True), "ascii") + colon + port

@@ -1,4 +1,4 @@
-"""A file of a repository on the Hugging Face hub to a path in the hub's cache, whole and verified."""
+"""Files from repositories on the Hugging Face hub, verified and cached."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Literal
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OneCLIPError
-from oneclip.hub.cache import PULL_HINT, SWITCHED_OFF, offline, sha256_of, writing
+from oneclip.hub.atomic import write_errors
+from oneclip.hub.cache import OFFLINE_REASON, PULL_HINT, offline, sha256_of
 
 HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""The usual names of weights in a repository, the safer first."""
+"""Usual names of weight files in a repository, the safer format first."""
 
-ATTEMPTS = 3  # at a file whose connection broke
+ATTEMPTS = 3  # for a file whose connection breaks
 
 
 def hub_file(
@@ -27,32 +28,31 @@ def hub_file(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Fetch a file of a repository on the Hugging Face hub, or find it in the hub's cache.
+    """Fetch a file from a repository on the Hugging Face hub, or find it in the hub's cache.
 
-    The hub's own client does it: with its cache, its token, its endpoint (HF_ENDPOINT) and its resumption of dropped
-    connections. It checks sizes only; what it fetched is compared here with the checksum that the hub gives.
+    Uses the hub's own client with its cache, token, endpoint (HF_ENDPOINT) and resumption. The client checks only
+    sizes; the checksum is verified here.
 
     Args:
         repo: `owner/name`.
-        names: the file, or several of which the first that exists is taken; those that the repository lacked when it
-            was last asked are tried last.
-        subfolder: folder of the repository that holds it.
+        names: the file, or several of which the first that exists is used; those known to be missing are tried last.
+        subfolder: folder in the repository.
         revision: branch, tag or commit.
-        cache_dir: where to keep it, instead of the hub's usual cache.
+        cache_dir: folder to use instead of the hub's usual cache.
 
     Raises:
-        OfflineError: if it is not there and the network is switched off.
-        ChecksumError: if what came is not what the hub has; it is deleted.
-        DownloadError: if it does not exist, may not be read, or cannot be fetched.
+        OfflineError: if the file is not cached and the network is switched off.
+        ChecksumError: if the content does not match the hub's checksum; the file is deleted.
+        DownloadError: if the file does not exist, access is denied, or it cannot be fetched.
         OutputError: if it cannot be written.
     """
     names = [names] if isinstance(names, str) else list(names)
     if found := find_hub_file(repo, names, subfolder=subfolder, revision=revision, cache_dir=cache_dir):
         return found
-    here, wanted = _address(repo, subfolder, revision), " or ".join(names)
+    here, wanted = _repo_label(repo, subfolder, revision), " or ".join(names)
     if offline():
-        raise OfflineError(f"{wanted} of {here} is not on this machine and {SWITCHED_OFF}. {PULL_HINT}")
-    raise DownloadError(f"{here} has no {wanted}")
+        raise OfflineError(f"{wanted} of {here} is not on this machine and {OFFLINE_REASON}. {PULL_HINT}")
+    raise DownloadError(f"{here} does not contain {wanted}")
 
 
 def hub_files(
@@ -63,12 +63,12 @@ def hub_files(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Path]:
-    """Fetch those files that a repository has; without a network, those that are here.
+    """Fetch the given files that a repository contains; offline, those that are cached.
 
-    The other arguments and errors are those of `hub_file`, but that a missing file is none.
+    Missing files are left out. The other arguments and errors are those of `hub_file`.
 
     Returns:
-        name to path.
+        path of each file by its name.
     """
     where = {"subfolder": subfolder, "revision": revision, "cache_dir": cache_dir}
     found = ((name, find_hub_file(repo, [name], **where)) for name in names)  # type: ignore[arg-type]
@@ -83,22 +83,22 @@ def find_hub_file(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path | None:
-    """`hub_file`, but None where the repository has no such file, or none is here while the network is off."""
+    """Fetch a file as `hub_file` does, but return None if the repository lacks it or it is not cached offline."""
     from huggingface_hub import errors
 
-    here = _address(repo, subfolder, revision)
-    with _translated(here):
+    here = _repo_label(repo, subfolder, revision)
+    with _hub_errors(here):
         cached = {name: _cached(repo, name, subfolder, revision, cache_dir) for name in names}
     if offline():
         return next((path for path in cached.values() if path), None)
     for name in sorted(names, key=lambda name: cached[name] is False):
         path_there = f"{subfolder}/{name}" if subfolder else name
-        if cached[name] is False and not _has_come(repo, path_there, revision):
+        if cached[name] is False and not _exists_now(repo, path_there, revision):
             continue
-        with _translated(f"{name} of {here}"), writing(name):
+        with _hub_errors(f"{name} of {here}"), write_errors(name):
             try:
                 path = _download(repo, path_there, revision, cache_dir)
-            except errors.LocalEntryNotFoundError:  # not in the cache, and the network fails
+            except errors.LocalEntryNotFoundError:  # not cached, and the network failed
                 raise
             except errors.EntryNotFoundError:
                 continue
@@ -110,9 +110,9 @@ def find_hub_file(
 
 
 def _download(repo: str, path: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Path:
-    """Have the client fetch a file; again where the connection broke in the middle and it gave up.
+    """Download a file with the hub's client, and retry connections that break in the middle.
 
-    From release to release it differs in what it goes on after by itself, and from where.
+    Which interruptions the client resumes by itself differs from release to release.
     """
     from huggingface_hub import errors, hf_hub_download
 
@@ -128,7 +128,10 @@ def _download(repo: str, path: str, revision: str | None, cache_dir: str | os.Pa
                     library_version=__version__,
                 )
             )
-        except (errors.HfHubHTTPError, errors.EntryNotFoundError):  # the hub's answer, or none at all
+        except (
+            errors.HfHubHTTPError,
+            errors.EntryNotFoundError,
+        ):  # the hub answered, or could not be reached
             raise
         except _network_errors() as error:
             of_network = getattr(error, "errno", None) is None or isinstance(
@@ -139,11 +142,11 @@ def _download(repo: str, path: str, revision: str | None, cache_dir: str | os.Pa
     raise AssertionError("an attempt either returns or raises")
 
 
-def _has_come(repo: str, path: str, revision: str | None) -> bool:
-    """Whether a repository has a file by now that it lacked; what cannot be reached has not.
+def _exists_now(repo: str, path: str, revision: str | None) -> bool:
+    """Return whether a file that the cache records as missing exists now; an unreachable hub counts as no.
 
-    Asked for by itself: for a file that is not in the cache, the client keeps on trying for half a minute where there
-    is no network.
+    The metadata is requested directly: for a file that is not cached, the client retries for half a minute when the
+    network is down.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -155,10 +158,10 @@ def _has_come(repo: str, path: str, revision: str | None) -> bool:
 
 
 def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
-    """Compare a file that has just come with its checksum, and delete it if it is another one.
+    """Compare a downloaded file with its checksum, and delete it if they differ.
 
-    Large files have their sha256 as ETag, by which the cache names them; where the cache has no links, the hub is
-    asked again. Small ones have the name that git gives them: they are not checked.
+    The ETag of large files is their SHA-256, which is also the name of the cached blob; if the cache has no symbolic
+    links, the hub is asked. Small files have a git hash as ETag and are not checked.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -175,17 +178,17 @@ def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise ChecksumError(
-            f"{name} of {_address(repo, None, revision)} came with the sha256 {found}, and the hub has {etag}; it was "
-            "deleted. Try again, or from another network: something on the way changes it"
+            f"{name} of {_repo_label(repo, None, revision)} has the sha256 {found}; the hub has {etag}. The file was "
+            "deleted. Try again, or use another network: a proxy may change the content"
         )
 
 
-def _address(repo: str, subfolder: str | None, revision: str | None) -> str:
-    """A repository as messages name it."""
+def _repo_label(repo: str, subfolder: str | None, revision: str | None) -> str:
+    """Format a repository for messages."""
     return f"hf-hub:{repo}" + (f"/{subfolder}" if subfolder else "") + (f"@{revision}" if revision else "")
 
 
-def hub_file_here(
+def cached_hub_file(
     repo: str,
     names: str | Sequence[str] = HUB_WEIGHTS,
     *,
@@ -193,12 +196,15 @@ def hub_file_here(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path | None:
-    """Where a file of a repository lies in the hub's cache, or None; asks no server.
+    """Return the path of a file in the hub's cache, or None; no network access. Arguments as of `hub_file`.
 
-    The arguments are those of `hub_file`.
+    Raises:
+        DownloadError: if the name of the repository is not valid.
     """
     for name in [names] if isinstance(names, str) else names:
-        if found := _cached(repo, name, subfolder, revision, cache_dir):
+        with _hub_errors(_repo_label(repo, subfolder, revision)):
+            found = _cached(repo, name, subfolder, revision, cache_dir)
+        if found:
             return found
     return None
 
@@ -210,7 +216,7 @@ def _cached(
     revision: str | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> Path | Literal[False] | None:
-    """Where a file lies in the cache; False if the cache knows that there is none; None if it knows nothing."""
+    """Return the cached path, False if the cache records the file as missing, or None if it knows nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     path = f"{subfolder}/{name}" if subfolder else name
@@ -220,15 +226,15 @@ def _cached(
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn the hub's errors into ours, with what to do about them."""
+def _hub_errors(what: str) -> Iterator[None]:
+    """Turn the client's exceptions into ours, with advice."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise DownloadError(
-            f"{what} is open only to those who accepted its terms: do so on the repository's page, then log "
+            f"{what} requires accepting its terms: accept them on the repository's page, then log "
             "in with `hf auth login` or set HF_TOKEN"
         ) from error
     except errors.RepositoryNotFoundError as error:
@@ -239,9 +245,9 @@ def _translated(what: str) -> Iterator[None]:
     except errors.DisabledRepoError as error:
         raise DownloadError(f"{what} could not be fetched: the hub has disabled the repository") from error
     except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"{what} could not be found: the repository has no such revision") from error
+        raise DownloadError(f"{what} could not be found: the revision does not exist") from error
     except errors.HFValidationError as error:
-        raise DownloadError(f"{what} is not the name of a repository: {error}") from error
+        raise DownloadError(f"{what} is not a valid repository name: {error}") from error
     except errors.EntryNotFoundError as error:
         raise DownloadError(f"{what} could not be fetched: {_reason(error.__cause__ or error)}") from error
     except OneCLIPError:
@@ -251,7 +257,7 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _network_errors() -> tuple[type[BaseException], ...]:
-    """What the client raises when it cannot reach or read: errors of the HTTP library among it, whichever it is."""
+    """Return the exceptions of a failed connection, including those of the client's HTTP library."""
     from huggingface_hub import errors
 
     http_errors = errors.HfHubHTTPError.__mro__
@@ -259,20 +265,18 @@ def _network_errors() -> tuple[type[BaseException], ...]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong on the way to the hub, in a line, and what can be done about it."""
+    """Describe a failed request in one line, with advice."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     endpoint = os.environ.get("HF_ENDPOINT") or "the hub"
     if status in (401, 403):
         return (
-            f"{endpoint} refused the token (HTTP {status}). Log in with `hf auth login`, or set HF_TOKEN to one that "
-            "may read the repository, or unset it"
+            f"{endpoint} refused the token (HTTP {status}). Log in with `hf auth login`, set HF_TOKEN to a token with "
+            "access to the repository, or unset it"
         )
     if status == 429:
-        return f"{endpoint} has had too many requests (HTTP 429). Wait some minutes, or log in with `hf auth login`"
+        return f"{endpoint} received too many requests (HTTP 429). Wait some minutes, or log in with `hf auth login`"
     if status is not None and status >= 500:
-        return f"{endpoint} is in trouble (HTTP {status}). Try again later"
+        return f"{endpoint} has a server error (HTTP {status}). Try again later"
     why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return (
-        why if status else f"{why}. Is there a network, and does HF_ENDPOINT, if it is set, lead to the hub?"
-    )
+    return why if status else f"{why}. Check the network connection and, if it is set, HF_ENDPOINT"

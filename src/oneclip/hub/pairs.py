@@ -1,4 +1,4 @@
-"""A CSV or Parquet file to pairs of picture names and captions."""
+"""Read tables of image names and captions (CSV or Parquet)."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ SUFFIXES = (*CSV_SUFFIXES, ".txt", *PARQUET_SUFFIXES)
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Pictures and their captions, row by row.
+class CaptionPairs:
+    """Images and their captions, row by row.
 
     Attributes:
         name: of the table, for messages.
-        pictures: paths as the table has them.
-        captions: one each.
-        left_out: rows without a picture or a caption, as (row, what is missing); the first row of data is 1.
+        images: paths as written in the table.
+        captions: one for each image.
+        incomplete: rows without image or caption, as (row, missing columns); the first data row is 1.
     """
 
     name: str
-    pictures: list[str]
+    images: list[str]
     captions: list[str]
-    left_out: list[tuple[int, str]] = field(default_factory=list)
+    incomplete: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def checksum(self) -> str:
-        """Sixteen hexadecimal digits that change with any name, caption, or their order."""
+        """Checksum of 16 hexadecimal digits that changes with any name, caption, or their order."""
         digest = hashlib.sha256()
-        for picture, caption in zip(self.pictures, self.captions, strict=True):
-            digest.update(f"{picture}\0{caption}\0".encode("utf-8", "surrogatepass"))
+        for image, caption in zip(self.images, self.captions, strict=True):
+            digest.update(f"{image}\0{caption}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
 
-def read_table(
+def read_pairs(
     path: str | Path,
     *,
     image_column: str = "filepath",
     caption_column: str = "caption",
     separator: str | None = None,
-) -> Pairs:
-    """Read a table with a column of picture paths and one of captions.
+) -> CaptionPairs:
+    """Read a table with a column of image paths and a column of captions.
 
     Args:
-        path: .csv, .tsv or .txt (UTF-8, a header in the first line), or .parquet; see `oneclip.hub.tables`.
-        image_column, caption_column: their names; other columns are ignored.
-        separator: between columns of a CSV file; by default the one that makes both names part of the header.
+        path: .csv, .tsv or .txt (UTF-8 with a header line), or .parquet; see `oneclip.hub.tables`.
+        image_column, caption_column: names of the columns; others are ignored.
+        separator: of a CSV file; by default the one for which the header contains both columns.
 
     Raises:
-        DataError: if the file is missing or no table, lacks a column, has a row with more or fewer fields than its
-            header, or no row with both.
+        DataError: if the file does not exist or is not a table, lacks a column, has a row with more or fewer fields
+            than its header, or has no complete row.
         MissingExtraError: for Parquet without pyarrow.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"the table {path} {what}; expected a CSV or Parquet file of pictures and captions")
-    if not is_table(path):
+        raise DataError(f"the table {path} {what}; expected a CSV or Parquet file of images and captions")
+    if not is_pairs_table(path):
         known = ", ".join(SUFFIXES)
         raise DataError(f"{path} has the suffix {path.suffix!r}; expected a table with one of {known}")
     columns = (image_column, caption_column)
@@ -74,8 +74,8 @@ def read_table(
     if not table.names:
         raise DataError(f"{path} is empty; expected a header with {image_column!r} and {caption_column!r}")
     for column in columns:
-        table.check_column(column, ". Name the columns of pictures and captions")
-    pairs = Pairs(str(path), [], [])
+        table.check_column(column, ". Name the columns of images and captions")
+    pairs = CaptionPairs(str(path), [], [])
     for row in table.rows(columns):
         if row.problem is not None:
             raise DataError(row.problem)
@@ -88,36 +88,43 @@ def read_table(
             column for value, column in zip(row.values, columns, strict=True) if not (value or "").strip()
         ]
         if empty:
-            pairs.left_out.append((row.number, " and ".join(empty)))
+            pairs.incomplete.append((row.number, " and ".join(empty)))
         else:
-            pairs.pictures.append(row.values[0])
+            pairs.images.append(row.values[0])
             pairs.captions.append(row.values[1])
-    if not pairs.pictures:
-        found = f"{len(pairs.left_out)} rows, none with both" if pairs.left_out else "no rows"
-        raise DataError(f"{path} has {found}; expected at least one with {columns[0]!r} and {columns[1]!r}")
+    if not pairs.images:
+        found = f"{len(pairs.incomplete)} rows, none with both" if pairs.incomplete else "no rows"
+        raise DataError(
+            f"{path} has {found}; expected at least one row with {columns[0]!r} and {columns[1]!r}"
+        )
     return pairs
 
 
-def is_table(path: str | Path) -> bool:
-    """Whether a file is a table of pairs, by its name."""
+def is_pairs_table(path: str | Path) -> bool:
+    """Return whether a file name has the suffix of a table."""
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def present_pairs(
-    pairs: Pairs,
+def with_existing_images(
+    pairs: CaptionPairs,
     folder: Path,
     skipped: dict[str, str] | None,
     is_elsewhere: Callable[[str], bool] = lambda name: False,
-) -> Pairs:
-    """The pairs whose picture is a file. Others are noted in `skipped`, or raise without it.
+) -> CaptionPairs:
+    """Keep the pairs whose image file exists. Record the others in `skipped`, or raise if it is None.
 
-    Backslashes separate folders everywhere, if that is what finds a file. Names that `is_elsewhere` knows are not
-    looked for.
+    Backslashes in names are treated as slashes if only that finds a file.
+
+    Args:
+        pairs: of a table.
+        folder: that paths are relative to.
+        skipped: receives the reason for each missing image by its name.
+        is_elsewhere: returns whether a name need not be a file in the folder, such as a URL.
 
     Raises:
-        DataError: naming the first files that are missing, and where they were looked for.
+        DataError: naming the first missing files and the folder that was searched.
     """
-    names = dict.fromkeys(pairs.pictures)
+    names = dict.fromkeys(pairs.images)
     there = {
         name: is_elsewhere(name) or os.path.isfile(with_slashes(os.path.join(folder, name))) for name in names
     }
@@ -126,13 +133,13 @@ def present_pairs(
         return pairs
     if skipped is None or len(missing) == len(there):
         raise DataError(
-            f"{len(missing)} of {len(there)} pictures of {pairs.name} are not in {folder}: {_some(missing)}. "
-            "Check the folder that paths are relative to, or have missing pictures skipped"
+            f"{len(missing)} of {len(there)} images of {pairs.name} are not in {folder}: {_some(missing)}. "
+            "Check the folder that paths are relative to, or skip missing images"
         )
     skipped.update((name, f"{folder / name} does not exist") for name in missing)
-    kept = [i for i, name in enumerate(pairs.pictures) if there[name]]
-    return Pairs(
-        pairs.name, [pairs.pictures[i] for i in kept], [pairs.captions[i] for i in kept], pairs.left_out
+    kept = [i for i, name in enumerate(pairs.images) if there[name]]
+    return CaptionPairs(
+        pairs.name, [pairs.images[i] for i in kept], [pairs.captions[i] for i in kept], pairs.incomplete
     )
 
 

@@ -1,4 +1,4 @@
-"""Parts of a file, on disk or behind an address, and what tells that it is no longer the same."""
+"""Byte ranges of local or remote files, and a version string that detects changes."""
 
 from __future__ import annotations
 
@@ -9,67 +9,78 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from oneclip.errors import DataError, DownloadError, OfflineError
-from oneclip.hub.addresses import answering, is_address, is_of_the_web, remote, request
-from oneclip.hub.http import LONGEST_PAUSE, PAUSES, wait_asked
+from oneclip.hub.addresses import fsspec_errors, http_request, is_address, is_http, open_filesystem
+from oneclip.hub.http import MAX_RETRY_SECONDS, RETRY_SECONDS, retry_after_seconds
 
-GAP = 1 << 16  # bytes between two parts that are read along, so that both come at once
-_PAUSES = PAUSES
-_FINAL = (400, 401, 403, 404, 405, 410, 416)  # answers that another attempt does not change
-# What file systems call that which changes with a file's content; the first that one has.
-_CHANGES = ("ETag", "etag", "md5Hash", "generation", "content_md5", "mtime", "LastModified", "last_modified")
+MAX_GAP = 1 << 16  # bytes; ranges closer than this are read together
+_RETRY_SECONDS = RETRY_SECONDS
+_PERMANENT_STATUSES = (400, 401, 403, 404, 405, 410, 416)  # status codes that a retry does not change
+# Fields of fsspec's file info that change with the content; the first one present is used.
+_VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+)
 
 Range = tuple[int, int]
-"""From the first byte to the one after the last."""
+"""First byte, and the byte after the last."""
 
 _T = TypeVar("_T")
 
 
-def stamp(place: str) -> tuple[int, str]:
-    """The size of a file in bytes, and text that changes when its content does.
+def file_version(location: str) -> tuple[int, str]:
+    """Return the size of a file in bytes, and a string that changes with its content.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: if the file does not exist.
         DownloadError: if an address does not answer.
     """
     try:
-        if not is_address(place):
-            status = os.stat(place)
+        if not is_address(location):
+            status = os.stat(location)
             return status.st_size, str(status.st_mtime_ns)
-        return _again(lambda: _remote_stamp(place))
+        return _retry(lambda: _remote_version(location))
     except FileNotFoundError as error:
-        raise DataError(f"{place}: no such file") from error
+        raise DataError(f"{location}: no such file") from error
 
 
-def read_ranges(place: str, ranges: Sequence[Range]) -> list[bytes]:
-    """Parts of a file, in the order they are asked for; those close to each other are read at once.
+def read_ranges(location: str, ranges: Sequence[Range]) -> list[bytes]:
+    """Read byte ranges of a file, in the given order; close ranges are read together.
 
     Raises:
-        DataError: if the file ends before one of them does, or is not there any more.
-        DownloadError: if an address does not give them, after four attempts.
+        DataError: if the file ends before a range does, or no longer exists.
+        DownloadError: if an address fails four times.
     """
-    merged = _merged(ranges)
+    merged = _merge(ranges)
     try:
-        if is_address(place):
-            read = _read_web if is_of_the_web(place) else _read_remote
-            contents = _again(lambda: read(place, merged))
+        if is_address(location):
+            read = _read_web if is_http(location) else _read_remote
+            contents = _retry(lambda: read(location, merged))
         else:
-            contents = _read_file(place, merged)
+            contents = _read_file(location, merged)
     except FileNotFoundError as error:
-        raise DataError(f"{place}: no such file any more") from error
+        raise DataError(f"{location}: the file no longer exists") from error
     found = []
     for start, stop in ranges:
         index = next(i for i, (first, last) in enumerate(merged) if first <= start and stop <= last)
         part = contents[index][start - merged[index][0] : stop - merged[index][0]]
         if len(part) < stop - start:
-            raise DataError(f"{place} ends in the middle of what should be bytes {start} to {stop} of it")
+            raise DataError(
+                f"{location} is truncated: it ends before byte {stop} of the range {start} to {stop}"
+            )
         found.append(part)
     return found
 
 
-def _merged(ranges: Sequence[Range]) -> list[Range]:
+def _merge(ranges: Sequence[Range]) -> list[Range]:
     merged: list[Range] = []
     for start, stop in sorted(ranges):
-        if merged and start <= merged[-1][1] + GAP:
+        if merged and start <= merged[-1][1] + MAX_GAP:
             merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
         else:
             merged.append((start, stop))
@@ -86,9 +97,9 @@ def _read_file(path: str, ranges: Sequence[Range]) -> list[bytes]:
 
 
 def _read_remote(address: str, ranges: Sequence[Range]) -> list[bytes]:
-    filesystem, path = remote(address)
+    filesystem, path = open_filesystem(address)
     starts, stops = map(list, zip(*ranges, strict=True))
-    with answering(address):
+    with fsspec_errors(address):
         return cast(list[bytes], filesystem.cat_ranges([path] * len(ranges), starts, stops, on_error="raise"))
 
 
@@ -96,43 +107,45 @@ def _read_web(address: str, ranges: Sequence[Range]) -> list[bytes]:
     contents = []
     for start, stop in ranges:
         part = {"Range": f"bytes={start}-{stop - 1}"}
-        with request(address, part, once=True) as answer, answering(address):
+        with http_request(address, part, once=True) as answer, fsspec_errors(address):
             if answer.status != 206:
                 raise DataError(
-                    f"{address}: the server does not give parts of files (it answers {answer.status}, expected 206); "
-                    "download it, or serve it from object storage"
+                    f"{address}: the server does not support byte ranges (it answers {answer.status}, expected 206); "
+                    "download the file, or serve it from object storage"
                 )
             contents.append(cast(bytes, answer.read()))
     return contents
 
 
-def _remote_stamp(address: str) -> tuple[int, str]:
-    if is_of_the_web(address):
-        with request(address, method="HEAD", once=True) as answer:
+def _remote_version(address: str) -> tuple[int, str]:
+    if is_http(address):
+        with http_request(address, method="HEAD", once=True) as answer:
             size = answer.headers.get("Content-Length")
             change = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     else:
-        filesystem, path = remote(address)
-        with answering(address):
+        filesystem, path = open_filesystem(address)
+        with fsspec_errors(address):
             facts: dict[str, Any] = filesystem.info(path)
         size = facts.get("size")
-        change = str(next((facts[name] for name in _CHANGES if facts.get(name)), facts.get("created", "")))
+        change = str(
+            next((facts[name] for name in _VERSION_FIELDS if facts.get(name)), facts.get("created", ""))
+        )
     if size is None:
-        raise DataError(f"{address}: the server does not say how large it is; download it first")
+        raise DataError(f"{address}: the server does not report its size; download it first")
     return int(size), change
 
 
-def _again(attempt: Callable[[], _T]) -> _T:
-    """What an attempt gives; those that fail on the way are repeated after a pause."""
-    for pause in _PAUSES:
+def _retry(attempt: Callable[[], _T]) -> _T:
+    """Call a function and retry it after a pause if it fails with a temporary DownloadError."""
+    for pause in _RETRY_SECONDS:
         try:
             return attempt()
         except OfflineError:
             raise
         except DownloadError as error:
             cause = error.__cause__
-            if isinstance(cause, urllib.error.HTTPError) and cause.code in _FINAL:
+            if isinstance(cause, urllib.error.HTTPError) and cause.code in _PERMANENT_STATUSES:
                 raise
-            wait = wait_asked(cause) if isinstance(cause, urllib.error.HTTPError) else None
-            time.sleep(max(pause, min(wait or 0.0, LONGEST_PAUSE)))
+            wait = retry_after_seconds(cause) if isinstance(cause, urllib.error.HTTPError) else None
+            time.sleep(max(pause, min(wait or 0.0, MAX_RETRY_SECONDS)))
     return attempt()

@@ -1,4 +1,4 @@
-"""A table (CSV or Parquet, a path or an address) to its rows; a row that its header does not fit is an error."""
+"""Read the rows of CSV and Parquet tables, local or remote; report rows that do not fit the header."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from oneclip.errors import DataError, OneCLIPError, nearest
+from oneclip.errors import DataError, OneCLIPError, nearest_names
 from oneclip.hub import arrow
 from oneclip.hub.addresses import open_binary
 
 CSV_SUFFIXES = (".csv", ".tsv")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 SEPARATORS = (",", "\t", ";", "|")
-LONGEST_FIELD = 1 << 27  # characters: room for an image in base64, and not for the rest of a table
-_ROWS_AT_ONCE = 256  # of Parquet: a column of images is large
+MAX_FIELD_CHARS = 1 << 27  # characters: enough for an image in base64, less than a whole table
+_PARQUET_BATCH_ROWS = 256  # rows of a Parquet batch: a column of images is large
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a table.
+class TableRow:
+    """Row of a table.
 
     Attributes:
-        number: from 1; blank lines and the header do not count.
-        values: of the columns that were asked for; text, or what Parquet has. Empty if there is a problem.
-        problem: why the row cannot be used, with its line.
+        number: counted from 1, without blank lines and the header.
+        values: of the requested columns: text, or a Parquet value. Empty if there is a problem.
+        problem: why the row cannot be used, with its line number.
     """
 
     number: int
@@ -36,29 +36,29 @@ class Row:
 
 
 class TableReader:
-    """A table whose header has been read.
+    """Table whose header has been read.
 
-    CSV is UTF-8 with a header, fields quoted with `"` (doubled inside) where they hold a separator, a quote or a
-    line break, whatever the separator is.
+    CSV is UTF-8 with a header line; fields that contain a separator, a quote or a line break are quoted with `"`,
+    doubled inside, whatever the separator is.
 
     Args:
-        place: path or address; Parquet by its suffix, else CSV.
-        separator: of CSV; by default the one that makes most of `wanted` names of columns, or else most columns.
-        wanted: names of columns that the caller looks for; upper and lower case are the same here.
+        location: path or address; Parquet by its suffix, otherwise CSV.
+        separator: of CSV; by default the one that makes most of `wanted` column names, then most columns.
+        wanted: column names that the caller looks for; case is ignored here.
 
     Attributes:
         names: of the columns.
-        types: Arrow's types of them by name; empty for CSV.
-        count: how many rows there are; None for CSV, which has to be read for that.
+        types: Arrow types by column name; empty for CSV.
+        count: number of rows; None for CSV, which would have to be read.
 
     Raises:
-        DataError: if there is no such file, or it is no table.
+        DataError: if the file does not exist or is not a table.
         MissingExtraError: for Parquet without pyarrow.
     """
 
-    def __init__(self, place: str, *, separator: str | None = None, wanted: Collection[str] = ()) -> None:
-        self.place = place
-        self.is_parquet = PurePath(place).suffix.lower() in PARQUET_SUFFIXES
+    def __init__(self, location: str, *, separator: str | None = None, wanted: Collection[str] = ()) -> None:
+        self.location = location
+        self.is_parquet = PurePath(location).suffix.lower() in PARQUET_SUFFIXES
         self.types: dict[str, str] = {}
         self.count: int | None = None
         with self._opened() as stream:
@@ -76,36 +76,36 @@ class TableReader:
         self.names = _fields(header, self._separator)
 
     def check_column(self, column: str, hint: str = "") -> str:
-        """Return a column's name if there is exactly one.
+        """Return the name of a column if exactly one column has it.
 
         Raises:
-            DataError: naming the nearest, and all; `hint` ends it.
+            DataError: listing similar and all columns; `hint` is appended.
         """
         if self.names.count(column) == 1:
             return column
         has = f"it has {', '.join(map(repr, self.names)) or 'none'}"
         if column in self.names:
-            raise DataError(f"{self.place} has {self.names.count(column)} columns {column!r}; {has}{hint}")
-        near = nearest(column, self.names)
-        meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise DataError(f"{self.place} has no column {column!r}; {meant}{has}{hint}")
+            raise DataError(f"{self.location} has {self.names.count(column)} columns {column!r}; {has}{hint}")
+        near = nearest_names(column, self.names)
+        suggestion = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise DataError(f"{self.location} has no column {column!r}; {suggestion}{has}{hint}")
 
-    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """Read all rows.
+    def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
+        """Yield all rows.
 
         Args:
-            columns: which values are wanted, and in which order.
+            columns: names of the wanted columns, in the wanted order.
 
         Raises:
-            DataError: if the table cannot be read on: it is damaged, no UTF-8, or a quote is never closed.
+            DataError: if the table is damaged, is not UTF-8, or a quote is never closed.
         """
         with self._opened() as stream:
             yield from (
                 self._parquet_rows(stream, columns) if self.is_parquet else self._csv_rows(stream, columns)
             )
 
-    def _csv_rows(self, stream: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
-        csv.field_size_limit(max(LONGEST_FIELD, csv.field_size_limit()))
+    def _csv_rows(self, stream: BinaryIO, columns: Sequence[str]) -> Iterator[TableRow]:
+        csv.field_size_limit(max(MAX_FIELD_CHARS, csv.field_size_limit()))
         lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         reader = csv.reader(lines, delimiter=self._separator, strict=True)
         indices = [self.names.index(column) for column in columns]
@@ -126,57 +126,60 @@ class TableReader:
             if number == 0:
                 continue
             if len(fields) == len(self.names):
-                yield Row(number, tuple(fields[index] for index in indices))
+                yield TableRow(number, tuple(fields[index] for index in indices))
                 continue
-            yield Row(
+            separator = _SEPARATOR_NAMES.get(self._separator, repr(self._separator))
+            yield TableRow(
                 number,
-                problem=f"line {first_line} of {self.place} has {_count(fields)} and its header has {len(self.names)}; "
-                f"a field with {_NAMES.get(self._separator, repr(self._separator))} in it needs quotes around it",
+                problem=f"line {first_line} of {self.location} has {_count(fields)} and its header has "
+                f"{len(self.names)}; a field that contains {separator} must be quoted",
             )
 
-    def _parquet_rows(self, stream: BinaryIO, columns: Sequence[str]) -> Iterator[Row]:
+    def _parquet_rows(self, stream: BinaryIO, columns: Sequence[str]) -> Iterator[TableRow]:
         number = 0
-        with arrow.explained(self.place):
+        with arrow.as_data_error(self.location):
             for batch in self._parquet(stream).iter_batches(
-                _ROWS_AT_ONCE, columns=list(dict.fromkeys(columns))
+                _PARQUET_BATCH_ROWS, columns=list(dict.fromkeys(columns))
             ):
-                for values in zip(*(arrow.values(batch.column(column)) for column in columns), strict=True):
+                for values in zip(
+                    *(arrow.column_values(batch.column(column)) for column in columns), strict=True
+                ):
                     number += 1
-                    yield Row(number, values)
+                    yield TableRow(number, values)
 
     def _opened(self) -> BinaryIO:
         try:
-            return open_binary(self.place)
+            return open_binary(self.location)
         except FileNotFoundError as error:
-            raise DataError(f"{self.place}: no such file; expected a table") from error
+            raise DataError(f"{self.location}: no such file; expected a table") from error
         except OSError as error:
             if isinstance(error, OneCLIPError):
                 raise
-            raise DataError(f"{self.place} cannot be read: {error.strerror or error}") from error
+            raise DataError(f"{self.location} cannot be read: {error.strerror or error}") from error
 
     def _parquet(self, stream: BinaryIO) -> Any:
-        pyarrow = arrow.pyarrow()
-        with arrow.explained(self.place):
+        pyarrow = arrow.import_pyarrow()
+        with arrow.as_data_error(self.location):
             return pyarrow.parquet.ParquetFile(stream)
 
     def _quoting_problem(self, error: str, first_line: int, line: int) -> str:
-        where = f"{self.place}: in the row that begins in line {first_line}"
+        where = f"{self.location}: in the row that starts at line {first_line}"
         if "end of data" in error:
-            return f'{where} a quote (") is opened and never closed; a quote within a quoted field is doubled'
+            return f'{where} a quote (") is never closed; double a quote inside a quoted field'
         if "expected after" in error:
             return (
-                f'{where} text follows a closing quote (") in line {line}; a quote is not closed where it should be, '
-                "or one within a quoted field is not doubled"
+                f'{where} text follows a closing quote (") in line {line}; close the quote at the end of the field, '
+                "and double a quote inside a quoted field"
             )
         if "field limit" in error:
-            return f'{where} a field has more than {LONGEST_FIELD:,} characters; a quote (") is probably not closed'
+            return f'{where} a field has more than {MAX_FIELD_CHARS:,} characters; probably a quote (") is not closed'
         return f"{where}: {error}"
 
     def _no_text(self, error: UnicodeDecodeError) -> DataError:
-        return DataError(f"{self.place} is no CSV file in UTF-8: {error}")
+        return DataError(f"{self.location} is not a CSV file in UTF-8: {error}")
 
 
-_NAMES = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+_SEPARATOR_NAMES = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 
 def _count(fields: Sequence[str]) -> str:
@@ -188,7 +191,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _separator(header: str, wanted: Collection[str]) -> str:
-    """The separator that makes most of the wanted names columns, or else the one that makes most columns."""
+    """Return the separator that makes most of the wanted column names, then most columns."""
     names = {name.lower() for name in wanted}
 
     def rank(separator: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Published weights to a file, from wherever they are published."""
+"""Published weights, from their URL or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Protocol
 
 from oneclip.errors import DownloadError, OfflineError
 from oneclip.hub.cache import cache_folder
-from oneclip.hub.huggingface import HUB_WEIGHTS, hub_file, hub_file_here
+from oneclip.hub.huggingface import HUB_WEIGHTS, cached_hub_file, hub_file
 from oneclip.hub.transfer import download, file_name
 
 
-class Published(Protocol):
-    """Where weights lie: what of `zoo.Pretrained` is needed here."""
+class WeightsLocation(Protocol):
+    """Location of published weights; the fields of `zoo.Pretrained` that are used here."""
 
     @property
     def url(self) -> str | None: ...
@@ -25,20 +25,20 @@ class Published(Protocol):
     def sha256(self) -> str | None: ...
 
 
-def fetch_weights(weights: Published, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Fetch published weights, or find them on this machine.
+def fetch_weights(weights: WeightsLocation, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Download published weights, or find them on this machine.
 
-    OpenAI's own files, whose whole checksum is in the URL, are fetched from there; the others from the
-    Hugging Face hub, if they are on it.
+    OpenAI's own files have their full checksum in the URL and are fetched from there; others from the Hugging Face
+    hub if it has them.
 
     Args:
-        weights: where they lie.
-        cache_dir: where to keep them, instead of the usual folders.
+        weights: where they are published.
+        cache_dir: folder to use instead of the usual ones.
 
     Raises:
         DownloadError: if they cannot be fetched.
     """
-    if (here := weights_here(weights, cache_dir)) and not _is_from_url(weights, here):
+    if (here := cached_weights(weights, cache_dir)) and not _is_from_url(weights, here):
         return here
     if weights.url and (here or len(weights.sha256 or "") == 64 or not weights.hf_hub):
         try:
@@ -49,33 +49,31 @@ def fetch_weights(weights: Published, cache_dir: str | os.PathLike[str] | None =
             if not weights.hf_hub:
                 raise
             repo, _ = _repository(weights.hf_hub)
-            raise type(error)(
-                f"{error}. The same weights are in hf-hub:{repo}, which loads by that name"
-            ) from error
+            raise type(error)(f"{error}. The same weights can be loaded as hf-hub:{repo}") from error
     if weights.hf_hub:
         repo, names = _repository(weights.hf_hub)
         return hub_file(repo, names, cache_dir=cache_dir)
-    raise DownloadError("these weights are published nowhere")
+    raise DownloadError("these weights have neither a URL nor a repository on the Hugging Face hub")
 
 
-def weights_here(weights: Published, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Where published weights lie on this machine, or None; asks no server and checks no sum."""
+def cached_weights(weights: WeightsLocation, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the path of published weights on this machine, or None; no network access and no checksum."""
     if weights.url:
         path = Path(cache_dir or cache_folder()).expanduser() / file_name(weights.url)
         if path.is_file():
             return path
     if weights.hf_hub:
         repo, names = _repository(weights.hf_hub)
-        return hub_file_here(repo, names, cache_dir=cache_dir)
+        return cached_hub_file(repo, names, cache_dir=cache_dir)
     return None
 
 
-def _is_from_url(weights: Published, path: Path) -> bool:
-    """Whether a file came from the URL, and so has a checksum that `download` looks at."""
+def _is_from_url(weights: WeightsLocation, path: Path) -> bool:
+    """Return whether a file was downloaded from the URL, so that `download` verifies its checksum."""
     return weights.url is not None and path.name == file_name(weights.url)
 
 
 def _repository(hf_hub: str) -> tuple[str, tuple[str, ...]]:
-    """`owner/name` or `owner/name/file` to the repository and the files that may hold the weights."""
+    """Split `owner/name` or `owner/name/file` into the repository and the possible file names."""
     owner, name, *file = hf_hub.strip("/").split("/", 2)
     return f"{owner}/{name}", tuple(file) or HUB_WEIGHTS

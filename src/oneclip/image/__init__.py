@@ -1,10 +1,11 @@
-"""How a picture becomes a tensor.
+"""Decode, preprocess and augment images.
 
-`open_image` decodes anything that holds a picture, `Preprocess` gives a model the tensor it was trained on,
-`FastPreprocess` nearly that, sooner, and `Augment` gives training a different one each time.
+`open_image` decodes an image from a file, bytes, a stream or an array. `Preprocess` computes the tensor that a model
+was trained on, `FastPreprocess` computes nearly the same tensor faster, and `Augment` adds random changes for training.
 """
 
-from oneclip.image.augment import Augment, AugmentCfg
+from oneclip.config import AugmentCfg
+from oneclip.image.augment import Augment
 from oneclip.image.decode import (
     DEFAULT_MAX_PIXELS,
     ImageSource,

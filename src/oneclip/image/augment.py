@@ -1,8 +1,8 @@
-"""A picture to a tensor, somewhat differently each time: what training looks at.
+"""Augment images for training.
 
-Random resized crop (Szegedy et al. 2015), then, with the probabilities asked for, colour jitter and grey
-(Chen et al. 2020, SimCLR). Every draw comes from one generator, so that a training run resumes exactly.
-Without a generator the global ones are used, draw for draw as torchvision and open_clip do.
+Random resized crop (Szegedy et al. 2015), then colour jitter and grayscale with given probabilities (Chen et al. 2020,
+SimCLR). All random numbers come from one generator, so that a training run resumes exactly. Without a generator, the
+global ones are used, and the numbers equal those of torchvision and open_clip.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from oneclip.config import AugmentCfg, PreprocessCfg
-from oneclip.image.preprocess import checked_size, run, to_model_input
-from oneclip.image.steps import Flatten, ToRGB, require_image, resampling, resized
+from oneclip.image.preprocess import apply_steps, check_image_size, flatten_steps, tensor_steps
+from oneclip.image.steps import ToRGB, require_image, resampling_filter, resize_image
 
-_ATTEMPTS = 10  # crops drawn before the centre is taken
-
+_MAX_ATTEMPTS = 10  # random crops before the centre crop is used
 
 Generator = torch.Generator | None
 
 
 class RandomResizedCrop:
-    """A random part of a picture, resized to `size`, (height, width) in pixels."""
+    """Random crop of an image, resized to `size`, (height, width) in pixels."""
 
     def __init__(self, size: tuple[int, int], cfg: AugmentCfg, interpolation: str) -> None:
-        resampling(interpolation)  # raises for one that is not known
+        resampling_filter(interpolation)  # raises if it is unknown
         self.size, self.cfg, self.interpolation = size, cfg, interpolation
 
     def __call__(self, image: Image.Image, generator: Generator = None) -> Image.Image:
         top, left, height, width = draw_crop(image.height, image.width, self.cfg, generator)
         part = image.crop((left, top, left + width, top + height))
-        return resized(part, self.size, self.interpolation)
+        return resize_image(part, self.size, self.interpolation)
 
     def __repr__(self) -> str:
         cfg = self.cfg
@@ -46,7 +45,7 @@ class RandomResizedCrop:
 
 
 class ColorJitter:
-    """Other colours, with probability `p`; the amounts are those of `draw_color_jitter`."""
+    """Change of colours with probability `p`; `amounts` as in `draw_color_jitter`."""
 
     def __init__(self, amounts: tuple[float, float, float, float], p: float) -> None:
         self.amounts, self.p = amounts, p
@@ -62,7 +61,7 @@ class ColorJitter:
 
 
 class GrayScale:
-    """No colours, with probability `p`."""
+    """Conversion to grayscale with probability `p`."""
 
     def __init__(self, p: float) -> None:
         self.p = p
@@ -75,24 +74,23 @@ class GrayScale:
 
 
 class Augment:
-    """Turn a PIL image into a randomly changed, normalised (3, H, W) float32 tensor.
+    """Augmentation of PIL images to normalized (3, H, W) float32 tensors.
 
     Args:
-        cfg: size, interpolation, mean and deviation, as the model's `Preprocess` has them.
-        augment: what is changed, and how much.
+        cfg: size, interpolation, mean and standard deviation, as in the `Preprocess` of the model.
+        augment: which changes are made, and how strong they are.
 
     Attributes:
-        transforms: the steps in their order, a list as in torchvision's `Compose`: edits of it count.
+        transforms: the steps in order. It may be edited, like the list in torchvision's `Compose`.
     """
 
     RANDOM = (RandomResizedCrop, ColorJitter, GrayScale)
 
     def __init__(self, cfg: PreprocessCfg | None = None, augment: AugmentCfg | None = None) -> None:
         self.cfg, self.augment = cfg or PreprocessCfg(), augment or AugmentCfg()
-        self.size = checked_size(self.cfg.size)
-        over = [Flatten(self.cfg.background)] if self.cfg.background is not None else []
+        self.size = check_image_size(self.cfg.size)
         self.transforms: list[Callable[..., Any]] = [
-            *over,
+            *flatten_steps(self.cfg),
             RandomResizedCrop(self.size, self.augment, self.cfg.interpolation),
             ToRGB(),
         ]
@@ -100,21 +98,21 @@ class Augment:
             self.transforms.append(ColorJitter(self.augment.color_jitter, self.augment.color_jitter_prob))
         if self.augment.gray_scale_prob:
             self.transforms.append(GrayScale(self.augment.gray_scale_prob))
-        self.transforms += to_model_input(self.cfg)[1:]  # it is in RGB already
+        self.transforms += tensor_steps(self.cfg)[1:]  # without ToRGB, which comes earlier here
 
     def __call__(self, image: Image.Image, generator: torch.Generator | int | None = None) -> Tensor:
-        """Augment one picture.
+        """Augment one image.
 
         Args:
             image: a PIL image of any mode and size.
-            generator: where all draws come from: a generator, or a seed for one (the same seed, the same
+            generator: source of all random numbers: a generator, or a seed for one (the same seed gives the same
                 tensor). By default torch's global generator and, for the two probabilities, Python's.
 
         Returns:
             (3, H, W) float32.
 
         Raises:
-            ImageError: as `Preprocess`.
+            ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
         if isinstance(generator, int):
             generator = torch.Generator().manual_seed(generator)
@@ -122,7 +120,7 @@ class Augment:
             partial(step, generator=generator) if isinstance(step, self.RANDOM) else step
             for step in self.transforms
         ]
-        tensor: Tensor = run(steps, require_image(image))
+        tensor: Tensor = apply_steps(steps, require_image(image))
         return tensor
 
     def __repr__(self) -> str:
@@ -132,12 +130,12 @@ class Augment:
 def draw_crop(
     height: int, width: int, cfg: AugmentCfg, generator: torch.Generator | None = None
 ) -> tuple[int, int, int, int]:
-    """Draw (top, left, height, width) of a crop with an area and an aspect ratio in the ranges asked for.
+    """Draw (top, left, height, width) of a crop whose area and aspect ratio are in the ranges of `cfg`.
 
-    Falls back to the largest central crop of an allowed aspect ratio when ten draws do not fit in.
+    If ten draws do not fit into the image, the result is the largest centre crop with an allowed aspect ratio.
     """
-    log_ratio = torch.log(torch.tensor(cfg.ratio, dtype=torch.float32)).tolist()  # in float32, as published
-    for _ in range(_ATTEMPTS):
+    log_ratio = torch.log(torch.tensor(cfg.ratio, dtype=torch.float32)).tolist()  # float32 as in torchvision
+    for _ in range(_MAX_ATTEMPTS):
         area = height * width * _uniform(cfg.scale[0], cfg.scale[1], generator).item()
         ratio = torch.exp(_uniform(log_ratio[0], log_ratio[1], generator)).item()
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -159,9 +157,12 @@ def draw_color_jitter(
     """Draw changes of brightness, contrast, saturation and hue of an RGB image, in random order.
 
     Args:
-        amounts: a factor is drawn from [max(0, 1 - amount), 1 + amount] for the first three, and the hue is
-            turned by a share of the colour circle in [-amount, amount]; 0 leaves that property alone.
-        generator: where the draws come from.
+        amounts: for the first three, a factor is drawn from [max(0, 1 - amount), 1 + amount]. The hue is turned by a
+            share of the colour circle in [-amount, amount]. 0 does not change the property.
+        generator: source of random numbers; None for torch's global one.
+
+    Returns:
+        Functions that change an image, to apply in order.
     """
     order = torch.randperm(4, generator=generator).tolist()
     changes: list[Callable[[Image.Image], Image.Image] | None] = []
@@ -185,7 +186,7 @@ def _enhance(enhancer: Callable[[Image.Image], Any], factor: float) -> Callable[
 
 def _turn_hue(share: float) -> Callable[[Image.Image], Image.Image]:
     """Turn the hue of an RGB image by a share of the colour circle."""
-    step = int(share * 255) % 256  # truncated towards zero, as published
+    step = int(share * 255) % 256  # truncated towards zero as in torchvision
 
     def turn(image: Image.Image) -> Image.Image:
         hue, saturation, value = image.convert("HSV").split()
@@ -200,7 +201,7 @@ def _uniform(low: float, high: float, generator: torch.Generator | None) -> Tens
 
 
 def _chance(probability: float, generator: torch.Generator | None) -> bool:
-    """True with this probability; from Python's global generator when none is given."""
+    """Return True with this probability, drawn from Python's global generator if there is no other."""
     if generator is None:
         return random.random() < probability
     return torch.rand(1, generator=generator).item() < probability

@@ -1,8 +1,8 @@
-"""A picture to nearly the tensor that a model was trained on, sooner: `decode="fast"`.
+"""Preprocess images faster, with small differences: `decode="fast"`.
 
-Three savings, none of which the published pipelines have. A large JPEG is shrunk by 2, 4 or 8 while it is
-decoded, to no less than `MARGIN` times the size that is needed; only what the crop keeps is resized; and other large
-pictures are first averaged over whole pixels (Pillow's `reducing_gap`). docs/cli.md has the drift that this costs.
+Three savings that the published pipelines do not have: a large JPEG is shrunk by 2, 4 or 8 while it is decoded, to at
+least `MARGIN` times the size that is needed; only the part inside the crop is resized; other large images are first
+averaged over whole pixels (Pillow's `reducing_gap`). docs/cli.md lists how much the embeddings change.
 """
 
 from __future__ import annotations
@@ -14,47 +14,48 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from oneclip.config import PreprocessCfg
-from oneclip.errors import ImageError
-from oneclip.image.preprocess import Step, geometry, run, to_model_input
-from oneclip.image.steps import CenterCrop, Flatten, Resize, Size, pair, require_image, resampling
+from oneclip.config import PreprocessCfg, as_pair
+from oneclip.image.preprocess import Step, apply_steps, flatten_steps, resize_steps, tensor_steps
+from oneclip.image.steps import CenterCrop, Resize, Size, conversion_error, require_image, resampling_filter
 
-# of pixels that the resize sees to those that it makes; with 2 the worst drift is 30 times as large
+# input pixels of the resize for each output pixel; with 2 the largest difference is 30 times as large
 MARGIN = 3.0
 
-_PICKED = ("1", "P")  # modes that Pillow resizes by picking pixels, since it cannot mix them
+_UNMIXABLE_MODES = ("1", "P")  # modes whose pixels Pillow cannot average: it picks single pixels
 
 
 class FastPreprocess:
-    """What `Preprocess` does, with less work for pictures much larger than the model's.
+    """Approximation of `Preprocess` that is faster for images much larger than the model input.
 
     Args:
-        cfg: as of `Preprocess`.
+        cfg: the configuration of `Preprocess`.
 
     Attributes:
         cfg: the configuration it was made from.
-        transforms: the steps in their order, as of `Preprocess`.
+        transforms: the steps in order.
     """
 
     def __init__(self, cfg: PreprocessCfg) -> None:
         self.cfg = cfg
-        resize, crop = geometry(cfg)
-        over = [Flatten(cfg.background)] if cfg.background is not None else []
+        resize, crop = resize_steps(cfg)
         self._resize = resize
-        self.transforms: list[Step] = [*over, _ResizeTheCrop(resize, crop), *to_model_input(cfg)]
+        self.transforms: list[Step] = [*flatten_steps(cfg), _ResizeCrop(resize, crop), *tensor_steps(cfg)]
 
-    def least(self, size: Size) -> Size:
-        """The (height, width) to which a picture may be shrunk before it comes here."""
+    def min_size(self, size: Size) -> Size:
+        """Return the smallest (height, width) to which the decoder may shrink an image of this size."""
         height, width = self._resize.output_size(*size)
         return math.ceil(height * MARGIN), math.ceil(width * MARGIN)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one picture of any mode and size: a tensor (3, H, W) of float32.
+        """Preprocess one image of any mode and size.
+
+        Returns:
+            (3, H, W) float32.
 
         Raises:
-            ImageError: if it is no PIL image, is truncated or empty, or has a mode without conversion to RGB.
+            ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
-        tensor: Tensor = run(self.transforms, image)
+        tensor: Tensor = apply_steps(self.transforms, image)
         return tensor
 
     def __repr__(self) -> str:
@@ -62,26 +63,26 @@ class FastPreprocess:
 
 
 @dataclass(frozen=True)
-class _ResizeTheCrop:
-    """A resize and the centre crop after it in one: the rest of the picture is never resized."""
+class _ResizeCrop:
+    """Resize and centre crop in one step: the part outside the crop is never resized."""
 
     resize: Resize
     crop: CenterCrop | None
 
     def __call__(self, image: Any) -> Image.Image:
         image = require_image(image)
-        if image.mode in _PICKED:  # a box that is off by a rounding error would pick other pixels
-            whole = self.resize(image)
-            return whole if self.crop is None else self.crop(whole)
+        if image.mode in _UNMIXABLE_MODES:  # a box with a rounding error would pick other pixels
+            resized = self.resize(image)
+            return resized if self.crop is None else self.crop(resized)
         height, width = self.resize.output_size(image.height, image.width)
         if self.crop is None:
             return self._resized(image, (height, width), (0, 0, image.width, image.height))
-        crop_height, crop_width = pair(self.crop.size)
+        crop_height, crop_width = as_pair(self.crop.size)
         kept_height, kept_width = min(height, crop_height), min(width, crop_width)
         top, left = CenterCrop((kept_height, kept_width)).corner(height, width)
-        down, across = image.height / height, image.width / width
-        box = (left * across, top * down, (left + kept_width) * across, (top + kept_height) * down)
-        box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))  # of rounding
+        y_scale, x_scale = image.height / height, image.width / width
+        box = (left * x_scale, top * y_scale, (left + kept_width) * x_scale, (top + kept_height) * y_scale)
+        box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))  # rounding errors
         return self.crop(self._resized(image, (kept_height, kept_width), box))
 
     def _resized(self, image: Image.Image, size: Size, box: tuple[float, float, float, float]) -> Image.Image:
@@ -89,9 +90,6 @@ class _ResizeTheCrop:
         if image.size == (width, height) and box == (0, 0, width, height):
             return image
         try:
-            return image.resize((width, height), resampling(self.resize.interpolation), box, MARGIN)
+            return image.resize((width, height), resampling_filter(self.resize.interpolation), box, MARGIN)
         except (ValueError, OSError) as error:
-            raise ImageError(
-                f"a picture of mode {image.mode} cannot be resized ({error}); "
-                'convert it first: image.convert("RGB")'
-            ) from error
+            raise conversion_error(image, "resized", error) from error

@@ -1,4 +1,7 @@
-"""The size of a JPEG XL image from its first bytes (ISO/IEC 18181-1, SizeHeader): its reader decodes when it opens."""
+"""Read the size of a JPEG XL image from its header (ISO/IEC 18181-1, SizeHeader).
+
+The reader of JPEG XL decodes the pixels when it opens a file, so the pixel limit is checked with this size first.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,24 @@ import struct
 from typing import BinaryIO
 
 CODE_STREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL "
-_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height
-_MOST_BOXES = 1000  # before the code stream
-_LENGTHS = (9, 13, 18, 30)  # bits of an edge
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
+_MAX_BOXES = 1000  # before the code stream
+_EDGE_BITS = (9, 13, 18, 30)
 
 
 def jpeg_xl_size(stream: BinaryIO) -> tuple[int, int] | None:
-    """(width, height) in pixels, before an orientation is applied; None if this is no JPEG XL, or cut short."""
+    """Return (width, height) in pixels, without the orientation; None if this is not a complete JPEG XL header."""
     try:
-        start = _code_stream(stream)
+        start = _code_stream_offset(stream)
         if start is None:
             return None
         stream.seek(start + 2)
-        return _size(int.from_bytes(stream.read(12), "little"))
+        return _parse_size_header(int.from_bytes(stream.read(12), "little"))
     except struct.error:
         return None
 
 
-def _code_stream(stream: BinaryIO) -> int | None:
-    """Where the code stream begins."""
+def _code_stream_offset(stream: BinaryIO) -> int | None:
     stream.seek(0)
     head = stream.read(8)
     if head[:2] == CODE_STREAM:
@@ -32,14 +34,14 @@ def _code_stream(stream: BinaryIO) -> int | None:
     if head != CONTAINER:
         return None
     place = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         stream.seek(place)
         length, kind = struct.unpack(">I4s", stream.read(8))
         inside = 8
         if length == 1:
             (length,) = struct.unpack(">Q", stream.read(8))
             inside = 16
-        if kind in (b"jxlc", b"jxlp"):  # the latter is a part of it, with a number before
+        if kind in (b"jxlc", b"jxlp"):  # jxlp is a part of the stream, after a number
             return place + inside + (4 if kind == b"jxlp" else 0)
         if length < inside:
             return None
@@ -47,7 +49,7 @@ def _code_stream(stream: BinaryIO) -> int | None:
     return None
 
 
-def _size(bits: int) -> tuple[int, int]:
+def _parse_size_header(bits: int) -> tuple[int, int]:
     def take(count: int) -> int:
         nonlocal bits
         value = bits & ((1 << count) - 1)
@@ -55,7 +57,7 @@ def _size(bits: int) -> tuple[int, int]:
         return value
 
     def edge() -> int:
-        return 8 * (take(5) + 1) if is_small else take(_LENGTHS[take(2)]) + 1
+        return 8 * (take(5) + 1) if is_small else take(_EDGE_BITS[take(2)]) + 1
 
     is_small = take(1)
     height = edge()

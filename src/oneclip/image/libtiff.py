@@ -1,4 +1,4 @@
-"""Keep libtiff, which Pillow reads TIFF with, from writing to stderr: it names no file, and our errors do."""
+"""Stop libtiff, Pillow's TIFF library, from writing to stderr. Our own errors name the file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import PIL
 
 @cache
 def silence_libtiff() -> bool:
-    """Take away libtiff's handlers of errors and warnings, for the whole process.
+    """Remove the error and warning handlers of libtiff in this process.
 
     Returns:
-        whether it was found: on Windows it is a part of Pillow's own module, which does not give it out.
+        True if the library was found. On Windows it is compiled into Pillow and cannot be reached.
     """
-    for place in _places():
-        try:  # only what is loaded already: another copy would have handlers of its own
-            library = ctypes.CDLL(place, mode=getattr(os, "RTLD_NOLOAD", 0) | getattr(os, "RTLD_LAZY", 0))
+    for path in _library_paths():
+        try:  # only a loaded library: another copy would have other handlers
+            library = ctypes.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0) | getattr(os, "RTLD_LAZY", 0))
             for function in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
                 function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
                 function(None)
@@ -30,8 +30,8 @@ def silence_libtiff() -> bool:
     return False
 
 
-def _places() -> list[str]:
-    """Where libtiff may be: in Pillow's wheel, or in the system that Pillow was built on."""
+def _library_paths() -> list[str]:
+    """List the paths of libtiff: inside the wheel of Pillow, or in the system."""
     package = Path(PIL.__file__).parent
     bundled = [*package.parent.glob("pillow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")]
     system = ctypes.util.find_library("tiff") if not bundled and os.name == "posix" else None

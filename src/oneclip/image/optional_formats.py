@@ -1,8 +1,8 @@
-"""Formats that take another package: HEIC and JPEG XL (`oneclip[heif]`), raw files of cameras (`oneclip[raw]`).
+"""Read formats that need another package: HEIC and JPEG XL (`oneclip[heif]`), camera raw files (`oneclip[raw]`).
 
-A package is imported when the first file of its kind comes. pillow-heif and pillow-jxl-plugin register readers with
-Pillow. Of a raw file the preview is read that the camera put into it, as photo viewers do; it is developed only where
-the preview is too small.
+A package is imported when the first file of its format is opened. pillow-heif and pillow-jxl-plugin register readers
+with Pillow. For a raw file, the preview that the camera stored is read, as photo viewers do. The file is developed only
+if the preview is too small.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from oneclip.errors import BrokenExtraError, MissingExtraError
 from oneclip.image.jpeg_xl import CODE_STREAM, CONTAINER
 
-LEAST_PREVIEW = 512  # pixels of its shorter edge: as many as the largest published models see
+MIN_PREVIEW_EDGE = 512  # pixels of the shorter edge; the largest input of a published model
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")
-_RAW = (  # how raw files begin that are not TIFF files
+_RAW = (  # first bytes of raw files that are not TIFF files
     *(b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR"),
 )
-_FLIPS = {3: 3, 5: 8, 6: 6}  # LibRaw's turns to EXIF orientations
+_ORIENTATIONS = {3: 3, 5: 8, 6: 6}  # rotation of LibRaw to EXIF orientation
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 262, 50706  # tags of TIFF
-_COLOR_FILTER_ARRAY = 32803  # a value of the second: one colour a pixel, as a sensor sees
+_COLOR_FILTER_ARRAY = 32803  # a value of _PHOTOMETRIC: one colour per pixel, as the sensor records
 
 
-def register_for(prefix: bytes) -> None:
-    """Let Pillow read a file, if it takes a package to read what begins so.
+def register_reader(prefix: bytes) -> None:
+    """Register the reader of another package with Pillow, if a file needs it.
 
     Args:
         prefix: the first 16 bytes of the file.
 
     Raises:
-        MissingExtraError: if the package is not installed, or cannot be imported.
+        MissingExtraError: if the package is not installed or cannot be imported.
     """
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF:
         if "HEIF" not in Image.OPEN:
-            _imported("pillow_heif", "Reading HEIC", "heif").register_heif_opener()
+            _import_extra("pillow_heif", "Reading HEIC", "heif").register_heif_opener()
     elif prefix.startswith((CODE_STREAM, CONTAINER)) and "JXL" not in Image.OPEN:
-        _imported("pillow_jxl", "Reading JPEG XL", "heif")  # which registers itself
+        _import_extra("pillow_jxl", "Reading JPEG XL", "heif")  # registers itself
 
 
 def is_raw(stream: BinaryIO, prefix: bytes) -> bool:
-    """Whether a file is a camera's raw file. Of many, which are TIFF files too, Pillow would read a thumbnail.
+    """Report whether a file is a camera raw file. Many are TIFF files, of which Pillow would read a thumbnail.
 
     Args:
-        stream: of the file; its position changes.
+        stream: the file; its position changes.
         prefix: its first 16 bytes.
     """
     if prefix[:4] not in _TIFF:
@@ -58,48 +58,48 @@ def is_raw(stream: BinaryIO, prefix: bytes) -> bool:
         stream.seek(tags.next)
         tags.load(stream)
         kind, color = tags.get(_NEW_SUBFILE_TYPE, 0), tags.get(_PHOTOMETRIC)
-    except Exception:  # damaged, which Pillow says when it opens the file
+    except Exception:  # damaged; Pillow reports that when it opens the file
         return False
     return _DNG_VERSION in tags or color == _COLOR_FILTER_ARRAY or (isinstance(kind, int) and kind & 1 == 1)
 
 
-def raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
-    """Read what a camera's raw file shows.
+def read_raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
+    """Read the preview of a camera raw file, or develop the file.
 
     Returns:
-        the JPEG file that is its preview, or the developed image (half as wide and high as the sensor); and the
-        EXIF orientation that it should have.
+        The preview as a JPEG file, or the developed image (half the width and height of the sensor); and the EXIF
+        orientation to apply.
 
     Raises:
-        MissingExtraError: without rawpy.
-        OSError, ValueError, RuntimeError: for a damaged file.
+        MissingExtraError: if rawpy is not installed.
+        OSError, ValueError, RuntimeError: if the file is damaged.
     """
-    rawpy = _imported("rawpy", "Reading raw files of cameras", "raw")
+    rawpy = _import_extra("rawpy", "Reading camera raw files", "raw")
     stream.seek(0)
     try:
         with rawpy.imread(io.BytesIO(stream.read())) as raw:
-            turn = _FLIPS.get(raw.sizes.flip, 1)
+            orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
             try:
                 preview = raw.extract_thumb()
                 if preview.format == rawpy.ThumbFormat.JPEG:
                     content = bytes(preview.data)
                     with Image.open(io.BytesIO(content)) as image:
-                        if min(image.size) >= LEAST_PREVIEW:
-                            return content, turn
-            except (rawpy.LibRawError, OSError, Image.DecompressionBombError):  # it has none to be read
+                        if min(image.size) >= MIN_PREVIEW_EDGE:
+                            return content, orientation
+            except (rawpy.LibRawError, OSError, Image.DecompressionBombError):  # no readable preview
                 pass
-            developed = raw.postprocess(use_camera_wb=True, half_size=True)  # which stands upright
+            developed = raw.postprocess(use_camera_wb=True, half_size=True)  # already upright
             return Image.fromarray(developed), 1
     except rawpy.LibRawError as error:
         raise OSError(error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)) from error
 
 
-def _imported(module: str, feature: str, extra: str) -> Any:
+def _import_extra(module: str, feature: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise BrokenExtraError(feature, module, str(error)) from error
         raise MissingExtraError(feature, extra) from error
-    except Exception as error:  # of whatever the package is built on
+    except Exception as error:  # raised by a library below the package
         raise BrokenExtraError(feature, module, str(error)) from error

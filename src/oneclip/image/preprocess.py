@@ -1,7 +1,7 @@
-"""A picture to the tensor that a model was trained on, as its `PreprocessCfg` says.
+"""Preprocess an image for inference.
 
-Bit for bit what torchvision computes for the published pipelines, without importing it. OpenAI's and
-open_clip's both resize and crop in the picture's own mode, and convert to RGB after that.
+The result equals that of the published torchvision pipelines bit for bit, without importing torchvision. OpenAI's and
+open_clip's pipelines both resize and crop in the mode of the image, and convert to RGB after that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from oneclip.config import PreprocessCfg
+from oneclip.config import PreprocessCfg, as_pair
 from oneclip.errors import ConfigError
 from oneclip.image.steps import (
     CenterCrop,
@@ -23,40 +23,38 @@ from oneclip.image.steps import (
     ToRGB,
     ToTensor,
     normalized_tensor,
-    pair,
 )
 
 Step = Callable[[Any], Any]
 
 
 class Preprocess:
-    """Turn a PIL image into a normalised (3, H, W) float32 tensor.
+    """Preprocessing of PIL images to normalized (3, H, W) float32 tensors.
 
     Works inside a torchvision `Compose`, in threads and in worker processes.
 
     Args:
-        cfg: size, resize mode, interpolation, mean and deviation; by default those of OpenAI's models at 224
+        cfg: size, resize mode, interpolation, mean and standard deviation; by default those of OpenAI's models at 224
             pixels.
 
     Attributes:
         cfg: the configuration it was made from.
-        transforms: the steps in their order, a list as in torchvision's `Compose`: edits of it count.
+        transforms: the steps in order. It may be edited, like the list in torchvision's `Compose`.
 
     Raises:
-        ConfigError: for a configuration that names an unknown mode, filter or size.
+        ConfigError: if the configuration has an unknown mode, filter or size.
     """
 
     def __init__(self, cfg: PreprocessCfg | None = None) -> None:
         self.cfg = cfg or PreprocessCfg()
-        over = [Flatten(self.cfg.background)] if self.cfg.background is not None else []
         self.transforms: list[Step] = [
-            *over,
-            *(step for step in geometry(self.cfg) if step),
-            *to_model_input(self.cfg),
+            *flatten_steps(self.cfg),
+            *(step for step in resize_steps(self.cfg) if step),
+            *tensor_steps(self.cfg),
         ]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one picture.
+        """Preprocess one image.
 
         Args:
             image: a PIL image of any mode and size.
@@ -65,41 +63,52 @@ class Preprocess:
             (3, H, W) float32.
 
         Raises:
-            ImageError: if it is no PIL image, is truncated or empty, or has a mode without conversion to RGB.
+            ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
-        tensor: Tensor = run(self.transforms, image)
+        tensor: Tensor = apply_steps(self.transforms, image)
         return tensor
 
     def __repr__(self) -> str:
         return f"Preprocess({' -> '.join(map(repr, self.transforms))})"
 
 
-def run(steps: list[Step], image: Any) -> Any:
-    """Apply the steps in order; to an RGB image `ToTensor` and `Normalize` at once, in half their time."""
+def apply_steps(steps: list[Step], image: Any) -> Any:
+    """Apply steps in order. For an RGB image, `ToTensor` and `Normalize` are computed together in half the time."""
     for position, step in enumerate(steps):
         following = steps[position + 1] if position + 1 < len(steps) else None
         if isinstance(step, ToTensor) and isinstance(following, Normalize) and _is_rgb(image, following):
-            return run(steps[position + 2 :], normalized_tensor(image, following))
+            return apply_steps(steps[position + 2 :], normalized_tensor(image, following))
         image = step(image)
     return image
 
 
-def to_model_input(cfg: PreprocessCfg) -> list[Step]:
-    """The steps from a PIL image of the right size to a normalised tensor."""
+def flatten_steps(cfg: PreprocessCfg) -> list[Step]:
+    """Make the step that removes transparency before the resize, if the configuration has a background."""
+    return [] if cfg.background is None else [Flatten(cfg.background)]
+
+
+def tensor_steps(cfg: PreprocessCfg) -> list[Step]:
+    """Make the steps from a PIL image of the final size to a normalized tensor.
+
+    Raises:
+        ConfigError: if the mode is not RGB, or mean and std do not have three numbers.
+    """
     if cfg.mode != "RGB":
-        raise ConfigError(f"mode {cfg.mode!r}: pictures enter a model as RGB")
+        raise ConfigError(f"mode {cfg.mode!r} is not supported; models take RGB images")
     if len(cfg.mean) != 3 or len(cfg.std) != 3:
-        raise ConfigError(f"mean and std need one number a channel (3); found {cfg.mean} and {cfg.std}")
+        raise ConfigError(
+            f"mean and std must have one number per channel (3); found {cfg.mean} and {cfg.std}"
+        )
     return [ToRGB(), ToTensor(), Normalize(cfg.mean, cfg.std)]
 
 
-def geometry(cfg: PreprocessCfg) -> tuple[Resize, CenterCrop | None]:
-    """The steps that bring a picture to the size of `cfg`: a resize, and unless it squashes a crop.
+def resize_steps(cfg: PreprocessCfg) -> tuple[Resize, CenterCrop | None]:
+    """Make the resize, and the crop if the mode has one, that give an image the size of `cfg`.
 
     Raises:
-        ConfigError: for an unknown mode, filter or size.
+        ConfigError: if the mode, filter or size is unknown.
     """
-    height, width = checked_size(cfg.size)
+    height, width = check_image_size(cfg.size)
     if cfg.resize_mode == "shortest":
         if height == width:
             return Resize(height, cfg.interpolation), CenterCrop((height, width))
@@ -111,19 +120,19 @@ def geometry(cfg: PreprocessCfg) -> tuple[Resize, CenterCrop | None]:
         )
     if cfg.resize_mode == "squash":
         return Resize((height, width), cfg.interpolation), None
-    raise ConfigError(f"resize_mode {cfg.resize_mode!r} is not one of shortest, longest, squash")
+    raise ConfigError(f"unknown resize_mode {cfg.resize_mode!r}; expected shortest, longest or squash")
 
 
-def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width), both at least 1.
+def check_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return an image size as (height, width).
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: if it is not one or two whole numbers above 0.
     """
-    edges = pair(size)
-    if len(edges) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in edges):
-        raise ConfigError(f"size is a number of pixels or (height, width), not {size!r}")
-    return edges[0], edges[1]
+    edges = (size,) if isinstance(size, int) else size
+    if len(edges) not in (1, 2) or not all(isinstance(edge, int) and edge > 0 for edge in edges):
+        raise ConfigError(f"size must be a number of pixels or (height, width), not {size!r}")
+    return as_pair(size)
 
 
 def _is_rgb(image: Any, normalize: Normalize) -> bool:

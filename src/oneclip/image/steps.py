@@ -1,7 +1,7 @@
-"""The steps from a PIL image to a normalised tensor, each equal bit for bit to torchvision's of that name.
+"""Steps from a PIL image to a normalized tensor.
 
-They work on any PIL image and compose with torchvision's. Sizes are (height, width), as there; Pillow's own
-are (width, height).
+Each equals the torchvision transform of the same name bit for bit, accepts any PIL image, and can be mixed with
+torchvision's. Sizes are (height, width) as in torchvision; Pillow's are (width, height).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from oneclip.config import as_pair
 from oneclip.errors import ConfigError, ImageError, ImageTooLargeError, ShapeError
 from oneclip.image.decode import load_pixels, pixel_limit
 
@@ -23,16 +24,16 @@ Size = tuple[int, int]  # (height, width)
 RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
-    "random": Image.Resampling.BICUBIC,  # some training configurations say it; as published, it means this
+    "random": Image.Resampling.BICUBIC,  # in training configurations; evaluation uses bicubic, as published
 }
-_WIDE_MODES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # all others have 8 bits a sample
+_WIDE_MODES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # other modes have 8 bits per sample
 
 
 @dataclass(frozen=True)
 class Flatten:
-    """Make an image RGB, and lay it over a colour where it is transparent.
+    """Conversion to RGB over a background colour.
 
-    It comes before the resize, which picks single pixels of palette and 1-bit images instead of mixing them.
+    It comes before the resize, because the resize cannot average the pixels of palette and 1-bit images.
     """
 
     background: tuple[int, int, int]
@@ -41,41 +42,42 @@ class Flatten:
         image = require_image(image)
         if not image.has_transparency_data:
             return ToRGB()(image)
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, self.background), picture).convert("RGB")
+        foreground = image.convert("RGBA")
+        background = Image.new("RGBA", foreground.size, self.background)
+        return Image.alpha_composite(background, foreground).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Resize so that the shortest edge has `size` pixels, or to exactly (height, width)."""
+    """Resize of the shortest edge to `size` pixels, or of the image to exactly (height, width)."""
 
     size: int | Size
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        resampling(self.interpolation)
+        resampling_filter(self.interpolation)
 
     def output_size(self, height: int, width: int) -> Size:
-        """The size that a picture of this height and width gets."""
+        """Compute (height, width) of the result for an image of this height and width."""
         if not isinstance(self.size, int):
             return self.size
-        longest = int(self.size * max(height, width) / min(height, width))  # truncated, as published
+        longest = int(self.size * max(height, width) / min(height, width))  # truncated as in torchvision
         return (longest, self.size) if width <= height else (self.size, longest)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         image = require_image(image)
-        return resized(image, self.output_size(image.height, image.width), self.interpolation)
+        return resize_image(image, self.output_size(image.height, image.width), self.interpolation)
 
 
 @dataclass(frozen=True)
 class ResizeKeepRatio(Resize):
-    """Resize so that the picture just covers (height, width) (`longest` 0), or just fits into it (1)."""
+    """Resize of the image until it just covers (height, width) (`longest` 0), or just fits into it (1)."""
 
     longest: float = 0.0
 
     def output_size(self, height: int, width: int) -> Size:
-        """The size that a picture of this height and width gets; no edge gets less than one pixel."""
-        target_height, target_width = pair(self.size)
+        """Compute (height, width) of the result; each is at least 1."""
+        target_height, target_width = as_pair(self.size)
         ratios = height / target_height, width / target_width
         ratio = max(ratios) * self.longest + min(ratios) * (1 - self.longest)
         return max(1, round(height / ratio)), max(1, round(width / ratio))
@@ -83,51 +85,51 @@ class ResizeKeepRatio(Resize):
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut (height, width) out of the centre; a smaller picture is first padded with `fill`."""
+    """Crop of (height, width) from the centre; a smaller image is padded with `fill` first."""
 
     size: int | Size
     fill: int | tuple[int, ...] = 0
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        height, width = pair(self.size)
+        height, width = as_pair(self.size)
         image = require_image(image)
         if width > image.width or height > image.height:
             spare_width, spare_height = max(0, width - image.width), max(0, height - image.height)
             border = spare_width // 2, spare_height // 2, (spare_width + 1) // 2, (spare_height + 1) // 2
-            image = padded(image, border, self.fill)
+            image = pad_image(image, border, self.fill)
         if image.size == (width, height):
             return image
         top, left = self.corner(image.height, image.width)
         return image.crop((left, top, left + width, top + height))
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
-        """Top and left of the crop in a picture of at least its size."""
-        crop_height, crop_width = pair(self.size)
+        """Compute top and left of the crop in an image of at least its size."""
+        crop_height, crop_width = as_pair(self.size)
         return round((height - crop_height) / 2), round((width - crop_width) / 2)
 
 
 @dataclass(frozen=True)
 class ToRGB:
-    """Convert to RGB as Pillow does: alpha is dropped, 16-bit samples are clipped."""
+    """Conversion to RGB as Pillow does it: alpha is dropped, 16-bit samples are clipped."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         image = require_image(image)
         if image.mode == "RGB":
             return image
         if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-            image = image.copy()  # Pillow would warn of an alpha that is dropped anyway
+            image = image.copy()  # Pillow would warn about the alpha that is dropped
             del image.info["transparency"]
         try:
             return image.convert("RGB")
         except (ValueError, OSError) as error:
             raise ImageError(
-                f"a picture of mode {image.mode} cannot be made RGB ({error}); convert it to LA or RGBA first"
+                f"an image of mode {image.mode} cannot be converted to RGB ({error}); convert it to LA or RGBA first"
             ) from error
 
 
 @dataclass(frozen=True)
 class ToTensor:
-    """Samples to a (C, H, W) tensor: float32 in [0, 1] from 8 bits, the values themselves from more."""
+    """Conversion to a (C, H, W) tensor: float32 in [0, 1] for 8-bit samples, the values themselves for others."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         image = require_image(image)
@@ -139,13 +141,13 @@ class ToTensor:
 
 
 class Normalize:
-    """(tensor - mean) / std, channel by channel, for (..., C, H, W)."""
+    """Normalization of (..., C, H, W): (tensor - mean) / std per channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
         if len(self.mean) != len(self.std) or 0 in self.std:
             raise ConfigError(
-                f"mean and std need one number a channel, std none of 0; found {self.mean}, {self.std}"
+                f"mean and std must have one number per channel, and std no 0; found {self.mean}, {self.std}"
             )
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -171,10 +173,12 @@ class Normalize:
 
 
 def normalized_tensor(image: Image.Image, normalize: Normalize) -> Tensor:
-    """`Normalize` after `ToTensor` for an RGB image, one plane at a time and without a thread pool.
+    """Compute `ToTensor` and `Normalize` of an RGB image, one channel at a time and without a thread pool.
 
-    The same three operations in float32 in the same order: divide by 255, subtract the mean, divide by the
-    deviation.
+    The three float32 operations have the same order: divide by 255, subtract the mean, divide by the deviation.
+
+    Returns:
+        (3, H, W) float32.
     """
     planes = np.empty((3, image.height, image.width), np.float32)
     for plane, band, mean, std in zip(planes, "RGB", normalize.mean, normalize.std, strict=True):
@@ -182,40 +186,39 @@ def normalized_tensor(image: Image.Image, normalize: Normalize) -> Tensor:
         np.divide(samples, np.float32(255), out=plane, dtype=np.float32)
         plane -= np.float32(mean)
         plane /= np.float32(std)
-    return torch.from_numpy(planes)  # (3, H, W)
+    return torch.from_numpy(planes)
 
 
-def resized(image: Image.Image, size: Size, interpolation: str) -> Image.Image:
-    """The picture at (height, width); itself if it has that size already."""
+def resize_image(image: Image.Image, size: Size, interpolation: str) -> Image.Image:
+    """Resize an image to (height, width). Returns the image itself if it has that size."""
     height, width = size
     if image.size == (width, height):
         return image
-    check_size(image, size)
+    check_resize_limit(image, size)
     try:
-        return image.resize((width, height), resampling(interpolation))
+        return image.resize((width, height), resampling_filter(interpolation))
     except (ValueError, OSError) as error:
-        raise ImageError(
-            f"a picture of mode {image.mode} cannot be resized ({error}); "
-            'convert it first: image.convert("RGB")'
-        ) from error
+        raise conversion_error(image, "resized", error) from error
 
 
-def check_size(image: Image.Image, size: Size) -> None:
-    """Refuse to blow a long thin picture up to more pixels than a file may have."""
+def check_resize_limit(image: Image.Image, size: Size) -> None:
+    """Raise ImageTooLargeError if a long thin image would be enlarged to more pixels than the limit."""
     limit = pixel_limit()
     if size[0] * size[1] > limit:
         raise ImageTooLargeError(
-            f"a picture of {image.width} x {image.height} would be resized to {size[1]} x {size[0]} and then "
-            f"cropped; that is more than the limit of {limit} pixels, crop it first"
+            f"an image of {image.width} x {image.height} would be resized to {size[1]} x {size[0]} and then "
+            f"cropped; that is more than the limit of {limit} pixels. Crop the image first"
         )
 
 
-def padded(image: Image.Image, border: tuple[int, int, int, int], fill: int | tuple[int, ...]) -> Image.Image:
-    """The picture with a border (left, top, right, bottom); in a palette picture an integer is an index."""
+def pad_image(
+    image: Image.Image, border: tuple[int, int, int, int], fill: int | tuple[int, ...]
+) -> Image.Image:
+    """Add a border (left, top, right, bottom). In a palette image, an integer `fill` is an index."""
     bands = len(image.getbands())
     if isinstance(fill, tuple) and len(fill) != bands:
         if len(fill) != 3:
-            raise ConfigError(f"fill_color has {len(fill)} numbers; expected one, or three")
+            raise ConfigError(f"fill_color has {len(fill)} numbers; expected one or three")
         image, bands = ToRGB()(image), 3
     color: Any = (fill,) * bands if isinstance(fill, int) and bands > 1 else fill
     try:
@@ -223,37 +226,36 @@ def padded(image: Image.Image, border: tuple[int, int, int, int], fill: int | tu
         if image.mode == "P":
             framed.putpalette(image.getpalette() or [])
     except (ValueError, OSError) as error:
-        raise ImageError(
-            f"a picture of mode {image.mode} cannot be padded ({error}); "
-            'convert it first: image.convert("RGB")'
-        ) from error
+        raise conversion_error(image, "padded", error) from error
     return framed
 
 
-def resampling(interpolation: str) -> Image.Resampling:
-    """Pillow's filter of that name.
+def conversion_error(image: Image.Image, action: str, reason: Exception) -> ImageError:
+    """Make the error for an image whose mode Pillow does not support."""
+    return ImageError(
+        f'an image of mode {image.mode} cannot be {action} ({reason}); convert it first: image.convert("RGB")'
+    )
+
+
+def resampling_filter(interpolation: str) -> Image.Resampling:
+    """Return the Pillow filter with this name.
 
     Raises:
-        ConfigError: for a name that is no filter of ours.
+        ConfigError: if the name is unknown.
     """
     if interpolation not in RESAMPLING:
-        raise ConfigError(f"interpolation {interpolation!r} is not one of {', '.join(RESAMPLING)}")
+        raise ConfigError(f"unknown interpolation {interpolation!r}; available: {', '.join(RESAMPLING)}")
     return RESAMPLING[interpolation]
 
 
-def pair(size: int | Size) -> Size:
-    """(height, width) of a size that may be one number for both."""
-    return (size, size) if isinstance(size, int) else size
-
-
 def require_image(image: object) -> Image.Image:
-    """The argument, if it is a PIL image with pixels, loaded.
+    """Load a PIL image and return it.
 
     Raises:
-        ImageError: if it is something else, or damaged, or empty.
+        ImageError: if the argument is not a PIL image, or is damaged or empty.
     """
     if not isinstance(image, Image.Image):
         raise ImageError(
-            f"expected a PIL image, not {type(image).__name__}; oneclip.image.open_image makes one"
+            f"expected a PIL image, not {type(image).__name__}; open it with oneclip.image.open_image"
         )
     return load_pixels(image)

@@ -1,7 +1,7 @@
-"""A picture to the bytes of its tensor, and those to the tensor: for a device that normalises sooner than they arrive.
+"""Preprocess images to uint8 and normalize them on the device.
 
-The two together are bit for bit what `Preprocess` is: a fourth of the bytes travels, and the same three operations in
-float32 follow in the same order.
+The two steps together equal `Preprocess` bit for bit, with the same three float32 operations in the same order. Only a
+quarter of the bytes is copied to the device.
 
 Shapes: B batch, (H, W) pixels.
 """
@@ -16,26 +16,26 @@ from PIL import Image
 from torch import Tensor
 
 from oneclip.image.fast_preprocess import FastPreprocess
-from oneclip.image.preprocess import Preprocess, Step, run
+from oneclip.image.preprocess import Preprocess, Step, apply_steps
 from oneclip.image.steps import Normalize, Size, ToRGB, ToTensor
 
 
-class Unnormalized:
-    """What a `Preprocess` or a `FastPreprocess` does to a picture before `ToTensor` and `Normalize`.
+class UInt8Preprocess:
+    """Steps of a `Preprocess` or `FastPreprocess` before `ToTensor` and `Normalize`.
 
     Attributes:
-        normalize: what it does after.
-        least: as of `FastPreprocess`; None where pictures come in their full size.
+        normalize: the last step of the preprocessing.
+        min_size: as in `FastPreprocess`; None if images are decoded at their full size.
     """
 
     def __init__(
-        self, steps: list[Step], normalize: Normalize, least: Callable[[Size], Size] | None = None
+        self, steps: list[Step], normalize: Normalize, min_size: Callable[[Size], Size] | None = None
     ) -> None:
-        self._steps, self.normalize, self.least = steps, normalize, least
+        self._steps, self.normalize, self.min_size = steps, normalize, min_size
 
     @classmethod
-    def of(cls, preprocess: object) -> Unnormalized | None:
-        """The part of a preprocessing that ends in bytes; None of what is of another class, or ends otherwise."""
+    def of(cls, preprocess: object) -> UInt8Preprocess | None:
+        """Split a preprocessing; None if it is of another class or does not end with the usual steps."""
         if type(preprocess) not in (Preprocess, FastPreprocess):
             return None
         assert isinstance(preprocess, (Preprocess, FastPreprocess))
@@ -46,29 +46,32 @@ class Unnormalized:
         assert isinstance(normalize, Normalize)
         if len(normalize.mean) != 3:
             return None
-        return cls(steps, normalize, getattr(preprocess, "least", None))
+        return cls(steps, normalize, getattr(preprocess, "min_size", None))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one picture of any mode and size: a tensor (3, H, W) of uint8.
+        """Preprocess one image of any mode and size.
+
+        Returns:
+            (3, H, W) uint8.
 
         Raises:
-            ImageError: if it is no PIL image, is truncated or empty, or has a mode without conversion to RGB.
+            ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
-        return torch.from_numpy(np.array(run(self._steps, image))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(apply_steps(self._steps, image))).permute(2, 0, 1)
 
 
-class NormalizeBytes:
-    """`ToTensor` and `Normalize` for (B, 3, H, W) of uint8 on a device: to float32.
+class NormalizeUInt8:
+    """Normalization of (B, 3, H, W) uint8 batches on a device to float32: `ToTensor` and `Normalize` in one.
 
-    It divides by tensors, not by numbers: for a number a GPU multiplies by its inverse, which rounds otherwise. They
-    are made once, for the processor waits until they are there.
+    Division is by tensors: for a Python number, a GPU multiplies by the inverse, which rounds differently. The tensors
+    are made once, because the CPU waits for each copy to the device.
     """
 
     def __init__(self, normalize: Normalize, device: torch.device) -> None:
         rows = ((255.0,) * 3, normalize.mean, normalize.std)
-        self._most, self._mean, self._std = torch.tensor(rows, dtype=torch.float32, device=device).view(
+        self._white, self._mean, self._std = torch.tensor(rows, dtype=torch.float32, device=device).view(
             3, 3, 1, 1
         )
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.float().div_(self._most).sub_(self._mean).div_(self._std)
+        return pixels.float().div_(self._white).sub_(self._mean).div_(self._std)

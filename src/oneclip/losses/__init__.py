@@ -1,4 +1,4 @@
-"""Features to a scalar: contrastive losses, captioning and distillation, on one process or across ranks."""
+"""Training losses: contrastive, captioning and distillation, on one process or across ranks."""
 
 from oneclip.losses.clip import ClipLoss
 from oneclip.losses.coca import CoCaLoss

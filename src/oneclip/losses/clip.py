@@ -1,4 +1,4 @@
-"""Image and text features to the contrastive loss of CLIP.
+"""Contrastive softmax loss of CLIP.
 
 Shapes: B batch of this rank, D joint embedding, W number of ranks.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.losses.gather import gather_rows
-from oneclip.losses.tiled_softmax import Ranks, tiled_softmax
+from oneclip.losses.tiled_softmax import RankSettings, tiled_softmax
 from oneclip.losses.tiles import check_tile_size
 
 
@@ -19,20 +19,20 @@ class ClipLoss(nn.Module):
     """Softmax cross-entropy over the pairs of a batch, both ways (Radford et al. 2021, figure 3).
 
     Args:
-        local_loss: each rank scores its own rows against those of every rank, instead of all against all:
-            memory of B x WB instead of WB x WB.
-        gather_with_grad: gradients flow to the ranks that gathered rows came from. Without it they flow
-            through this rank's own rows only; with `local_loss`, only through the side not gathered.
+        local_loss: each rank compares its own rows with those of every rank, instead of all with all. Needs memory
+            for B x WB logits instead of WB x WB.
+        gather_with_grad: send gradients back to the ranks that the gathered rows came from. Without it, gradients
+            flow only through this rank's own rows; with `local_loss`, only through the side that is not gathered.
         cache_labels: keep the labels of the last batch size.
         rank: this process, in [0, world_size).
-        world_size: number of processes of the initialised torch.distributed group; 1 needs no group.
-        use_horovod: refused; it exists for the signature.
-        tile_size: compute logits in tiles of so many rows and columns, and again on the way back, and never hold all
-            of them: memory of B x tile_size instead of WB x WB. About 1024 is quick; a batch that is smaller is one
-            tile. None holds all logits at once.
+        world_size: number of processes of the initialized torch.distributed group; 1 needs no group.
+        use_horovod: not supported; part of the published signature.
+        tile_size: compute logits in tiles with this many rows and columns, and again in the backward pass. Needs
+            memory for B x tile_size logits instead of WB x WB. About 1024 is fast; a smaller batch is one tile. None
+            computes all logits at once.
 
     Raises:
-        ConfigError: on `use_horovod`, a rank outside the world, or a tile_size that is none.
+        ConfigError: on `use_horovod`, a rank outside the world, or an invalid `tile_size`.
     """
 
     has_tiled_form = True
@@ -51,7 +51,7 @@ class ClipLoss(nn.Module):
         super().__init__()
         if use_horovod:
             raise ConfigError(
-                "ClipLoss gathers through torch.distributed; Horovod is not supported, leave use_horovod out"
+                "ClipLoss uses torch.distributed and does not support Horovod; leave use_horovod out"
             )
         if not 0 <= rank < world_size:
             raise ConfigError(
@@ -66,13 +66,13 @@ class ClipLoss(nn.Module):
         self.tile_size = check_tile_size(tile_size)
         if tile_size is not None and not self.has_tiled_form:
             raise ConfigError(
-                f"{type(self).__name__} has no tiled form: it needs all logits; leave tile_size out"
+                f"{type(self).__name__} has no tiled form, because it needs all logits; leave tile_size out"
             )
         self.prev_num_logits = 0
         self.labels: dict[torch.device, Tensor] = {}
 
     def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
-        """The column of each row's own partner: (num_logits,) int64."""
+        """Return the column of the matching item for each row: (num_logits,) int64."""
         if self.cache_labels and self.prev_num_logits == num_logits and device in self.labels:
             return self.labels[device]
         labels = torch.arange(num_logits, device=device)
@@ -92,7 +92,7 @@ class ClipLoss(nn.Module):
         logit_scale: Tensor | float,
         logit_bias: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scaled similarities, per image and per text.
+        """Compute scaled similarities, per image and per text.
 
         Args:
             image_features: (B, D), unit length.
@@ -126,19 +126,19 @@ class ClipLoss(nn.Module):
         logit_bias: Tensor | float | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        """The mean of the two cross-entropies: a scalar, or `{"contrastive_loss": scalar}`.
+        """Compute the mean of the two cross-entropies: a scalar, or `{"contrastive_loss": scalar}`.
 
         Row i of the images belongs to row i of the texts. Arguments are those of `get_logits`.
         """
         if self.tile_size is not None:
-            loss = self._in_tiles(image_features, text_features, logit_scale, logit_bias)
+            loss = self._tiled_loss(image_features, text_features, logit_scale, logit_bias)
             return {"contrastive_loss": loss} if output_dict else loss
         per_image, per_text = self.get_logits(image_features, text_features, logit_scale, logit_bias)
         labels = self.get_ground_truth(image_features.device, per_image.shape[0])
         loss = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
         return {"contrastive_loss": loss} if output_dict else loss
 
-    def _in_tiles(
+    def _tiled_loss(
         self,
         image_features: Tensor,
         text_features: Tensor,
@@ -146,10 +146,12 @@ class ClipLoss(nn.Module):
         logit_bias: Tensor | float | None,
     ) -> Tensor:
         assert self.tile_size is not None
-        ranks = Ranks(self.rank, self.world_size, self.local_loss, self.gather_with_grad)
+        ranks = RankSettings(self.rank, self.world_size, self.local_loss, self.gather_with_grad)
         loss = tiled_softmax(image_features, text_features, logit_scale, self.tile_size, ranks)
         if isinstance(logit_bias, Tensor):
-            loss = loss + 0 * logit_bias.sum()  # a softmax does not see it: its gradient is there, and zero
+            loss = (
+                loss + 0 * logit_bias.sum()
+            )  # a bias does not change a softmax; this gives it a gradient of zero
         return loss
 
     def _gather(self, features: Tensor) -> Tensor:

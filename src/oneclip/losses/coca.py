@@ -1,4 +1,4 @@
-"""Features and predicted captions to the two losses of CoCa.
+"""Contrastive and captioning losses of CoCa.
 
 Shapes: B batch of this rank, D joint embedding, L tokens, V vocabulary.
 """
@@ -13,15 +13,15 @@ from oneclip.losses.clip import ClipLoss
 
 
 class CoCaLoss(ClipLoss):
-    """Contrastive loss and captioning loss, each with its weight (Yu et al. 2022, equation 4).
+    """Weighted contrastive and captioning losses (Yu et al. 2022, equation 4).
 
     Args:
-        caption_loss_weight: of the cross-entropy of each next token.
-        clip_loss_weight: of the contrastive loss; 0 leaves it out, and nothing is gathered.
-        pad_id: the label of padding, which is not predicted.
+        caption_loss_weight: weight of the cross-entropy of the next tokens.
+        clip_loss_weight: weight of the contrastive loss; 0 skips it, and no features are gathered.
+        pad_id: label of padding, which the captioning loss ignores.
         local_loss, gather_with_grad, cache_labels, rank, world_size, use_horovod, tile_size: as in `ClipLoss`.
-            Captions are scored by the rank that has them: the mean over ranks is that of all captions if each rank
-            has as many tokens.
+            Each rank computes the captioning loss of its own captions. The mean over ranks equals the loss of all
+            captions if every rank has the same number of tokens.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CoCaLoss(ClipLoss):
         self.clip_loss_weight = clip_loss_weight
         self.pad_id = pad_id
 
-    def forward(  # type: ignore[override]  # it takes what `CoCa.forward` gives
+    def forward(  # type: ignore[override]  # takes the outputs of `CoCa.forward`
         self,
         image_features: Tensor,
         text_features: Tensor,
@@ -54,15 +54,15 @@ class CoCaLoss(ClipLoss):
         logit_scale: Tensor | float,
         output_dict: bool = False,
     ) -> tuple[Tensor, Tensor] | dict[str, Tensor]:
-        """Both losses, weighted.
+        """Compute both losses, weighted.
 
         Args:
             image_features: (B, D), unit length.
             text_features: (B, D), unit length.
-            logits: (B, L, V) of each next token.
-            labels: (B, L) int64, the next tokens.
+            logits: (B, L, V), for the next tokens.
+            labels: (B, L) int64 ids of the next tokens.
             logit_scale: the exponentiated scale.
-            output_dict: give them by name.
+            output_dict: return a dict.
 
         Returns:
             Contrastive and captioning loss, two scalars; or `{"contrastive_loss": …, "caption_loss": …}`.

@@ -1,6 +1,6 @@
-"""Features of a student and of its teacher to a contrastive loss and the distance between the two.
+"""Distillation loss between a student and a teacher.
 
-Shapes: B batch of this rank, D joint embedding of the student, T that of the teacher, N pictures, M captions.
+Shapes: B batch of this rank, D joint embedding of the student, T that of the teacher, N images, M texts.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from oneclip.losses.clip import ClipLoss
 
 
 class DistillClipLoss(ClipLoss):
-    """`ClipLoss`, and the cross-entropy of the student's similarities under the teacher's (Wu et al. 2023, TinyCLIP).
+    """`ClipLoss` plus the cross-entropy of teacher and student similarities (TinyCLIP, Wu et al. 2023).
 
-    Arguments are those of `ClipLoss`, without a `tile_size`.
+    Arguments are those of `ClipLoss`, except `tile_size`, which is not supported.
     """
 
     has_tiled_form = False
 
     def dist_loss(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-        """(N, M) logits each to the mean over rows of the cross-entropy of their softmaxes, a scalar."""
+        """Compute the mean cross-entropy between the row softmaxes of two (N, M) logit matrices, a scalar."""
         return F.cross_entropy(student_logits, teacher_logits.softmax(dim=1))
 
-    def forward(  # type: ignore[override]  # it takes the teacher's features, too
+    def forward(  # type: ignore[override]  # takes the teacher's features, too
         self,
         image_features: Tensor,
         text_features: Tensor,
@@ -33,7 +33,7 @@ class DistillClipLoss(ClipLoss):
         dist_logit_scale: Tensor | float,
         output_dict: bool = False,
     ) -> tuple[Tensor, Tensor] | dict[str, Tensor]:
-        """Both losses.
+        """Compute both losses.
 
         Args:
             image_features: (B, D) of the student, unit length.
@@ -42,16 +42,18 @@ class DistillClipLoss(ClipLoss):
             dist_image_features: (B, T) of the teacher, unit length; the teacher's width may differ.
             dist_text_features: (B, T) of the teacher, unit length.
             dist_logit_scale: the teacher's, exponentiated.
-            output_dict: give them by name.
+            output_dict: return a dict.
 
         Returns:
             Contrastive loss and distance, two scalars; or `{"contrastive_loss": …, "distill_loss": …}`.
         """
         per_image, per_text = self.get_logits(image_features, text_features, logit_scale)
-        of_teacher = self.get_logits(dist_image_features, dist_text_features, dist_logit_scale)
+        teacher_logits = self.get_logits(dist_image_features, dist_text_features, dist_logit_scale)
         labels = self.get_ground_truth(image_features.device, per_image.shape[0])
         contrastive = (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
-        distance = (self.dist_loss(of_teacher[0], per_image) + self.dist_loss(of_teacher[1], per_text)) / 2
+        distance = (
+            self.dist_loss(teacher_logits[0], per_image) + self.dist_loss(teacher_logits[1], per_text)
+        ) / 2
         if output_dict:
             return {"contrastive_loss": contrastive, "distill_loss": distance}
         return contrastive, distance

@@ -1,4 +1,4 @@
-"""The features of one rank to those of every rank, with gradients that flow back where they are asked to."""
+"""Gathering of features across ranks, with optional gradients."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from oneclip.errors import ConfigError
 
 
 def gather_rows(features: Tensor, *, rank: int, world_size: int, with_grad: bool, keep_local: bool) -> Tensor:
-    """Concatenate the rows of all ranks, in the order of the ranks.
+    """Concatenate the rows of all ranks, in rank order.
 
     Args:
         features: (B, D) of this rank; B is the same on every rank.
-        with_grad: gradients flow to the ranks that the rows came from, summed over ranks.
-        keep_local: without `with_grad`, this rank's own rows go in as they are and keep their gradient.
+        with_grad: send gradients back to the ranks that the rows came from, summed over ranks.
+        keep_local: without `with_grad`, keep the gradient of this rank's own rows.
 
     Returns:
         (world_size * B, D)
 
     Raises:
-        ConfigError: if torch.distributed is not initialised, or has another number of ranks.
+        ConfigError: if torch.distributed is not initialized, or has a different number of ranks.
     """
     require_process_group(world_size)
     if with_grad:
@@ -34,9 +34,9 @@ def gather_rows(features: Tensor, *, rank: int, world_size: int, with_grad: bool
 
 
 def reduce_rows(features: Tensor, *, world_size: int) -> Tensor:
-    """Like `gather_rows` with gradients, each rank's rows sent to all by a sum in which the others are zero.
+    """Gather rows with gradients by one all-reduce per rank: a sum in which the other ranks contribute zeros.
 
-    For backends whose all-reduce is faster, or the only collective there is.
+    For backends that have no other collective than all-reduce, or where it is faster.
 
     Args:
         features: (B, D) of this rank; B is the same on every rank.
@@ -45,14 +45,14 @@ def reduce_rows(features: Tensor, *, world_size: int) -> Tensor:
         (world_size * B, D)
 
     Raises:
-        ConfigError: if torch.distributed is not initialised, or has another number of ranks.
+        ConfigError: if torch.distributed is not initialized, or has a different number of ranks.
     """
     require_process_group(world_size)
     return _ReduceRows.apply(features)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather whose backward pass sums, over the ranks, the gradients of each rank's own rows."""
+    """All-gather whose backward pass sums the gradients of each rank's rows over all ranks."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _ReduceRows(_GatherRows):
-    """`_GatherRows` whose forward pass, too, knows no other collective than all-reduce."""
+    """`_GatherRows` that uses all-reduce in the forward pass as well."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class _ReduceRows(_GatherRows):
 
 
 def all_gather(features: Tensor) -> list[Tensor]:
-    """A tensor of the same shape on every rank to those of all, in the order of the ranks, without gradients."""
+    """Collect a tensor, of the same shape on every rank, from all ranks in rank order, without gradients."""
     parts = [
         torch.empty_like(features, memory_format=torch.contiguous_format)
         for _ in range(dist.get_world_size())
@@ -93,13 +93,13 @@ def all_gather(features: Tensor) -> list[Tensor]:
 
 
 def require_process_group(world_size: int) -> None:
-    """Raise ConfigError unless torch.distributed is initialised with that number of ranks."""
+    """Raise ConfigError unless torch.distributed is initialized with `world_size` ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ConfigError(
-            f"world_size={world_size} needs torch.distributed, which is not initialised; "
+            f"world_size={world_size} needs torch.distributed, which is not initialized; "
             "call torch.distributed.init_process_group first, or leave world_size at 1"
         )
     if dist.get_world_size() != world_size:
         raise ConfigError(
-            f"world_size={world_size}, but the group has {dist.get_world_size()} ranks; make them agree"
+            f"world_size={world_size}, but the process group has {dist.get_world_size()} ranks; make them equal"
         )

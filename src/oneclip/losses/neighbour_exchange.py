@@ -1,6 +1,6 @@
-"""Tensors of one rank to the ranks beside it, with gradients that travel the other way.
+"""Exchange of tensors between neighbouring ranks, with gradients.
 
-Ranks stand in a ring: the one to the right of the last is the first.
+Ranks form a ring: the right neighbour of the last rank is the first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Group = Any  # a torch.distributed process group, or None for all ranks
+ProcessGroup = Any  # a torch.distributed process group, or None for all ranks
 
 
-def neighbour_exchange(from_rank: int, to_rank: int, tensor: Tensor, group: Group = None) -> Tensor:
+def neighbour_exchange(from_rank: int, to_rank: int, tensor: Tensor, group: ProcessGroup = None) -> Tensor:
     """Send a tensor to one rank, and receive one of the same shape from another."""
     received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     _transfer(
@@ -25,19 +25,23 @@ def neighbour_exchange(from_rank: int, to_rank: int, tensor: Tensor, group: Grou
 
 
 def neighbour_exchange_bidir(
-    left_rank: int, right_rank: int, tensor_to_left: Tensor, tensor_to_right: Tensor, group: Group = None
+    left_rank: int,
+    right_rank: int,
+    tensor_to_left: Tensor,
+    tensor_to_right: Tensor,
+    group: ProcessGroup = None,
 ) -> tuple[Tensor, Tensor]:
     """Send one tensor to the left and one to the right, and receive one from each.
 
     Returns:
-        What came from the right, then what came from the left.
+        The tensor from the right, then the tensor from the left.
     """
     from_left = torch.empty_like(tensor_to_right, memory_format=torch.contiguous_format)
     from_right = torch.empty_like(tensor_to_left, memory_format=torch.contiguous_format)
     _transfer(
         dist.P2POp(dist.isend, tensor_to_right.contiguous(), right_rank, group=group),
         dist.P2POp(dist.isend, tensor_to_left.contiguous(), left_rank, group=group),
-        # in the order in which they are sent where both neighbours are the same rank
+        # the order matters when both neighbours are the same rank: it must match the order of the sends
         dist.P2POp(dist.irecv, from_left, left_rank, group=group),
         dist.P2POp(dist.irecv, from_right, right_rank, group=group),
     )
@@ -45,10 +49,10 @@ def neighbour_exchange_bidir(
 
 
 class NeighbourExchange(torch.autograd.Function):
-    """`neighbour_exchange`, whose gradients go back to the rank that the tensor came from."""
+    """`neighbour_exchange` that sends gradients back to the rank that the tensor came from."""
 
     @staticmethod
-    def forward(ctx: Any, from_rank: int, to_rank: int, group: Group, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, from_rank: int, to_rank: int, group: ProcessGroup, tensor: Tensor) -> Tensor:
         ctx.from_rank, ctx.to_rank, ctx.group = from_rank, to_rank, group
         return neighbour_exchange(from_rank, to_rank, tensor, group)
 
@@ -59,14 +63,14 @@ class NeighbourExchange(torch.autograd.Function):
 
 
 class NeighbourExchangeBidir(torch.autograd.Function):
-    """`neighbour_exchange_bidir`, whose gradients go back to the ranks that the tensors came from."""
+    """`neighbour_exchange_bidir` that sends gradients back to the ranks that the tensors came from."""
 
     @staticmethod
     def forward(
         ctx: Any,
         left_rank: int,
         right_rank: int,
-        group: Group,
+        group: ProcessGroup,
         tensor_to_left: Tensor,
         tensor_to_right: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -75,20 +79,26 @@ class NeighbourExchangeBidir(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        # what came from the right goes back there: the ring is walked the other way round
+        # left and right are swapped: the gradient of what came from the right goes to the right
         back = NeighbourExchangeBidir.apply(ctx.right_rank, ctx.left_rank, ctx.group, *grad_outputs)  # type: ignore[no-untyped-call]
         return (None, None, None, *back)
 
 
-def neighbour_exchange_with_grad(from_rank: int, to_rank: int, tensor: Tensor, group: Group = None) -> Tensor:
-    """`neighbour_exchange` within a computation that is differentiated; every rank has to take its gradient."""
+def neighbour_exchange_with_grad(
+    from_rank: int, to_rank: int, tensor: Tensor, group: ProcessGroup = None
+) -> Tensor:
+    """Exchange a tensor as `neighbour_exchange` does, with gradients; every rank must run its backward pass."""
     return NeighbourExchange.apply(from_rank, to_rank, group, tensor)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def neighbour_exchange_bidir_with_grad(
-    left_rank: int, right_rank: int, tensor_to_left: Tensor, tensor_to_right: Tensor, group: Group = None
+    left_rank: int,
+    right_rank: int,
+    tensor_to_left: Tensor,
+    tensor_to_right: Tensor,
+    group: ProcessGroup = None,
 ) -> tuple[Tensor, Tensor]:
-    """`neighbour_exchange_bidir` within a computation that is differentiated; likewise."""
+    """Exchange tensors as `neighbour_exchange_bidir` does, with gradients; every rank must run its backward pass."""
     return NeighbourExchangeBidir.apply(left_rank, right_rank, group, tensor_to_left, tensor_to_right)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""Image and text features to the sigmoid loss of SigLIP.
+"""Sigmoid loss of SigLIP.
 
 Shapes: B batch of this rank, D joint embedding, W number of ranks.
 """
@@ -17,31 +17,31 @@ from oneclip.losses.neighbour_exchange import neighbour_exchange_bidir_with_grad
 from oneclip.losses.tiled_sigmoid import tiled_sigmoid
 from oneclip.losses.tiles import check_tile_size
 
-WAYS = ("bidir", "shift", "reduce", "gather")
+DIST_IMPLS = ("bidir", "shift", "reduce", "gather")
 
 
 class SigLipLoss(nn.Module):
-    """A yes or no for every picture and every caption of all ranks (Zhai et al. 2023, algorithm 1).
+    """Binary cross-entropy over every image and every text of all ranks (Zhai et al. 2023, algorithm 1).
 
-    Each rank scores its own pictures against the captions of all ranks; the mean over ranks is the loss of the whole
-    batch. The ways in which captions travel give the same numbers:
+    Each rank compares its own images with the texts of all ranks; the mean over ranks is the loss of the whole batch.
+    Texts can be exchanged in four ways, which give the same numbers:
 
-    - `bidir`: from neighbour to neighbour in both directions at once; half as many steps as `shift`.
-    - `shift`: from neighbour to neighbour in one direction, as in the paper.
-    - `reduce`: by one all-reduce a rank.
-    - `gather`: by one all-gather.
+    - `bidir`: between neighbours in both directions at once; half as many steps as `shift`.
+    - `shift`: between neighbours in one direction, as in the paper.
+    - `reduce`: one all-reduce per rank.
+    - `gather`: one all-gather.
 
     Args:
-        cache_labels: accepted for older programs; labels cost nothing to make.
+        cache_labels: accepted for compatibility, no effect.
         rank: this process, in [0, world_size).
-        world_size: W, number of processes of the initialised torch.distributed group; 1 needs no group.
-        dist_impl: the way, one of the above; "bidir" when None.
-        tile_size: compute logits in tiles of so many rows and columns, and again on the way back: memory of
-            WB x D for features and of a tile, instead of W times B x B for logits that wait for their gradients. About
-            1024 is quick; a batch that is smaller is one tile. None holds all logits at once.
+        world_size: W, number of processes of the initialized torch.distributed group; 1 needs no group.
+        dist_impl: how texts are exchanged, one of the above; None for "bidir".
+        tile_size: compute logits in tiles with this many rows and columns, and again in the backward pass. Needs
+            memory for WB x D features and one tile, instead of W matrices of B x B logits. About 1024 is fast; a
+            smaller batch is one tile. None computes all logits at once.
 
     Raises:
-        ConfigError: on an unknown way, a rank outside the world, or a tile_size that is none.
+        ConfigError: on an unknown `dist_impl`, a rank outside the world, or an invalid `tile_size`.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class SigLipLoss(nn.Module):
     ) -> None:
         super().__init__()
         dist_impl = dist_impl or "bidir"
-        if dist_impl not in WAYS:
-            raise ConfigError(f"dist_impl is {dist_impl!r}; expected one of {', '.join(WAYS)}")
+        if dist_impl not in DIST_IMPLS:
+            raise ConfigError(f"dist_impl is {dist_impl!r}; expected one of {', '.join(DIST_IMPLS)}")
         if not 0 <= rank < world_size:
             raise ConfigError(
                 f"rank {rank} is not in a world of {world_size}; expected 0 <= rank < world_size"
@@ -70,7 +70,7 @@ class SigLipLoss(nn.Module):
     def get_ground_truth(
         self, device: torch.device, dtype: torch.dtype, num_logits: int, negative_only: bool = False
     ) -> Tensor:
-        """(num_logits, num_logits): 1 where picture and caption belong together, the diagonal, and -1 elsewhere."""
+        """Return labels (num_logits, num_logits): 1 on the diagonal, where image and text match, and -1 elsewhere."""
         labels = -torch.ones(num_logits, num_logits, device=device, dtype=dtype)
         return labels if negative_only else labels.fill_diagonal_(1)
 
@@ -81,7 +81,7 @@ class SigLipLoss(nn.Module):
         logit_scale: Tensor | float,
         logit_bias: Tensor | float | None = None,
     ) -> Tensor:
-        """Scaled similarities plus the bias, (B, B); arguments as in `forward`."""
+        """Compute scaled similarities plus the bias, (B, B); arguments as in `forward`."""
         logits = logit_scale * image_features @ text_features.T
         return logits if logit_bias is None else logits + logit_bias
 
@@ -93,20 +93,20 @@ class SigLipLoss(nn.Module):
         logit_bias: Tensor | float | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        """The loss of this rank's pictures, summed over captions and averaged over pictures.
+        """Compute the loss of this rank's images, summed over texts and averaged over images.
 
         Args:
             image_features: (B, D), unit length; B is the same on every rank.
-            text_features: (B, D), unit length; row i belongs to row i of the pictures.
+            text_features: (B, D), unit length; row i matches row i of the images.
             logit_scale: the exponentiated scale.
             logit_bias: added to every logit.
-            output_dict: give it by name.
+            output_dict: return a dict.
 
         Returns:
             A scalar, or `{"contrastive_loss": scalar}`.
 
         Raises:
-            ConfigError: if there are several ranks and torch.distributed is not initialised for as many.
+            ConfigError: if there are several ranks and torch.distributed is not initialized with that number.
         """
         loss = self._loss(image_features, text_features, logit_scale, logit_bias)
         if self.world_size > 1:
@@ -123,7 +123,7 @@ class SigLipLoss(nn.Module):
         logit_bias: Tensor | float | None = None,
         negative_only: bool = False,
     ) -> Tensor:
-        """The share of one rank's captions in the loss."""
+        """Compute the part of the loss that comes from the texts of one rank."""
         if self.tile_size is not None:
             return tiled_sigmoid(
                 image_features, text_features, logit_scale, logit_bias, self.tile_size, negative_only
@@ -133,7 +133,7 @@ class SigLipLoss(nn.Module):
         return -F.logsigmoid(labels * logits).sum() / len(logits)
 
     def _bidir(self, text: Tensor) -> Iterator[Tensor]:
-        """The captions of the other ranks, (B, D) each."""
+        """Yield the text features of the other ranks, (B, D) each."""
         left, right = self._neighbours()
         steps, remainder = divmod(self.world_size - 1, 2)
         to_left = to_right = text
@@ -154,13 +154,13 @@ class SigLipLoss(nn.Module):
         return self._others(reduce_rows(text, world_size=self.world_size))
 
     def _gather(self, text: Tensor) -> Iterator[Tensor]:
-        everyone = {"rank": self.rank, "world_size": self.world_size}
-        return self._others(gather_rows(text, **everyone, with_grad=True, keep_local=True))
+        ranks = {"rank": self.rank, "world_size": self.world_size}
+        return self._others(gather_rows(text, **ranks, with_grad=True, keep_local=True))
 
     def _others(self, rows: Tensor) -> Iterator[Tensor]:
-        """(WB, D) to (B, D) of each rank but this one."""
+        """Split (WB, D) rows into (B, D) for each rank except this one."""
         return (part for rank, part in enumerate(rows.chunk(self.world_size)) if rank != self.rank)
 
     def _neighbours(self) -> tuple[int, int]:
-        """The ranks to the left and to the right of this one."""
+        """Return the left and the right neighbour of this rank."""
         return (self.rank - 1) % self.world_size, (self.rank + 1) % self.world_size

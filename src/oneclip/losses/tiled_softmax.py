@@ -1,11 +1,11 @@
-"""Image and text features to the softmax loss of CLIP in tiles: memory grows with batch x tile.
+"""Softmax loss of CLIP computed in tiles: memory grows with batch x tile.
 
-Going forward, one sweep over the tiles of this rank's pictures against all captions streams the log-sum-exp of rows and
-of columns (as in Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867). Going back, tiles are computed again.
-Across ranks each has its own pictures, and what it knows of columns is merged: the product of pictures and captions is
-computed once in all, where the plain loss computes it from both sides.
+The forward pass goes once over the tiles of this rank's images against all texts, and updates the log-sum-exp of rows
+and columns (as in Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867). The backward pass computes the tiles
+again. Each rank has its own images, and the statistics of the columns are merged across ranks. Over all ranks, the
+product of images and texts is therefore computed once, while the plain loss computes it once for each side.
 
-Shapes: B batch of this rank, W ranks, D joint embedding; a tile is of (m, n) logits.
+Shapes: B batch of this rank, W ranks, D joint embedding; a tile has (m, n) logits.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from oneclip.losses.gather import all_gather, require_process_group
-from oneclip.losses.tiles import Pairs, Tile, TileGradients, as_scalar, in_full_precision, on_device
+from oneclip.losses.tiles import (
+    Tile,
+    TiledLogits,
+    TileGradients,
+    as_scalar,
+    compile_for_device,
+    to_full_precision,
+)
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """How the pairs of a batch are spread.
+class RankSettings:
+    """Distribution of a batch over ranks; the fields are the arguments of `ClipLoss`.
 
     Attributes:
-        rank: this one.
+        rank: index of this process.
         world_size: W.
-        local_loss: each rank has the loss of its own pairs; otherwise each has that of all.
-        with_grad: gradients reach a rank's features through what other ranks made of them, too.
+        local_loss: each rank computes the loss of its own pairs; otherwise each has the loss of all pairs.
+        with_grad: gradients also come from the losses of the other ranks.
     """
 
     rank: int = 0
@@ -40,16 +47,16 @@ class Ranks:
 
     @property
     def is_one_sided(self) -> bool:
-        """Pictures learn from rows alone, captions from columns alone: what the plain local loss then gives."""
+        """True if images get gradients from rows only and texts from columns only, as in the plain local loss."""
         return self.world_size > 1 and self.local_loss and not self.with_grad
 
 
 def tiled_softmax(
-    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, size: int, ranks: Ranks
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, size: int, ranks: RankSettings
 ) -> Tensor:
-    """The mean of the cross-entropies of rows and columns, as `ClipLoss` gives it, in fp32 or better.
+    """Compute the loss of `ClipLoss`, the mean cross-entropy of rows and columns, in fp32 or better.
 
-    The gradients of a scale averaged over ranks are those of the whole batch; those of one rank are of its share.
+    The gradient of the scale on one rank is that of its own pairs; its mean over ranks is that of the whole batch.
 
     Args:
         image_features: (B, D), unit length; B is the same on every rank.
@@ -61,10 +68,10 @@ def tiled_softmax(
         A scalar.
 
     Raises:
-        ShapeError: if features are not (B, D) both.
-        ConfigError: if there are several ranks and torch.distributed is not initialised for as many.
+        ShapeError: if the features are not both (B, D).
+        ConfigError: if there are several ranks and torch.distributed is not initialized with that number.
     """
-    images, texts = in_full_precision(image_features, text_features)
+    images, texts = to_full_precision(image_features, text_features)
     scale = as_scalar(logit_scale, images)
     if ranks.world_size == 1:
         return _apply(images, texts, scale, size, ranks)
@@ -72,21 +79,21 @@ def tiled_softmax(
     if ranks.local_loss:
         return _apply(images, texts, scale, size, ranks)
     if not ranks.with_grad:
-        # the plain loss then gives own rows their share in one rank's loss, here they get it from all of W
-        images, texts = (_with_gradient_over(part, ranks.world_size) for part in (images, texts))
+        # the plain loss gives own rows the gradient of one rank's loss; here the gradients of all W are summed
+        images, texts = (_divide_gradient(part, ranks.world_size) for part in (images, texts))
     loss: Tensor = _MeanOverRanks.apply(_apply(images, texts, scale, size, ranks), ranks)  # type: ignore[no-untyped-call]
     return loss
 
 
-def _apply(images: Tensor, texts: Tensor, scale: Tensor, size: int, ranks: Ranks) -> Tensor:
+def _apply(images: Tensor, texts: Tensor, scale: Tensor, size: int, ranks: RankSettings) -> Tensor:
     loss: Tensor = _TiledSoftmax.apply(images, texts, scale, size, ranks)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _LogSumExp:
-    """The log-sum-exp of many rows (or columns), whose logits come a tile at a time.
+    """Running log-sum-exp of many rows (or columns), updated one tile at a time.
 
-    Held as maximum and sum of exponentials apart: adding them up would round away small losses.
+    Maximum and sum of exponentials are stored separately: combined, rounding would lose small losses.
     """
 
     def __init__(self, count: int, like: Tensor) -> None:
@@ -94,45 +101,47 @@ class _LogSumExp:
         self.sums = like.new_zeros(count)
 
     def add(self, where: slice, maxima: Tensor, sums: Tensor) -> None:
-        """Take in those logits of some rows whose maxima, and sums of exponentials over them, these are."""
+        """Add the logits of a tile, given their maxima and the sums of exponentials relative to them."""
         before = self.maxima[where]
         now = torch.maximum(before, maxima)
         self.sums[where] = self.sums[where] * (before - now).exp() + sums * (maxima - now).exp()
         self.maxima[where] = now
 
     def merge_ranks(self) -> None:
-        """Take in what the other ranks have seen."""
+        """Merge the statistics of all ranks."""
         own = self.maxima.clone()
         dist.all_reduce(self.maxima, dist.ReduceOp.MAX)
         self.sums *= (own - self.maxima).exp()
         dist.all_reduce(self.sums)
 
-    def above(self, logits: Tensor, where: slice) -> Tensor:
-        """By how much the log-sum-exp of some rows exceeds a logit of each."""
+    def minus(self, logits: Tensor, where: slice) -> Tensor:
+        """Compute the log-sum-exp of some rows minus one logit of each."""
         return (self.maxima[where] - logits) + self.sums[where].log()
 
 
 class _TiledSoftmax(torch.autograd.Function):
-    """The loss of a rank's own pairs: its rows against all columns, and its columns against all rows."""
+    """Loss of one rank's own pairs: its rows against all columns, and its columns against all rows."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, size: int, ranks: Ranks) -> Tensor:
+    def forward(
+        ctx: Any, images: Tensor, texts: Tensor, scale: Tensor, size: int, ranks: RankSettings
+    ) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             all_texts = torch.cat(all_gather(texts)) if ranks.world_size > 1 else texts
-            pairs = Pairs(images, all_texts, scale, size, first=ranks.rank * len(texts))
+            tiled = TiledLogits(images, all_texts, scale, size, first=ranks.rank * len(texts))
             rows, columns = _LogSumExp(len(images), images), _LogSumExp(len(all_texts), images)
             positives = images.new_empty(len(images))
-            statistics = on_device(_statistics, images.device)
-            for tile in pairs.tiles():
-                positives[tile.of_positives] = tile.positives
-                of_rows, of_columns = statistics(tile.logits)
-                rows.add(tile.rows, *of_rows)
-                columns.add(tile.columns, *of_columns)
+            statistics = compile_for_device(_statistics, images.device)
+            for tile in tiled.tiles():
+                positives[tile.positive_rows] = tile.positives
+                row_statistics, column_statistics = statistics(tile.logits)
+                rows.add(tile.rows, *row_statistics)
+                columns.add(tile.columns, *column_statistics)
             if ranks.world_size > 1:
                 columns.merge_ranks()
-            own = slice(pairs.first, pairs.first + len(texts))
+            own = slice(tiled.first, tiled.first + len(texts))
             everything = slice(None)
-            loss = (rows.above(positives, everything) + columns.above(positives, own)).mean() / 2
+            loss = (rows.minus(positives, everything) + columns.minus(positives, own)).mean() / 2
         ctx.save_for_backward(images, all_texts, scale, rows.maxima, rows.sums, columns.maxima, columns.sums)
         ctx.size, ctx.ranks = size, ranks
         return loss
@@ -143,63 +152,65 @@ class _TiledSoftmax(torch.autograd.Function):
         images, texts, scale, row_maxima, row_sums, column_maxima, column_sums = ctx.saved_tensors
         ranks, batch = ctx.ranks, len(images)
         with torch.autocast(images.device.type, enabled=False):
-            # a column weighs what the loss of the rank weighs whose caption it is
+            # the weight of a column is the gradient of the loss of the rank that its text belongs to
             grads = torch.stack(all_gather(grad)) if ranks.world_size > 1 else grad[None]
-            of_row = grad / (2 * batch)
-            of_column = (grads / (2 * batch)).repeat_interleave(batch)
-            pairs = Pairs(images, texts, scale, ctx.size, first=ranks.rank * batch)
-            weights = row_maxima, of_row / row_sums, column_maxima, of_column / column_sums
-            softmax = on_device(_one_side if ranks.is_one_sided else _both_sides, images.device)
+            row_weight = grad / (2 * batch)
+            column_weight = (grads / (2 * batch)).repeat_interleave(batch)
+            tiled = TiledLogits(images, texts, scale, ctx.size, first=ranks.rank * batch)
+            weights = row_maxima, row_weight / row_sums, column_maxima, column_weight / column_sums
+            softmax = compile_for_device(
+                _separate_softmax if ranks.is_one_sided else _summed_softmax, images.device
+            )
 
-            def of_tile(tile: Tile) -> TileGradients:
+            def tile_gradients(tile: Tile) -> TileGradients:
                 where = tile.rows, tile.rows, tile.columns, tile.columns
                 shares = softmax(
                     tile.logits, *(weight[at] for weight, at in zip(weights, where, strict=True))
                 )
-                offset = pairs.first + tile.rows.start - tile.columns.start
+                offset = tiled.first + tile.rows.start - tile.columns.start
                 for share in shares:
-                    share.diagonal(offset).sub_(of_row * 2 / len(shares))
+                    share.diagonal(offset).sub_(row_weight * 2 / len(shares))
                 return shares[0], shares[-1]
 
-            of_images, of_texts, of_scale = pairs.gradients(
-                of_tile, ctx.needs_input_grad[:3], ranks.is_one_sided
+            image_grad, text_grad, scale_grad = tiled.gradients(
+                tile_gradients, ctx.needs_input_grad[:3], ranks.is_one_sided
             )
-            if of_texts is not None and ranks.world_size > 1:
-                dist.all_reduce(of_texts)
-                of_texts = of_texts[pairs.first :][:batch]
-        return of_images, of_texts, of_scale, None, None
+            if text_grad is not None and ranks.world_size > 1:
+                dist.all_reduce(text_grad)
+                text_grad = text_grad[tiled.first :][:batch]
+        return image_grad, text_grad, scale_grad, None, None
 
 
 def _statistics(logits: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Maxima, and sums of exponentials over them, of the rows (m,) and of the columns (n,); logits are lost."""
+    """Compute maxima and sums of exponentials of rows (m,) and columns (n,); overwrites the logits."""
     row_maxima, column_maxima = logits.amax(dim=1), logits.amax(dim=0)
     row_sums = (logits - row_maxima[:, None]).exp_().sum(dim=1)
     column_sums = logits.sub_(column_maxima).exp_().sum(dim=0)
     return (row_maxima, row_sums), (column_maxima, column_sums)
 
 
-def _one_side(
-    logits: Tensor, row_maxima: Tensor, of_rows: Tensor, column_maxima: Tensor, of_columns: Tensor
+def _separate_softmax(
+    logits: Tensor, row_maxima: Tensor, row_weights: Tensor, column_maxima: Tensor, column_weights: Tensor
 ) -> TileGradients:
-    """The softmax of rows and that of columns, weighted; logits are lost."""
-    by_row = (logits - row_maxima[:, None]).exp_().mul_(of_rows[:, None])
-    by_column = logits.sub_(column_maxima).exp_().mul_(of_columns)
+    """Compute the weighted softmax of the rows and that of the columns; overwrites the logits."""
+    by_row = (logits - row_maxima[:, None]).exp_().mul_(row_weights[:, None])
+    by_column = logits.sub_(column_maxima).exp_().mul_(column_weights)
     return by_row, by_column
 
 
-def _both_sides(
-    logits: Tensor, row_maxima: Tensor, of_rows: Tensor, column_maxima: Tensor, of_columns: Tensor
+def _summed_softmax(
+    logits: Tensor, row_maxima: Tensor, row_weights: Tensor, column_maxima: Tensor, column_weights: Tensor
 ) -> tuple[Tensor]:
-    """Their sum, for pictures and captions alike."""
-    by_row, by_column = _one_side(logits, row_maxima, of_rows, column_maxima, of_columns)
+    """Compute the sum of both softmaxes, the gradient for both images and texts."""
+    by_row, by_column = _separate_softmax(logits, row_maxima, row_weights, column_maxima, column_weights)
     return (by_row.add_(by_column),)
 
 
 class _MeanOverRanks(torch.autograd.Function):
-    """The mean of the ranks' scalars, and on the way back that of their gradients, unless each keeps its own."""
+    """Mean of a scalar over ranks; the backward pass averages the gradients too, if `with_grad`."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, value: Tensor, ranks: RankSettings) -> Tensor:
         ctx.ranks = ranks
         mean = value / ranks.world_size
         dist.all_reduce(mean)
@@ -215,7 +226,7 @@ class _MeanOverRanks(torch.autograd.Function):
         return mean, None
 
 
-def _with_gradient_over(tensor: Tensor, divisor: int) -> Tensor:
-    """The same numbers, to which only such a part of the gradient flows back."""
-    still = tensor.detach()
-    return still + (tensor - still) / divisor
+def _divide_gradient(tensor: Tensor, divisor: int) -> Tensor:
+    """Return the same values, with the gradient divided by `divisor`."""
+    detached = tensor.detach()
+    return detached + (tensor - detached) / divisor

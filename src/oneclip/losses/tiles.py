@@ -1,8 +1,8 @@
-"""The similarities of all pictures and captions a tile at a time, and what gradients of tiles add up to.
+"""Logits of a contrastive loss computed in tiles, and their gradients.
 
-Whoever sums over tiles never holds more than a few of them, whatever the batch.
+A loss that sums over tiles holds only a few of them at once, for any batch size.
 
-Shapes: M pictures, N captions, D joint embedding; a tile is of (m, n) logits.
+Shapes: M images, N texts, D joint embedding; a tile has (m, n) logits.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ TileGradients = tuple[Tensor, Tensor]
 
 
 class Tile(NamedTuple):
-    """Some pictures against some captions."""
+    """Logits of some images against some texts."""
 
-    rows: slice  # which pictures
-    columns: slice  # which captions
-    logits: Tensor  # (m, n), scaled; whoever gets it may write into it
-    positives: Tensor  # a view into `logits`: the pairs that belong together; empty where there are none
-    of_positives: slice  # the pictures of those pairs
+    rows: slice  # indices of the images
+    columns: slice  # indices of the texts
+    logits: Tensor  # (m, n), scaled; may be overwritten
+    positives: Tensor  # a view into `logits`: the matching pairs, possibly empty
+    positive_rows: slice  # indices of the images of those pairs
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """All pictures against all captions.
+class TiledLogits:
+    """Scaled similarities of all images and all texts, computed one tile at a time.
 
     Attributes:
         images: (M, D).
         texts: (N, D).
-        scale: a scalar tensor, what similarities are multiplied by.
-        size: of a tile, in rows and in columns; those at the edges may be smaller.
-        first: the caption of the first picture. Those of the others follow it.
+        scale: a scalar tensor that multiplies the similarities.
+        size: rows and columns of a tile; tiles at the edges may be smaller.
+        first: index of the text that matches the first image. The others follow in order.
     """
 
     images: Tensor
@@ -50,11 +50,11 @@ class Pairs:
     first: int = 0
 
     def tiles(self) -> Iterator[Tile]:
-        """Every tile, row by row; the same numbers each time."""
+        """Yield every tile, row by row; the same numbers each time."""
         for rows in _spans(len(self.images), self.size):
             scaled = self.scale * self.images[rows]
             for columns in _spans(len(self.texts), self.size):
-                logits = times_transposed(scaled, self.texts[columns])
+                logits = matmul_transposed(scaled, self.texts[columns])
                 offset = self.first + rows.start - columns.start
                 positives = logits.diagonal(offset)
                 start = rows.start + max(0, -offset)
@@ -62,52 +62,52 @@ class Pairs:
 
     def gradients(
         self,
-        of_tile: Callable[[Tile], TileGradients],
+        tile_gradients: Callable[[Tile], TileGradients],
         needs: tuple[bool, bool, bool],
         is_one_sided: bool = False,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """What gradients of logits mean for pictures (M, D), captions (N, D) and the scale.
+        """Compute the gradients of the images (M, D), the texts (N, D) and the scale from those of the logits.
 
         Args:
-            of_tile: gives the gradients of a tile's logits, (m, n), as they reach pictures, and as they reach captions.
-            needs: which of the three are wanted; None comes instead of the others.
-            is_one_sided: what reaches pictures and what reaches captions differ, and the scale gets both. Otherwise
-                they are the same, and it gets that once.
+            tile_gradients: returns two gradients (m, n) of a tile's logits: one for the images, one for the texts.
+            needs: which of the three gradients to return; the others are None.
+            is_one_sided: the gradients for images and texts differ, and the scale gets both. Otherwise they are the
+                same, and the scale gets them once.
         """
         needs_images, needs_texts, needs_scale = needs
         to_images = needs_images or (needs_scale and (is_one_sided or not needs_texts))
         to_texts = needs_texts or (needs_scale and is_one_sided)
-        of_images, of_texts = torch.zeros_like(self.images), torch.zeros_like(self.texts)
+        image_grad, text_grad = torch.zeros_like(self.images), torch.zeros_like(self.texts)
         for tile in self.tiles():
-            for_images, for_texts = of_tile(tile)
+            for_images, for_texts = tile_gradients(tile)
             if to_images:
-                of_images[tile.rows] += times_transposed(for_images, self.texts[tile.columns].T)
+                image_grad[tile.rows] += matmul_transposed(for_images, self.texts[tile.columns].T)
             if to_texts:
-                of_texts[tile.columns] += times_transposed(for_texts.T, self.images[tile.rows].T)
-        of_scale = torch.zeros_like(self.scale)
+                text_grad[tile.columns] += matmul_transposed(for_texts.T, self.images[tile.rows].T)
+        scale_grad = torch.zeros_like(self.scale)
         if to_images:
-            of_scale += self._through_scale(of_images, self.images)
+            scale_grad += self._scale_gradient(image_grad, self.images)
         if to_texts and (is_one_sided or not to_images):
-            of_scale += self._through_scale(of_texts, self.texts)
+            scale_grad += self._scale_gradient(text_grad, self.texts)
         return (
-            of_images.mul_(self.scale) if needs_images else None,
-            of_texts.mul_(self.scale) if needs_texts else None,
-            of_scale if needs_scale else None,
+            image_grad.mul_(self.scale) if needs_images else None,
+            text_grad.mul_(self.scale) if needs_texts else None,
+            scale_grad if needs_scale else None,
         )
 
-    def _through_scale(self, of_scaled: Tensor, features: Tensor) -> Tensor:
-        """Gradients of scaled features to that of the scale."""
-        of_scale = of_scaled.new_empty(len(of_scaled))
-        for rows in _spans(len(of_scaled), self.size):
-            of_scale[rows] = torch.linalg.vecdot(of_scaled[rows], features[rows])
-        return of_scale.sum()
+    def _scale_gradient(self, scaled_grad: Tensor, features: Tensor) -> Tensor:
+        """Compute the gradient of the scale from that of the scaled features."""
+        scale_grad = scaled_grad.new_empty(len(scaled_grad))
+        for rows in _spans(len(scaled_grad), self.size):
+            scale_grad[rows] = torch.linalg.vecdot(scaled_grad[rows], features[rows])
+        return scale_grad.sum()
 
 
-def times_transposed(x: Tensor, y: Tensor) -> Tensor:
-    """(m, k) and (n, k) to (m, n), x @ y.T.
+def matmul_transposed(x: Tensor, y: Tensor) -> Tensor:
+    """Compute x @ y.T for (m, k) and (n, k) matrices: (m, n).
 
-    In fp32 on a CPU through oneDNN, the operator that torch's own compiler emits: torch.mm calls MKL, which takes no
-    AVX-512 path on processors that are not Intel's.
+    In fp32 on a CPU this calls oneDNN, by the operator that torch.compile emits: torch.mm calls MKL, which does not use
+    AVX-512 on processors of other makers than Intel.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and _has_onednn():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
@@ -115,41 +115,41 @@ def times_transposed(x: Tensor, y: Tensor) -> Tensor:
     return x @ y.T
 
 
-def on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """A function of a tile as that device runs it best: compiled on CUDA, where each operation would read it anew."""
+def compile_for_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Compile a function of a tile for CUDA, where each uncompiled operation would read the tile again."""
     return _compiled(function) if device.type == "cuda" and find_spec("triton") else function
 
 
 def check_tile_size(size: int | None) -> int | None:
-    """The size, if it is one.
+    """Return the size unchanged if it is valid.
 
     Raises:
-        ConfigError: if it is not a whole number of at least 1.
+        ConfigError: if it is neither None nor a whole number of at least 1.
     """
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ConfigError(
-            f"tile_size is {size!r}; expected a whole number of at least 1, such as 1024, or None for no tiles"
+            f"tile_size is {size!r}; expected a whole number of at least 1, for example 1024, or None for no tiles"
         )
     return size
 
 
-def in_full_precision(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of as many pictures as captions, in fp32, or in fp64 if they are.
+def to_full_precision(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert the features of paired images and texts to fp32; fp64 stays.
 
     Raises:
-        ShapeError: if they are not (B, D) both.
+        ShapeError: if they are not both (B, D).
     """
     if images.ndim != 2 or images.shape != texts.shape:
         raise ShapeError(
-            f"features of pictures are {tuple(images.shape)} and of captions {tuple(texts.shape)}; "
-            "expected (B, D) for both, row i of one belonging to row i of the other"
+            f"image features have shape {tuple(images.shape)} and text features {tuple(texts.shape)}; "
+            "expected (B, D) for both, where row i of the images matches row i of the texts"
         )
     dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
     return images.to(dtype), texts.to(dtype)
 
 
 def as_scalar(value: Tensor | float, like: Tensor) -> Tensor:
-    """A number, or a tensor of one element, to a scalar tensor of the dtype and on the device of another."""
+    """Convert a number or a tensor with one element to a scalar tensor with the dtype and device of `like`."""
     return torch.as_tensor(value, device=like.device).to(like.dtype).reshape(())
 
 

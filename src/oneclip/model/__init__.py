@@ -1,15 +1,17 @@
-"""What is computed: towers and models, tensors in and tensors out."""
+"""Towers, dual encoders and CoCa: the networks, from tensors to tensors."""
 
 from oneclip.model.attention import Attention, AttentionalPooler
-from oneclip.model.build import build_model, build_text_tower, build_visual_tower
+from oneclip.model.build import build_text_tower, build_visual_tower
 from oneclip.model.clip import CLIP, CustomTextCLIP
 from oneclip.model.coca import CoCa
 from oneclip.model.decoder import MultimodalTransformer
 from oneclip.model.dual_encoder import DualEncoder
+from oneclip.model.factory import build_model
 from oneclip.model.layers import LayerNorm, LayerNormFp32, LayerScale, PatchDropout, QuickGELU
+from oneclip.model.protocols import ImageTower, TextTower
 from oneclip.model.resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 from oneclip.model.siglip import SigLIPVision
-from oneclip.model.text import TextTower, TextTransformer
+from oneclip.model.text import TextTransformer
 from oneclip.model.transformer import (
     CustomResidualAttentionBlock,
     CustomTransformer,
@@ -29,6 +31,7 @@ __all__ = [
     "CustomTextCLIP",
     "CustomTransformer",
     "DualEncoder",
+    "ImageTower",
     "LayerNorm",
     "LayerNormFp32",
     "LayerScale",

@@ -1,13 +1,12 @@
-"""Attention of custom blocks, and pooling by attention.
+"""Attention of custom blocks, attention pooling, and a fast form of torch's attention.
 
-The blocks of published models attend by torch's own `nn.MultiheadAttention`; see `transformer.py`.
+The blocks of published models use torch's own `nn.MultiheadAttention`; see `transformer.py`.
 
 Shapes: B batch, L query tokens, S key tokens, C width, H heads, E = C / H.
 """
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from torch.nn import functional as F
 
 from oneclip.errors import ConfigError
 from oneclip.model.layers import LayerNorm, LayerNormFp32
-from oneclip.model.scripting import is_recorded
-from oneclip.model.untouched import is_plain, is_untouched
+from oneclip.model.untouched import is_plain, is_recorded, is_untouched
 
 Norm = Callable[[int], nn.Module]
 
@@ -27,12 +25,12 @@ class Attention(nn.Module):
     Args:
         dim: C.
         num_heads: H, a divisor of C.
-        qkv_bias: whether queries, keys and values have a bias.
-        qk_norm: normalise queries and keys per head (Dehghani et al. 2023).
+        qkv_bias: add a bias to queries, keys and values.
+        qk_norm: normalize queries and keys per head (Dehghani et al. 2023).
         scaled_cosine: cosine attention with a learned temperature per head (Liu et al. 2022, Swin V2).
         scale_heads: a learned factor per head on the output (Shleifer et al. 2021, NormFormer).
-        inner_norm: normalise before the output projection (Wang et al. 2022, Foundation Transformers).
-        logit_scale_max: bound of the logarithm of that temperature.
+        inner_norm: normalize before the output projection (Wang et al. 2022, Foundation Transformers).
+        logit_scale_max: upper bound of the logarithm of the temperature.
         norm_layer: makes a norm from a width.
         attn_drop: share of the attention weights left out in training.
         proj_drop: share of the output left out in training.
@@ -40,11 +38,6 @@ class Attention(nn.Module):
     Raises:
         ConfigError: if H does not divide C, or both `qk_norm` and `scaled_cosine` are set.
     """
-
-    if TYPE_CHECKING:  # TorchScript would take these for types to compile by
-        in_proj_bias: nn.Parameter | None
-        logit_scale: nn.Parameter | None
-        head_scale: nn.Parameter | None
 
     def __init__(
         self,
@@ -70,17 +63,17 @@ class Attention(nn.Module):
         self.scale_heads = scale_heads
         self.scale = self.head_dim**-0.5
         self.logit_scale_max = logit_scale_max
-        self.use_fsdpa = True  # read by programs: whether torch's fused attention is used
+        self.use_fsdpa = True  # published attribute: torch's fused attention is used
 
         self.in_proj_weight = nn.Parameter(torch.randn(3 * dim, dim) * self.scale)
-        self.register_parameter("in_proj_bias", nn.Parameter(torch.zeros(3 * dim)) if qkv_bias else None)
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim)) if qkv_bias else None
         self.ln_q = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         self.ln_k = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         temperatures = torch.full((num_heads, 1, 1), math.log(10.0))
-        self.register_parameter("logit_scale", nn.Parameter(temperatures) if scaled_cosine else None)
+        self.logit_scale = nn.Parameter(temperatures) if scaled_cosine else None
         self.attn_drop = nn.Dropout(attn_drop)
         factors = torch.ones(num_heads, 1, 1)
-        self.register_parameter("head_scale", nn.Parameter(factors) if scale_heads else None)
+        self.head_scale = nn.Parameter(factors) if scale_heads else None
         self.ln_inner = norm_layer(dim) if inner_norm else nn.Identity()
         self.out_proj = nn.Linear(dim, dim)
         self.out_drop = nn.Dropout(proj_drop)
@@ -90,8 +83,7 @@ class Attention(nn.Module):
 
         Args:
             x: (B, L, C).
-            attn_mask: (L, L) or (B H, L, L), added to the attention logits; a boolean one is True where nothing is
-                attended to.
+            attn_mask: (L, L) or (B H, L, L), added to the attention logits; in a boolean mask True means no attention.
 
         Returns:
             (B, L, C).
@@ -102,11 +94,10 @@ class Attention(nn.Module):
         q, k, v = qkv.reshape(heads).permute(2, 0, 3, 1, 4).unbind(0)
         if attn_mask is not None:
             attn_mask = additive_mask(attn_mask, self.num_heads, q.dtype)
-        x = self.out_drop(self.out_proj(self.attend(q, k, v, attn_mask)))
-        return x
+        return self.out_drop(self.out_proj(self.attend(q, k, v, attn_mask)))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """Attend by heads: queries (B, H, L, E), keys and values (B, H, S, E) to what is projected, (B, L, C).
+        """Attend by heads, from queries (B, H, L, E) to keys and values (B, H, S, E): (B, L, C), not yet projected.
 
         Args:
             attn_mask: added to the attention logits, broadcastable to (B, H, L, S).
@@ -114,9 +105,7 @@ class Attention(nn.Module):
         mask = attn_mask.to(q.dtype) if attn_mask is not None else None
         dropout = self.attn_drop.p if self.training else 0.0
         if self.logit_scale is not None:
-            scale = self.logit_scale.clamp(
-                max=self.logit_scale_max
-            ).exp()  # (H, 1, 1); the bound is Swin V2's
+            scale = self.logit_scale.clamp(max=self.logit_scale_max).exp()  # (H, 1, 1), bounded as in Swin V2
             q, k = F.normalize(q, dim=-1) * scale.to(q.dtype), F.normalize(k, dim=-1)
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0)
         else:
@@ -124,8 +113,7 @@ class Attention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, H, L, E)
         if self.head_scale is not None:
             x = x * self.head_scale
-        inner: Tensor = self.ln_inner(x.transpose(1, 2).flatten(2))
-        return inner
+        return self.ln_inner(x.transpose(1, 2).flatten(2))
 
 
 class AttentionalPooler(nn.Module):
@@ -135,7 +123,7 @@ class AttentionalPooler(nn.Module):
         d_model: C, width of queries and output.
         context_dim: width of the tokens.
         n_head: heads.
-        n_queries: Q, how many vectors come out.
+        n_queries: Q, number of output vectors.
         norm_layer: makes a norm from a width.
     """
 
@@ -160,12 +148,11 @@ class AttentionalPooler(nn.Module):
         """(B, S, context_dim) -> (B, Q, C)."""
         x = self.ln_k(x)
         query = self.ln_q(self.query).to(x.dtype).unsqueeze(0).expand(x.shape[0], -1, -1)
-        out: Tensor = self.attn(query, x, x, need_weights=False)[0]
-        return out
+        return self.attn(query, x, x, need_weights=False)[0]
 
 
-def is_unseen(attention: nn.Module) -> bool:
-    """Whether `self_attention` computes what a call of this module computes, and nobody could see the difference."""
+def is_replaceable(attention: nn.Module) -> bool:
+    """Return True if `self_attention` can replace a call of this module, and nobody could see the difference."""
     return (
         type(attention) is nn.MultiheadAttention
         and attention.in_proj_weight is not None
@@ -182,10 +169,10 @@ def self_attention(attention: nn.MultiheadAttention, x: Tensor, attn_mask: Tenso
     """Compute `attention(x, x, x, need_weights=False, attn_mask=attn_mask)[0]`, without torch's copy of q, k and v.
 
     It takes 0.85 to 1.0 times as long as the module in inference, 0.91 to 0.97 in training (`benchmarks/attention.py`).
-    See `is_unseen` for when it may stand in.
+    See `is_replaceable` for when it may be used.
 
     Args:
-        attention: a module for which `is_unseen` holds.
+        attention: a module for which `is_replaceable` is True.
         x: (B, L, C), or (L, B, C) unless it is `batch_first`.
         attn_mask: (L, L) or (B H, L, L), added to the attention logits.
 

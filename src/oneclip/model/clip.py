@@ -1,40 +1,37 @@
-"""Pictures and captions into one space, by a dual encoder with its text tower flat in it or as a module of its own.
+"""CLIP: dual encoders whose text tower is flat in the model, or a module of its own.
 
 Shapes: B batch, L tokens, D joint embedding.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneclip.config import INIT_LOGIT_SCALE, CLIPTextCfg, CLIPVisionCfg
 from oneclip.errors import ConfigError
 from oneclip.model import untouched
-from oneclip.model.build import build_text_tower, build_visual_tower, check_text_is_native
+from oneclip.model.build import build_text_tower, build_visual_tower
 from oneclip.model.dual_encoder import DualEncoder, as_cfg
-from oneclip.model.scripting import unscripted
-from oneclip.model.text import TextTower, TextTransformer
-from oneclip.model.token_checks import may_trim
-
-if TYPE_CHECKING:
-    from oneclip.model.hf_tower import HFTextTower
+from oneclip.model.protocols import TextTower
+from oneclip.model.text import TextTransformer, TextTransformerBase
+from oneclip.model.text_pooling import TextPooling
 
 
-class CLIP(DualEncoder, TextTower):
-    """A dual encoder whose text tower lies flat in it, as in the published checkpoints of OpenAI and OpenCLIP.
+class CLIP(TextTransformerBase, DualEncoder):
+    """A dual encoder whose text tower is flat in the model, as in the published checkpoints of OpenAI and OpenCLIP.
 
     Args:
         embed_dim: D.
         vision_cfg: the visual tower, as a configuration or a mapping of its fields.
-        text_cfg: the text tower, likewise.
-        quick_gelu: the activation of OpenAI's weights.
+        text_cfg: the text tower, in the same form.
+        quick_gelu: use the activation of OpenAI's weights.
         init_logit_scale: logarithm of the temperature at the start of training.
-        init_logit_bias: added to the logits (Zhai et al. 2023, SigLIP); None for none.
+        init_logit_bias: added to the logits (Zhai et al. 2023, SigLIP); None for no bias.
         nonscalar_logit_scale: give temperature and bias the shape (1,), as some sharding wrappers need.
-        cast_dtype: of the linear weights later on; norms compute in fp32 if it is a 16-bit one.
-        output_dict: whether `forward` gives a dict.
+        cast_dtype: the dtype that linear weights will have; if it has 16 bits, norms compute in fp32.
+        output_dict: return a dict from `forward`.
     """
 
     def __init__(
@@ -52,18 +49,19 @@ class CLIP(DualEncoder, TextTower):
         super().__init__()
         self.output_dict = output_dict
         cfg = as_cfg(CLIPTextCfg, text_cfg)
-        check_text_is_native(cfg)
+        if cfg.hf_model_name:
+            raise ConfigError(
+                f"the text tower {cfg.hf_model_name!r} of Hugging Face is a module of its own: build a CustomTextCLIP"
+            )
         if cfg.embed_cls:
             raise ConfigError(
                 "a text tower with a class token is a module of its own: build a CustomTextCLIP"
             )
         vision = as_cfg(CLIPVisionCfg, vision_cfg)
         self.visual = build_visual_tower(embed_dim, vision, quick_gelu, cast_dtype)
-        text: Any = build_text_tower(embed_dim, cfg, quick_gelu, cast_dtype)
-        self._adopt(text)
+        self._adopt(cast(TextTransformer, build_text_tower(embed_dim, cfg, quick_gelu, cast_dtype)))
         self._init_scale(init_logit_scale, init_logit_bias, nonscalar_logit_scale)
 
-    @unscripted
     def _adopt(self, text: TextTransformer) -> None:
         """Take over the parts of a text tower, in the order of the published model."""
         self.transformer = text.transformer
@@ -72,40 +70,44 @@ class CLIP(DualEncoder, TextTower):
         self.positional_embedding = text.positional_embedding
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
-        self.projects_by_layer = text.projects_by_layer
         self.text_pool_type, self.text_eos_id = text.pool_type, text.eos_id
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
         self._set_plain(text.heads, text.pad_id)
 
-    @unscripted
     def _set_plain(self, heads: int, pad_id: int) -> None:
-        """Say that there is no class token and no mask of padding, which a flat text tower never has."""
+        """Set the options of a text tower without class token and padding mask, which a flat one never has."""
         self.heads, self.pad_id = heads, pad_id
         self.use_pad_mask = self.correct_cls_mask = False
         self.register_parameter("cls_emb", None)
 
-    def pooling(self) -> tuple[str, int]:
-        """Which token is pooled, see `pool_text`, and the end-of-text id that "eos" looks for."""
+    def pool_settings(self) -> tuple[str, int]:
         return self.text_pool_type, self.text_eos_id
 
-    @torch.jit.export
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        if not torch.jit.is_scripting():
-            text = self.trim_unseen(text)
-        features, _ = self._encode(text)
+        features, _ = self._encode(self.trim_unseen(text))
         return self._features(features, normalize)
 
-    @unscripted
-    def no_weight_decay(self) -> set[str]:
-        return super().no_weight_decay() | {"positional_embedding"}
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the text tower except its last groups; see `TextTransformer.lock`."""
+        self._lock_text(unlocked_layers, freeze_layer_norm)
 
-    @unscripted
-    def _text_tower(self) -> TextTower:
+    def _set_text_grad_checkpointing(self, enable: bool) -> None:
+        self.transformer.grad_checkpointing = enable
+
+    def _text_no_weight_decay(self) -> set[str]:
+        return {"positional_embedding"}
+
+    def text_layer_groups(self) -> list[list[nn.Parameter]]:
+        return self._text_layer_groups()
+
+    def text_module(self) -> nn.Module:
         return self
 
 
 class CustomTextCLIP(DualEncoder):
     """A dual encoder whose text tower is a module of its own, `text`; arguments as for `CLIP`."""
+
+    text: nn.Module
 
     def __init__(
         self,
@@ -124,28 +126,43 @@ class CustomTextCLIP(DualEncoder):
         vision, text = as_cfg(CLIPVisionCfg, vision_cfg), as_cfg(CLIPTextCfg, text_cfg)
         self.visual = build_visual_tower(embed_dim, vision, quick_gelu, cast_dtype)
         self.text = build_text_tower(embed_dim, text, quick_gelu, cast_dtype)
-        self.context_length = self.text.context_length
-        self.vocab_size = self.text.vocab_size
+        self.context_length = self.text_tower().context_length
+        self.vocab_size = self.text_tower().vocab_size
         self._init_scale(init_logit_scale, init_logit_bias, nonscalar_logit_scale)
 
-    @torch.jit.export
+    def text_tower(self) -> TextTower:
+        """Return `text`, typed by its contract."""
+        return cast(TextTower, self.text)
+
+    def text_module(self) -> nn.Module:
+        return self.text
+
+    def text_parts(self) -> list[nn.Module]:
+        return [self.text]
+
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         return self._features(self.text(text), normalize)
 
-    @unscripted
+    def text_pooling(self) -> TextPooling:
+        return self.text_tower().text_pooling()
+
+    def text_layer_groups(self) -> list[list[nn.Parameter]]:
+        return self.text_tower().layer_groups()
+
     def trim(self, text: Tensor) -> Tensor:
-        """Cut off the token ids that cannot change the features, see `TextTower.trim`."""
-        return text if self.text.output_tokens else self.text.trim(text)
+        return text if self.text_tower().output_tokens else self.text_tower().trim(text)
 
-    @unscripted
     def trim_unseen(self, text: Tensor) -> Tensor:
-        """`trim`, where no hook, patch or replaced part could see the difference; else the ids as they are."""
-        return self.trim(text) if may_trim() and untouched.is_untouched(self.text) else text
+        return self.trim(text) if not untouched.is_recorded() and untouched.is_untouched(self.text) else text
 
-    @unscripted
-    def no_weight_decay(self) -> set[str]:
-        return super().no_weight_decay() | {f"text.{name}" for name in self.text.no_weight_decay()}
+    def _text_intermediates(self, text: Tensor, *arguments: Any) -> dict[str, Any]:
+        return self.text_tower().forward_intermediates(text, *arguments)
 
-    @unscripted
-    def _text_tower(self) -> "TextTower | HFTextTower":
-        return self.text
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        self.text_tower().lock(unlocked_layers, freeze_layer_norm)
+
+    def _set_text_grad_checkpointing(self, enable: bool) -> None:
+        self.text_tower().set_grad_checkpointing(enable)
+
+    def _text_no_weight_decay(self) -> set[str]:
+        return {f"text.{name}" for name in self.text_tower().no_weight_decay()}

@@ -1,9 +1,9 @@
-"""Captioning decoder: tokens of a caption and of its image to logits of each next token.
+"""Captioning decoder of CoCa: logits of the next token, from the tokens of a caption and of its image.
 
 Shapes: B batch, L tokens of the caption, S tokens of the image, C width, V vocabulary.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +12,25 @@ from torch.utils.checkpoint import checkpoint
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.attention import Norm
 from oneclip.model.layers import LayerNorm
-from oneclip.model.scripting import unscripted
 from oneclip.model.text import causal_mask
 from oneclip.model.transformer import Activation, ResidualAttentionBlock, Transformer, init_blocks
 
 
 class MultimodalTransformer(Transformer):
-    """CoCa's decoder: causal blocks over the caption, each followed by one that looks at the image (Yu et al. 2022).
+    """CoCa's decoder: causal blocks over the caption, each followed by one that attends to the image (Yu et al. 2022).
 
     Args:
         width: C.
-        layers: how many pairs of blocks.
-        heads: of each.
+        layers: number of pairs of blocks.
+        heads: heads of each block.
         context_length: L at most.
         mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
         output_dim: V.
-        batch_first: False gives the blocks (L, B, C); the decoder itself always takes and returns (B, L, C).
+        batch_first: False passes (L, B, C) to the blocks; the decoder itself always takes and returns (B, L, C).
     """
 
-    if TYPE_CHECKING:
-        cross_attn: Any  # blocks, by their index
-        attn_mask: Tensor
+    cross_attn: Any  # blocks, by their index
+    attn_mask: Tensor
 
     def __init__(
         self,
@@ -61,7 +59,7 @@ class MultimodalTransformer(Transformer):
         self.register_buffer("attn_mask", self.build_attention_mask(), persistent=False)
         self.ln_final = norm_layer(width)
         self.text_projection = nn.Parameter(torch.empty(width, output_dim))
-        # the published package leaves it as memory happens to be; drawing it must not change what is drawn next
+        # the published package leaves it uninitialized; random numbers drawn later must be the same as there
         with torch.random.fork_rng(devices=[self.text_projection.device] * self.text_projection.is_cuda):
             nn.init.normal_(self.text_projection, std=width**-0.5)
 
@@ -82,15 +80,14 @@ class MultimodalTransformer(Transformer):
 
     def read(self, image_embs: Tensor, text_embs: Tensor) -> Tensor:
         """Run all blocks: (B, S, C) and (B, L, C) -> (B, L, C)."""
-        if not torch.jit.is_scripting():
-            self._check(image_embs, text_embs)
+        self._check(image_embs, text_embs)
         length = text_embs.shape[1]
         mask = self.attn_mask[:length, :length]
         x = text_embs
         if not self.batch_first:
             image_embs, x = image_embs.transpose(0, 1), x.transpose(0, 1)
-        for block, cross in zip(self.resblocks, self.cross_attn):  # noqa: B905  # TorchScript knows no `strict`
-            if not torch.jit.is_scripting() and self.grad_checkpointing:
+        for block, cross in zip(self.resblocks, self.cross_attn, strict=True):
+            if self.grad_checkpointing:
                 x = checkpoint(block, x, None, None, mask, use_reentrant=False)
                 x = checkpoint(cross, x, image_embs, image_embs, None, use_reentrant=False)
             else:
@@ -98,18 +95,14 @@ class MultimodalTransformer(Transformer):
         return x if self.batch_first else x.transpose(0, 1)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Tokens that `read` returned, (..., C), to logits (..., V)."""
+        """Compute logits (..., V) from the tokens (..., C) that `read` returned."""
         x = self.ln_final(x)
-        if self.text_projection is not None:
-            x = x @ self.text_projection
-        return x
+        return x if self.text_projection is None else x @ self.text_projection
 
-    @unscripted
     def build_attention_mask(self) -> Tensor:
-        """The causal mask: (context, context), zero where a token may look and minus infinity elsewhere."""
+        """Build the causal mask: (context, context), zero where a token may attend and minus infinity elsewhere."""
         return causal_mask(self.context_length)
 
-    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -117,29 +110,26 @@ class MultimodalTransformer(Transformer):
         indices: int | list[int] | None = None,
         stop_early: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Not offered: a decoder's tokens are those of a caption and an image at once.
+        """Raise an error: the tokens of a decoder depend on a caption and an image together.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            "the decoder gives no intermediates: register hooks on its resblocks and cross_attn"
+            "the decoder does not return intermediates: register hooks on its resblocks and cross_attn"
         )
 
-    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
-    @unscripted
     def init_parameters(self) -> None:
-        """Draw the weights anew, as the text tower's begin; building the decoder does not call it, as published."""
+        """Initialize the weights as those of a text tower; as published, building the decoder does not call this."""
         for blocks in (self.resblocks, self.cross_attn):
             init_blocks(blocks, self.width, self.layers)
         if self.text_projection is not None:
             nn.init.normal_(self.text_projection, std=self.width**-0.5)
 
-    @unscripted
     def _check(self, image_embs: Tensor, text_embs: Tensor) -> None:
         for name, tokens in (("images", image_embs), ("captions", text_embs)):
             if tokens.ndim != 3 or tokens.shape[2] != self.width:

@@ -1,6 +1,7 @@
-"""Freezing a tower but for its last groups (locked-image tuning, Zhai et al. 2022)."""
+"""Freezing of all layers of a tower except the last ones (locked-image tuning, Zhai et al. 2022)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from torch import nn
 
@@ -9,35 +10,37 @@ from oneclip.errors import ConfigError
 Part = nn.Module | nn.Parameter | None
 
 
-def unlock_last(groups: Sequence[Sequence[Part]], count: int, keep_norms: bool = False) -> None:
+def parameters_of(parts: Iterable[Part]) -> list[nn.Parameter]:
+    """List the parameters of modules and parameters; None is skipped."""
+    found = (
+        part.parameters() if isinstance(part, nn.Module) else [part] for part in parts if part is not None
+    )
+    return list(chain.from_iterable(found))
+
+
+def unlock_last(
+    groups: Sequence[Sequence[nn.Parameter]], count: int, norms: Iterable[nn.Parameter] = ()
+) -> None:
     """Make only the last `count` groups trainable.
 
     Args:
-        groups: all parts of a tower, from the input to the output; None parts are passed over.
-        count: how many groups stay trainable, from the end; all when there are fewer.
-        keep_norms: leave the weights of the layer norms in the frozen groups trainable.
+        groups: all parameters of a tower, from the input to the output.
+        count: how many groups stay trainable, from the end; all of them if there are fewer.
+        norms: parameters that stay trainable in any group.
 
     Raises:
         ConfigError: if `count` is negative.
     """
+    check_count(count, "groups")
+    first = max(0, len(groups) - count)
+    for index, group in enumerate(groups):
+        for parameter in group:
+            parameter.requires_grad = index >= first
+    for parameter in norms:
+        parameter.requires_grad = True
+
+
+def check_count(count: int, what: str) -> None:
+    """Raise ConfigError if a number of groups or layers to unlock is negative."""
     if count < 0:
-        raise ConfigError(f"{count} groups cannot stay unlocked; give 0 to lock all of them")
-    unlocked = groups[len(groups) - count :] if count < len(groups) else groups
-    for group in groups:
-        for part in group:
-            _set_trainable(part, False)
-    for group in unlocked:
-        for part in group:
-            _set_trainable(part, True)
-    if keep_norms:
-        modules = [part for group in groups for part in group if isinstance(part, nn.Module)]
-        for norm in (m for module in modules for m in module.modules() if isinstance(m, nn.LayerNorm)):
-            _set_trainable(norm, True)
-
-
-def _set_trainable(part: Part, trainable: bool) -> None:
-    if isinstance(part, nn.Parameter):
-        part.requires_grad = trainable
-    elif part is not None:
-        for parameter in part.parameters():
-            parameter.requires_grad = trainable
+        raise ConfigError(f"{count} {what} cannot stay unlocked; give 0 to lock all of them")

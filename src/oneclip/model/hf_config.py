@@ -1,9 +1,8 @@
-"""The name of a Hugging Face text model to its configuration, and to how its parts are called there."""
+"""Configurations of Hugging Face text models, and the names of their parts."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from oneclip import hub, zoo
@@ -13,15 +12,15 @@ from oneclip.model.optional_package import optional_package
 
 @dataclass(frozen=True)
 class TextModelKind:
-    """One `model_type` of transformers'.
+    """Names of the parts of one `model_type` of transformers.
 
     Attributes:
-        width: the field of its configuration that holds C.
-        pooler: how a caption becomes one vector unless something else is asked for.
-        embeddings: its embeddings, as a path below the encoder.
-        blocks: its blocks, likewise.
+        width: the field of its configuration that contains C.
+        pooler: the default pooler.
+        embeddings: path of the embeddings below the encoder.
+        blocks: path of the blocks below the encoder.
         positions: "table" if it learns a row for each position, "table after padding" if the rows up to that of the
-            pad id are none's (RoBERTa counts on from there), "computed" if captions may be of any length.
+            pad id are not used (RoBERTa counts from there), "computed" if texts may have any length.
     """
 
     width: str
@@ -42,9 +41,9 @@ KINDS: Mapping[str, TextModelKind] = {
 }
 
 
-# Values that decide what is computed. Of the others (labels, precision, kernels to fetch, …) a tower needs none, and
-# transformers does whatever a file says of them.
-INTEGERS = {  # and the least and the largest they may be
+# Fields that decide the computation. A tower does not need the others (labels, precision, kernels to download, …), and
+# transformers would follow whatever a file says about them.
+INTEGERS = {  # with their smallest and largest value
     **dict.fromkeys(("num_hidden_layers", "num_layers", "encoder_layers"), (1, 2**10)),
     **dict.fromkeys(("decoder_layers", "num_decoder_layers"), (0, 2**10)),
     "vocab_size": (1, 2**24),
@@ -64,28 +63,28 @@ FRACTIONS = {  # from 0 to 1
 SWITCHES = {"scale_embedding", "is_encoder_decoder", "tie_word_embeddings"}
 WORDS = {"hidden_act", "activation_function", "feed_forward_proj"}
 KNOWN = {*INTEGERS, *FRACTIONS, *SWITCHES, *WORDS}
-ATTENTIONS = ("eager", "sdpa")  # others would be fetched, and compute the same
-USUAL = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+ATTENTIONS = ("eager", "sdpa")  # others would be downloaded, and compute the same
+REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
 _WORD = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 def kind_of(config: Any) -> TextModelKind:
-    """How the parts of a model are called.
+    """Look up the names of a model's parts.
 
     Raises:
-        ConfigError: if models of that type are no text towers here.
+        ConfigError: if models of that type are not supported.
     """
     kind = KINDS.get(config.model_type)
     if kind is None:
         raise ConfigError(
-            f"a Hugging Face text model of type {config.model_type!r} cannot be a text tower; "
-            f"those of type {', '.join(KINDS)} can"
+            f"a Hugging Face text model of type {config.model_type!r} cannot be a text tower; supported types: "
+            f"{', '.join(KINDS)}"
         )
     return kind
 
 
-def longest_caption(config: Any) -> int | None:
-    """The most tokens that a model has positions for; None where there is no limit."""
+def max_text_length(config: Any) -> int | None:
+    """Return how many tokens a model has positions for; None if there is no limit."""
     positions = kind_of(config).positions
     if positions == "computed":
         return None
@@ -94,42 +93,41 @@ def longest_caption(config: Any) -> int | None:
 
 
 def pad_id_of(config: Any) -> int:
-    """The id that fills up short captions.
+    """Return the id of padding.
 
     Raises:
-        ConfigError: if the configuration has none: without it, padding would be read as text.
+        ConfigError: if the configuration has none: padding would be read as text.
     """
     pad = getattr(config, "pad_token_id", None)
     if not isinstance(pad, int) or isinstance(pad, bool) or not 0 <= pad < config.vocab_size:
         raise ConfigError(
-            f"the configuration of the text model has pad_token_id {pad!r}; it must be one of its "
-            f"{config.vocab_size} ids, because padding is found by it"
+            f"the configuration of the text model has pad_token_id {pad!r}; expected one of its "
+            f"{config.vocab_size} ids, which marks padding"
         )
     return pad
 
 
 def text_config(name: str) -> Any:
-    """The `PretrainedConfig` of a Hugging Face text model.
+    """Find the `PretrainedConfig` of a Hugging Face text model.
 
-    It is read from the file or folder if the name is one, from the zoo's own table if the model is in it, and from the
-    hub or its cache else.
+    It is read from a file or folder of that name, from the zoo's own table, or from the hub or its cache.
 
     Args:
         name: a folder with a `config.json`, that file by any name, or a repository.
 
     Raises:
         MissingExtraError: without transformers.
-        ConfigError: if there is no such model, or it is of a type that is no text tower here.
-        OfflineError, DownloadError: if it cannot be fetched.
-        CheckpointError: if its `config.json` is not one.
+        ConfigError: if there is no such model, or its type is not supported.
+        OfflineError, DownloadError: if it cannot be downloaded.
+        CheckpointError: if its `config.json` is damaged.
     """
-    folder = Path(name).expanduser()
-    if folder.is_file():
-        return config_from(hub.read_json(folder))
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"the folder {name} holds no config.json of a Hugging Face text model")
-        return config_from(hub.read_json(folder / "config.json"))
+    path, kind = zoo.local_path(name)
+    if kind == "file":
+        return config_from(hub.read_json(path))
+    if kind == "folder":
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"the folder {name} contains no config.json of a Hugging Face text model")
+        return config_from(hub.read_json(path / "config.json"))
     known = zoo.text_tower(name)
     if known is not None:
         return config_from(known)
@@ -140,59 +138,57 @@ def text_config(name: str) -> Any:
     except DownloadError as error:
         near = ", ".join(zoo.text_towers()[:3])
         raise type(error)(
-            f"the text model's configuration: {error} (known without network: {near}, …)"
+            f"the text model's configuration: {error} (available without network: {near}, …)"
         ) from error
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A value of a configuration.
+    """Return a value of a configuration if a model can have it.
 
     Raises:
-        ConfigError: if it is none that a model can have.
+        ConfigError: if it is out of range or of another type.
     """
     if value is None:
         return value
     least, most = INTEGERS.get(name, (0, 1))
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
     if name in INTEGERS:
-        is_sound = is_number and isinstance(value, int)
+        is_valid = is_number and isinstance(value, int)
     elif name in FRACTIONS:
-        is_sound = is_number
+        is_valid = is_number
     elif name in SWITCHES:
-        is_sound = isinstance(value, bool)
+        is_valid = isinstance(value, bool)
     else:
-        is_sound = isinstance(value, str) and _WORD.fullmatch(value) is not None
-    if not is_sound:
-        raise ConfigError(
-            f"the configuration of the text model has {name} {str(value)[:80]}, which no model has"
-        )
+        is_valid = isinstance(value, str) and _WORD.fullmatch(value) is not None
+    if not is_valid:
+        raise ConfigError(f"the configuration of the text model has an invalid {name}: {str(value)[:80]}")
     return value
 
 
 def config_from(values: Mapping[str, Any]) -> Any:
-    """The `PretrainedConfig` of what a `config.json` holds.
+    """Make a `PretrainedConfig` from the content of a `config.json`.
 
     Raises:
         MissingExtraError: without transformers.
-        ConfigError: if it names no `model_type`, one that is no text tower here, or values that do not fit it.
+        ConfigError: if its `model_type` is missing or not supported, or a value does not fit.
     """
     transformers = optional_package("transformers", "A Hugging Face text tower", "hf")
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in KINDS:
         raise ConfigError(
-            f"a configuration of model_type {str(model_type)[:80]!r} is of no text tower; those are {', '.join(KINDS)}"
+            f"model_type {str(model_type)[:80]!r} cannot be a text tower; supported types: {', '.join(KINDS)}"
         )
     known = {name: _checked(name, value) for name, value in values.items() if name in KNOWN}
     if values.get("attn_implementation") in ATTENTIONS:
         known["attn_implementation"] = values["attn_implementation"]
-    for name, usual in USUAL.items():
-        if name in values and values[name] not in (usual, None):
+    for name, required in REQUIRED.items():
+        if name in values and values[name] not in (required, None):
             raise ConfigError(
-                f"the configuration of the text model has {name} {str(values[name])[:80]!r}; {usual!r} was expected"
+                f"the configuration of the text model has {name} {str(values[name])[:80]!r}; expected {required!r}"
             )
     try:
         config = transformers.AutoConfig.for_model(model_type, **known)
-    except Exception as error:  # transformers checks values in ways that differ from release to release
-        raise ConfigError(f"transformers does not take this {model_type} configuration: {error}") from error
+    except Exception as error:  # the checks of transformers differ between releases
+        raise ConfigError(f"transformers rejects this {model_type} configuration: {error}") from error
     pad_id_of(config)
     return config

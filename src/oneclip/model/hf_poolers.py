@@ -1,4 +1,4 @@
-"""What a Hugging Face text model gives to one vector a caption.
+"""Poolers of Hugging Face text towers: from tokens to one vector for each text.
 
 A pooler is called with the model's output, whose `last_hidden_state` is (B, L, C), and with the attention mask
 (B, L), 1 at real tokens and 0 at padding.
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor, nn
 
 POOLERS: dict[str, type[nn.Module]] = {}
-"""By the names that configurations use: `mean_pooler`, `max_pooler`, `cls_pooler`, …"""
+"""Poolers by their names in configurations: `mean_pooler`, `max_pooler`, `cls_pooler`, …"""
 
 Pooler = TypeVar("Pooler", bound=type[nn.Module])
 
 
 def camel_to_snake(s: str) -> str:
-    """`MyPooler` to `my_pooler`."""
+    """Convert `MyPooler` to `my_pooler`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", s).lower()
 
 
 def register_pooler(cls: Pooler) -> Pooler:
-    """Let configurations name a class: `MyPooler` becomes `my_pooler`. Gives the class back, as decorators do."""
+    """Register a class for configurations: `MyPooler` becomes `my_pooler`. Use it as a decorator."""
     POOLERS[camel_to_snake(cls.__name__)] = cls
     return cls
 
 
 @register_pooler
 class MeanPooler(nn.Module):
-    """The mean over real tokens."""
+    """Mean over real tokens."""
 
     def forward(self, x: Any, attention_mask: Tensor) -> Tensor:
         """(B, L, C) -> (B, C)."""
@@ -41,7 +41,7 @@ class MeanPooler(nn.Module):
 
 @register_pooler
 class MaxPooler(nn.Module):
-    """The maximum of each channel over real tokens; padding never counts, however great its numbers."""
+    """Maximum of each channel over real tokens; padding is ignored."""
 
     def forward(self, x: Any, attention_mask: Tensor) -> Tensor:
         """(B, L, C) -> (B, C)."""
@@ -51,10 +51,10 @@ class MaxPooler(nn.Module):
 
 @register_pooler
 class ClsPooler(nn.Module):
-    """What the model's own pooling layer makes of the first token; the first token itself where there is none.
+    """Output of the model's own pooling layer for the first token; without that layer, the first token itself.
 
     Args:
-        use_pooler_output: False takes the first token in any case.
+        use_pooler_output: False always takes the first token.
     """
 
     def __init__(self, use_pooler_output: bool = True) -> None:
@@ -67,13 +67,12 @@ class ClsPooler(nn.Module):
         pooled: Tensor | None = getattr(x, "pooler_output", None)
         if self.use_pooler_output and pooled is not None:
             return pooled
-        first: Tensor = x.last_hidden_state[:, self.cls_token_position]
-        return first
+        return x.last_hidden_state[:, self.cls_token_position]
 
 
 @register_pooler
 class ClsLastHiddenStatePooler(nn.Module):
-    """The first token as the last block leaves it."""
+    """First token of the last block's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,5 +80,4 @@ class ClsLastHiddenStatePooler(nn.Module):
 
     def forward(self, x: Any, attention_mask: Tensor) -> Tensor:
         """(B, L, C) -> (B, C)."""
-        first: Tensor = x.last_hidden_state[:, self.cls_token_position]
-        return first
+        return x.last_hidden_state[:, self.cls_token_position]

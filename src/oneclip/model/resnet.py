@@ -1,4 +1,4 @@
-"""ResNet visual tower: pictures to feature vectors (Radford et al. 2021, section 2.4).
+"""ResNet image tower (Radford et al. 2021, section 2.4).
 
 Shapes: B batch, (H, W) pixels or cells, C channels, D joint embedding.
 """
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from oneclip.config import as_pair
 from oneclip.errors import ConfigError
-from oneclip.model.freeze import unlock_last
+from oneclip.model.attention import check_heads
+from oneclip.model.freeze import parameters_of, unlock_last
 from oneclip.model.layers import freeze_batch_norm
-from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import take_indices
-from oneclip.model.vision_common import channels_of, check_output_format, check_patches, check_pictures
+from oneclip.model.vision_common import channels_of, check_images, check_output_format, check_patches
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck block that averages where others stride, so that nothing aliases."""
+    """Bottleneck block that averages instead of striding, which avoids aliasing."""
 
     expansion = 4
 
@@ -58,9 +59,8 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(self.avgpool(out)))
         if self.downsample is not None:
             x = self.downsample(x)
-        out += x  # in place, as published: who kept the output of bn3 sees the sum
-        out = self.act3(out)
-        return out
+        out += x  # in place, as published: a program that kept the output of bn3 sees the sum
+        return self.act3(out)
 
 
 class AttentionPool2d(nn.Module):
@@ -77,10 +77,7 @@ class AttentionPool2d(nn.Module):
         self, spacial_dim: int, embed_dim: int, num_heads: int, output_dim: int | None = None
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim % num_heads:
-            raise ConfigError(
-                f"attention of width {embed_dim} cannot be split into {num_heads} heads of equal width"
-            )
+        check_heads(embed_dim, num_heads)
         self.positional_embedding = nn.Parameter(torch.randn(spacial_dim**2 + 1, embed_dim) / embed_dim**0.5)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
@@ -89,13 +86,12 @@ class AttentionPool2d(nn.Module):
         self.num_heads = num_heads
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D). Only the mean asks; the cells' own queries would be thrown away."""
-        if not torch.jit.is_scripting():
-            check_patches(x.shape[2] * x.shape[3], self.positional_embedding.shape[0] - 1)
+        """(B, C, H, W) -> (B, D). The mean is the only query; queries of the cells would not be used."""
+        check_patches(x.shape[2] * x.shape[3], self.positional_embedding.shape[0] - 1)
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # (B, HW + 1, C)
         x = x + self.positional_embedding.to(x.dtype)
-        # by their weights, as published: the layers themselves are never called
+        # with their weights, as published: the layers themselves are never called
         q = F.linear(x[:, :1], self.q_proj.weight, self.q_proj.bias)
         k = F.linear(x, self.k_proj.weight, self.k_proj.bias)
         v = F.linear(x, self.v_proj.weight, self.v_proj.bias)
@@ -116,11 +112,13 @@ class ModifiedResNet(nn.Module):
         layers: blocks in each of the four stages.
         output_dim: D.
         heads: heads of the attention pool.
-        image_size: side of the pictures, in pixels; (height, width) must be equal.
+        image_size: side of the images, in pixels; (height, width) must be equal.
         width: channels after the stem.
     """
 
     block = Bottleneck  # the class of the residual blocks
+    extra: str | None = None
+    pooling = "attention"
 
     def __init__(
         self,
@@ -135,10 +133,11 @@ class ModifiedResNet(nn.Module):
             raise ConfigError(f"a ResNet tower has four stages; layers is {list(layers)}")
         self.output_dim = output_dim
         self.image_size = image_size
-        height, side = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, side = as_pair(image_size)
         if height != side:
-            raise ConfigError(f"a ResNet tower takes square pictures; image_size is {image_size}")
-        self.side, self._cells = side, (side // 32) ** 2
+            raise ConfigError(f"a ResNet tower takes square images; image_size is {image_size}")
+        self.side = side
+        self.grid_size = (side // 32, side // 32)
 
         self.conv1 = nn.Conv2d(3, width // 2, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
@@ -151,7 +150,7 @@ class ModifiedResNet(nn.Module):
         self.act3 = nn.ReLU(inplace=True)
         self.avgpool = nn.AvgPool2d(2)
 
-        self._inplanes = width  # channels that the next stage reads
+        self._inplanes = width  # channels of the next stage's input
         self.layer1 = self._make_layer(width, layers[0])
         self.layer2 = self._make_layer(width * 2, layers[1], stride=2)
         self.layer3 = self._make_layer(width * 4, layers[2], stride=2)
@@ -160,16 +159,15 @@ class ModifiedResNet(nn.Module):
         self.grad_checkpointing = False
         self.init_parameters()
 
-    @unscripted
     def _make_layer(self, planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
-        """A stage: `blocks` blocks, of which the first has the stride, with 4 `planes` channels at the end."""
+        """Make a stage of `blocks` blocks with 4 `planes` channels; the first block has the stride."""
         inner = planes * self.block.expansion
         first = self.block(self._inplanes, planes, stride)
         self._inplanes = inner
         return nn.Sequential(first, *[self.block(inner, planes) for _ in range(1, blocks)])
 
     def init_parameters(self) -> None:
-        """Begin each residual branch at zero, and the attention pool at unit variance."""
+        """Initialize each residual branch to zero, and the attention pool to unit variance."""
         std = self.attnpool.c_proj.in_features**-0.5
         for linear in (
             self.attnpool.q_proj,
@@ -187,25 +185,19 @@ class ModifiedResNet(nn.Module):
         x = self.act1(self.bn1(self.conv1(x)))
         x = self.act2(self.bn2(self.conv2(x)))
         x = self.act3(self.bn3(self.conv3(x)))
-        x = self.avgpool(x)
-        return x
+        return self.avgpool(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode pictures, (B, 3, S, S) -> (B, D), not normalised.
+        """Encode images, (B, 3, S, S) -> (B, D), not normalized.
 
         Raises:
-            ShapeError: if the pictures are not of the tower's size.
+            ShapeError: if the images are not of the tower's size.
         """
-        if torch.jit.is_scripting():
-            x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        else:
-            self._check_images(x)
-            for stage in self._stages():
-                x = self._run(stage, x)
-        x = self.attnpool(x)
-        return x
+        self._check_images(x)
+        for stage in self._stages():
+            x = self._run(stage, x)
+        return self.attnpool(x)
 
-    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -216,7 +208,7 @@ class ModifiedResNet(nn.Module):
         output_fmt: str = "NCHW",
         output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Encode pictures and keep the feature maps of chosen stages: 0 the stem, 1 to 4 the residual stages.
+        """Encode images and return the feature maps of chosen stages: 0 the stem, 1 to 4 the residual stages.
 
         Args:
             x: (B, 3, S, S).
@@ -245,54 +237,57 @@ class ModifiedResNet(nn.Module):
             output["image_features"] = self.attnpool(x)
         return output
 
-    @unscripted
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
-        """Freeze the tower but for its last groups: stem, four stages, attention pool (Zhai et al. 2022, LiT).
+        """Freeze the tower except its last groups: stem, four stages, attention pool (Zhai et al. 2022, LiT).
 
         Args:
             unlocked_groups: how many groups stay trainable, from the end.
-            freeze_bn_stats: also hold the batch norm statistics of the frozen groups still.
+            freeze_bn_stats: also freeze the batch norm statistics of the frozen groups.
         """
-        stem: list[nn.Module] = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
-        stages: list[list[nn.Module]] = [
-            [stage] for stage in (self.layer1, self.layer2, self.layer3, self.layer4)
-        ]
-        groups: list[list[nn.Module]] = [stem, *stages, [self.attnpool]]
-        unlock_last(groups, unlocked_groups)
+        groups: list[list[nn.Module]] = [*self._layers(), [self.attnpool]]
+        unlock_last([parameters_of(group) for group in groups], unlocked_groups)
         if freeze_bn_stats:
             unlocked = groups[max(0, len(groups) - unlocked_groups) :]
             freeze_batch_norm(self, keep=[module for group in unlocked for module in group])
 
-    @unscripted
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Group the parameters by layer: stem, four stages; the attention pool is left out."""
+        return [parameters_of(group) for group in self._layers()]
+
+    def _layers(self) -> list[list[nn.Module]]:
+        stem = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
+        return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that weight decay should skip, in addition to vectors and scalars: none."""
+        return set()
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each stage in the backward pass instead of keeping its activations."""
+        """Recompute each stage in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
-    @unscripted
     def _check_images(self, x: Tensor) -> None:
-        """Raise ShapeError unless images fit; a replaced first layer or attention pool decides what does."""
+        """Raise ShapeError unless images fit the first layer and the pool, which a program may have replaced."""
         pool = self.attnpool
-        as_built = isinstance(pool, AttentionPool2d) and len(pool.positional_embedding) == self._cells + 1
-        check_pictures(x, (self.side, self.side) if as_built else None, channels_of(self.conv1))
+        cells = self.grid_size[0] * self.grid_size[1]
+        as_built = isinstance(pool, AttentionPool2d) and len(pool.positional_embedding) == cells + 1
+        check_images(x, (self.side, self.side) if as_built else None, channels_of(self.conv1))
 
-    @unscripted
     def _stages(self) -> list[Callable[[Tensor], Tensor]]:
         return [_Stem(self), self.layer1, self.layer2, self.layer3, self.layer4]
 
-    @unscripted
     def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not self.grad_checkpointing:
             return stage(x)
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _statistics_kept(self)
+            return nullcontext(), _frozen_statistics(self)
 
-        out: Tensor = checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
-        return out
+        return checkpoint(stage, x, use_reentrant=False, context_fn=contexts)
 
 
 class _Stem:
-    """The stem as something to call, without becoming a second owner of its modules."""
+    """The stem of a tower as one callable, which does not own its modules."""
 
     def __init__(self, tower: ModifiedResNet) -> None:
         self.tower = tower
@@ -302,8 +297,8 @@ class _Stem:
 
 
 @contextmanager
-def _statistics_kept(tower: nn.Module) -> Iterator[None]:
-    """Let a recomputation in the backward pass leave the batch norm statistics alone."""
+def _frozen_statistics(tower: nn.Module) -> Iterator[None]:
+    """Keep the batch norm statistics unchanged during a recomputation in the backward pass."""
     norms = [m for m in tower.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:

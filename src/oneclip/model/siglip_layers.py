@@ -1,7 +1,7 @@
 """Layers of SigLIP's image tower: patch embedding, transformer block, attention pooling.
 
 Submodules, their calls and their random initial values are those of timm's `VisionTransformer`, so that hooks and
-replaced parts see the same there and here. Parts that only exist in other models of timm's are identities.
+replaced parts see the same as in timm. Parts that only other models of timm have are identities.
 
 Shapes: B batch, (H, W) pixels, N patches, L tokens, C width, A heads, E = C / A.
 """
@@ -12,29 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneclip.config import as_pair
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model.layers import DropPath, check_share, make_activation
-from oneclip.model.scripting import unscripted
 from oneclip.model.siglip_names import TrunkCfg
-from oneclip.model.vision_common import pair
 
 
 class PatchEmbed(nn.Module):
-    """Split images into patches and embed each; pixels at the right and bottom that fill no patch are left out.
+    """Patches of images, each embedded; pixels at the right and bottom that fill no patch are left out.
 
     Args:
-        image_size: height and width of the images that `forward` takes.
-        patch_size: height and width of a patch.
+        image_size: height and width of the images.
+        patch_size: height and width of a patch, in pixels.
         width: C.
 
     Attributes:
-        strict_img_size: refuse images of another size.
-        flatten: give tokens (B, N, C); otherwise maps (B, rows, columns, C), or as `output_fmt` "NCHW" says.
+        strict_img_size: reject images of another size.
+        flatten: return tokens (B, N, C); otherwise maps, (B, rows, columns, C) or as `output_fmt` "NCHW" says.
     """
 
     def __init__(self, image_size: tuple[int, int], patch_size: int, width: int) -> None:
         super().__init__()
-        self.patch_size = pair(patch_size)
+        self.patch_size = as_pair(patch_size)
         self.img_size: tuple[int, int] | None = image_size
         self.grid_size = self._grid(image_size, self.patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
@@ -46,19 +45,16 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, C)."""
-        if not torch.jit.is_scripting():
-            self._check(x)
+        self._check(x)
         x = self.proj(x)
         if self.flatten:
             x = x.flatten(2).transpose(1, 2)
         elif self.output_fmt == "NHWC":
             x = x.permute(0, 2, 3, 1)
-        x = self.norm(x)
-        return x
+        return self.norm(x)
 
-    @unscripted
     def _check(self, x: Tensor) -> None:
-        """Raise ShapeError unless `x` has the channels and the size that the layer takes."""
+        """Raise ShapeError unless `x` has the channels and the size of the layer."""
         channels = getattr(self.proj, "in_channels", x.shape[1] if x.ndim > 1 else 3)
         size = self.img_size if self.strict_img_size else None
         if x.ndim != 4 or x.shape[1] != channels or (size is not None and tuple(x.shape[2:]) != size):
@@ -67,19 +63,18 @@ class PatchEmbed(nn.Module):
                 f"the visual tower takes images (B, {channels}, {expected}); found {tuple(x.shape)}"
             )
 
-    @unscripted
     def set_input_size(
         self,
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Take images of another size, or cut patches of another size with resampled weights.
+        """Change the size of images, or of patches with resampled weights.
 
         Raises:
-            ConfigError: if such an image holds no patch.
+            ConfigError: if an image is smaller than a patch.
         """
-        patches = self.patch_size if patch_size is None else pair(patch_size)
-        size = self.img_size if img_size is None else pair(img_size)
+        patches = self.patch_size if patch_size is None else as_pair(patch_size)
+        size = self.img_size if img_size is None else as_pair(img_size)
         if size is not None:
             grid = self._grid(size, patches)
             self.img_size, self.grid_size, self.num_patches = size, grid, grid[0] * grid[1]
@@ -90,14 +85,12 @@ class PatchEmbed(nn.Module):
             new.bias = old.bias
             self.proj, self.patch_size = new.train(old.training), patches
 
-    @unscripted
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        """By how much the map of patches is smaller than the image."""
+        """Return the factor between the sides of the image and of the map of patches."""
         return max(self.patch_size) if as_scalar else self.patch_size
 
-    @unscripted
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of whole patches in an image of some size."""
+        """Return the rows and columns of complete patches in an image of some size."""
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]
 
     @staticmethod
@@ -105,17 +98,17 @@ class PatchEmbed(nn.Module):
         rows, columns = image_size[0] // patch_size[0], image_size[1] // patch_size[1]
         if not rows or not columns:
             raise ConfigError(
-                f"images of {image_size[0]} x {image_size[1]} hold no patch of "
+                f"images of {image_size[0]} x {image_size[1]} pixels are smaller than a patch of "
                 f"{' x '.join(map(str, dict.fromkeys(patch_size)))} pixels"
             )
         return rows, columns
 
 
 class PatchDrop(nn.Module):
-    """Keep a random subset of the patches in training (Li et al. 2022, FLIP), drawn as timm draws it.
+    """Random removal of patches in training (Li et al. 2022, FLIP), with the random numbers of timm.
 
     Args:
-        prob: share of patches left out, 0 <= prob < 1.
+        prob: share of patches to remove, 0 <= prob < 1.
     """
 
     def __init__(self, prob: float) -> None:
@@ -149,15 +142,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Transform tokens, (B, L, C) -> (B, L, C); arguments as for `SelfAttention`."""
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)))
-        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return x
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
     Attributes:
-        fused_attn: compute attention in one operation; `attn_drop` is called only where this is False.
+        fused_attn: compute attention in one operation; `attn_drop` is called only if this is False.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -174,12 +166,12 @@ class SelfAttention(nn.Module):
         self.proj_drop = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Let tokens attend to each other.
+        """Attend from all tokens to all tokens.
 
         Args:
             x: (B, L, C).
             attn_mask: added to the logits, or True where attention is allowed; broadcast to (B, A, L, L).
-            is_causal: attend to no later token.
+            is_causal: do not attend to later tokens.
 
         Returns:
             (B, L, C).
@@ -201,8 +193,7 @@ class SelfAttention(nn.Module):
                 logits = add_mask(logits, attn_mask)
             x = self.attn_drop(logits.softmax(dim=-1)) @ v
         x = self.norm(x.transpose(1, 2).reshape(batch, length, self.attn_dim))
-        x = self.proj_drop(self.proj(x))
-        return x
+        return self.proj_drop(self.proj(x))
 
 
 class AttentionPool(nn.Module):
@@ -230,9 +221,8 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(cfg)
         self.init_weights()
 
-    @unscripted
     def init_weights(self) -> None:
-        """Draw the query from a normal distribution of deviation C^-1/2, cut off at two deviations."""
+        """Initialize the query from a normal distribution with deviation C^-1/2, truncated at two deviations."""
         trunc_normal_(self.latent, 1.0)
         with torch.no_grad():
             self.latent.mul_(self.latent_dim**-0.5)
@@ -254,8 +244,7 @@ class AttentionPool(nn.Module):
             y = logits.softmax(dim=-1) @ v
         y = self.proj_drop(self.proj(y.transpose(1, 2).reshape(batch, self.latent_len, -1)))
         y = y + self.mlp(self.norm(y))
-        pooled: Tensor = y[:, 0]
-        return pooled
+        return y[:, 0]
 
 
 class Mlp(nn.Module):
@@ -274,21 +263,20 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         x = self.norm(self.drop1(self.act(self.fc1(x))))
-        x = self.drop2(self.fc2(x))
-        return x
+        return self.drop2(self.fc2(x))
 
 
 def add_mask(logits: Tensor, mask: Tensor) -> Tensor:
-    """Add a mask to attention logits; of a mask of booleans, -inf where it is False."""
+    """Add a mask to attention logits; a boolean mask adds minus infinity where it is False."""
     if mask.dtype == torch.bool:
         return logits + torch.zeros_like(mask, dtype=logits.dtype).masked_fill(~mask, -math.inf)
     return logits + mask
 
 
 def trunc_normal_(tensor: Tensor, std: float) -> None:
-    """Fill with normal numbers cut off at -2 and 2, from as many uniform ones as timm draws.
+    """Fill with normal numbers truncated at -2 and 2, made from the same uniform numbers as in timm.
 
-    torch's own function of this name draws others.
+    torch's own function of this name draws different numbers.
     """
     bound = math.erf(2 / std / math.sqrt(2))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A SigLIP image tower, by timm's name of it (`vit_base_patch16_siglip_224`) or by numbers, to those numbers."""
+"""Names and sizes of SigLIP image towers, such as timm's `vit_base_patch16_siglip_224`."""
 
 import re
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ from oneclip.config import CLIPVisionCfg
 from oneclip.errors import ConfigError
 
 
-class Size(NamedTuple):
-    """The numbers of a trunk that its name gives a word for."""
+class TrunkSize(NamedTuple):
+    """Width and depth of a trunk, which its name gives by one word."""
 
     width: int
     layers: int
@@ -17,14 +17,14 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "base": Size(768, 12, 12, 4.0),
-    "large": Size(1024, 24, 16, 4.0),
-    "so400m": Size(1152, 27, 16, 3.7362),
-    "giantopt": Size(1536, 40, 16, 4.0),
+    "base": TrunkSize(768, 12, 12, 4.0),
+    "large": TrunkSize(1024, 24, 16, 4.0),
+    "so400m": TrunkSize(1152, 27, 16, 3.7362),
+    "giantopt": TrunkSize(1536, 40, 16, 4.0),
 }
 
-# Size, patch and resolution to the kind of GELU, which differs from name to name in timm; weights of both generations
-# go into one name, and were published so. (big_vision trained all of them with the tanh approximation.)
+# The kind of GELU by size, patch and resolution. It differs between timm's names, and weights of both generations were
+# published under one name. (big_vision trained all of them with the tanh approximation.)
 GELUS = {
     ("base", 16): {224: "none", 256: "none", 384: "none", 512: "none"},
     ("base", 32): {256: "tanh"},
@@ -34,7 +34,7 @@ GELUS = {
     ("giantopt", 16): {256: "tanh", 384: "tanh"},
 }
 
-EPS = 1e-6  # of layer norms, unless a configuration by numbers says another
+EPS = 1e-6  # of layer norms, unless a configuration by numbers has another
 NUMBERS = {
     *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "pool_type"),
     *("act_kwargs", "norm_kwargs", "patch_dropout", "timm_drop_path"),
@@ -46,9 +46,9 @@ _NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)(?:\.(.*))?")  # a t
 
 
 class TrunkCfg(NamedTuple):
-    """What a name of timm's says about a trunk."""
+    """Sizes and activation of a trunk."""
 
-    size: Size
+    size: TrunkSize
     patch_size: int
     gelu: str  # "none" for the exact one, or "tanh"
     eps: float = EPS  # of every layer norm
@@ -65,35 +65,35 @@ class TrunkCfg(NamedTuple):
 
     @classmethod
     def of_cfg(cls, cfg: CLIPVisionCfg) -> "TrunkCfg | None":
-        """By its name, or, of a tower without one whose `pool_type` is "map", by its numbers; None if it is neither.
+        """Read a configuration with timm's name, or without a name and with `pool_type` "map"; None for other towers.
 
-        Towers of other sizes, and those with another GELU than timm's name has, are told by their numbers.
+        Towers of other sizes, and those with another GELU than timm's name has, are described by numbers.
 
         Raises:
-            ConfigError: for numbers that contradict each other, and for fields that this tower does not have.
+            ConfigError: for numbers that contradict each other, or for fields that this tower does not have.
         """
         if cfg.timm_model_name or cfg.pool_type != "map":
             return cls.of_name(cfg.timm_model_name or "")
         act, norm = cfg.act_kwargs or {}, cfg.norm_kwargs or {}
-        strange = [f"{key}={value!r}" for key, value in cfg.to_dict().items() if key not in NUMBERS]
-        strange += [f"act_kwargs={act}"] * (act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}))
-        strange += [f"norm_kwargs={norm}"] * bool(norm.keys() - {"eps"})
-        if strange:
-            raise ConfigError(f"a SigLIP image tower (pool_type 'map') has no {', '.join(strange)}")
+        unknown = [f"{key}={value!r}" for key, value in cfg.to_dict().items() if key not in NUMBERS]
+        unknown += [f"act_kwargs={act}"] * (act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}))
+        unknown += [f"norm_kwargs={norm}"] * bool(norm.keys() - {"eps"})
+        if unknown:
+            raise ConfigError(f"a SigLIP image tower (pool_type 'map') does not take {', '.join(unknown)}")
         if (
             not isinstance(cfg.layers, int)
             or not isinstance(cfg.patch_size, int)
             or cfg.width % cfg.head_width
         ):
             raise ConfigError(
-                "a SigLIP image tower takes one number of layers, one patch_size, and a width that head_width "
-                f"divides; found {cfg.layers}, {cfg.patch_size}, {cfg.width} and {cfg.head_width}"
+                "a SigLIP image tower needs layers and patch_size of one number each, and a width that is a multiple "
+                f"of head_width; found {cfg.layers}, {cfg.patch_size}, {cfg.width} and {cfg.head_width}"
             )
-        size = Size(cfg.width, cfg.layers, cfg.width // cfg.head_width, cfg.mlp_ratio)
+        size = TrunkSize(cfg.width, cfg.layers, cfg.width // cfg.head_width, cfg.mlp_ratio)
         return cls(size, cfg.patch_size, act.get("approximate", "none"), norm.get("eps", EPS))
 
     def to_cfg(self, image_size: int) -> CLIPVisionCfg:
-        """The configuration of this trunk at a resolution: by timm's name where there is one, by numbers else."""
+        """Make the configuration of this trunk at a resolution: by timm's name if there is one, else by numbers."""
         for name in published_names():
             if name.endswith(f"_{image_size}") and TrunkCfg.of_name(name) == self:
                 return CLIPVisionCfg(
@@ -113,7 +113,7 @@ class TrunkCfg(NamedTuple):
 
 
 def is_siglip(cfg: CLIPVisionCfg) -> bool:
-    """Whether a configuration is that of a SigLIP tower, which is built here, without timm."""
+    """Return True if a configuration describes a SigLIP tower, which is built without timm."""
     if not cfg.timm_model_name:
         return TrunkCfg.of_cfg(cfg) is not None
     return (
@@ -125,7 +125,7 @@ def is_siglip(cfg: CLIPVisionCfg) -> bool:
 
 
 def published_names() -> list[str]:
-    """timm's names of the trunks that are built here."""
+    """List timm's names of the trunks that are built without timm."""
     return [
         f"vit_{size}_patch{patch}_siglip_{resolution}"
         for (size, patch), resolutions in GELUS.items()
@@ -134,7 +134,7 @@ def published_names() -> list[str]:
 
 
 def own_image_size(name: str | None, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Give the image size that timm builds a name for; `image_size` if it is not the name of a SigLIP trunk."""
+    """Return the image size in timm's name; `image_size` if it is not the name of a SigLIP trunk."""
     found = _NAME.fullmatch(name or "")
     return (int(found[3]), int(found[3])) if found else image_size
 
@@ -143,7 +143,7 @@ def pretrained_cfg(name: str | None, image_size: tuple[int, int]) -> dict[str, A
     """Describe the weights and the preprocessing of a trunk in the form of timm's `pretrained_cfg`.
 
     Args:
-        name: timm's name of it, with or without a tag of weights; None for a trunk without a name.
+        name: timm's name of the trunk, with or without a tag of weights; None for a trunk without a name.
         image_size: height and width of images.
     """
     facts: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The trunk of SigLIP's image tower, with the interface of timm's `VisionTransformer`.
+"""Trunk of SigLIP's image tower, with the interface of timm's `VisionTransformer`.
 
 Shapes: B batch, (H, W) pixels, N patches, C width, K classes.
 """
@@ -13,28 +13,27 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from oneclip.errors import ConfigError
-from oneclip.model.scripting import unscripted
 from oneclip.model.siglip_layers import AttentionPool, Block, PatchDrop, PatchEmbed, trunc_normal_
 from oneclip.model.siglip_names import TrunkCfg, pretrained_cfg
 from oneclip.model.transformer import take_indices
 from oneclip.model.vision_common import as_maps, check_output_format
 
 POOLS = ("", "avg", "avgmax", "max", "map")
-PREVIOUS = (99999,)  # timm's mark, in `group_matcher`, of what goes into the group before it
+PREVIOUS = (99999,)  # in `group_matcher`, timm's mark for parameters that belong to the previous group
 
 
 class SigLIPTrunk(nn.Module):
     """Vision transformer without class token, pooled by attention.
 
     Args:
-        cfg: its numbers.
+        cfg: its sizes.
         image_size: height and width of images.
-        patch_dropout: share of patches left out in training.
-        drop_path: share of residual branches left out in training, in the last block; the first leaves out none.
-        name: timm's name of it, if there is one.
+        patch_dropout: share of patches removed in training.
+        drop_path: share of residual branches removed in training, in the last block; it rises from 0 in the first.
+        name: timm's name of the trunk, if there is one.
 
     Attributes:
-        dynamic_img_size: interpolate positions for images of any size, with a `patch_embed` that gives maps
+        dynamic_img_size: interpolate positions for images of any size, with a `patch_embed` that returns maps
             (`flatten` False, `output_fmt` "NHWC") and is not strict.
         grad_checkpointing: recompute each block in the backward pass.
     """
@@ -75,27 +74,24 @@ class SigLIPTrunk(nn.Module):
         self.head: nn.Module = nn.Identity()
         self.init_weights(needs_reset=False)
 
-    @unscripted
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Draw new weights, as many numbers and in the same order as timm does.
+        """Initialize the weights, with the same random numbers in the same order as timm.
 
         Args:
             mode: "" for truncated normal weights of linear layers, "reset" for torch's initial values of all layers.
             needs_reset: also reset layers that are not linear.
 
         Raises:
-            ConfigError: for another mode of timm's.
+            ConfigError: for another mode of timm.
         """
         if mode not in ("", "reset"):
-            raise ConfigError(f"mode is {mode!r}; this trunk is initialised by '' or 'reset'")
+            raise ConfigError(f"mode is {mode!r}; expected '' or 'reset'")
         trunc_normal_(self.pos_embed, 0.02)
         _init_children(self, mode, needs_reset)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Images (B, 3, H, W) to features (B, C), or to (B, K) with a classifier."""
-        x = self.forward_features(x, attn_mask=attn_mask, is_causal=is_causal)
-        x = self.forward_head(x)
-        return x
+        """Encode images (B, 3, H, W) as features (B, C), or as (B, K) with a classifier."""
+        return self.forward_head(self.forward_features(x, attn_mask=attn_mask, is_causal=is_causal))
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Encode images as tokens.
@@ -103,7 +99,7 @@ class SigLIPTrunk(nn.Module):
         Args:
             x: (B, 3, H, W).
             attn_mask: added to the attention logits of every block, or True where attention is allowed.
-            is_causal: let patches attend to no later ones.
+            is_causal: do not attend to later patches.
 
         Returns:
             (B, N, C), after the final norm.
@@ -112,50 +108,45 @@ class SigLIPTrunk(nn.Module):
         if attn_mask is not None or is_causal:
             for block in self.blocks:
                 x = block(x, attn_mask=attn_mask, is_causal=is_causal)
-        elif not torch.jit.is_scripting() and self.grad_checkpointing:
+        elif self.grad_checkpointing:
             for block in self.blocks:
                 x = checkpoint(block, x, use_reentrant=False)
         else:
             x = self.blocks(x)
-        x = self.norm(x)
-        return x
+        return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool tokens (B, N, C) to (B, C), and classify to (B, K) unless `pre_logits`."""
         x = self.head_drop(self.fc_norm(self.pool(x)))
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
+        return x if pre_logits else self.head(x)
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """Pool tokens (B, N, C) to (B, C); by `pool_type` only where there is no attention pooling."""
+        """Pool tokens (B, N, C) to (B, C); `pool_type` is used only without attention pooling."""
         kind = self.global_pool if pool_type is None else pool_type
         if not self.pool_include_prefix and (self.attn_pool is not None or kind):
             x = x[:, self.num_prefix_tokens :]
         if self.attn_pool is not None:
-            x = self.attn_pool(x)
-        elif kind == "avg":
-            x = x.mean(dim=1)
-        elif kind == "max":
-            x = x.amax(dim=1)
-        elif kind == "avgmax":
-            x = 0.5 * (x.amax(dim=1) + x.mean(dim=1))
+            return self.attn_pool(x)
+        if kind == "avg":
+            return x.mean(dim=1)
+        if kind == "max":
+            return x.amax(dim=1)
+        if kind == "avgmax":
+            return 0.5 * (x.amax(dim=1) + x.mean(dim=1))
         return x
 
     def _embed(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the tokens (B, N, C) that the first block gets."""
-        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        return x
+        """Embed images (B, 3, H, W) as tokens (B, N, C)."""
+        return self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Add positions to embedded patches, (B, N, C) -> (B, N, C), or (B, rows, columns, C) if dynamic."""
+        """Add positions to patches (B, N, C), or (B, rows, columns, C) if the size is dynamic: (B, N, C)."""
         positions: Tensor = self.pos_embed
-        if not torch.jit.is_scripting() and self.dynamic_img_size:
+        if self.dynamic_img_size:
             positions = resize_positions(positions, self.patch_embed.grid_size, (x.shape[1], x.shape[2]))
             x = x.flatten(1, 2)
-        x = self.pos_drop(x + positions)
-        return x
+        return self.pos_drop(x + positions)
 
-    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -169,26 +160,25 @@ class SigLIPTrunk(nn.Module):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Any:
-        """Encode images and keep the tokens of chosen blocks.
+        """Encode images and return the tokens of chosen blocks.
 
         Args:
             x: (B, 3, H, W).
             indices: all blocks (None), the last n (int), or those listed.
-            return_prefix_tokens: also give the tokens before the patches, if `num_prefix_tokens` is not 0.
+            return_prefix_tokens: also return the tokens before the patches, if `num_prefix_tokens` is not 0.
             norm: apply the final norm to them.
-            stop_early: run no block after the last one chosen, not even for the final tokens.
+            stop_early: do not run the blocks after the last one chosen, not even for the final tokens.
             output_fmt: "NCHW" for maps (B, C, rows, columns), "NLC" for tokens (B, N, C).
             intermediates_only: leave out the final tokens.
-            output_dict: give a dict.
-            attn_mask: as for `forward_features`.
-            is_causal: likewise.
+            output_dict: return a dict.
+            attn_mask, is_causal: as for `forward_features`.
 
         Returns:
             The final tokens (B, N, C) and a list; or the list alone; or a dict with `image_intermediates`, and
-            `image_features` and `image_intermediates_prefix` where those are given.
+            `image_features` and `image_intermediates_prefix` if requested.
 
         Raises:
-            ConfigError: on an unknown format or block, or if patch dropout leaves no map.
+            ConfigError: on an unknown format or block, or if patch dropout leaves no complete map.
         """
         check_output_format(output_fmt, ("NCHW", "NLC"))
         chosen = take_indices(len(self.blocks), indices)
@@ -210,7 +200,7 @@ class SigLIPTrunk(nn.Module):
             grid = self.patch_embed.dynamic_feat_size(size)
             if kept[0].shape[1] != grid[0] * grid[1]:
                 raise ConfigError(
-                    "patch dropout leaves no whole map of patches: call eval() first, or ask for 'NLC'"
+                    "patch dropout removed patches, so there is no complete map: call eval() first, or request 'NLC'"
                 )
             kept = [as_maps(y, grid) for y in kept]
         with_prefixes = return_prefix_tokens and self.num_prefix_tokens > 0
@@ -224,7 +214,6 @@ class SigLIPTrunk(nn.Module):
         given = list(zip(kept, prefixes, strict=True)) if with_prefixes else kept
         return given if intermediates_only else (self.norm(x), given)
 
-    @unscripted
     def get_intermediate_layers(
         self,
         x: Tensor,
@@ -234,7 +223,7 @@ class SigLIPTrunk(nn.Module):
         norm: bool = False,
         attn_mask: Tensor | None = None,
     ) -> Any:
-        """Give the tokens of the last `n` blocks, or of those listed, as DINO's models do; maps with `reshape`."""
+        """Return the tokens of the last `n` blocks, or of those listed, as DINO's models do; maps with `reshape`."""
         return self.forward_intermediates(
             x,
             n if isinstance(n, int) else list(n),
@@ -245,11 +234,10 @@ class SigLIPTrunk(nn.Module):
             attn_mask=attn_mask,
         )
 
-    @unscripted
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the tokens of chosen blocks do not need, and give the numbers of those blocks.
+        """Remove what the tokens of chosen blocks do not need, and return the numbers of those blocks.
 
         Args:
             indices: as for `forward_intermediates`.
@@ -265,22 +253,20 @@ class SigLIPTrunk(nn.Module):
             self.reset_classifier(0, "")
         return chosen
 
-    @unscripted
     def get_classifier(self) -> nn.Module:
-        """Give the last layer: an identity, or what `reset_classifier` made."""
+        """Return the last layer: an identity, or the classifier that `reset_classifier` made."""
         return self.head
 
-    @unscripted
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier behind the pooling.
+        """Replace the classifier behind the pooling.
 
         Args:
-            num_classes: K; 0 for none.
+            num_classes: K; 0 for no classifier.
             global_pool: "avg", "max" or "avgmax" of the tokens, "" for all of them, "map" to keep attention pooling;
                 None for no change.
 
         Raises:
-            ConfigError: for another pooling, or attention pooling that was removed before.
+            ConfigError: for an unknown pooling, or attention pooling that was removed before.
         """
         if global_pool is not None:
             if global_pool not in POOLS or (global_pool == "map" and self.attn_pool is None):
@@ -297,16 +283,15 @@ class SigLIPTrunk(nn.Module):
             self.head = nn.Identity()
         self.head.train(self.training)
 
-    @unscripted
     def set_input_size(
         self,
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Take images, or cut patches, of another size: positions and patch weights are resampled.
+        """Change the size of images or patches: positions and patch weights are resampled.
 
         Raises:
-            ConfigError: if such an image holds no patch.
+            ConfigError: if an image is smaller than a patch.
         """
         old = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size, patch_size)
@@ -315,26 +300,22 @@ class SigLIPTrunk(nn.Module):
             table = resize_positions(self.pos_embed.detach(), old, new)
             self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
 
-    @unscripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
-    @unscripted
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters without weight decay, besides vectors and scalars."""
+        """Name the parameters that weight decay should skip, in addition to vectors and scalars."""
         return {"pos_embed", "cls_token", "reg_token", "dist_token"}
 
-    @unscripted
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Give timm's patterns of the names of layers, lowest first; `coarse` makes no difference."""
+        """Return timm's patterns of the names of layers, lowest first; `coarse` has no effect."""
         return {
             "stem": r"^cls_token|reg_token|pos_embed|patch_embed|norm_pre",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", PREVIOUS)],
         }
 
-    @unscripted
-    def layer_groups(self) -> list[list[str]]:
+    def parameter_groups(self) -> list[list[str]]:
         """Group the names of the parameters by layer: embeddings, each block, then pooling and classifier.
 
         The final norm belongs to the last block, as in `group_matcher`.
@@ -354,7 +335,7 @@ class SigLIPTrunk(nn.Module):
 
 
 def _init_children(module: nn.Module, mode: str, needs_reset: bool) -> None:
-    """Draw new weights of all modules below one, the lowest first."""
+    """Initialize all modules below one, the lowest first."""
     for child in module.children():
         _init_children(child, mode, needs_reset)
         if mode == "" and isinstance(child, nn.Linear):
@@ -372,8 +353,8 @@ def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) 
 
     Args:
         table: (1, rows * columns, C).
-        old: rows and columns that it has.
-        new: rows and columns that it should have.
+        old: its rows and columns.
+        new: the rows and columns of the result.
 
     Returns:
         (1, rows * columns, C), in the dtype of the table.

@@ -1,10 +1,10 @@
-"""Text tower: token ids to one feature vector a text.
+"""Text transformer tower, and its forward pass over parts that a flat `CLIP` shares.
 
 Shapes: B batch, L tokens, C width, H heads, D joint embedding.
 """
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,57 +12,90 @@ from torch import Tensor, nn
 from oneclip.errors import ConfigError, ShapeError
 from oneclip.model import untouched
 from oneclip.model.attention import Norm
-from oneclip.model.freeze import Part, unlock_last
+from oneclip.model.freeze import Part, parameters_of, unlock_last
 from oneclip.model.layers import LayerNorm
-from oneclip.model.pooling import POOL_TYPES, pool_text, pooled_positions
-from oneclip.model.scripting import unscripted
-from oneclip.model.token_checks import are_at_hand, check_vocabulary, may_trim, without_padding
+from oneclip.model.text_pooling import POOL_TYPES, TextPooling, pool_text
 from oneclip.model.transformer import Activation, Transformer, init_blocks
 from oneclip.model.vision_common import check_output_format
 
 
-class TextTower(nn.Module):
-    """What the stand-alone text tower and the flat `CLIP` share: the forward of a text tower over its parts.
+class TextTransformerBase(nn.Module):
+    """Forward pass of a text transformer over parts that a subclass registers under their published names.
 
-    A subclass registers the parts under their published names.
+    `TextTransformer` holds the parts in a module of its own, `CLIP` next to its visual tower.
     """
 
-    __constants__ = ("projects_by_layer",)  # so that TorchScript compiles only the branch that holds
-
-    if TYPE_CHECKING:  # TorchScript reads annotations of a class, and knows no modules among them
-        transformer: Transformer
-        token_embedding: nn.Embedding
-        positional_embedding: nn.Parameter
-        ln_final: nn.Module
-        text_projection: Any  # a matrix (C, D), a linear layer, or None
-        cls_emb: nn.Parameter | None
-        attn_mask: Tensor | None
-        context_length: int
-        heads: int
-        pad_id: int
-        use_pad_mask: bool
-        correct_cls_mask: bool
-        projects_by_layer: bool
+    transformer: Transformer
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter
+    ln_final: nn.Module
+    text_projection: Any  # a matrix (C, D), a linear layer, or None
+    cls_emb: nn.Parameter | None
+    attn_mask: Tensor | None
+    context_length: int
+    heads: int
+    pad_id: int
+    use_pad_mask: bool
+    correct_cls_mask: bool
 
     @abstractmethod
-    def pooling(self) -> tuple[str, int]:
-        """Which token is pooled, see `pool_text`, and the end-of-text id that "eos" looks for."""
+    def pool_settings(self) -> tuple[str, int]:
+        """Return the type of pooling and the end-of-text id, see `pool_text`."""
+
+    def text_pooling(self) -> TextPooling:
+        """Return which position is pooled, whether padding is read and what may be cut, as the parts are now."""
+        pool_type, eos_id = self.pool_settings()
+        return TextPooling(
+            pool_type,
+            eos_id,
+            self.pad_id,
+            is_causal=self.attn_mask is not None,
+            masks_padding=self.use_pad_mask,
+            has_class_token=self.cls_emb is not None,
+        )
+
+    def trim(self, text: Tensor) -> Tensor:
+        """Check token ids and cut off those that cannot change the features, see `TextPooling.trim`.
+
+        Args:
+            text: (B, L) token ids.
+
+        Returns:
+            (B, L') with L' <= L.
+
+        Raises:
+            ShapeError: if L exceeds the table of positions, or is less in a tower that reads padding.
+            TokenRangeError: if an id is outside the vocabulary.
+        """
+        self._check_text(text)
+        return self.text_pooling().trim(text, vocabulary_of(self.token_embedding))
+
+    def trim_unseen(self, text: Tensor) -> Tensor:
+        """Apply `trim` where no hook, patch or replaced part could see the difference; else return the ids."""
+        return (
+            self.trim(text)
+            if not untouched.is_recorded() and untouched.is_untouched(*self.text_parts())
+            else text
+        )
+
+    def text_parts(self) -> list[nn.Module]:
+        """List the modules of the text tower, each with all that is below it."""
+        parts = (self.token_embedding, self.transformer, self.ln_final, self.text_projection)
+        return [part for part in parts if isinstance(part, nn.Module)]
 
     def _encode(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Texts (B, L) to features (B, D), not normalised, and their tokens (B, L, C)."""
+        """Encode texts (B, L) as features (B, D), not normalized, and tokens (B, L, C)."""
         x, mask = self._embeds(text)
-        x = self._run_text_blocks(x, mask)
-        return self._pool_text(x, text)
+        return self._pool_text(self._run_text_blocks(x, mask), text)
 
     def _embeds(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Texts (B, L) to tokens (B, L, C), and what is added to the attention logits, if anything.
+        """Embed texts (B, L) as tokens (B, L, C), with the mask that is added to the attention logits, if any.
 
-        A class token comes behind them, on the last positional row however short the texts are: (B, L + 1, C). It
+        A class token follows them, at the last position of the table however short the texts are: (B, L + 1, C). It
         sees the first padding of each text, see `_build_additive_mask`, so texts shorter than the context get one
         more.
         """
-        if not torch.jit.is_scripting():
-            self._check_text(text)
+        self._check_text(text)
         if self.cls_emb is not None and text.shape[1] < self.context_length:
             text = torch.cat([text, torch.full_like(text[:, :1], self.pad_id)], dim=1)
         dtype = self.transformer.get_cast_dtype()
@@ -82,10 +115,11 @@ class TextTower(nn.Module):
         return x, mask
 
     def _build_additive_mask(self, text: Tensor, seq_len: int, dtype: torch.dtype) -> Tensor:
-        """Minus infinity where a key is padding, zero elsewhere.
+        """Build a mask with minus infinity where a key is padding, and zero elsewhere.
 
-        Published CoCa weights were trained with the class token's place at the front of this mask, one off from where
-        the token stands: each key is masked if the one before it is padding. `correct_cls_mask` puts it at the end.
+        Published CoCa weights were trained with the entry of the class token at the front of this mask, although the
+        token is at the end: each key is masked if the one before it is padding. `correct_cls_mask` puts the entry at
+        the end.
 
         Args:
             text: (B, L) token ids, without the class token.
@@ -103,43 +137,36 @@ class TextTower(nn.Module):
         return mask[:, None, :].expand(-1, seq_len, -1).repeat_interleave(self.heads, 0)
 
     def _run_text_blocks(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
-        x = self.transformer(x, attn_mask=mask)
-        return x
+        """Run the blocks, (B, L, C) -> (B, L, C)."""
+        return self.transformer(x, attn_mask=mask)
 
     def _pool_text(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L, C) to features (B, D), and the tokens that go with them."""
-        if self.cls_emb is not None:  # pooled whatever pool_type says, and normalised after
+        """Pool tokens (B, L, C) to features (B, D); also return the tokens of the text."""
+        if self.cls_emb is not None:  # pooled whatever pool_type says, and normalized afterwards
             pooled, tokens = self.ln_final(x[:, -1]), x[:, : text.shape[1]]
         else:
             tokens = self.ln_final(x)
-            pool_type, eos_id = self.pooling()
+            pool_type, eos_id = self.pool_settings()
             pooled = pool_text(tokens, text, pool_type, eos_id)
         return self._project(pooled), tokens
 
     def _project(self, pooled: Tensor) -> Tensor:
-        """(B, C) -> (B, D)."""
-        if torch.jit.is_scripting():
-            if self.projects_by_layer:
-                pooled = self.text_projection(pooled)
-            elif self.text_projection is not None:
-                pooled = pooled @ self.text_projection
-        elif isinstance(self.text_projection, nn.Module):
-            pooled = self.text_projection(pooled)
-        elif self.text_projection is not None:
-            pooled = pooled @ self.text_projection
-        return pooled
+        """Project pooled tokens, (B, C) -> (B, D)."""
+        if self.text_projection is None:
+            return pooled
+        if isinstance(self.text_projection, nn.Module):
+            return self.text_projection(pooled)
+        return pooled @ self.text_projection
 
-    @unscripted
     def _text_intermediates(
         self,
         text: Tensor,
-        indices: int | list[int] | None,
-        stop_early: bool,
-        normalize_intermediates: bool,
-        intermediates_only: bool,
-        output_fmt: str,
-        output_extra_tokens: bool,
+        indices: int | list[int] | None = None,
+        stop_early: bool = False,
+        normalize_intermediates: bool = False,
+        intermediates_only: bool = False,
+        output_fmt: str = "NLC",
+        output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
         check_output_format(output_fmt, ("NLC",))
         x, mask = self._embeds(text)
@@ -156,112 +183,59 @@ class TextTower(nn.Module):
             output["text_features"], _ = self._pool_text(x, text)
         return output
 
-    @unscripted
-    def trim(self, text: Tensor) -> Tensor:
-        """Cut off the token ids that cannot change the features: those behind the last position that is pooled.
+    def _text_layer_groups(self) -> list[list[nn.Parameter]]:
+        embeddings: list[Part] = [self.token_embedding, self.positional_embedding, self.cls_emb]
+        return [parameters_of(embeddings), *map(parameters_of, zip(self.transformer.resblocks, strict=True))]
 
-        Exact, because in a causal tower no position sees what follows it; and a class token sees no padding but the
-        first, which `_embeds` puts back. Where neither holds, or the ids are not in the CPU's memory (finding the
-        length would stall the device), they are returned whole.
-
-        Args:
-            text: (B, L) token ids.
-
-        Returns:
-            (B, L') with L' <= L.
-
-        Raises:
-            ShapeError: if L exceeds the table of positions, or is less in a tower that reads the padding, too.
-            TokenRangeError: if an id is outside the vocabulary.
-        """
-        self._check_text(text)
-        causal = self.attn_mask is not None and not self.use_pad_mask
-        known = are_at_hand(text)
-        if known:
-            check_vocabulary(text, vocabulary_of(self.token_embedding))
-        if known and self.cls_emb is not None:
-            return without_padding(text, self.pad_id)
-        if not causal or not known:
-            return text
-        pool_type, eos_id = self.pooling()
-        if pool_type == "first":
-            return text[:, :1]
-        if pool_type not in ("argmax", "eos"):
-            return text
-        return text[:, : 1 + int(pooled_positions(text, pool_type, eos_id).max())]
-
-    @unscripted
-    def trim_unseen(self, text: Tensor) -> Tensor:
-        """`trim`, where no hook, patch or replaced part could see the difference; else the ids as they are."""
-        return self.trim(text) if may_trim() and untouched.is_untouched(*self._text_parts()) else text
-
-    @unscripted
-    def _text_parts(self) -> list[nn.Module]:
-        """The modules that the text tower is made of, each with all that is below it."""
-        parts = (self.token_embedding, self.transformer, self.ln_final, self.text_projection)
-        return [part for part in parts if isinstance(part, nn.Module)]
-
-    @unscripted
     def _lock_text(self, unlocked_layers: int, freeze_layer_norm: bool) -> None:
-        blocks: list[Part] = list(self.transformer.resblocks)
-        groups: list[list[Part]] = [
-            [self.token_embedding, self.positional_embedding, self.cls_emb],
-            *[[block] for block in blocks[:-1]],
-            [blocks[-1], self.ln_final],
-        ]
+        groups = self._text_layer_groups()
+        groups[-1] += self.ln_final.parameters()
         if self.text_projection is not None:
-            groups.append([self.text_projection])
-        unlock_last(groups, unlocked_layers, keep_norms=not freeze_layer_norm)
+            groups.append(parameters_of([self.text_projection]))
+        modules = (module for part in self.text_parts() for module in part.modules())
+        norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
+        unlock_last(groups, unlocked_layers, norms=[] if freeze_layer_norm else parameters_of(norms))
 
-    @unscripted
-    def _checkpoint_text(self, enable: bool) -> None:
-        self.transformer.grad_checkpointing = enable
-
-    @unscripted
     def _check_text(self, text: Tensor) -> None:
         most = self.positional_embedding.shape[0] - int(self.cls_emb is not None)
-        least = most if self._reads_padding() else 1
+        least = most if self.text_pooling().reads_padding else 1
         if text.ndim != 2 or not least <= text.shape[1] <= most:
-            lengths = f"L from 1 up to {most}" if least == 1 else f"L = {most} (it reads the padding, too)"
+            lengths = f"L from 1 up to {most}" if least == 1 else f"L = {most} (it reads padding)"
             raise ShapeError(f"the text tower takes token ids (B, L), {lengths}; found {tuple(text.shape)}")
         if self.attn_mask is not None and text.shape[1] > len(self.attn_mask):
             raise ShapeError(
-                f"the text tower has {most} positions, and a causal mask for {len(self.attn_mask)}: replace attn_mask, "
-                "too, by one of the new length (build_causal_mask makes it)"
+                f"the text tower has {most} positions but a causal mask for {len(self.attn_mask)}: also replace "
+                "attn_mask by one of the new length (build_causal_mask makes it)"
             )
 
-    @unscripted
-    def _reads_padding(self) -> bool:
-        """Whether a shorter row of the same text has other features, which would look as good (SigLIP's)."""
-        sees_all = self.attn_mask is None and not self.use_pad_mask
-        return self.cls_emb is None and (sees_all or self.pooling()[0] == "last")
 
-
-class TextTransformer(TextTower):
+class TextTransformer(TextTransformerBase):
     """Transformer over token ids, pooled at the end-of-text token (Radford et al. 2021, section 2.4).
 
     Args:
         context_length: L at most.
-        vocab_size: how many token ids there are.
+        vocab_size: number of token ids.
         width: C.
         heads, layers, mlp_ratio, ls_init_value: of the transformer.
         output_dim: D; None leaves out the projection.
         embed_cls: add a learned class token behind the last position, and pool it (CoCa).
-        no_causal_mask: let every token see those behind it.
+        no_causal_mask: let every token attend to those behind it.
         use_pad_mask: in a tower that is not causal, attend to no padding.
         correct_cls_mask: see `_build_additive_mask`.
         pad_id: the token id of padding.
         eos_id: the end-of-text id that `pool_type="eos"` looks for.
         pool_type: see `pool_text`.
         proj_type: "linear", or "none" for no projection.
-        proj_bias: whether the projection adds a bias.
+        proj_bias: add a bias in the projection.
         act_layer, norm_layer: make the activations and the norms.
-        output_tokens: return the tokens, too.
-        block_type: as in `Transformer`, and so are the switches that follow it.
+        output_tokens: also return the tokens.
+        block_type: as in `Transformer`, and so are the options that follow it.
 
     Raises:
         ConfigError: for an unknown `pool_type` or `proj_type`.
     """
+
+    extra: str | None = None
 
     def __init__(
         self,
@@ -331,19 +305,16 @@ class TextTransformer(TextTower):
         self.register_buffer(
             "attn_mask", None if no_causal_mask else self.build_causal_mask(), persistent=False
         )
-        projects = proj_type != "none" and bool(output_dim)
-        self.projects_by_layer = projects and proj_bias
-        if not projects:
+        if proj_type == "none" or not output_dim:
             self.register_parameter("text_projection", None)
         elif proj_bias:
-            self.text_projection = nn.Linear(width, output_dim)  # type: ignore[arg-type]
+            self.text_projection = nn.Linear(width, output_dim)
         else:
-            self.text_projection = nn.Parameter(torch.empty(width, output_dim))  # type: ignore[arg-type]
+            self.text_projection = nn.Parameter(torch.empty(width, output_dim))
         self.init_parameters()
 
-    @unscripted
     def init_parameters(self) -> None:
-        """Draw the weights anew, as training begins with them (Radford et al. 2021, section 2.5)."""
+        """Initialize the weights (Radford et al. 2021, section 2.5)."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         if self.cls_emb is not None:
@@ -356,13 +327,11 @@ class TextTransformer(TextTower):
         elif self.text_projection is not None:
             nn.init.normal_(self.text_projection, std=width**-0.5)
 
-    @unscripted
     def build_causal_mask(self) -> Tensor:
-        """The mask that is added to the attention logits, see `causal_mask`."""
+        """Build the mask that is added to the attention logits, see `causal_mask`."""
         return causal_mask(self.num_pos)
 
-    def pooling(self) -> tuple[str, int]:
-        """Which token is pooled, see `pool_text`, and the end-of-text id that "eos" looks for."""
+    def pool_settings(self) -> tuple[str, int]:
         return self.pool_type, self.eos_id
 
     def forward(self, text: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -372,19 +341,15 @@ class TextTransformer(TextTower):
             text: (B, L) int64 token ids, padded after the end-of-text token.
 
         Returns:
-            (B, D) features, not normalised; with `output_tokens` also the tokens (B, L, C).
+            (B, D) features, not normalized; with `output_tokens` also the tokens (B, L, C).
 
         Raises:
-            ShapeError: if L exceeds the table of positions, or is less in a tower that reads the padding, too.
+            ShapeError: if L exceeds the table of positions, or is less in a tower that reads padding.
         """
-        if not torch.jit.is_scripting() and not self.output_tokens:
-            text = self.trim_unseen(text)
-        pooled, tokens = self._encode(text)
         if self.output_tokens:
-            return pooled, tokens
-        return pooled
+            return self._encode(text)
+        return self._encode(self.trim_unseen(text))[0]
 
-    @unscripted
     def forward_intermediates(
         self,
         text: Tensor,
@@ -395,7 +360,7 @@ class TextTransformer(TextTower):
         output_fmt: str = "NLC",
         output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Encode texts and keep the tokens of chosen blocks.
+        """Encode texts and return the tokens of chosen blocks.
 
         Args:
             text: (B, L) token ids; all L positions are computed.
@@ -403,11 +368,11 @@ class TextTransformer(TextTower):
             stop_early: with `intermediates_only`, compute nothing past the last block chosen.
             normalize_intermediates: apply the tower's final norm to them.
             intermediates_only: leave out `text_features`.
-            output_fmt: "NLC", tokens (B, L, C), is the only one.
-            output_extra_tokens: also give the class tokens (B, 1, C), where the tower has them.
+            output_fmt: "NLC", tokens (B, L, C), is the only format.
+            output_extra_tokens: also return the class tokens (B, 1, C), if the tower has them.
 
         Returns:
-            `text_intermediates`, `text_intermediates_suffix` if asked for, and `text_features` (B, D) unless left out.
+            `text_intermediates`, `text_intermediates_suffix` if requested, and `text_features` (B, D) unless left out.
         """
         return self._text_intermediates(
             text,
@@ -419,7 +384,6 @@ class TextTransformer(TextTower):
             output_extra_tokens,
         )
 
-    @unscripted
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -431,32 +395,33 @@ class TextTransformer(TextTower):
             self.text_projection = None
         return chosen
 
-    @unscripted
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the tower but for its last groups: embeddings, each block, projection.
+        """Freeze the tower except its last groups: embeddings, each block, projection.
 
         Args:
-            unlocked_layers: how many groups stay trainable, from the end; the last block goes with the final norm.
+            unlocked_layers: how many groups stay trainable, from the end; the final norm belongs to the last block.
             freeze_layer_norm: False leaves the layer norms of the frozen groups trainable.
         """
         self._lock_text(unlocked_layers, freeze_layer_norm)
 
-    @unscripted
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        self._checkpoint_text(enable)
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Group the parameters by layer: embeddings, each block; final norm and projection are left out."""
+        return self._text_layer_groups()
 
-    @unscripted
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of storing its activations."""
+        self.transformer.grad_checkpointing = enable
+
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
+        """Name the parameters that weight decay should skip, in addition to vectors and scalars."""
         return {"positional_embedding"} | ({"cls_emb"} if self.cls_emb is not None else set())
 
 
 def causal_mask(length: int) -> Tensor:
-    """(L, L): zero where a token may look, minus infinity where it may not."""
+    """Build a mask (L, L): zero where a token may attend, minus infinity where it may not."""
     return torch.full((length, length), float("-inf")).triu_(1)
 
 
 def vocabulary_of(embedding: nn.Module) -> int | None:
-    """How many token ids an embedding has rows for; None for a layer that does not say."""
+    """Return how many token ids an embedding has rows for; None for a layer of another kind."""
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None

@@ -1,4 +1,4 @@
-"""Transformer that serves both towers: tokens in, tokens out.
+"""Transformer blocks and stacks of both towers.
 
 Blocks, their parts and their arguments are those of `open_clip.transformer`, so that programs which hook, replace or
 patch a part find what they expect.
@@ -8,16 +8,15 @@ Shapes: B batch, L tokens, S tokens of another input, C width, H heads.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from oneclip.errors import ConfigError
-from oneclip.model.attention import Attention, Norm, check_heads, is_unseen, self_attention
+from oneclip.model.attention import Attention, Norm, check_heads, is_replaceable, self_attention
 from oneclip.model.layers import LayerNorm, LayerScale, lowest_precision
-from oneclip.model.scripting import unscripted
 
 Activation = Callable[[], nn.Module]
 
@@ -31,15 +30,14 @@ class ResidualAttentionBlock(nn.Module):
         d_model: C.
         n_head: H.
         mlp_ratio: width of the MLP, as a multiple of C.
-        ls_init_value: start of the layer scales; None for none.
+        ls_init_value: initial value of the layer scales; None for no layer scale.
         act_layer: makes the activation.
         norm_layer: makes a norm from a width.
-        is_cross_attention: attend to another input, which gets a norm of its own.
+        is_cross_attention: attend to another input, which has a norm of its own.
         batch_first: tokens are (B, L, C), else (L, B, C).
     """
 
-    if TYPE_CHECKING:
-        mlp: Any
+    mlp: Any
 
     def __init__(
         self,
@@ -69,12 +67,8 @@ class ResidualAttentionBlock(nn.Module):
         self.ls_2 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
 
     def get_weight_dtype(self) -> torch.dtype:
-        """The dtype of the linear weights, which tokens are cast to."""
-        if torch.jit.is_scripting():
-            dtype: torch.dtype = self.mlp.c_fc.weight.dtype
-            return dtype
-        else:
-            return linear_dtype(self)
+        """Return the dtype of the linear weights, which tokens are cast to."""
+        return linear_dtype(self)
 
     def attention(
         self,
@@ -83,15 +77,13 @@ class ResidualAttentionBlock(nn.Module):
         v_x: Tensor | None = None,
         attn_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend from normalised tokens to themselves, or to `k_x` and `v_x`; arguments as in `forward`."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  # TorchScript leaves out what this condition alone guards
-            if k_x is None and v_x is None and is_unseen(self.attn):
-                return self_attention(self.attn, q_x, attn_mask)
+        """Attend from normalized tokens to themselves, or to `k_x` and `v_x`; arguments as in `forward`."""
+        if k_x is None and v_x is None and is_replaceable(self.attn):
+            return self_attention(self.attn, q_x, attn_mask)
         k_x = k_x if k_x is not None else q_x
         v_x = v_x if v_x is not None else q_x
         attn_mask = attn_mask.to(q_x.dtype) if attn_mask is not None else None
-        out: Tensor = self.attn(q_x, k_x, v_x, need_weights=False, attn_mask=attn_mask)[0]
-        return out
+        return self.attn(q_x, k_x, v_x, need_weights=False, attn_mask=attn_mask)[0]
 
     def forward(
         self,
@@ -104,8 +96,8 @@ class ResidualAttentionBlock(nn.Module):
 
         Args:
             q_x: (B, L, C) tokens.
-            k_x: (B, S, C) what a block of cross attention makes its keys of; other blocks do not read it.
-            v_x: (B, S, C) likewise, of its values.
+            k_x: (B, S, C) source of the keys in cross-attention; other blocks do not read it.
+            v_x: (B, S, C) source of the values in cross-attention.
             attn_mask: (L, S) or (B H, L, S), added to the attention logits.
 
         Returns:
@@ -118,24 +110,22 @@ class ResidualAttentionBlock(nn.Module):
             k_x = None
             v_x = None
         attended = self.attention(self.ln_1(q_x), k_x=k_x, v_x=v_x, attn_mask=attn_mask)
-        x: Tensor = q_x + self.ls_1(attended)
-        x = x + self.ls_2(self.mlp(self.ln_2(x)))
-        return x
+        x = q_x + self.ls_1(attended)
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 class CustomResidualAttentionBlock(nn.Module):
-    """Pre-norm attention and MLP with the options of `Attention`, and norms behind attention and inside the MLP.
+    """Pre-norm attention and MLP with the options of `Attention`, and norms after attention and inside the MLP.
 
     Args:
         d_model, n_head, mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
         qk_norm, scale_cosine_attn, scale_heads, scale_attn_inner: see `Attention`.
-        scale_attn: normalise after attention (Shleifer et al. 2021, NormFormer).
-        scale_fc: normalise inside the MLP (likewise).
+        scale_attn: normalize after attention (Shleifer et al. 2021, NormFormer).
+        scale_fc: normalize inside the MLP (the same paper).
         batch_first: must be True.
     """
 
-    if TYPE_CHECKING:
-        mlp: Any
+    mlp: Any
 
     def __init__(
         self,
@@ -155,7 +145,7 @@ class CustomResidualAttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         if not batch_first:
-            raise ConfigError("a custom block takes the batch first: batch_first must be True")
+            raise ConfigError("a custom block takes (B, L, C): batch_first must be True")
         self.ln_1 = norm_layer(d_model)
         self.attn = Attention(
             d_model,
@@ -181,25 +171,19 @@ class CustomResidualAttentionBlock(nn.Module):
         self.ls_2 = LayerScale(d_model, ls_init_value) if ls_init_value is not None else nn.Identity()
 
     def get_weight_dtype(self) -> torch.dtype:
-        """The dtype of the linear weights, which tokens are cast to."""
-        if torch.jit.is_scripting():
-            dtype: torch.dtype = self.mlp.c_fc.weight.dtype
-            return dtype
-        else:
-            return linear_dtype(self)
+        """Return the dtype of the linear weights, which tokens are cast to."""
+        return linear_dtype(self)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C); `attn_mask` as in `Attention`."""
         x = x + self.ls_1(self.ln_attn(self.attn(self.ln_1(x), attn_mask=attn_mask)))
-        x = x + self.ls_2(self.mlp(self.ln_2(x)))
-        return x
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
-class _Stack(nn.Module):
-    """Blocks one after another; what `Transformer` and `CustomTransformer` share."""
+class BlockStack(nn.Module):
+    """A stack of blocks: the base of `Transformer` and `CustomTransformer`."""
 
-    if TYPE_CHECKING:
-        resblocks: Any  # blocks, by their index
+    resblocks: Any  # blocks, by their index
 
     def __init__(self, width: int, blocks: Sequence[nn.Module], batch_first: bool) -> None:
         super().__init__()
@@ -210,18 +194,14 @@ class _Stack(nn.Module):
         self.resblocks = nn.ModuleList(blocks)
 
     def get_cast_dtype(self) -> torch.dtype:
-        """The dtype of the linear weights, which tokens are cast to."""
-        if torch.jit.is_scripting():
-            dtype: torch.dtype = self.resblocks[0].get_weight_dtype()
-            return dtype
-        else:
-            return linear_dtype(self.resblocks[0])
+        """Return the dtype of the linear weights, which tokens are cast to."""
+        return linear_dtype(self.resblocks[0])
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Run all blocks.
 
         Args:
-            x: (B, L, C); where `batch_first` is False, the blocks get it as (L, B, C).
+            x: (B, L, C); if `batch_first` is False, the blocks get (L, B, C).
             attn_mask: (L, L) or (B H, L, L), added to the attention logits.
 
         Returns:
@@ -230,15 +210,9 @@ class _Stack(nn.Module):
         if not self.batch_first:
             x = x.transpose(0, 1).contiguous()
         for block in self.resblocks:
-            if not torch.jit.is_scripting() and self.grad_checkpointing:
-                x = _checkpointed(block, x, attn_mask)
-            else:
-                x = block(x, attn_mask=attn_mask)
-        if not self.batch_first:
-            x = x.transpose(0, 1)
-        return x
+            x = self.run_block(block, x, attn_mask)
+        return x if self.batch_first else x.transpose(0, 1)
 
-    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -246,13 +220,13 @@ class _Stack(nn.Module):
         indices: int | list[int] | None = None,
         stop_early: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the blocks and keep the output of chosen ones.
+        """Run the blocks and return the output of chosen ones.
 
         Args:
             x: (B, L, C).
             attn_mask: as in `forward`.
             indices: which blocks, see `take_indices`.
-            stop_early: do not run what follows the last block chosen.
+            stop_early: do not run the blocks behind the last one chosen.
 
         Returns:
             The last tokens computed (B, L, C), and those of each chosen block, in the order of the stack.
@@ -268,31 +242,31 @@ class _Stack(nn.Module):
                 kept.append(x if self.batch_first else x.transpose(0, 1))
         return (x if self.batch_first else x.transpose(0, 1)), kept
 
-    @unscripted
     def run_block(self, block: nn.Module, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """One block, whose activations may be computed again in the backward pass; tokens are in its layout."""
+        """Run one block on tokens in its layout, with gradient checkpointing if it is enabled."""
         if self.grad_checkpointing:
-            return _checkpointed(block, x, attn_mask)
-        out: Tensor = block(x, attn_mask=attn_mask)
-        return out
+            # positional, as published: a hook on the block sees the same inputs
+            custom = isinstance(block, CustomResidualAttentionBlock)
+            inputs = (x, attn_mask) if custom else (x, None, None, attn_mask)
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(x, attn_mask=attn_mask)
 
-    @unscripted
     def prune_intermediate_layers(self, indices: int | list[int] = 1) -> list[int]:
-        """Remove the blocks behind the last one chosen, see `take_indices`; return the chosen indices."""
+        """Remove the blocks after the last one chosen, see `take_indices`; return the chosen indices."""
         chosen = take_indices(len(self.resblocks), indices)
         self.resblocks = self.resblocks[: max(chosen) + 1]
         return chosen
 
 
-class Transformer(_Stack):
+class Transformer(BlockStack):
     """A stack of residual attention blocks.
 
     Args:
         width: C.
-        layers: how many blocks.
+        layers: number of blocks.
         heads: H.
         mlp_ratio, ls_init_value, act_layer, norm_layer: as in `ResidualAttentionBlock`.
-        batch_first: False gives the blocks (L, B, C); the stack itself always takes and returns (B, L, C).
+        batch_first: False passes (L, B, C) to the blocks; the stack itself always takes and returns (B, L, C).
         block_type: "default", "custom", or None for the custom block if one of the options below is set.
         qk_norm, scaled_cosine_attn, scale_heads, scale_attn_inner, scale_attn, scale_fc: options of the custom block.
 
@@ -332,11 +306,11 @@ class Transformer(_Stack):
         super().__init__(width, blocks, batch_first)
 
 
-class CustomTransformer(_Stack):
+class CustomTransformer(BlockStack):
     """A stack of custom blocks without options.
 
     Args:
-        block_types: the class of the blocks by name, one for all or one for each; there is one class.
+        block_types: the name of the class of the blocks, one for all or one for each; there is one class.
 
     The other arguments are those of `Transformer`.
 
@@ -365,12 +339,12 @@ class CustomTransformer(_Stack):
 
 
 def init_blocks(blocks: Sequence[Any], width: int, layers: int) -> None:
-    """Draw the weights of blocks anew, normal and scaled by width and depth (Radford et al. 2021, section 2.5).
+    """Initialize blocks with normal weights, scaled by width and depth (Radford et al. 2021, section 2.5).
 
     Args:
         blocks: of width C.
         width: C.
-        layers: how many blocks the stack has.
+        layers: number of blocks in the stack.
     """
     proj_std = width**-0.5 * (2 * layers) ** -0.5
     for block in blocks:
@@ -381,7 +355,7 @@ def init_blocks(blocks: Sequence[Any], width: int, layers: int) -> None:
 
 
 def linear_dtype(block: nn.Module) -> torch.dtype:
-    """The dtype of a block's linear weights; the lowest of its parameters if an adapter stands in place of `c_fc`."""
+    """Return the dtype of a block's linear weights; the lowest of its parameters if an adapter replaces `c_fc`."""
     layer = getattr(getattr(block, "mlp", None), "c_fc", None)
     before_int8 = getattr(layer, "int8_original_dtype", None)  # left by convert_int8_model_to_inference_mode
     if isinstance(before_int8, torch.dtype):
@@ -393,7 +367,7 @@ def linear_dtype(block: nn.Module) -> torch.dtype:
 
 
 def take_indices(count: int, indices: int | list[int] | None) -> list[int]:
-    """Which of `count` layers are meant: all (None), the last n (int), or those listed, negatives from the end.
+    """Resolve indices of `count` layers: all (None), the last n (int), or those listed, negatives from the end.
 
     Raises:
         ConfigError: if an index is out of range.
@@ -410,12 +384,3 @@ def take_indices(count: int, indices: int | list[int] | None) -> list[int]:
     if not indices:
         raise ConfigError("an empty list of layers was requested; give None for all of them")
     return [index % count for index in indices]
-
-
-def _checkpointed(block: nn.Module, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-    """Run a block whose activations are computed again in the backward pass."""
-    # positional, as published: a hook on the block sees the same inputs
-    custom = isinstance(block, CustomResidualAttentionBlock)
-    inputs = (x, attn_mask) if custom else (x, None, None, attn_mask)
-    out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
-    return out

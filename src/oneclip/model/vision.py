@@ -1,4 +1,4 @@
-"""Vision transformer tower: images to feature vectors (Dosovitskiy et al. 2021; Radford et al. 2021, section 2.4).
+"""Vision transformer tower (Dosovitskiy et al. 2021; Radford et al. 2021, section 2.4).
 
 Shapes: B batch, (H, W) pixels, N patches, L = 1 + N tokens, C width, D joint embedding.
 """
@@ -6,19 +6,18 @@ Shapes: B batch, (H, W) pixels, N patches, L = 1 + N tokens, C width, D joint em
 import torch
 from torch import Tensor, nn
 
+from oneclip.config import as_pair
 from oneclip.errors import ConfigError
 from oneclip.model.attention import AttentionalPooler, Norm
-from oneclip.model.freeze import Part, unlock_last
+from oneclip.model.freeze import Part, parameters_of, unlock_last
 from oneclip.model.layers import LayerNorm, PatchDropout
-from oneclip.model.scripting import unscripted
 from oneclip.model.transformer import Activation, Transformer
 from oneclip.model.vision_common import (
     as_maps,
     channels_of,
+    check_images,
     check_output_format,
     check_patches,
-    check_pictures,
-    pair,
 )
 
 
@@ -27,25 +26,27 @@ class VisionTransformer(nn.Module):
 
     Args:
         image_size: side of the images, or (height, width), in pixels.
-        patch_size: likewise, of the patches.
+        patch_size: side of the patches, or (height, width), in pixels.
         width: C.
         layers, heads, mlp_ratio, ls_init_value: of the transformer.
         attentional_pool: pool by attention: True, or "parallel" or "cascade" for CoCa's two poolers.
         attn_pooler_queries: how many vectors the pooler returns.
-        attn_pooler_heads: its heads.
+        attn_pooler_heads: heads of the pooler.
         output_dim: D.
         patch_dropout: share of the patches left out in training.
         no_ln_pre: leave out the norm before the transformer.
         pos_embed_type: "learnable" or "sin_cos_2d".
         pool_type: "tok", "avg" or "none".
-        final_ln_after_pool: normalise what was pooled instead of all tokens.
+        final_ln_after_pool: normalize the pooled token instead of all tokens.
         act_layer, norm_layer: make the activations and the norms.
-        output_tokens: return the tokens, too.
-        block_type: as in `Transformer`, and so are the switches that follow it.
+        output_tokens: also return the tokens.
+        block_type: as in `Transformer`, and so are the options that follow it.
 
     Raises:
         ConfigError: if the arguments contradict each other.
     """
+
+    extra: str | None = None
 
     def __init__(
         self,
@@ -86,8 +87,8 @@ class VisionTransformer(nn.Module):
                 f"attentional_pool is {attentional_pool!r}; expected a boolean, 'parallel' or 'cascade'"
             )
         self.output_tokens = output_tokens
-        self.image_size = pair(image_size)
-        self.patch_size = pair(patch_size)
+        self.image_size = as_pair(image_size)
+        self.patch_size = as_pair(patch_size)
         self.grid_size = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.final_ln_after_pool = final_ln_after_pool
         self.output_dim = output_dim
@@ -129,7 +130,7 @@ class VisionTransformer(nn.Module):
         if attentional_pool:
             self.attn_pool = AttentionalPooler(output_dim, width, attn_pooler_heads, attn_pooler_queries)
             if self.attn_pool_type:
-                # in cascade it pools what the first pooler returned, which has another width
+                # in a cascade its input is the output of the first pooler, which has another width
                 source = output_dim if self.attn_pool_type == "cascade" else width
                 self.attn_pool_contrastive = AttentionalPooler(output_dim, source, attn_pooler_heads, 1)
         self.ln_post = norm_layer(output_dim if attentional_pool and not self.attn_pool_type else width)
@@ -137,9 +138,15 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(pooled, output_dim))
         self.init_parameters()
 
-    @unscripted
+    @property
+    def pooling(self) -> str:
+        """Kind of pooling, see `ImageTower`."""
+        if self.attn_pool is not None:
+            return "attention"
+        return {"tok": "token", "avg": "mean"}.get(self.pool_type, self.pool_type)
+
     def init_parameters(self) -> None:
-        """Do nothing: weights begin as torch draws them, as in the published models. Subclasses may draw others."""
+        """Do nothing: the weights keep torch's initial values, as in the published models. Subclasses may differ."""
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode images.
@@ -148,7 +155,7 @@ class VisionTransformer(nn.Module):
             x: (B, 3, H, W), preprocessed.
 
         Returns:
-            (B, D) features, not normalised; with `output_tokens` also the tokens (B, N, C or D).
+            (B, D) features, not normalized; with `output_tokens` also the tokens (B, N, C or D).
 
         Raises:
             ShapeError: if the images do not fit the tower.
@@ -161,34 +168,28 @@ class VisionTransformer(nn.Module):
         return pooled
 
     def _embeds(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to tokens (B, L, C)."""
-        x = self.ln_pre(self.patch_dropout(self._embed_patches(x)))
-        return x
+        """Embed images (B, 3, H, W) as tokens (B, L, C)."""
+        return self.ln_pre(self.patch_dropout(self._embed_patches(x)))
 
     def _embed_patches(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to a class token and patches, with their positions: (B, L, C)."""
-        if not torch.jit.is_scripting():
-            self._check_images(x)
+        """Embed images (B, 3, H, W) as a class token and patches, with their positions: (B, L, C)."""
+        self._check_images(x)
         x = self.conv1(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        if not torch.jit.is_scripting():
-            check_patches(x.shape[1], self.positional_embedding.shape[0] - 1)
+        check_patches(x.shape[1], self.positional_embedding.shape[0] - 1)
         class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)
-        return x
+        return torch.cat([class_token, x], dim=1) + self.positional_embedding.to(x.dtype)  # (B, L, C)
 
     def run_blocks(self, x: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
-        x = self.transformer(x)
-        return x
+        """Run the blocks, (B, L, C) -> (B, L, C)."""
+        return self.transformer(x)
 
-    @unscripted
     def _check_images(self, x: Tensor) -> None:
-        """Raise ShapeError unless images fit; a replaced convolution or table of positions decides what does."""
+        """Raise ShapeError unless images fit the convolution and the positions, which a program may have replaced."""
         as_built = len(self.positional_embedding) == 1 + self.grid_size[0] * self.grid_size[1]
-        check_pictures(x, self.image_size if as_built else None, channels_of(self.conv1))
+        check_images(x, self.image_size if as_built else None, channels_of(self.conv1))
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L, C) to what is projected (B, C or D), and the tokens that go with it."""
+        """Pool tokens (B, L, C) to (B, C or D); also return the tokens of the patches."""
         if self.attn_pool is not None:
             if self.attn_pool_contrastive is not None:
                 x = self.ln_post(x)
@@ -202,14 +203,13 @@ class VisionTransformer(nn.Module):
         return self._global_pool(self.ln_post(x))
 
     def _global_pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The pooled token and the others, by `pool_type`."""
+        """Return the pooled token and the tokens of the patches, by `pool_type`."""
         if self.pool_type == "avg":
             return x[:, 1:].mean(dim=1), x[:, 1:]
         if self.pool_type == "tok":
             return x[:, 0], x[:, 1:]
         return x, x
 
-    @unscripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -220,7 +220,7 @@ class VisionTransformer(nn.Module):
         output_fmt: str = "NCHW",
         output_extra_tokens: bool = False,
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Encode images and keep the tokens of chosen blocks.
+        """Encode images and return the tokens of chosen blocks.
 
         Args:
             x: (B, 3, H, W), preprocessed.
@@ -229,21 +229,21 @@ class VisionTransformer(nn.Module):
             normalize_intermediates: apply the tower's final norm to them.
             intermediates_only: leave out `image_features`.
             output_fmt: "NCHW" maps (B, C, rows, columns), or "NLC" tokens (B, N, C).
-            output_extra_tokens: also give the class tokens (B, 1, C).
+            output_extra_tokens: also return the class tokens (B, 1, C).
 
         Returns:
-            `image_intermediates`, `image_intermediates_prefix` if asked for, and `image_features` (B, D) unless left
+            `image_intermediates`, `image_intermediates_prefix` if requested, and `image_features` (B, D) unless left
             out.
 
         Raises:
-            ConfigError: on an unknown format, or patch dropout while training, which leaves no map.
+            ConfigError: on an unknown format, or if patch dropout in training leaves no complete map.
         """
         check_output_format(output_fmt, ("NCHW", "NLC"))
         grid = (x.shape[2] // self.patch_size[0], x.shape[3] // self.patch_size[1])
         tokens = self._embeds(x)
         if output_fmt == "NCHW" and tokens.shape[1] != 1 + grid[0] * grid[1]:
             raise ConfigError(
-                "patch dropout leaves no whole map of patches: call eval() first, or ask for 'NLC'"
+                "patch dropout removed patches, so there is no complete map: call eval() first, or request 'NLC'"
             )
         last, kept = self.transformer.forward_intermediates(
             tokens, indices=indices, stop_early=stop_early and intermediates_only
@@ -251,7 +251,7 @@ class VisionTransformer(nn.Module):
         if normalize_intermediates:
             if isinstance(self.ln_post, nn.LayerNorm) and self.ln_post.normalized_shape[0] != tokens.shape[2]:
                 raise ConfigError(
-                    "the final norm of this tower follows its attentional pool, it fits no block's tokens"
+                    "the final norm of this tower follows its attentional pool and does not fit the tokens of a block"
                 )
             kept = [self.ln_post(y) for y in kept]
         patches = [y[:, 1:] for y in kept]
@@ -265,14 +265,13 @@ class VisionTransformer(nn.Module):
             output["image_features"] = pooled @ self.proj if self.proj is not None else pooled
         return output
 
-    @unscripted
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the intermediates of chosen blocks do not need.
 
         Args:
-            indices: which blocks, see `take_indices`; those behind the last one are removed.
+            indices: which blocks, see `take_indices`; the blocks behind the last one are removed.
             prune_norm: also replace the final norm by an identity.
             prune_head: also remove the projection.
 
@@ -286,37 +285,37 @@ class VisionTransformer(nn.Module):
             self.register_parameter("proj", None)
         return chosen
 
-    @unscripted
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
-        """Freeze the tower but for its last groups: embeddings, each block, projection (Zhai et al. 2022, LiT).
+        """Freeze the tower except its last groups: embeddings, each block, projection (Zhai et al. 2022, LiT).
 
         Args:
-            unlocked_groups: how many groups stay trainable, from the end; the last block goes with the pooling.
+            unlocked_groups: how many groups stay trainable, from the end; the pooling belongs to the last block.
             freeze_bn_stats: without effect, this tower has no batch norm.
         """
-        blocks: list[Part] = list(self.transformer.resblocks)
-        positions = self.positional_embedding if self.learns_positions else None
-        groups: list[list[Part]] = [
-            [self.conv1, self.class_embedding, positions, self.ln_pre],
-            *([block] for block in blocks[:-1]),
-            [blocks[-1], self.attn_pool, self.attn_pool_contrastive, self.ln_post],
-            [self.proj],
-        ]
-        unlock_last(groups, unlocked_groups)
+        groups = self.layer_groups()
+        groups[-1] += parameters_of([self.attn_pool, self.attn_pool_contrastive, self.ln_post])
+        unlock_last([*groups, parameters_of([self.proj])], unlocked_groups)
 
-    @unscripted
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Group the parameters by layer: embeddings, each block; pooling, final norm and projection are left out."""
+        positions = self.positional_embedding if self.learns_positions else None
+        embeddings: list[Part] = [self.conv1, self.class_embedding, positions, self.ln_pre]
+        return [
+            parameters_of(embeddings),
+            *(list(block.parameters()) for block in self.transformer.resblocks),
+        ]
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         self.transformer.grad_checkpointing = enable
 
-    @unscripted
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay should pass over, besides vectors and scalars."""
+        """Name the parameters that weight decay should skip, in addition to vectors and scalars."""
         return {"positional_embedding", "class_embedding"}
 
 
 def sin_cos_2d(width: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed two-dimensional positions (Vaswani et al. 2017 per axis, as in He et al. 2022, MAE).
+    """Compute fixed two-dimensional positions (Vaswani et al. 2017 per axis, as in He et al. 2022, MAE).
 
     Args:
         width: C, a multiple of four.

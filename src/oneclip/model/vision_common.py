@@ -1,4 +1,4 @@
-"""What every visual tower does alike: which pictures it takes, and in what form it gives the tokens of its blocks.
+"""Checks and formats that all image towers share.
 
 Shapes: B batch, (H, W) pixels, N patches, C width.
 """
@@ -8,13 +8,8 @@ from torch import Tensor, nn
 from oneclip.errors import ConfigError, ShapeError
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size as (height, width), whether it was one number or two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def check_pictures(x: Tensor, image_size: tuple[int, int] | None, channels: int | None = 3) -> None:
-    """Raise ShapeError unless `x` is (B, channels, H, W) of a size; None stands for any."""
+def check_images(x: Tensor, image_size: tuple[int, int] | None, channels: int | None = 3) -> None:
+    """Raise ShapeError unless `x` is (B, channels, H, W) of that size; None allows any."""
     height, width = image_size or ("H", "W")
     fits = x.ndim == 4 and channels in (None, x.shape[1]) and image_size in (None, tuple(x.shape[2:]))
     if not fits:
@@ -23,12 +18,12 @@ def check_pictures(x: Tensor, image_size: tuple[int, int] | None, channels: int 
 
 
 def channels_of(layer: nn.Module) -> int | None:
-    """How many channels the first layer of a tower reads; None if it is no convolution, which may read any."""
+    """Return how many channels the first layer of a tower reads; None if it is not a convolution."""
     return layer.in_channels if isinstance(layer, nn.Conv2d) else None
 
 
 def check_patches(found: int, expected: int) -> None:
-    """Raise ShapeError unless images have as many patches as there are positions for."""
+    """Raise ShapeError unless images have as many patches as the tower has positions."""
     if found != expected:
         raise ShapeError(
             f"these images have {found} patches, and the visual tower has positions for {expected}"
@@ -36,12 +31,12 @@ def check_patches(found: int, expected: int) -> None:
 
 
 def check_output_format(found: str, known: tuple[str, ...]) -> None:
-    """Raise ConfigError unless `found` is one of the formats that a tower can give."""
+    """Raise ConfigError unless a tower can return intermediates in the format `found`."""
     if found not in known:
         raise ConfigError(f"output format {found!r} is not one of {', '.join(known)}")
 
 
 def as_maps(tokens: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    """Patches in rows, (B, N, C), to maps (B, C, rows, columns)."""
+    """Reshape patches in rows, (B, N, C), to maps (B, C, rows, columns)."""
     rows, columns = grid_size
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, rows, columns).contiguous()

@@ -1,7 +1,7 @@
-"""How a caption becomes token ids.
+"""Clean texts and convert them to token ids.
 
-`get_tokenizer` makes the tokenizer that a text tower was trained with: CLIP's own (`CLIPTokenizer`) or one in the form
-of the Hugging Face hub's (`HFTokenizer`). `clean_text` is the cleaning that comes first.
+`get_tokenizer` makes the tokenizer that a text tower was trained with: CLIP's own (`CLIPTokenizer`), or one from
+Hugging Face files (`HFTokenizer`). `clean_text` is the cleaning that comes before.
 """
 
 from oneclip.text.clean import clean_text

@@ -1,4 +1,4 @@
-"""A caption as people write it to the caption that a tokenizer reads."""
+"""Clean texts before tokenization."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal
 
 from oneclip.errors import ConfigError
 
-# Text in which there is nothing to mend: printable ASCII, tab and newline, with no "&" that might begin a
-# character reference. Most captions are, and cleaning is many times faster where ftfy is not asked.
-_is_sound = re.compile(r"[\t\n -%'-~]*(?:&(?![^\t\n <&;])[\t\n -%'-~]*)*").fullmatch
+# Matches text that ftfy and HTML unescaping do not change: printable ASCII, tab and newline, without a "&" that could
+# begin a character reference. Most texts match, and cleaning is many times faster without ftfy.
+_is_clean = re.compile(r"[\t\n -%'-~]*(?:&(?![^\t\n <&;])[\t\n -%'-~]*)*").fullmatch
 
-DEEPEST = 8  # levels of references in references to characters
+MAX_REFERENCE_DEPTH = 8  # levels of HTML references inside references
 _REFERENCE = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _CHAIN = re.compile(r"&(?:(?:amp|AMP|#0{0,22}38|#[xX]0{0,21}26);){2,}")
 
@@ -22,25 +22,25 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def basic_clean(text: str) -> str:
-    """Mend wrongly decoded text (ftfy), unescape HTML twice (`&amp;lt;` occurs) and strip the ends."""
-    if not _is_sound(text):
-        import ftfy  # here, since it takes longer to import than all of ours, and few captions need it
+    """Fix wrongly decoded text (ftfy), unescape HTML twice (data has `&amp;lt;`) and strip both ends."""
+    if not _is_clean(text):
+        import ftfy  # here, because its import is slow and few texts need it
 
-        text, unescape = _shallow(text)
+        text, unescape = _limit_reference_depth(text)
         text = html.unescape(html.unescape(ftfy.fix_text(text, unescape_html=unescape)))
     return text.strip()
 
 
-def _shallow(text: str) -> tuple[str, Literal["auto", False]]:
-    """The same text for ftfy, which unescapes one level of HTML after the other until nothing changes.
+def _limit_reference_depth(text: str) -> tuple[str, Literal["auto", False]]:
+    """Bound the work of ftfy, which unescapes one level of HTML references after the other until nothing changes.
 
-    A chain such as `&amp;amp;amp;` ends as `&` however long it is. What lies deeper than people write in another way
-    is unescaped here, and no further.
+    A chain such as `&amp;amp;amp;` of any length becomes `&`. References that are nested deeper than
+    MAX_REFERENCE_DEPTH in other ways are unescaped here to that depth.
 
     Returns:
-        the text, and what ftfy is to do about HTML.
+        The text, and the option `unescape_html` of ftfy.
     """
-    tag = text.find("<")  # from the line of the first tag on ftfy leaves HTML as it is
+    tag = text.find("<")  # ftfy does not unescape from the line of the first tag on
     end = len(text) if tag < 0 else text.rfind("\n", 0, tag) + 1
     head, tail = _CHAIN.sub("&amp;", text[:end]), text[end:]
     if not _REFERENCE.search(head):
@@ -48,7 +48,7 @@ def _shallow(text: str) -> tuple[str, Literal["auto", False]]:
     from ftfy.fixes import unescape_html
 
     deeper = head
-    for _ in range(DEEPEST):
+    for _ in range(MAX_REFERENCE_DEPTH):
         before, deeper = deeper, unescape_html(deeper)
         if deeper == before:
             return head + tail, "auto"
@@ -56,7 +56,7 @@ def _shallow(text: str) -> tuple[str, Literal["auto", False]]:
 
 
 def whitespace_clean(text: str) -> str:
-    """Make every run of whitespace one space, and none at the ends."""
+    """Replace every run of whitespace by one space, and strip both ends."""
     return " ".join(text.split())
 
 
@@ -66,12 +66,12 @@ def canonicalize_text(
     keep_punctuation_exact_string: str | None = None,
     trans_punctuation: dict[int, int | None] = _WITHOUT_PUNCTUATION,
 ) -> str:
-    """Lower the case, drop ASCII punctuation, tidy whitespace; an underscore is a space (as big_vision does).
+    """Convert to lower case, remove ASCII punctuation, clean whitespace, replace `_` by a space (as in big_vision).
 
     Args:
-        text: what to canonicalise.
-        keep_punctuation_exact_string: a string that survives wherever it stands whole, such as `{}`.
-        trans_punctuation: what `str.translate` makes of punctuation.
+        text: the text.
+        keep_punctuation_exact_string: a string that is kept unchanged, such as `{}`.
+        trans_punctuation: the table for `str.translate` that removes punctuation.
     """
     text = text.replace("_", " ")
     kept = keep_punctuation_exact_string
@@ -80,17 +80,17 @@ def canonicalize_text(
 
 
 def clean_text(x: str) -> str:
-    """Clean a caption as CLIP was trained on: mended, unescaped, single-spaced and in lower case."""
+    """Clean a text as in CLIP's training: `basic_clean`, `whitespace_clean`, lower case."""
     return clean_whitespace(x).lower()
 
 
 def clean_whitespace(x: str) -> str:
-    """Clean a caption and keep its case."""
+    """Clean a text and keep its case."""
     return whitespace_clean(basic_clean(x))
 
 
 def clean_canonicalize(x: str) -> str:
-    """Clean a caption, then take its case and punctuation away."""
+    """Clean a text and remove case and punctuation."""
     return canonicalize_text(basic_clean(x))
 
 
@@ -102,11 +102,11 @@ CLEANERS: dict[str, Callable[[str], str]] = {
 
 
 def get_clean_fn(type: str) -> Callable[[str], str]:
-    """The cleaning of that name.
+    """Return the cleaning function with this name.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if the name is unknown.
     """
     if not isinstance(type, str) or type not in CLEANERS:
-        raise ConfigError(f"unknown way to clean a text {type!r}; available: {', '.join(CLEANERS)}")
+        raise ConfigError(f"unknown text cleaning {type!r}; available: {', '.join(CLEANERS)}")
     return CLEANERS[type]

@@ -1,4 +1,4 @@
-"""Templates and the name of a class to the texts that stand for it."""
+"""Prompt templates: fill in a class name or a label."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from typing import TypeAlias
 from oneclip.errors import TextError, TextTypeError
 
 Template: TypeAlias = str | Callable[[str], str]
-PLACES = ("{}", "{0}")
+PLACEHOLDERS = ("{}", "{0}")
 
 
-def prompts(name: str, templates: Sequence[Template]) -> list[str]:
-    """Fill each template with the name of a class.
+def has_placeholder(template: str) -> bool:
+    """Return True if a template has a place for the name."""
+    return any(placeholder in template for placeholder in PLACEHOLDERS)
+
+
+def fill_templates(name: str, templates: Sequence[Template]) -> list[str]:
+    """Fill a name into each template.
 
     Args:
-        name: of the class.
-        templates: strings with `{}` where the name goes, or functions of the name.
+        name: of a class, or a label.
+        templates: strings with `{}` in place of the name, or functions from the name to a text.
 
     Raises:
-        TextError: if there are no templates, or one has no place for the name.
-        TextTypeError: if a function gives no string.
+        TextError: if there are no templates, or one has no placeholder.
+        TextTypeError: if a function does not return a string.
     """
     if isinstance(templates, str) or not len(templates):
-        raise TextError(f"templates is {templates!r}, and must be a list with at least one")
-    return [_filled(template, name) for template in templates]
+        raise TextError(f"templates is {templates!r}; expected a list with at least one template")
+    return [_fill_template(template, name) for template in templates]
 
 
-def _filled(template: Template, name: str) -> str:
+def _fill_template(template: Template, name: str) -> str:
     if isinstance(template, str):
-        place = next((place for place in PLACES if place in template), None)
-        if place is None:
+        if not has_placeholder(template):
             raise TextError(
                 f"the template {template!r} has no {{}} where the label goes, as in 'a photo of a {{}}'"
             )
-        return template.replace(place, name)
+        placeholder = next(each for each in PLACEHOLDERS if each in template)
+        return template.replace(placeholder, name)  # str.format would fail on other braces
     text = template(name)
     if not isinstance(text, str):
-        raise TextTypeError(f"the template gave {type(text).__name__} for {name!r}; a string was expected")
+        raise TextTypeError(f"the template returned {type(text).__name__} for {name!r}; expected a string")
     return text

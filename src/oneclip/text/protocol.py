@@ -1,4 +1,4 @@
-"""What every tokenizer can do, whatever it was made of."""
+"""Interface of all tokenizers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(Protocol):
-    """Captions to rows of token ids of one length, as a text tower takes them.
+    """Converter of texts to rows of token ids for a text tower.
 
     Attributes:
-        context_length: L, the length of a row; None where it is told at each call.
-        vocab_size: how many ids there are.
-        pad_token_id: what fills a row beside its caption.
+        context_length: L, the length of a row; None if each call must pass it.
+        vocab_size: number of ids.
+        pad_token_id: id that fills the rest of a row.
     """
 
     context_length: int | None
@@ -29,16 +29,19 @@ class Tokenizer(Protocol):
         *,
         overflow: Literal["truncate", "error"] = "truncate",
     ) -> LongTensor:
-        """One caption, or N, to (N, L) int64 on the CPU: always L long, however short the captions are.
+        """Tokenize one text, or N.
+
+        Returns:
+            (N, L) int64 on the CPU; rows are always padded to L.
 
         Raises:
             TextTypeError: naming the first text that is not a string.
             TextTooLongError: naming the first text that is too long, when `overflow` is "error".
-            ConfigError: if L is unknown or too small, or `overflow` is neither of the two.
+            ConfigError: if L is unknown or too small, or `overflow` has another value.
         """
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, without what is put around it, however long."""
+        """Return all ids of one text, without special tokens around it."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of (L,) ids, special tokens included."""
+        """Return the text of (L,) ids, including special tokens."""

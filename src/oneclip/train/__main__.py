@@ -1,4 +1,4 @@
-"""`python -m oneclip.train`, as torchrun starts it: `oneclip train`."""
+"""Entry point of `python -m oneclip.train`: `oneclip train`, for torchrun."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Weights in training to their moving average, which is evaluated and exported in their stead."""
+"""Exponential moving average of the weights, used for evaluation and export."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import CheckpointMismatchError, ConfigError
-from oneclip.train.checkpointing.state import load_by_name
-from oneclip.train.distributed.parallel import is_shard
+from oneclip.train.checkpointing.checkpointer import copy_tensors
+from oneclip.train.distributed.parallel import is_dtensor
 
-UPDATES = ".updates"  # no tensor of a module has a name that begins with a dot
+UPDATES = ".updates"  # tensor names of a module never begin with a dot
 
 
 class Ema:
     """Exponential moving average of a module's trainable parameters and of its floating buffers, in fp32.
 
     After each step `mean += (1 - d) (weights - mean)`, with d = min(decay, (1 + t) / (10 + t)) after t earlier
-    updates, so that the random weights of the beginning are soon forgotten. Statistics of batch norms are averaged
-    along. What is frozen, and what a state dict does not hold, is its own average and costs no memory. A module in
-    shards has its average in shards.
+    updates, so that random initial weights lose their influence fast. Statistics of batch norms are averaged too.
+    Frozen tensors, and tensors outside the state dict, are not averaged and take no memory. The average of a sharded
+    module is sharded.
 
     Args:
-        module: on its device, and in shards already if it is to be.
-        decay: of the average, in [0, 1).
+        module: on its device, and already sharded if it will be.
+        decay: in [0, 1).
 
     Raises:
-        ConfigError: if the decay is out of its range.
+        ConfigError: if the decay is out of range.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ConfigError(f"the decay of the moving average is {decay}; expected it in [0, 1)")
+            raise ConfigError(f"the decay of the moving average is {decay}; expected a number in [0, 1)")
         self.decay = decay
         self._weights = _averaged(module)
         self._means = {name: _fp32(weight).clone() for name, weight in self._weights.items()}
@@ -42,23 +42,23 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the weights, after a step."""
+        """Update the averages after an optimizer step."""
         done = int(self._updates)
         share = 1 - min(self.decay, (1 + done) / (10 + done))
-        for names in self._alike():
+        for names in self._foreach_groups():
             weights = [_fp32(self._weights[name]) for name in names]
             torch._foreach_lerp_([self._means[name] for name in names], weights, share)
         self._updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by the names that the module gives its tensors, and the number of updates; no copies."""
+        """Return the averages by tensor name, and the number of updates, without copying."""
         return {**self._means, UPDATES: self._updates}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from averages that `state_dict` gave; whole ones may go into shards.
+        """Load the result of `state_dict`; full tensors are sharded where needed.
 
         Raises:
-            CheckpointMismatchError: if they are of other tensors.
+            CheckpointMismatchError: if names or shapes differ.
         """
         own = self.state_dict()
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -71,14 +71,14 @@ class Ema:
         if missing or unexpected or reshaped:
             hint = "Resume with the same trainable parameters."
             raise CheckpointMismatchError("the moving average", missing, unexpected, reshaped, hint)
-        load_by_name(own, state)
+        copy_tensors(own, state)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """A stretch in which the module has the averages in place of its weights, for evaluation or export.
+        """Replace the weights of the module by their averages, for evaluation or export.
 
-        Only shards, and weights that are not in fp32, are copied. Not to be trained in; and of a module in shards, to
-        be entered before its weights are gathered.
+        Copies only shards, and weights that are not fp32. Do not train inside. With a sharded module, enter it before
+        the weights are gathered.
         """
         before = {name: _replace(weight, self._means[name]) for name, weight in self._weights.items()}
         try:
@@ -87,16 +87,16 @@ class Ema:
             for name, weight in self._weights.items():
                 _replace(weight, before[name])
 
-    def _alike(self) -> list[list[str]]:
-        """Names of tensors that one operation takes together."""
+    def _foreach_groups(self) -> list[list[str]]:
+        """Return names of tensors, grouped so that one foreach operation can take each group."""
         groups: dict[Any, list[str]] = {}
         for name, weight in self._weights.items():
-            groups.setdefault((is_shard(weight), weight.device), []).append(name)
+            groups.setdefault((is_dtensor(weight), weight.device), []).append(name)
         return list(groups.values())
 
 
 def _averaged(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that are averaged; one that has several names counts once."""
+    """Return the tensors to average. A tensor with several names appears once."""
     kept = module.state_dict(keep_vars=True)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     found = {**parameters, **dict(module.named_buffers())}
@@ -105,8 +105,8 @@ def _averaged(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _replace(weight: Tensor, values: Tensor) -> Tensor:
-    """Give a tensor other values; returns those it had."""
-    if is_shard(weight):  # FSDP2 knows the memory, so that stays
+    """Set the values of a tensor, and return its old ones."""
+    if is_dtensor(weight):  # FSDP2 keeps references to the memory
         before = weight.detach().clone()
         weight.copy_(values)
         return before

@@ -1,4 +1,4 @@
-"""Held-out data to the `evaluate` hook of a `Trainer`, its work shared by the processes of the training."""
+"""Evaluation on held-out data during training, shared by its processes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from torch import Tensor
 from oneclip.config.run import RunCfg
 from oneclip.config.training import TrainCfg
 from oneclip.errors import ClusterError, OneCLIPError
-from oneclip.evaluate import HeldOut, Subject, Task, open_task, read_templates, recall_at_k
-from oneclip.image import Preprocess
-from oneclip.image.prefetch import Picture, Skipped
-from oneclip.train.autocast import computing_in
+from oneclip.evaluate import EvaluationHook, FeatureExtractor, Task, open_task, read_templates, recall_at_k
+from oneclip.image import ImageSource, Preprocess
+from oneclip.image.prefetch import SkippedImage
+from oneclip.train.autocast import autocast_to
 from oneclip.train.distributed.world import World
-from oneclip.train.initial_model import Start
+from oneclip.train.initial_model import InitialModel
 
-__all__ = ["HeldOut", "Shared", "eval_task", "held_out", "recall_at_k"]
+__all__ = ["DistributedExtractor", "EvaluationHook", "held_out_evaluation", "open_eval_task", "recall_at_k"]
+
+EVAL_BATCH_SIZE = 64
 
 Part = TypeVar("Part")
 
 
-def eval_task(cfg: RunCfg) -> Task:
-    """What `eval_data` names: a table of pairs, or a folder of classes.
+def open_eval_task(cfg: RunCfg) -> Task:
+    """Open `eval_data`: a table of pairs, or a folder of classes.
 
     Raises:
         DataError: if it cannot be used.
@@ -43,19 +45,21 @@ def eval_task(cfg: RunCfg) -> Task:
     )
 
 
-def held_out(task: Task, start: Start, cfg: RunCfg, train_cfg: TrainCfg, world: World) -> HeldOut:
-    """What evaluates a model in training; every process has to call it at the same steps.
+def held_out_evaluation(
+    task: Task, start: InitialModel, cfg: RunCfg, train_cfg: TrainCfg, world: World
+) -> EvaluationHook:
+    """Make the `evaluate` hook of a `Trainer`. All processes must call it at the same steps.
 
     Args:
-        task: what it is evaluated on.
-        start: the model's preprocessing, tokenizer and device.
-        cfg: the run.
-        train_cfg: its training, whose micro-batches and precision are used unless the run says others.
+        task: the held-out data.
+        start: preprocessing, tokenizer and device of the model.
+        cfg: settings of the run.
+        train_cfg: settings of the trainer; their micro-batch and precision are the defaults.
         world: the processes that share the work.
     """
     precision = cfg.eval_precision or train_cfg.precision
     batch_size = cfg.batch_size or EVAL_BATCH_SIZE
-    return HeldOut(
+    return EvaluationHook(
         task,
         Preprocess(start.preprocess_cfg),
         start.tokenizer,
@@ -63,72 +67,71 @@ def held_out(task: Task, start: Start, cfg: RunCfg, train_cfg: TrainCfg, world: 
         batch_size=batch_size,
         micro_batch=cfg.eval_batch_size or train_cfg.micro_batch or max(1, batch_size // world.size),
         device=start.device,
-        computing=partial(computing_in, precision, start.device),
+        computing=partial(autocast_to, precision, start.device),
         max_pixels=cfg.max_pixels,
-        shared=partial(Shared, world=world),
+        shared=partial(DistributedExtractor, world=world),
     )
 
 
-EVAL_BATCH_SIZE = 64
-
-
-class Shared:
-    """A subject whose work processes share: each encodes every n-th item, and all of them get all embeddings.
+class DistributedExtractor:
+    """Feature extractor shared by processes: each encodes every n-th item, and all get all embeddings.
 
     Args:
-        subject: of this process; the same weights on each.
-        world: the processes. Each asks for the same items at the same time.
+        extractor: of this process, with the same weights on each.
+        world: the processes. Each encodes the same items at the same time.
     """
 
-    def __init__(self, subject: Subject, world: World) -> None:
-        self._subject, self._world = subject, world
-        self.batch_size = subject.batch_size
+    def __init__(self, extractor: FeatureExtractor, world: World) -> None:
+        self._extractor, self._world = extractor, world
+        self.batch_size = extractor.batch_size
 
-    def pictures(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[int], list[Skipped]]:
-        """See `Subject`."""
-        mine = range(self._world.rank, len(pictures), self._world.size)
-        parts = self._gather(lambda: self._subject.pictures([pictures[i] for i in mine]) if mine else None)
-        found, numbers, skipped = [], [], []
+    def encode_images(self, images: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[SkippedImage]]:
+        """See `FeatureExtractor`."""
+        mine = range(self._world.rank, len(images), self._world.size)
+        parts = self._gather(
+            lambda: self._extractor.encode_images([images[i] for i in mine]) if mine else None
+        )
+        found, indices, skipped = [], [], []
         for rank, part in parts:
             features, kept, left_out = part
-            numbers += [rank + i * self._world.size for i in kept]
+            indices += [rank + i * self._world.size for i in kept]
             skipped += left_out
             found += [features] if len(features) else []
-        order = sorted(range(len(numbers)), key=numbers.__getitem__)
-        together = torch.cat(found)[order] if found else torch.empty(0, 0)
-        return together, sorted(numbers), skipped
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        embeddings = torch.cat(found)[order] if found else torch.empty(0, 0)
+        return embeddings, sorted(indices), skipped
 
-    def captions(self, captions: Sequence[str]) -> Tensor:
-        """See `Subject`."""
-        mine = captions[self._world.rank :: self._world.size]
-        parts = self._gather(lambda: self._subject.captions(mine) if mine else None)
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """See `FeatureExtractor`."""
+        mine = texts[self._world.rank :: self._world.size]
+        parts = self._gather(lambda: self._extractor.encode_texts(mine) if mine else None)
         if not parts:
             return torch.empty(0, 0)
-        together: Tensor = parts[0][1].new_empty(len(captions), parts[0][1].shape[1])
+        embeddings: Tensor = parts[0][1].new_empty(len(texts), parts[0][1].shape[1])
         for rank, part in parts:
-            together[rank :: self._world.size] = part
-        return together
+            embeddings[rank :: self._world.size] = part
+        return embeddings
 
-    def temperature(self) -> tuple[float, float | None]:
-        """See `Subject`."""
-        return self._subject.temperature()
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
+        """See `FeatureExtractor`."""
+        return self._extractor.logit_scale_and_bias()
 
     def _gather(self, encode: Callable[[], Part | None]) -> list[tuple[int, Any]]:
-        """What each process made, by its rank; none of them waits for one that could not.
+        """Gather the results of all processes, with their ranks.
 
         Raises:
-            OneCLIPError: on all processes, if one of them raised it.
+            OneCLIPError: on all processes, if one of them raised an error.
         """
-        made: Part | None = None
+        result: Part | None = None
         problem: OneCLIPError | None = None
         try:
-            made = encode()
+            result = encode()
         except OneCLIPError as error:
             problem = error
-        told = self._world.gather((made, str(problem) if problem is not None else None))
+        gathered = self._world.gather((result, str(problem) if problem is not None else None))
         if problem is not None:
             raise problem
-        for rank, (_, text) in enumerate(told):
+        for rank, (_, text) in enumerate(gathered):
             if text is not None:
-                raise ClusterError(f"process {self._world.rank} ends because process {rank} did: {text}")
-        return [(rank, made) for rank, (made, _) in enumerate(told) if made is not None]
+                raise ClusterError(f"process {self._world.rank} stops because process {rank} failed: {text}")
+        return [(rank, part) for rank, (part, _) in enumerate(gathered) if part is not None]

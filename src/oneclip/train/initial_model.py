@@ -1,4 +1,4 @@
-"""A name to the model that a training starts from, with the facts that travel with it."""
+"""Initial model of a training: pretrained or random weights, with preprocessing and tokenizer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, ConfigError
 from oneclip.hub import read_json
 from oneclip.model import build_model
+from oneclip.model.text_pooling import TextPooling
 from oneclip.text import Tokenizer, get_tokenizer
-from oneclip.train.data.batches import Prepare, is_crop_exact
+from oneclip.train.data.batches import Prepare
 
 
 @dataclass
-class Start:
-    """A model to train, with the facts that travel with it.
+class InitialModel:
+    """Model to train, with its configuration, preprocessing and tokenizer.
 
     Attributes:
         model: on the CPU, in fp32.
-        cfg: what it was built of.
-        preprocess_cfg: how a picture becomes a tensor for it.
-        home: where its tokenizer may lie.
-        device: where it will be trained.
+        cfg: configuration of the model.
+        preprocess_cfg: inference preprocessing.
+        home: where to look for its tokenizer.
+        device: device of the training.
     """
 
     model: nn.Module
@@ -39,26 +40,26 @@ class Start:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The one that goes with its text tower."""
+        """Return the tokenizer of the text tower."""
         return get_tokenizer(self.cfg.text_cfg, self.home)
 
     @cached_property
     def prepare(self) -> Prepare:
-        """What happens to a batch on its way to the model."""
+        """Return the preparation of a batch for the model."""
         return Prepare(
             self.tokenizer,
             self.preprocess_cfg,
-            crop_texts=is_crop_exact(self.cfg.text_cfg),
+            crop_texts=TextPooling.of_cfg(self.cfg.text_cfg).may_crop_padding,
             pad_id=self.tokenizer.pad_token_id,
         )
 
     @property
     def description(self) -> dict[str, Any]:
-        """What goes with the weights, so that a file says what it is."""
+        """Return the configurations that checkpoints save with the weights."""
         return {"model_cfg": self.cfg.to_dict(), "preprocess_cfg": self.preprocess_cfg.to_dict()}
 
 
-def starting_model(
+def load_initial_model(
     architecture: str | None,
     pretrained: str | None,
     *,
@@ -66,31 +67,32 @@ def starting_model(
     device: torch.device | None = None,
     image_size: int | None = None,
     context_length: int | None = None,
-) -> Start:
-    """The model to train, on the CPU in fp32: of random weights by the seed, or pretrained.
+) -> InitialModel:
+    """Build or load the model to train, on the CPU in fp32.
 
     Args:
-        architecture: a name that `oneclip.zoo` knows, or the path of a JSON file: an
-            `open_clip_config.json`, or its `model_cfg` alone.
-        pretrained: with an architecture's name, a tag or a file of it; alone, what `oneclip.load` takes.
-        seed: of random weights.
-        device: where it will be trained; the CPU if not given.
-        image_size: pixels a side, for images of another size than the model's; positions are resized.
-        context_length: tokens a caption, likewise.
+        architecture: a name in `oneclip.zoo`, or the path of a JSON file: an `open_clip_config.json`, or its
+            `model_cfg` alone.
+        pretrained: with an architecture, a tag or a file of it; alone, any argument of `oneclip.load`. None: random
+            weights.
+        seed: seed of random weights.
+        device: device of the training; default: CPU.
+        image_size: pixels of an image side; position embeddings are resized. Default: as in the model.
+        context_length: tokens of a text; position embeddings are resized. Default: as in the model.
 
     Raises:
-        ConfigError: if neither is given, or they do not go together.
+        ConfigError: if neither architecture nor weights are given, or they cannot be combined.
         UnknownModelError: for an architecture or weights that do not exist.
     """
     device = device if device is not None else torch.device("cpu")
     if architecture is None and pretrained is None:
         raise ConfigError(
-            "say what to train: an architecture (--model), pretrained weights (--pretrained), or both"
+            "no model to train; set an architecture (--model), pretrained weights (--pretrained), or both"
         )
     if pretrained is not None:
         if architecture is not None and architecture.endswith(".json"):
             raise ConfigError(
-                f"pretrained weights do not go with {architecture}; name their architecture, or give them alone"
+                f"pretrained weights cannot be used with {architecture}; name their architecture, or give them alone"
             )
         loaded = checkpoint.load(
             pretrained if architecture is None else f"{architecture}:{pretrained}",
@@ -98,11 +100,11 @@ def starting_model(
             image_size=image_size,
             context_length=context_length,
         )
-        return Start(loaded.model, loaded.cfg, loaded.preprocess_cfg, loaded.home, device)
+        return InitialModel(loaded.model, loaded.cfg, loaded.preprocess_cfg, loaded.home, device)
     assert architecture is not None
     if architecture.endswith(".json"):
         cfg, preprocess_cfg = read_config(Path(architecture))
-        cfg = checkpoint.pooled_at_end(cfg)
+        cfg = checkpoint.pool_at_end_of_text(cfg)
     else:
         cfg, preprocess_cfg = zoo.architecture(architecture), zoo.preprocess_of(architecture)
     if image_size is not None:
@@ -111,14 +113,14 @@ def starting_model(
     if context_length is not None:
         cfg = replace(cfg, text_cfg=replace(cfg.text_cfg, context_length=context_length))
     torch.manual_seed(seed)
-    return Start(build_model(cfg), cfg, preprocess_cfg, device=device)
+    return InitialModel(build_model(cfg), cfg, preprocess_cfg, device=device)
 
 
 def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
-    """The configurations in a JSON file.
+    """Read the configurations in a JSON file.
 
     Raises:
-        ConfigError: if it is missing, no JSON object, or has an unknown or a missing key.
+        ConfigError: if it is missing or not a JSON object, or has an unknown or a missing key.
     """
     try:
         values = read_json(path)
@@ -126,7 +128,7 @@ def read_config(path: Path) -> tuple[ModelCfg, PreprocessCfg]:
         preprocess = {"size": cfg.vision_cfg.image_size, **(values.get("preprocess_cfg") or {})}
         return cfg, PreprocessCfg.from_dict(preprocess)
     except CheckpointError as error:
-        raise ConfigError(f"the configuration cannot be read: {error}") from error
+        raise ConfigError(f"cannot read the model configuration: {error}") from error
     except ConfigError:
         raise
     except (AttributeError, TypeError, ValueError) as error:

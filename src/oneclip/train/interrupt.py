@@ -1,4 +1,4 @@
-"""Ctrl-C, or a cluster that wants its machine back, to a request that the loop reads between steps."""
+"""Handling of Ctrl-C and SIGTERM: a flag that the training loop reads between steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM sets `requested` and the second raises KeyboardInterrupt.
+    """Context in which the first SIGINT or SIGTERM sets `requested`, and the second raises KeyboardInterrupt.
 
-    Off the main thread, where Python delivers no signals, it does nothing.
+    Does nothing outside the main thread, because Python delivers no signals there.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """A stretch that may end anywhere, such as an evaluation: a SIGINT ends it at once."""
+        """Let a SIGINT end the block at once, for work such as an evaluation that can stop anywhere."""
         self._is_immediate = True
         try:
             yield

@@ -1,6 +1,6 @@
-"""Features of a batch to the losses of a step, on one process or across ranks.
+"""Training objectives: losses from the features of a batch, on one or many processes.
 
-The mean over ranks of a loss, and of its gradients, is that of one process with the whole batch.
+The mean over ranks of a loss and of its gradients equals that of one process with the whole batch.
 
 Shapes: B batch of this rank, D joint embedding, L tokens, V vocabulary.
 """
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
 from oneclip.losses import ClipLoss, DistillClipLoss, SigLipLoss
-from oneclip.losses.multi_positive import contrast_without_same
+from oneclip.losses.false_negatives import masked_contrastive_loss
 from oneclip.train.data.batches import Batch
 from oneclip.train.distributed.world import World
 from oneclip.train.forward import Features
 
 
 class Objective(nn.Module):
-    """Features and a batch to named scalars in fp32; "loss" is minimised, the rest is logged.
+    """Module that computes named fp32 scalars from features and a batch; "loss" is minimized, the rest is logged.
 
     Args:
-        loss_fn: called with image features, text features, the exponentiated scale, the bias if there is one.
+        loss_fn: called with image features, text features, the exponentiated scale, and the bias if there is one.
     """
 
     def __init__(self, loss_fn: nn.Module) -> None:
@@ -36,14 +36,14 @@ class Objective(nn.Module):
         self.loss_fn = loss_fn
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch."""
+        """Compute the losses of one batch."""
         return {"loss": self.contrast(features, batch)}
 
     def contrast(self, features: Features, batch: Batch) -> Tensor:
-        """The contrastive loss; pairs that `batch.extra["same"]` gives one number are no negatives of each other."""
+        """Compute the contrastive loss. Pairs with equal numbers in `batch.extra["same"]` are not negatives."""
         same, loss_fn = batch.extra.get("same"), self.loss_fn
         if same is not None and isinstance(loss_fn, ClipLoss | SigLipLoss):
-            return contrast_without_same(
+            return masked_contrastive_loss(
                 features.image,
                 features.text,
                 features.logit_scale,
@@ -59,14 +59,14 @@ class Objective(nn.Module):
         return loss
 
 
-class Captioning(Objective):
-    """A contrastive loss, and the cross-entropy of each next token of the captions (Yu et al. 2022, equation 4).
+class CaptioningObjective(Objective):
+    """Contrastive loss plus cross-entropy of the next caption token (Yu et al. 2022, equation 4).
 
     Args:
-        loss_fn: the contrastive one.
-        weight: of the captions' loss.
-        pad_id: the token that is not predicted.
-        world: whose tokens the mean is over: each counts the same, whatever rank it is on.
+        loss_fn: contrastive loss.
+        weight: weight of the captioning loss.
+        pad_id: token that is not predicted.
+        world: the mean is over the tokens of all its processes.
     """
 
     def __init__(self, loss_fn: nn.Module, weight: float, pad_id: int, world: World) -> None:
@@ -74,12 +74,12 @@ class Captioning(Objective):
         self.weight, self.pad_id, self.world = weight, pad_id, world
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch."""
+        """Compute the losses of one batch."""
         contrast = self.contrast(features, batch)
         logits, labels = features.captions["logits"], features.captions["labels"]
         total = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=self.pad_id, reduction="sum")
         count = (labels != self.pad_id).sum()
-        if not self.world.is_alone:
+        if not self.world.is_single:
             dist.all_reduce(count)
         caption = total * self.world.size / count.clamp(min=1)
         return {
@@ -89,13 +89,13 @@ class Captioning(Objective):
         }
 
 
-class Distillation(Objective):
-    """A contrastive loss, and the distance of the similarities from those of a teacher (Wu et al. 2023).
+class DistillationObjective(Objective):
+    """Contrastive loss plus the distance to the similarities of a teacher (Wu et al. 2023).
 
     Args:
-        loss_fn: both.
-        teach: a batch to the teacher's features and its exponentiated scale; without gradients.
-        weight: of the distance.
+        loss_fn: computes both.
+        teach: returns the teacher's features and exponentiated scale for a batch, without gradients.
+        weight: weight of the distance.
     """
 
     def __init__(self, loss_fn: DistillClipLoss, teach: Callable[[Batch], Features], weight: float) -> None:
@@ -103,7 +103,7 @@ class Distillation(Objective):
         self.teach, self.weight = teach, weight
 
     def forward(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one batch."""
+        """Compute the losses of one batch."""
         with torch.no_grad():
             teacher = self.teach(batch)
         contrast, distance = self.loss_fn(
@@ -132,15 +132,15 @@ def make_objective(
     teach: Callable[[Batch], Features] | None = None,
     loss_fn: nn.Module | None = None,
 ) -> Objective:
-    """The objective that a configuration asks for: sigmoid or softmax, with captions for a CoCa, with a teacher.
+    """Make the objective of the settings: softmax or sigmoid, with captions for a CoCa, or with a teacher.
 
     Args:
         cfg: the settings.
-        model: what is trained.
+        model: the model to train.
         world: the processes that train together.
-        pad_id: what fills ids after a caption.
-        teach: a batch to the features of a teacher.
-        loss_fn: a contrastive loss in place of the one that `cfg.loss` names.
+        pad_id: token id after the end of a text.
+        teach: returns the features of a teacher for a batch.
+        loss_fn: contrastive loss to use instead of `cfg.loss`.
 
     Raises:
         ConfigError: if the loss does not fit the model or the teacher.
@@ -148,24 +148,26 @@ def make_objective(
     place: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     if teach is not None:
         if cfg.loss != "softmax":
-            raise ConfigError(f"a teacher goes with loss=softmax; found loss={cfg.loss}")
+            raise ConfigError(f"a teacher needs loss=softmax; found loss={cfg.loss}")
         if hasattr(model, "text_decoder"):
             raise ConfigError(
-                "a teacher goes with a model of two towers; found one that writes captions, too"
+                "a teacher needs a model with two towers only; found one with a captioning decoder"
             )
-        return Distillation(DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight)
+        return DistillationObjective(
+            DistillClipLoss(cfg.local_loss, True, **place), teach, cfg.teacher_weight
+        )
     place["tile_size"] = cfg.tile_size
     if loss_fn is not None:
         pass
     elif cfg.loss == "sigmoid":
         if getattr(model, "logit_bias", None) is None:
             raise ConfigError(
-                "loss=sigmoid needs a model with a logit bias, and this one has none: set init_logit_bias (-10 in "
-                "Zhai et al. 2023) in its configuration, or take loss=softmax"
+                "loss=sigmoid needs a model with a logit bias, but this model has none: set init_logit_bias (-10 in "
+                "Zhai et al. 2023) in its configuration, or use loss=softmax"
             )
-        loss_fn = SigLipLoss(**place, dist_impl=cfg.sigmoid_way)
+        loss_fn = SigLipLoss(**place, dist_impl=cfg.sigmoid_dist_impl)
     else:
         loss_fn = ClipLoss(cfg.local_loss, True, **place)
     if hasattr(model, "text_decoder"):
-        return Captioning(loss_fn, cfg.caption_weight, pad_id, world)
+        return CaptioningObjective(loss_fn, cfg.caption_weight, pad_id, world)
     return Objective(loss_fn)

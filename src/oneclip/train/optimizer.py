@@ -1,4 +1,4 @@
-"""A model to its optimizer: weight decay only where it belongs, lower layers at lower rates if that is asked for."""
+"""Optimizer of a training, with parameter groups for weight decay and layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
-from oneclip.train.distributed.parallel import is_shard
+from oneclip.train.distributed.parallel import is_dtensor
 from oneclip.train.layer_depth import layers_above, tower_parameters
 
 NO_DECAY = re.compile(r"bn|ln|bias|logit_scale")
 
 
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: not to norms, biases, the logit scale, nor anything one-dimensional."""
+def has_weight_decay(name: str, parameter: Tensor) -> bool:
+    """Return False for norms, biases, the logit scale and other one-dimensional parameters."""
     return parameter.ndim >= 2 and NO_DECAY.search(name) is None
 
 
@@ -29,23 +29,23 @@ def parameter_groups(
     image_scale: float = 1.0,
     text_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in groups for an optimizer; one that modules share counts once.
+    """Group the trainable parameters for an optimizer. Shared parameters appear once.
 
-    Whole parameters and shards are in groups of their own, because no fused update takes both.
+    Full tensors and shards are in separate groups, because a fused update cannot take both.
 
     Args:
-        modules: whose parameters are trained.
-        weight_decay: of the parameters that have any, see `decays`.
-        layer_decay: of the learning rate, for each layer that lies above a parameter's (Bao et al. 2022, BEiT); see
-            `layers_above`. 1.0: all learn at the same rate.
-        image_scale, text_scale: what the learning rate of each tower is multiplied by.
+        modules: modules to train.
+        weight_decay: weight decay of parameters with `has_weight_decay`.
+        layer_decay: factor of the learning rate for each layer above a parameter (Bao et al. 2022, BEiT); see
+            `layers_above`. 1.0: one rate for all.
+        image_scale, text_scale: factors of the learning rate of each tower.
 
     Returns:
-        Groups with `params`, `weight_decay` and `lr_scale`, which the learning rate of the group is to be multiplied
-        by; those without weight decay first, then from the lowest layer up.
+        Groups with `params`, `weight_decay` and `lr_scale`, a factor of the learning rate. Groups without weight decay
+        come first, then lower layers before upper ones.
 
     Raises:
-        ConfigError: if the layers of a tower are not known.
+        ConfigError: if the layers of a tower are unknown.
     """
     modules = list(modules)
     named = {p: name for module in modules for name, p in module.named_parameters() if p.requires_grad}
@@ -55,23 +55,23 @@ def parameter_groups(
         scales |= dict.fromkeys(side, scale)
     groups: dict[tuple[float, float, bool], list[Tensor]] = {}
     for p, name in named.items():
-        decay = weight_decay if decays(name, p) else 0.0
+        decay = weight_decay if has_weight_decay(name, p) else 0.0
         scale = scales.get(p, 1.0) * layer_decay ** above.get(p, 0)
-        groups.setdefault((decay, scale, is_shard(p)), []).append(p)
+        groups.setdefault((decay, scale, is_dtensor(p)), []).append(p)
     return [{"params": groups[key], "weight_decay": key[0], "lr_scale": key[1]} for key in sorted(groups)]
 
 
 def lock_towers(model: nn.Module, cfg: TrainCfg) -> None:
-    """Lock the towers whose learning rate is 0.
+    """Freeze towers with a learning rate of 0.
 
     Raises:
-        ConfigError: if a tower has a rate of its own, and the model has no such tower.
+        ConfigError: if a tower has its own learning rate, but the model has no such tower.
     """
     for side, name in zip(tower_parameters([model]), ("image_lr", "text_lr"), strict=True):
         lr = getattr(cfg, name)
         if lr is not None and not side:
             raise ConfigError(
-                f"{name} is set, and {type(model).__name__} has no towers that are known; leave it out"
+                f"{name} is set, but the towers of {type(model).__name__} are unknown; do not set it"
             )
         if lr == 0:
             for parameter in side:
@@ -79,10 +79,10 @@ def lock_towers(model: nn.Module, cfg: TrainCfg) -> None:
 
 
 def make_optimizer(modules: Iterable[nn.Module], cfg: TrainCfg) -> torch.optim.Optimizer:
-    """The optimizer that the settings name, over the trainable parameters of the modules, in its fused form.
+    """Make the fused optimizer of the settings for the trainable parameters of the modules.
 
     Raises:
-        ConfigError: if `layer_decay` is set and the layers of a tower are not known.
+        ConfigError: if `layer_decay` is set and the layers of a tower are unknown.
     """
     modules = list(modules)
     scales = [1.0 if lr is None else lr / cfg.lr for lr in (cfg.image_lr, cfg.text_lr)]

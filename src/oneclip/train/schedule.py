@@ -1,4 +1,4 @@
-"""A step number to a learning rate."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from oneclip.config.training import TrainCfg
 
 
 def learning_rate(step: int, cfg: TrainCfg) -> float:
-    """The learning rate of step 0, 1, …: linear warm-up, then half a cosine down to `final_lr`, or constant.
+    """Compute the learning rate of a step: linear warm-up, then half a cosine down to `final_lr`, or constant.
 
-    A constant rate may fall to `final_lr` in a straight line in its last steps (Zhai et al. 2022, "Scaling vision
-    transformers", section 3.5): what comes before does not depend on where the training ends.
+    With `cooldown`, a constant rate falls linearly to `final_lr` in the last steps (Zhai et al. 2022, "Scaling vision
+    transformers", section 3.5). Earlier steps then do not depend on the length of the training.
 
-    The last warm-up step and the first after it both have `cfg.lr`; after `cfg.steps` the rate stays.
+    The last warm-up step and the next step both have `cfg.lr`. After `cfg.steps` the rate stays the same.
     """
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup

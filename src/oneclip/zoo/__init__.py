@@ -1,52 +1,74 @@
-"""Which models exist: architectures and trained weights as data, and what a name means.
+"""The model zoo: architectures and pretrained weights as data, and how to find them by name.
 
-`architectures.json` has a line for each architecture: the fields of `ModelCfg` that differ from their
-defaults, or from those of the architecture it is `like`. `weights.json` has a line for each set of trained
-weights, `parameters.json` and `text_towers.json` a line for what was counted and what lies elsewhere.
+The data is in JSON files in this folder, one line per entry:
+
+- `architectures.json`: the fields of `ModelCfg` that differ from their defaults, or from the architecture named by
+  `like`.
+- `weights.json`: where each set of pretrained weights is published, and its preprocessing.
+- `parameters.json`: the number of parameters of each architecture.
+- `text_towers.json`: the configuration of each Hugging Face text tower.
+- `accuracy.json`: published zero-shot accuracy on ImageNet.
 """
 
 from oneclip.zoo.catalogue import (
     OPENAI_NAMES,
     Pretrained,
+    all_pretrained,
     architecture,
     architectures,
     canonical_name,
     preprocess_of,
     pretrained,
     pretrained_tags,
-    published,
+    text_tower,
+    text_towers,
 )
 from oneclip.zoo.families import FAMILIES, Family, Parameters, extras, families, family, kind, parameters
-from oneclip.zoo.resolve import FOR_PHOTOGRAPHS, POCKET, Source, pocket_path, resolve
-from oneclip.zoo.search import CLIP_TOKENIZER, Found, everything, list_models, search
-from oneclip.zoo.text_towers import text_tower, text_towers
+from oneclip.zoo.resolve import (
+    FOLDER_PREFIX,
+    HUB_PREFIX,
+    POCKET,
+    RECOMMENDED_FOR_PHOTOS,
+    HubAddress,
+    ModelSource,
+    local_path,
+    parse_hub_address,
+    pocket_path,
+    resolve,
+)
+from oneclip.zoo.search import CLIP_TOKENIZER, ModelInfo, all_models, list_models, search
 
 __all__ = [
     "CLIP_TOKENIZER",
     "FAMILIES",
-    "FOR_PHOTOGRAPHS",
+    "FOLDER_PREFIX",
+    "HUB_PREFIX",
     "OPENAI_NAMES",
     "POCKET",
+    "RECOMMENDED_FOR_PHOTOS",
     "Family",
-    "Found",
+    "HubAddress",
+    "ModelInfo",
+    "ModelSource",
     "Parameters",
     "Pretrained",
-    "Source",
+    "all_models",
+    "all_pretrained",
     "architecture",
     "architectures",
     "canonical_name",
-    "everything",
     "extras",
     "families",
     "family",
     "kind",
     "list_models",
+    "local_path",
     "parameters",
+    "parse_hub_address",
     "pocket_path",
     "preprocess_of",
     "pretrained",
     "pretrained_tags",
-    "published",
     "resolve",
     "search",
     "text_tower",

@@ -1,4 +1,4 @@
-"""Names to configurations: the architectures and the trained weights that are published."""
+"""Published architectures, pretrained weights and text towers, looked up by name."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ OPENAI_NAMES: Mapping[str, str] = MappingProxyType(
         "ViT-L/14@336px": "ViT-L-14-336",
     }
 )
-"""OpenAI's names in OpenAI's order, and the architectures they stand for; the weights are tagged `openai`."""
+"""OpenAI's model names, in OpenAI's order, with the architecture of each; their weights have the tag `openai`."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """One set of trained weights: where they lie, and the facts that travel with them.
+    """One set of pretrained weights: where they are published, and how to prepare images for them.
 
     Attributes:
-        architecture: what they fit.
-        tag: their name among the weights of that architecture.
-        url: where the file can be fetched, if not only from the Hugging Face hub.
-        hf_hub: repository on the Hugging Face hub, with the file's name behind it if that is not a usual one.
-        mean, std: of the pictures they were trained on, per channel.
+        architecture: name of the architecture that they fit.
+        tag: name among the weights of that architecture.
+        url: address of the file, if it is published outside the Hugging Face hub.
+        hf_hub: repository on the Hugging Face hub, followed by the name of the file if it is not a usual one.
+        mean, std: of the training images, per channel.
         interpolation, resize_mode: as in `PreprocessCfg`.
-        quick_gelu: True if they were trained with QuickGELU; None if the architecture says it.
+        quick_gelu: True if they were trained with QuickGELU; None if the architecture decides.
     """
 
     architecture: str
@@ -56,26 +56,26 @@ class Pretrained:
 
     @property
     def sha256(self) -> str | None:
-        """The checksum that the URL carries: all 64 digits as a folder, or the first 8 in the file's name."""
+        """The checksum inside the URL: all 64 digits as a folder, or the first 8 in the name of the file."""
         found = re.search(r"/([0-9a-f]{64})/[^/]+$|-([0-9a-f]{8})\.pth?$", self.url or "")
         return found and (found[1] or found[2])
 
     def preprocess_cfg(self, size: int | tuple[int, int]) -> PreprocessCfg:
-        """How a picture becomes a tensor for these weights, at a given size in pixels."""
+        """Return the preprocessing of these weights for an image size in pixels."""
         facts = {key: getattr(self, key) for key in ("mean", "std", "interpolation", "resize_mode")}
         return PreprocessCfg(size=size, **facts)
 
 
 def architectures() -> list[str]:
-    """The names of all architectures."""
+    """List the names of all architectures."""
     return list(_rows())
 
 
 def canonical_name(name: str) -> str:
-    """The architecture that a name stands for: itself, OpenAI's spelling of it, or one with `/` for `-`.
+    """Return the architecture for a name: the name itself, OpenAI's spelling, or a spelling with `/` instead of `-`.
 
     Raises:
-        UnknownModelError: if there is none; the message has the nearest.
+        UnknownModelError: if it does not exist; the message lists the nearest names.
     """
     for candidate in (name, OPENAI_NAMES.get(name, name), name.replace("/", "-")):
         if candidate in _rows():
@@ -84,32 +84,32 @@ def canonical_name(name: str) -> str:
 
 
 def architecture(name: str) -> ModelCfg:
-    """The configuration of an architecture; a new object each time.
+    """Return the configuration of an architecture, as a new object.
 
     Raises:
-        UnknownModelError: if there is no such architecture; the message has the nearest.
+        UnknownModelError: if the architecture does not exist; the message lists the nearest names.
     """
     return ModelCfg.from_dict(_expanded(canonical_name(name)))
 
 
 def pretrained_tags(name: str) -> list[str]:
-    """The tags of the trained weights that an architecture has; perhaps none."""
+    """List the tags of the pretrained weights of an architecture; possibly empty."""
     return list(_weights_of(canonical_name(name)))
 
 
 @cache
-def published() -> tuple[tuple[str, str], ...]:
-    """All trained weights as (architecture, tag), in the order they were published in; the QuickGELU twins last."""
+def all_pretrained() -> tuple[tuple[str, str], ...]:
+    """List all pretrained weights as (architecture, tag), in the order of `weights.json`, QuickGELU twins last."""
     table = _weight_table()["weights"]
     twins = [name for base in table for name in _rows() if _is_twin_of(name, base)]
     return tuple((name, tag) for name in [*table, *twins] for tag in _weights_of(name))
 
 
 def pretrained(name: str, tag: str) -> Pretrained:
-    """The facts of one set of trained weights.
+    """Return the facts of one set of pretrained weights.
 
     Raises:
-        UnknownModelError: if there is no such architecture or tag; the message has the nearest.
+        UnknownModelError: if the architecture or the tag does not exist; the message lists the nearest names.
     """
     arch = canonical_name(name)
     known = _weights_of(arch)
@@ -122,43 +122,66 @@ def pretrained(name: str, tag: str) -> Pretrained:
 
 
 def preprocess_of(name: str) -> PreprocessCfg:
-    """How a picture becomes a tensor for weights of an architecture that say nothing themselves.
+    """Return the default preprocessing of an architecture, for weights that do not specify theirs.
 
-    What all published weights of the architecture share; OpenAI's preprocessing where they differ or there
-    are none.
+    It is the preprocessing of its published weights if they all agree, otherwise OpenAI's.
     """
     arch = canonical_name(name)
     size = architecture(arch).vision_cfg.image_size
-    published = [weights.preprocess_cfg(size) for weights in _weights_of(arch).values()]
-    if published and all(cfg == published[0] for cfg in published):
-        return published[0]
+    cfgs = [weights.preprocess_cfg(size) for weights in _weights_of(arch).values()]
+    if cfgs and all(cfg == cfgs[0] for cfg in cfgs):
+        return cfgs[0]
     return PreprocessCfg(size=size)
 
 
-@cache
-def _rows() -> dict[str, dict[str, Any]]:
-    return _read("architectures.json")
+def text_towers() -> list[str]:
+    """List the names of the Hugging Face text models whose configuration is part of this package."""
+    return list(_text_tower_rows())
 
 
-@cache
-def _weight_table() -> dict[str, Any]:
-    return _read("weights.json")
+def text_tower(name: str) -> dict[str, Any] | None:
+    """Return the configuration of a Hugging Face text model, so that no tower of the zoo needs the network.
+
+    Returns:
+        The values of its published `config.json` that decide what is computed; None for an unknown name.
+    """
+    row = _text_tower_rows().get(name)
+    if row is None:
+        return None
+    own = {key: value for key, value in row.items() if key != "like"}
+    return ((text_tower(row["like"]) or {}) | own) if "like" in row else own
 
 
-def _read(name: str) -> dict[str, Any]:
+def read_table(name: str) -> dict[str, Any]:
+    """Read one of the JSON files of this folder."""
     content: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
     return content
 
 
+@cache
+def _rows() -> dict[str, dict[str, Any]]:
+    return read_table("architectures.json")
+
+
+@cache
+def _weight_table() -> dict[str, Any]:
+    return read_table("weights.json")
+
+
+@cache
+def _text_tower_rows() -> dict[str, dict[str, Any]]:
+    return read_table("text_towers.json")
+
+
 def _expanded(arch: str) -> dict[str, Any]:
-    """A row with everything that it takes from the row it is `like`."""
+    """Return a row merged over the row that it is `like`."""
     row = dict(_rows()[arch])
     base = row.pop("like", None)
     return _merged(_expanded(base), row) if base else row
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A base with changes; towers are merged field by field, all else is replaced."""
+    """Apply changes to a row; towers are merged field by field, other values are replaced."""
     merged = dict(base)
     for key, value in changes.items():
         merged[key] = base[key] | value if key.endswith("_cfg") and key in base else value
@@ -167,9 +190,9 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _weights_of(arch: str) -> dict[str, Pretrained]:
-    """The weights of an architecture by tag.
+    """Return the weights of an architecture by tag.
 
-    An architecture that is another with QuickGELU has those weights of the other that were trained with it.
+    A twin with QuickGELU shares those weights of its base that were trained with QuickGELU.
     """
     row = _rows()[arch]
     if _is_twin_of(arch, row.get("like")):
@@ -180,7 +203,7 @@ def _weights_of(arch: str) -> dict[str, Pretrained]:
 
 
 def _is_twin_of(arch: str, base: str | None) -> bool:
-    """Whether an architecture is another with QuickGELU and no other difference."""
+    """Check whether an architecture differs from `base` only by QuickGELU."""
     row = _rows()[arch]
     return row.keys() == {"like", "quick_gelu"} and row["like"] == base
 

@@ -1,31 +1,29 @@
-"""An architecture to what people choose it by: its family, its size, its towers, and what must be installed for it."""
+"""Properties of an architecture that people choose by: family, size, kind of towers, required extras."""
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from oneclip.errors import UnknownModelError
-from oneclip.zoo.catalogue import architecture, canonical_name
+from oneclip.zoo.catalogue import architecture, canonical_name, read_table
 
 Kind: TypeAlias = Literal["native", "timm", "hf", "coca"]
 
 
 class Family(NamedTuple):
-    """Architectures that share an idea.
+    """A group of architectures that share an idea.
 
     Attributes:
-        name: what people call it.
-        pattern: of the names of its architectures.
-        what: the idea, with the paper that has it.
+        name: usual name of the family.
+        pattern: regular expression that matches the start of its architectures' names.
+        description: the idea, with the paper that introduced it.
     """
 
     name: str
     pattern: str
-    what: str
+    description: str
 
 
 FAMILIES = (
@@ -34,8 +32,8 @@ FAMILIES = (
         r"RN|ViT-(?!.*-(SigLIP|CLIPA|worldwide))",
         "ResNets and vision transformers as OpenAI trained them (Radford et al. 2021)",
     ),
-    Family("CoCa", r"coca_", "captions pictures as well as comparing them (Yu et al. 2022)"),
-    Family("CLIPA", r"ViT-.*-CLIPA", "trained on small pictures and short captions (Li et al. 2023)"),
+    Family("CoCa", r"coca_", "writes captions as well as comparing images and texts (Yu et al. 2022)"),
+    Family("CLIPA", r"ViT-.*-CLIPA", "trained on small images and short texts (Li et al. 2023)"),
     Family("MetaCLIP 2", r"ViT-.*-worldwide", "CLIP in three hundred languages (Chuang et al. 2025)"),
     Family("SigLIP", r"ViT-.*-SigLIP(?!2)", "sigmoid loss, attention pooling (Zhai et al. 2023)"),
     Family(
@@ -51,61 +49,61 @@ FAMILIES = (
     Family("NLLB-CLIP", r"nllb-", "text towers of NLLB, in 201 languages (Visheratin 2023)"),
     Family("others", r"swin_|vit_", "other image towers of timm's, without published weights"),
 )
-"""All families; the pattern of one of them, and of no other, fits each architecture."""
+"""All families. Each architecture matches the pattern of exactly one."""
 
 
 class Parameters(NamedTuple):
-    """How many numbers a model consists of: all of it, and its image tower alone."""
+    """Number of parameters: of the whole model, and of its image tower."""
 
     total: int
     image: int
 
 
 def families() -> list[str]:
-    """The names of all families."""
+    """List the names of all families."""
     return [each.name for each in FAMILIES]
 
 
 def family(name: str) -> str:
-    """The family of an architecture.
+    """Return the family of an architecture.
 
     Raises:
-        UnknownModelError: if there is no such architecture; the message has the nearest.
+        UnknownModelError: if the architecture does not exist; the message lists the nearest names.
     """
     arch = canonical_name(name)
     return next(each.name for each in FAMILIES if re.match(each.pattern, arch))
 
 
-def known_family(name: str) -> str:
-    """The family that a person means, in whatever case and with or without a space.
+def canonical_family(name: str) -> str:
+    """Return the name of a family, ignoring case, spaces and punctuation.
 
     Raises:
-        UnknownModelError: if there is none; the message has the nearest.
+        UnknownModelError: if the family does not exist; the message lists the nearest names.
     """
     for each in families():
         if _folded(each) == _folded(name):
             return each
-    raise UnknownModelError(name, families(), kind="family", hint=f"There are {', '.join(families())}.")
+    raise UnknownModelError(name, families(), kind="family", hint=f"Families: {', '.join(families())}.")
 
 
 def parameters(name: str) -> Parameters:
-    """How many numbers an architecture consists of, temperature and bias included; buffers are not.
+    """Count the parameters of an architecture, including temperature and bias, without buffers.
 
     Raises:
-        UnknownModelError: if there is no such architecture; the message has the nearest.
+        UnknownModelError: if the architecture does not exist; the message lists the nearest names.
     """
     return Parameters(*_parameters()[canonical_name(name)])
 
 
 def kind(name: str) -> Kind:
-    """Where the towers of an architecture come from.
+    """Tell which library implements the towers of an architecture.
 
     Returns:
-        "native" if both are this library's; "timm" or "hf" if the image or the text tower is another library's ("hf"
-        if both are); "coca" if there is a decoder beside them.
+        "native" if both belong to this library; "timm" if timm implements the image tower; "hf" if transformers
+        implements the text tower; "coca" if the model also has a caption decoder.
 
     Raises:
-        UnknownModelError: if there is no such architecture; the message has the nearest.
+        UnknownModelError: if the architecture does not exist; the message lists the nearest names.
     """
     cfg = architecture(name)
     if cfg.multimodal_cfg is not None:
@@ -116,10 +114,10 @@ def kind(name: str) -> Kind:
 
 
 def extras(name: str) -> tuple[str, ...]:
-    """What must be installed beside the core to load an architecture: of "timm" and "hf".
+    """List the extras of this package that an architecture needs: "timm", "hf", both or none.
 
     Raises:
-        UnknownModelError: if there is no such architecture; the message has the nearest.
+        UnknownModelError: if the architecture does not exist; the message lists the nearest names.
     """
     cfg = architecture(name)
     needs = {
@@ -130,7 +128,7 @@ def extras(name: str) -> tuple[str, ...]:
 
 
 def _is_timms(name: str | None) -> bool:
-    """Whether timm is needed for an image tower; SigLIP's have names of timm's, and are native."""
+    """Check whether an image tower needs timm. The towers of SigLIP have timm names, but are implemented here."""
     return name is not None and "_siglip_" not in name
 
 
@@ -140,7 +138,4 @@ def _folded(name: str) -> str:
 
 @cache
 def _parameters() -> dict[str, list[int]]:
-    content: dict[str, list[int]] = json.loads(
-        Path(__file__).with_name("parameters.json").read_text(encoding="utf-8")
-    )
-    return content
+    return read_table("parameters.json")

@@ -1,13 +1,12 @@
-"""What a person is looking for (words, family, tag, size, resolution) to the models that fit."""
+"""Search the zoo by words, family, tag, number of parameters or resolution."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from oneclip.config import as_pair
 from oneclip.errors import UnknownModelError
 from oneclip.zoo.catalogue import (
     OPENAI_NAMES,
@@ -16,8 +15,9 @@ from oneclip.zoo.catalogue import (
     architectures,
     pretrained,
     pretrained_tags,
+    read_table,
 )
-from oneclip.zoo.families import Kind, Parameters, extras, family, kind, known_family, parameters
+from oneclip.zoo.families import Kind, Parameters, canonical_family, extras, family, kind, parameters
 from oneclip.zoo.resolve import POCKET
 
 CLIP_TOKENIZER = "CLIP"
@@ -25,24 +25,24 @@ _OPENAI = {arch: name for name, arch in OPENAI_NAMES.items()}
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelInfo:
     """One model of the zoo.
 
     Attributes:
-        name: what to give to `oneclip.load`; an architecture alone if it has no published weights.
-        architecture: its shape.
-        tag: which of the trained weights of that architecture, if there are any.
+        name: argument for `oneclip.load`; only an architecture if it has no published weights.
+        architecture: name of its architecture.
+        tag: which of the pretrained weights of that architecture, if any.
         family: as in `zoo.families()`.
-        kind: where its towers come from, as in `zoo.kind`.
-        extras: what must be installed beside the core, as in `zoo.extras`.
-        parameters: how many numbers it consists of.
-        image_size: (height, width) of the pictures it sees, in pixels.
-        embed_dim: the width of the joint embedding.
-        context_length: how many tokens of a caption it reads.
-        tokenizer: "CLIP", or the repository that has it.
-        pretrained: the facts of the weights, if there are any.
-        imagenet: accuracy (top-1, 0 to 1) of zero-shot classification of ImageNet-1k's validation images, as published
-            by open_clip; None where it published none.
+        kind: which library implements its towers, as in `zoo.kind`.
+        extras: required extras, as in `zoo.extras`.
+        parameters: number of parameters.
+        image_size: (height, width) of its input images, in pixels.
+        embed_dim: width of the joint embedding.
+        context_length: maximum number of tokens of a text.
+        tokenizer: "CLIP", or the repository of another tokenizer.
+        pretrained: the facts of the weights, if any.
+        imagenet: zero-shot accuracy (top-1, 0 to 1) on the validation images of ImageNet-1k, as published by open_clip;
+            None if open_clip published none.
     """
 
     name: str
@@ -69,27 +69,27 @@ def search(
     min_params: float | None = None,
     max_params: float | None = None,
     untrained: bool = False,
-) -> list[Found]:
-    """Find models that can be loaded; everything asked for must fit.
+) -> list[ModelInfo]:
+    """Find models that can be loaded; all criteria must match.
 
-    Weights that have two names (`ViT-B-32:openai` is `ViT-B-32-quickgelu:openai`) come once, and OpenAI's come first.
+    Weights with two names (`ViT-B-32:openai` is `ViT-B-32-quickgelu:openai`) are listed once. OpenAI's are first.
 
     Args:
-        text: words that the name contains, whatever their case; `/`, `_` and `-` count as the same.
+        text: words that the name contains, ignoring case; `/`, `_` and `-` are equal.
         family: one of `families()`.
-        tag: of the weights: the whole of it, or words of it as `text` has them.
-        resolution: height or width in pixels of the pictures it sees.
-        min_params, max_params: how many numbers it may consist of.
-        untrained: list architectures that have no published weights, too.
+        tag: tag of the weights, or words that it contains.
+        resolution: height or width of the input images in pixels.
+        min_params, max_params: limits of the number of parameters.
+        untrained: also list architectures without published weights.
 
     Returns:
-        perhaps nothing.
+        The models found; possibly an empty list.
 
     Raises:
-        UnknownModelError: if there is no such family, or no tag with these words; the message has the nearest.
+        UnknownModelError: if no family or tag matches; the message lists the nearest names.
     """
-    wanted = known_family(family) if family is not None else None
-    candidates = everything(untrained=untrained)
+    wanted = canonical_family(family) if family is not None else None
+    candidates = all_models(untrained=untrained)
     if tag is not None:
         tags = {found.tag for found in candidates if found.tag}
         if not any(_has_words(each, tag) for each in tags):
@@ -106,34 +106,34 @@ def search(
     ]
 
 
-def everything(*, untrained: bool = False) -> list[Found]:
-    """All models that can be loaded, OpenAI's first; each once, under the first of its names.
+def all_models(*, untrained: bool = False) -> list[ModelInfo]:
+    """List all models that can be loaded, OpenAI's first; each once, under the first of its names.
 
     Args:
-        untrained: list architectures that have no published weights, too.
+        untrained: also list architectures without published weights.
     """
     seen: set[tuple[object, ...]] = set()
     listed = []
     for arch, tag in _weights():
         weights, cfg = pretrained(arch, tag), architecture(arch)
         activation = cfg.quick_gelu if weights.quick_gelu is None else weights.quick_gelu
-        published = (weights.url, weights.hf_hub, activation, cfg.vision_cfg.image_size)
-        if published not in seen:
-            seen.add(published)
-            listed.append(_found(arch, weights))
+        key = (weights.url, weights.hf_hub, activation, cfg.vision_cfg.image_size)
+        if key not in seen:
+            seen.add(key)
+            listed.append(_info(arch, weights))
     if untrained:
-        listed += [_found(arch) for arch in architectures() if not pretrained_tags(arch)]
+        listed += [_info(arch) for arch in architectures() if not pretrained_tags(arch)]
     return listed
 
 
 def list_models(text: str | None = None) -> list[str]:
-    """List the names of the published models that `oneclip.load` takes; `search` has more to choose by.
+    """List the names of the published models that `oneclip.load` accepts; `search` has more criteria.
 
     Args:
-        text: words that the name contains, as of `search`; None for all.
+        text: words that the name contains, as in `search`; None for all models.
 
     Returns:
-        "pocket" first, then OpenAI's; perhaps nothing.
+        "pocket" first, then OpenAI's; possibly an empty list.
     """
     own = [POCKET] if _has_words(POCKET, text or "") else []
     return own + [found.name for found in search(text)]
@@ -147,11 +147,11 @@ def _weights() -> Iterator[tuple[str, str]]:
             yield arch, tag
 
 
-def _found(arch: str, weights: Pretrained | None = None) -> Found:
+def _info(arch: str, weights: Pretrained | None = None) -> ModelInfo:
     cfg = architecture(arch)
     size = cfg.vision_cfg.image_size
     name = f"{arch}:{weights.tag}" if weights else arch
-    return Found(
+    return ModelInfo(
         name=_OPENAI[arch] if weights and weights.tag == "openai" and arch in _OPENAI else name,
         architecture=arch,
         tag=weights.tag if weights else None,
@@ -159,7 +159,7 @@ def _found(arch: str, weights: Pretrained | None = None) -> Found:
         kind=kind(arch),
         extras=extras(arch),
         parameters=parameters(arch),
-        image_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        image_size=as_pair(size),
         embed_dim=cfg.embed_dim,
         context_length=cfg.text_cfg.context_length,
         tokenizer=cfg.text_cfg.hf_tokenizer_name or CLIP_TOKENIZER,
@@ -170,14 +170,12 @@ def _found(arch: str, weights: Pretrained | None = None) -> Found:
 
 @cache
 def _accuracy() -> dict[str, float]:
-    """ImageNet accuracy by name; weights that have a twin with -quickgelu are named without it."""
-    text = (Path(__file__).parent / "accuracy.json").read_text(encoding="utf-8")
-    table: dict[str, float] = json.loads(text)
-    return table
+    """Return the accuracy on ImageNet by name, without the suffix -quickgelu."""
+    return read_table("accuracy.json")
 
 
-def _names(found: Found) -> list[str]:
-    """The names that a model is searched by."""
+def _names(found: ModelInfo) -> list[str]:
+    """Return the names by which a model can be found."""
     names = [found.name, found.family.replace(" ", "")]
     return [*names, f"{found.architecture}:{found.tag}"] if found.tag else names
 
@@ -187,5 +185,5 @@ def _has_words(name: str, words: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    """A name as people search for it: OpenAI writes ViT-B/32 what others write ViT-B-32."""
+    """Normalize a name for searching: OpenAI writes ViT-B/32, others write ViT-B-32."""
     return name.lower().replace("/", "-").replace("_", "-")

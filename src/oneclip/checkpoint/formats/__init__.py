@@ -1,4 +1,4 @@
-"""Ways in which models are published, a file each: names of theirs to names of ours, and back."""
+"""Published checkpoint formats, one file per format: their tensor names to ours, and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from oneclip.checkpoint.formats.base import Converted, Format, Published
+from oneclip.checkpoint.formats.base import CheckpointFormat, ForeignCheckpoint, NativeCheckpoint
 from oneclip.checkpoint.formats.big_vision import BigVision
-from oneclip.checkpoint.formats.keymap import KeyMap, Rule, joined, reshaped, same, transposed
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, concatenated, renamed, reshaped, transposed
 from oneclip.checkpoint.formats.longclip import LongCLIP
 from oneclip.checkpoint.formats.mobileclip import MobileCLIP
 from oneclip.checkpoint.formats.openai import OpenAI
@@ -19,23 +19,23 @@ from oneclip.checkpoint.formats.transformers_siglip import TransformersSigLIP
 
 __all__ = [
     "FORMATS",
-    "Converted",
-    "Format",
+    "CheckpointFormat",
+    "ForeignCheckpoint",
     "KeyMap",
+    "NativeCheckpoint",
     "OpenAI",
-    "Published",
     "Rule",
     "TransformersCLIP",
     "TransformersChineseCLIP",
     "TransformersSigLIP",
-    "joined",
-    "recognise",
+    "concatenated",
+    "detect_format",
+    "renamed",
     "reshaped",
-    "same",
     "transposed",
 ]
 
-FORMATS: tuple[Format, ...] = (
+FORMATS: tuple[CheckpointFormat, ...] = (
     TransformersCLIP(),
     TransformersSigLIP("siglip"),
     TransformersSigLIP("siglip2"),
@@ -45,9 +45,11 @@ FORMATS: tuple[Format, ...] = (
     BigVision(),
     MobileCLIP(),
 )
-"""All formats but our own, which needs no translation. The first that recognises a checkpoint reads it."""
+"""All formats except our own, which needs no conversion. The first one that matches a checkpoint reads it."""
 
 
-def recognise(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Format | None:
-    """The format of a checkpoint whose names are not ours; None if it is of none."""
-    return next((f for f in FORMATS if f.recognises(state_dict, config)), None)
+def detect_format(
+    state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> CheckpointFormat | None:
+    """Find the format of a checkpoint; None if it has our own names or an unknown format."""
+    return next((f for f in FORMATS if f.matches(state_dict, config)), None)

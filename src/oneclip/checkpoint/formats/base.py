@@ -1,4 +1,4 @@
-"""What every format has in common: tensors and two small JSON objects in, our names and configurations out."""
+"""Interface of all checkpoint formats: tensors and two small JSON objects to our names and configurations, and back."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from oneclip.config import ModelCfg, PreprocessCfg
+from oneclip.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A checkpoint in our names.
+class NativeCheckpoint:
+    """A checkpoint with our names.
 
     Attributes:
-        state_dict: tensors by the names that `build_model(cfg)` has.
-        cfg: what the model is; None if the file does not say it (it then has to be named).
-        preprocess_cfg: how a picture becomes a tensor for it; None if the file does not say it.
+        state_dict: tensors by the names in `build_model(cfg)`.
+        cfg: configuration of the model; None if the file does not contain it (the architecture must then be named).
+        preprocess_cfg: preprocessing of its images; None if the file does not contain it.
     """
 
     state_dict: dict[str, Tensor]
     cfg: ModelCfg | None = None
     preprocess_cfg: PreprocessCfg | None = None
 
+    def require_cfg(self, form: str) -> ModelCfg:
+        """Return the configuration; raise ConfigError if it is missing, since `form` stores it."""
+        if self.cfg is None:
+            raise ConfigError(f"{form} needs the configuration of the model")
+        return self.cfg
+
 
 @dataclass(frozen=True)
-class Published:
-    """A checkpoint as a format has it: the tensors, and what lies beside them.
+class ForeignCheckpoint:
+    """A checkpoint as another program stores it.
 
     Attributes:
-        state_dict: tensors by the format's names.
+        state_dict: tensors by the names of the format.
         config: content of the JSON file that describes the model, if the format has one.
         preprocessor: content of the JSON file that describes the preprocessing, if the format has one.
-        notes: what of the model the format's own programs do otherwise, a sentence each.
+        notes: in what the programs of this format compute differently, one sentence each.
     """
 
     state_dict: dict[str, Tensor]
@@ -43,37 +50,37 @@ class Published:
     notes: tuple[str, ...] = ()
 
 
-class Format(Protocol):
-    """One way in which models are published: a key map read in both directions, and configurations likewise."""
+class CheckpointFormat(Protocol):
+    """A published form of checkpoints. Names and configurations are converted in both directions."""
 
     @property
     def name(self) -> str:
-        """What people call it, for `oneclip inspect` and messages."""
+        """Name for people, used by `oneclip inspect` and in messages."""
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """Whether a checkpoint is of this format: by its names and its `config`; no tensor is looked into."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Check whether a checkpoint has this format, by the names and shapes of its tensors and its `config`."""
 
     def read(
         self,
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours.
+    ) -> NativeCheckpoint:
+        """Convert a checkpoint of this format to our names.
 
         Args:
-            state_dict: tensors by the format's names.
-            config: content of its `config.json`, if it has one.
-            preprocessor: content of its `preprocessor_config.json`, if it has one.
+            state_dict: tensors by the names of the format.
+            config: content of its `config.json`, if any.
+            preprocessor: content of its `preprocessor_config.json`, if any.
 
         Raises:
-            CheckpointError: for tensors that do not belong there or are missing.
-            ConfigError: for a configuration that cannot be computed here exactly; it says which part.
+            CheckpointError: for unknown or missing tensors.
+            ConfigError: for a configuration that cannot be computed exactly here; the message names the reason.
         """
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs; `read` of it gives the same tensors, bit for bit.
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Convert a checkpoint to this format; `read` of the result gives the same tensors, bit for bit.
 
         Raises:
-            ConfigError: for a model that the format cannot hold; it says why.
+            ConfigError: for a model that the format cannot store; the message names the reason.
         """

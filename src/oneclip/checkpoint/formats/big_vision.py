@@ -1,8 +1,8 @@
-"""big_vision's SigLIP checkpoints, the authors' own (`.npz`): its names of tensors to ours, and back.
+"""SigLIP checkpoints of its authors' code, big_vision (`.npz` files).
 
-Shapes there: (C, A, E) for what makes queries, keys and values, (A, E, C) for what follows attention, with C width, A
-heads and E = C / A; (rows, columns, 3, C) for patches; linear layers are (in, out). Newer files have all blocks of a
-tower in one tensor, block first; these are read, and written a block a tensor, as in the older ones.
+Their shapes: (C, A, E) for the projections to queries, keys and values, (A, E, C) for the projection after attention,
+with C width, A heads and E = C / A; (rows, columns, 3, C) for patches; linear layers are (in, out). Newer files stack
+all blocks of a tower in one tensor, with the block as first axis. Both are read; one tensor per block is written.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, same, transposed
+from oneclip.checkpoint.formats.base import ForeignCheckpoint, NativeCheckpoint
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, renamed, transposed
 from oneclip.checkpoint.formats.transformers_common import mlp_ratio
 from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import CheckpointError, ConfigError
-from oneclip.model.siglip_names import Size, TrunkCfg
+from oneclip.model.siglip_names import TrunkCfg, TrunkSize
 
-ROOT = "params/"  # before all names of weights, in files that hold other things too
-STACKED = "/encoderblock/"  # in names of tensors that hold all blocks
-MOST_BLOCKS = 1000
+ROOT = "params/"  # prefix of the weights in files that also contain other things
+STACKED = "/encoderblock/"  # part of the name of a tensor with all blocks
+MAX_BLOCKS = 1000
 ATTENTION = "MultiHeadDotProductAttention_0"
-TANH = {"approximate": "tanh"}  # flax's GELU, which all these models are trained with
+TANH = {"approximate": "tanh"}  # flax's GELU, which all these models were trained with
 INIT_LOGIT_BIAS = -10.0
 
 
 class BigVision:
-    """SigLIP and SigLIP 2 at a fixed resolution, as big_vision saves them."""
+    """Format of SigLIP and SigLIP 2 (fixed resolution) in big_vision."""
 
     name = "big_vision"
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """By the names of the two embeddings."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Match the names of the two embeddings."""
         names = {name.removeprefix(ROOT) for name in state_dict}
         return {"img/embedding/kernel", "txt/Embed_0/embedding"} <= names
 
@@ -45,75 +45,75 @@ class BigVision:
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours, with a configuration read off the shapes.
+    ) -> NativeCheckpoint:
+        """Convert to our names, and infer the configuration from the shapes.
 
-        Both towers get the GELU that big_vision trains with, its tanh approximation. Of weights whose vocabulary is
-        none of SigLIP's the tokenizer cannot be known: they get no configuration.
+        Both towers get the tanh approximation of GELU, with which big_vision trains. The tokenizer of a vocabulary
+        other than SigLIP's is unknown: such weights get no configuration.
 
         Raises:
-            CheckpointError: for tensors that do not belong there, are missing, or contradict each other.
+            CheckpointError: for unknown, missing or contradicting tensors.
         """
-        theirs = _one_by_one(_weights(state_dict))
+        theirs = _unstacked(_weights(state_dict))
         try:
             cfg = _cfg(theirs)
         except (KeyError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"these are not the weights of a SigLIP of big_vision's: {error}"
-            ) from error
+            raise CheckpointError(f"not the weights of a SigLIP of big_vision: {error}") from error
         ours = _keys(cfg).read(theirs)
         known = cfg.text_cfg.hf_tokenizer_name is not None
         preprocess = PreprocessCfg(
             size=cfg.vision_cfg.image_size, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash"
         )
-        return Converted(ours, cfg if known else None, preprocess if known else None)
+        return NativeCheckpoint(ours, cfg if known else None, preprocess if known else None)
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs, below `params/`, a block a tensor.
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Convert to their names, with the prefix `params/` and one tensor per block.
 
         Raises:
-            ConfigError: for a model that is no SigLIP.
+            ConfigError: for a model that is not a SigLIP.
         """
         if model.cfg is None or TrunkCfg.of_cfg(model.cfg.vision_cfg) is None:
-            raise ConfigError("big_vision's names are written for SigLIP's towers only")
+            raise ConfigError("only SigLIP's towers can be written in the format of big_vision")
         theirs = _keys(model.cfg).write(model.state_dict)
-        return Published({ROOT + name: tensor for name, tensor in theirs.items()})
+        return ForeignCheckpoint({ROOT + name: tensor for name, tensor in theirs.items()})
 
 
 def _weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors below `params/`, where there is such a root, without it."""
+    """Return the tensors with the prefix `params/`, without it; all tensors if none has it."""
     if not any(name.startswith(ROOT) for name in state_dict):
         return dict(state_dict)
     return {name.removeprefix(ROOT): t for name, t in state_dict.items() if name.startswith(ROOT)}
 
 
-def _one_by_one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Blocks that share tensors, (blocks, …) each, taken apart."""
-    apart: dict[str, Tensor] = {}
+def _unstacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split tensors (blocks, …) into one tensor per block."""
+    single: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if STACKED not in name:
-            apart[name] = tensor
+            single[name] = tensor
             continue
-        if not tensor.ndim or tensor.shape[0] > MOST_BLOCKS:
-            raise CheckpointError(f"{name} of shape {tuple(tensor.shape)} is no stack of a tower's blocks")
+        if not tensor.ndim or tensor.shape[0] > MAX_BLOCKS:
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)}; expected at most {MAX_BLOCKS} blocks as first axis"
+            )
         before, after = name.split(STACKED, 1)
         for block, part in enumerate(tensor):
-            apart[f"{before}/encoderblock_{block}/{after}"] = part
-    return apart
+            single[f"{before}/encoderblock_{block}/{after}"] = part
+    return single
 
 
 def _cfg(tensors: Mapping[str, Tensor]) -> ModelCfg:
-    """What the shapes say. KeyError and ValueError where they say nothing."""
+    """Infer the configuration; raises KeyError or ValueError if the shapes are not those of a SigLIP."""
     patch, columns, _, _ = tensors["img/embedding/kernel"].shape
     _, patches, width = tensors["img/pos_embedding"].shape
     if patch != columns or math.isqrt(patches) ** 2 != patches:
-        raise ValueError(f"{patches} patches of {patch} x {columns} pixels make no square picture")
+        raise ValueError(f"{patches} patches of {patch} x {columns} pixels are not a square image")
     trunk = TrunkCfg(_size(tensors, "img/Transformer", width), patch, TANH["approximate"])
     vocabulary, text_width = tensors["txt/Embed_0/embedding"].shape
     text = _size(tensors, "txt/Encoder_0", text_width)
     head = tensors.get("txt/head/kernel")
     if (text_width if head is None else head.shape[-1]) != width:
-        raise ValueError(f"its towers give features of two widths, one of them {width}")
+        raise ValueError(f"its towers return features of different widths, one of them {width}")
     return ModelCfg(
         embed_dim=width,
         vision_cfg=trunk.to_cfg(image_size=math.isqrt(patches) * patch),
@@ -137,17 +137,17 @@ def _cfg(tensors: Mapping[str, Tensor]) -> ModelCfg:
     )
 
 
-def _size(tensors: Mapping[str, Tensor], tower: str, width: int) -> Size:
-    """The numbers of the blocks of a tower."""
+def _size(tensors: Mapping[str, Tensor], tower: str, width: int) -> TrunkSize:
+    """Infer the sizes of the blocks of a tower."""
     layers = sum(name.startswith(tower) and name.endswith("/LayerNorm_1/scale") for name in tensors)
     first = f"{tower}/encoderblock_0"
     _, heads, _ = tensors[f"{first}/{ATTENTION}/query/kernel"].shape
     _, hidden = tensors[f"{first}/MlpBlock_0/Dense_0/kernel"].shape
-    return Size(width, layers, heads, mlp_ratio(hidden, width))
+    return TrunkSize(width, layers, heads, mlp_ratio(hidden, width))
 
 
 def _tokenizer(vocabulary: int) -> dict[str, Any]:
-    """The fields of a text configuration that say how captions become ids, by the number of ids."""
+    """Return the tokenizer fields of the published SigLIP with this vocabulary size; empty if there is none."""
     for name in zoo.architectures():
         cfg = zoo.architecture(name)
         if TrunkCfg.of_cfg(cfg.vision_cfg) is not None and cfg.text_cfg.vocab_size == vocabulary:
@@ -161,7 +161,7 @@ def _tokenizer(vocabulary: int) -> dict[str, Any]:
 
 
 def _keys(cfg: ModelCfg) -> KeyMap:
-    """The key map of a model; how its attention divides into heads is not in the shapes of our tensors."""
+    """Make the key map of a model; it depends on the heads, which the shapes of our tensors do not show."""
     trunk = TrunkCfg.of_cfg(cfg.vision_cfg)
     image_heads = trunk.size.heads if trunk is not None else 1
     blocks, ours = "img/Transformer/encoderblock_*", "visual.trunk.blocks.*"
@@ -176,8 +176,8 @@ def _keys(cfg: ModelCfg) -> KeyMap:
                 lambda t: t.permute(3, 2, 0, 1),
                 lambda t: t.permute(2, 3, 1, 0),
             ),
-            same("img/embedding/bias", "visual.trunk.patch_embed.proj.bias"),
-            same("img/pos_embedding", "visual.trunk.pos_embed"),
+            renamed("img/embedding/bias", "visual.trunk.patch_embed.proj.bias"),
+            renamed("img/pos_embedding", "visual.trunk.pos_embed"),
             *_norm(f"{blocks}/LayerNorm_0", f"{ours}.norm1"),
             *_into_heads(f"{blocks}/{ATTENTION}", qkv, f"{ours}.attn.qkv", image_heads),
             *_from_heads(f"{blocks}/{ATTENTION}/out", f"{ours}.attn.proj", image_heads),
@@ -185,14 +185,14 @@ def _keys(cfg: ModelCfg) -> KeyMap:
             *_linear(f"{blocks}/MlpBlock_0/Dense_0", f"{ours}.mlp.fc1"),
             *_linear(f"{blocks}/MlpBlock_0/Dense_1", f"{ours}.mlp.fc2"),
             *_norm("img/Transformer/encoder_norm", "visual.trunk.norm"),
-            same(f"{pool}/probe", f"{our_pool}.latent"),
+            renamed(f"{pool}/probe", f"{our_pool}.latent"),
             *_into_heads(f"{pool}/{ATTENTION}", ("query",), f"{our_pool}.q", image_heads),
             *_into_heads(f"{pool}/{ATTENTION}", kv, f"{our_pool}.kv", image_heads),
             *_from_heads(f"{pool}/{ATTENTION}/out", f"{our_pool}.proj", image_heads),
             *_norm(f"{pool}/LayerNorm_0", f"{our_pool}.norm"),
             *_linear(f"{pool}/MlpBlock_0/Dense_0", f"{our_pool}.mlp.fc1"),
             *_linear(f"{pool}/MlpBlock_0/Dense_1", f"{our_pool}.mlp.fc2"),
-            same("txt/Embed_0/embedding", "text.token_embedding.weight"),
+            renamed("txt/Embed_0/embedding", "text.token_embedding.weight"),
             _changed("txt/pos_embedding", "text.positional_embedding", lambda t: t[0], lambda t: t[None]),
             *_norm(f"{text}/LayerNorm_0", f"{our_text}.ln_1"),
             *_into_heads(f"{text}/{ATTENTION}", qkv, f"{our_text}.attn.in_proj", cfg.text_cfg.heads, "_"),
@@ -217,17 +217,17 @@ def _changed(
 
 
 def _norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    return same(f"{theirs}/scale", f"{ours}.weight"), same(f"{theirs}/bias", f"{ours}.bias")
+    return renamed(f"{theirs}/scale", f"{ours}.weight"), renamed(f"{theirs}/bias", f"{ours}.bias")
 
 
 def _linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    return transposed(f"{theirs}/kernel", f"{ours}.weight"), same(f"{theirs}/bias", f"{ours}.bias")
+    return transposed(f"{theirs}/kernel", f"{ours}.weight"), renamed(f"{theirs}/bias", f"{ours}.bias")
 
 
 def _into_heads(
-    theirs: str, parts: Sequence[str], ours: str, heads: int, mark: str = "."
+    theirs: str, parts: Sequence[str], ours: str, heads: int, separator: str = "."
 ) -> tuple[Rule, Rule]:
-    """Kernels (C, A, E) and biases (A, E) of some of query, key and value to one matrix (… C, C) and one vector."""
+    """Make the rules from kernels (C, A, E) and biases (A, E) of query, key and value to one matrix and one vector."""
 
     def split(tensors: Tensors) -> Tensors:
         return torch.chunk(tensors[0], len(parts))
@@ -235,13 +235,13 @@ def _into_heads(
     return (
         Rule(
             tuple(f"{theirs}/{part}/kernel" for part in parts),
-            (f"{ours}{mark}weight",),
+            (f"{ours}{separator}weight",),
             lambda kernels: (torch.cat([kernel.flatten(1).T for kernel in kernels]),),
             lambda weights: tuple(w.T.reshape(w.shape[1], heads, -1) for w in split(weights)),
         ),
         Rule(
             tuple(f"{theirs}/{part}/bias" for part in parts),
-            (f"{ours}{mark}bias",),
+            (f"{ours}{separator}bias",),
             lambda biases: (torch.cat([part.flatten() for part in biases]),),
             lambda biases: tuple(part.reshape(heads, -1) for part in split(biases)),
         ),
@@ -249,11 +249,11 @@ def _into_heads(
 
 
 def _from_heads(theirs: str, ours: str, heads: int) -> tuple[Rule, Rule]:
-    """A kernel (A, E, C) to a matrix (C, A E)."""
+    """Make the rules from a kernel (A, E, C) to a matrix (C, A * E)."""
     kernel = _changed(
         f"{theirs}/kernel",
         f"{ours}.weight",
         lambda t: t.flatten(0, 1).T,
         lambda t: t.T.reshape(heads, -1, t.shape[0]),
     )
-    return kernel, same(f"{theirs}/bias", f"{ours}.bias")
+    return kernel, renamed(f"{theirs}/bias", f"{ours}.bias")

@@ -1,7 +1,7 @@
-"""Long-CLIP's own files (Zhang et al. 2024) to `CLIP`, and back: OpenAI's form, with text positions in two tables.
+"""Long-CLIP's checkpoints (Zhang et al. 2024): OpenAI's format with two tables of text positions.
 
-The first 20 positions are those of the first table, the others those of the second. Long-CLIP's code builds models as
-OpenAI's does: QuickGELU, heads that are 64 wide, OpenAI's preprocessing.
+The first 20 positions come from the first table, the others from the second. Long-CLIP's code builds models as
+OpenAI's does: QuickGELU, heads of width 64, OpenAI's preprocessing.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneclip.checkpoint.formats.base import Converted, Published
+from oneclip.checkpoint.formats.base import ForeignCheckpoint, NativeCheckpoint
 from oneclip.checkpoint.resolve.infer_openai import infer_openai_config, looks_like_openai
 from oneclip.config import PreprocessCfg
 from oneclip.errors import CheckpointError
 
-KEPT = 20  # rows of `positional_embedding`
+KEPT = 20  # rows taken from `positional_embedding`
 FIRST, REST = "positional_embedding", "positional_embedding_res"
 
 
 class LongCLIP:
-    """The format of Long-CLIP's state dicts."""
+    """Format of Long-CLIP's state dicts."""
 
     name = "Long-CLIP"
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """By the second table of positions."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Match the second table of positions."""
         return config is None and REST in state_dict and looks_like_openai(state_dict)
 
     def read(
@@ -35,8 +35,8 @@ class LongCLIP:
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours; see `Format.read`."""
+    ) -> NativeCheckpoint:
+        """Merge both tables; see `CheckpointFormat.read`."""
         first, rest = state_dict[FIRST], state_dict[REST]
         if first.shape != rest.shape:
             raise CheckpointError(
@@ -45,8 +45,8 @@ class LongCLIP:
         tensors = {name: tensor for name, tensor in state_dict.items() if name != REST}
         tensors[FIRST] = torch.cat([first[:KEPT], rest[KEPT:]])
         cfg = infer_openai_config(tensors)
-        return Converted(tensors, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size))
+        return NativeCheckpoint(tensors, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size))
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs, with all positions in both tables; see `Format.write`."""
-        return Published({**model.state_dict, REST: model.state_dict[FIRST].clone()})
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Write all positions into both tables; see `CheckpointFormat.write`."""
+        return ForeignCheckpoint({**model.state_dict, REST: model.state_dict[FIRST].clone()})

@@ -1,6 +1,7 @@
-"""Apple's original MobileCLIP checkpoints (S1, S2 and B): their names of tensors to ours, and back.
+"""Apple's original MobileCLIP checkpoints (S1, S2 and B).
 
-The image towers are timm's here. Where their last layer is a matrix, timm's is a linear layer, whose bias is then zero.
+The image towers are implemented by timm here. Apple's last layer is a matrix, and timm's is a linear layer; its bias is
+set to zero.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.formats.keymap import KeyMap, Rule, same, transposed
+from oneclip.checkpoint.formats.base import ForeignCheckpoint, NativeCheckpoint
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, renamed, transposed
 from oneclip.errors import CheckpointError, ConfigError
 
 IMAGE, TRUNK = "image_encoder.model", "visual.trunk"
@@ -20,20 +21,20 @@ TEXT = "text_encoder"
 CONVOLUTIONAL = f"{IMAGE}.patch_embed.0.rbr_conv.0.conv.weight"  # S1 and S2, and S0
 HYBRID = f"{IMAGE}.patch_emb.0.block.conv.weight"  # B
 
-# what the flat list of theirs holds, in three stages' worth of names: blocks, downsampling, positions
+# Apple's flat list of layers: position in the list to our stage, for blocks, downsampling and positions.
 BLOCKS = {0: 0, 2: 1, 4: 2, 7: 3}
 DOWNSAMPLING = {1: 1, 3: 2, 5: 3}
 POSITIONS = {6: 3}
-THIRD_STAGE = {20: "MobileCLIP-S1", 24: "MobileCLIP-S2"}  # by its number of blocks
+THIRD_STAGE = {20: "MobileCLIP-S1", 24: "MobileCLIP-S2"}  # number of blocks to architecture
 
 
 class MobileCLIP:
-    """MobileCLIP as Apple's own code saves it, with the branches that training has."""
+    """Format of Apple's code, with the branches that are used in training."""
 
     name = "mobileclip"
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """By the first tensor of the image tower."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Match the first tensor of the image tower."""
         return CONVOLUTIONAL in state_dict or HYBRID in state_dict
 
     def read(
@@ -41,37 +42,37 @@ class MobileCLIP:
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours; which architecture it is shows in the names.
+    ) -> NativeCheckpoint:
+        """Convert to our names; the architecture is inferred from their names.
 
         Raises:
-            CheckpointError: for tensors that do not belong there.
-            ConfigError: for S0, whose text tower mixes convolutions in.
+            CheckpointError: for unknown or missing tensors.
+            ConfigError: for S0, whose text tower contains convolutions.
         """
         name = _architecture(state_dict)
         ours = KEYS[name == HYBRID_NAME].read(state_dict)
         weight, bias = _head(name)
         if weight not in ours:
-            raise CheckpointError(f"it lacks the last layer of its image tower, our {weight}")
+            raise CheckpointError(f"the last layer of the image tower is missing (our {weight})")
         ours[bias] = ours[weight].new_zeros(ours[weight].shape[:1])
-        return Converted(ours, zoo.architecture(name), zoo.preprocess_of(name))
+        return NativeCheckpoint(ours, zoo.architecture(name), zoo.preprocess_of(name))
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs.
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Convert to Apple's names.
 
         Raises:
-            ConfigError: for another model, and for one whose last layer has learned a bias.
+            ConfigError: for another architecture, or if the last layer has a bias other than zero.
         """
         name = next((known for known in NAMES if _trunk_of(known) == _trunk(model)), None)
         if name is None:
-            raise ConfigError(f"only {', '.join(NAMES)} can be written as Apple's code has them")
+            raise ConfigError(f"only {', '.join(NAMES)} can be written in Apple's format")
         ours = dict(model.state_dict)
         bias = ours.pop(_head(name)[1], None)
         if bias is not None and bool(bias.any()):
             raise ConfigError(
-                "the last layer of the image tower has a bias that is not zero, for which MobileCLIP has no place"
+                "the last layer of the image tower has a bias that is not zero, which Apple's format cannot store"
             )
-        return Published(KEYS[name == HYBRID_NAME].write(ours))
+        return ForeignCheckpoint(KEYS[name == HYBRID_NAME].write(ours))
 
 
 HYBRID_NAME = "MobileCLIP-B"
@@ -85,12 +86,12 @@ def _architecture(state_dict: Mapping[str, Tensor]) -> str:
     if name := THIRD_STAGE.get(len(blocks)):
         return name
     raise ConfigError(
-        f"this MobileCLIP has {len(blocks)} blocks in its third stage; S1 has 20 and S2 24. S0, whose text tower "
-        "mixes convolutions in, cannot be computed here"
+        f"this MobileCLIP has {len(blocks)} blocks in its third stage; S1 has 20 and S2 24. S0 is not supported: "
+        "its text tower contains convolutions"
     )
 
 
-def _trunk(model: Converted) -> str | None:
+def _trunk(model: NativeCheckpoint) -> str | None:
     return model.cfg.vision_cfg.timm_model_name if model.cfg is not None else None
 
 
@@ -104,59 +105,60 @@ def _head(name: str) -> tuple[str, str]:
 
 
 def _squeezed(theirs: str, ours: str, axes: int) -> Rule:
-    """A table of positions with so many more axes of length one before it."""
+    """Make a rule for a table of positions with additional leading axes of length one."""
     return Rule(
         (theirs,), (ours,), lambda t: (t[0].reshape(t[0].shape[axes:]),), lambda t: (t[0][(None,) * axes],)
     )
 
 
 def _transformer(theirs: str, ours: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
-    """The blocks that the text tower and B's image tower have in common."""
+    """Make the rules for transformer blocks, which the text towers and the image tower of B share."""
     return tuple(
-        same(f"{theirs}.*.{their_part}.*", f"{ours}.*.{our_part}") for their_part, our_part in names.items()
+        renamed(f"{theirs}.*.{their_part}.*", f"{ours}.*.{our_part}")
+        for their_part, our_part in names.items()
     )
 
 
 def _branches(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A convolution in several branches: k x k, 1 x 1, identity, and squeeze-and-excitation after them."""
+    """Make the rules for a convolution with branches k x k, 1 x 1 and identity, and squeeze-and-excitation."""
     return (
-        same(f"{theirs}.rbr_conv.*.*.*", f"{ours}.conv_kxk.*.*.*"),
-        same(f"{theirs}.rbr_scale.*.*", f"{ours}.conv_scale.*.*"),
-        same(f"{theirs}.rbr_skip.*", f"{ours}.identity.*"),
-        same(f"{theirs}.se.reduce.*", f"{ours}.se.fc1.*"),
-        same(f"{theirs}.se.expand.*", f"{ours}.se.fc2.*"),
+        renamed(f"{theirs}.rbr_conv.*.*.*", f"{ours}.conv_kxk.*.*.*"),
+        renamed(f"{theirs}.rbr_scale.*.*", f"{ours}.conv_scale.*.*"),
+        renamed(f"{theirs}.rbr_skip.*", f"{ours}.identity.*"),
+        renamed(f"{theirs}.se.reduce.*", f"{ours}.se.fc1.*"),
+        renamed(f"{theirs}.se.expand.*", f"{ours}.se.fc2.*"),
     )
 
 
 def _blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """The blocks of one stage, which mix by convolutions or by attention."""
+    """Make the rules for the blocks of one stage, which mix tokens by convolutions or by attention."""
     return (
         *_branches(f"{theirs}.*.token_mixer.norm", f"{ours}.*.token_mixer.norm"),
         *_branches(f"{theirs}.*.token_mixer.mixer", f"{ours}.*.token_mixer.mixer"),
-        same(f"{theirs}.*.token_mixer.layer_scale", f"{ours}.*.token_mixer.layer_scale.gamma"),
-        same(f"{theirs}.*.token_mixer.qkv.*", f"{ours}.*.token_mixer.qkv.*"),
-        same(f"{theirs}.*.token_mixer.proj.*", f"{ours}.*.token_mixer.proj.*"),
-        same(f"{theirs}.*.norm.*", f"{ours}.*.norm.*"),
-        same(f"{theirs}.*.convffn.conv.*.*", f"{ours}.*.mlp.conv.*.*"),
-        same(f"{theirs}.*.convffn.fc1.*", f"{ours}.*.mlp.fc1.*"),
-        same(f"{theirs}.*.convffn.fc2.*", f"{ours}.*.mlp.fc2.*"),
-        same(f"{theirs}.*.layer_scale", f"{ours}.*.layer_scale.gamma"),
-        same(f"{theirs}.*.layer_scale_1", f"{ours}.*.layer_scale_1.gamma"),
-        same(f"{theirs}.*.layer_scale_2", f"{ours}.*.layer_scale_2.gamma"),
+        renamed(f"{theirs}.*.token_mixer.layer_scale", f"{ours}.*.token_mixer.layer_scale.gamma"),
+        renamed(f"{theirs}.*.token_mixer.qkv.*", f"{ours}.*.token_mixer.qkv.*"),
+        renamed(f"{theirs}.*.token_mixer.proj.*", f"{ours}.*.token_mixer.proj.*"),
+        renamed(f"{theirs}.*.norm.*", f"{ours}.*.norm.*"),
+        renamed(f"{theirs}.*.convffn.conv.*.*", f"{ours}.*.mlp.conv.*.*"),
+        renamed(f"{theirs}.*.convffn.fc1.*", f"{ours}.*.mlp.fc1.*"),
+        renamed(f"{theirs}.*.convffn.fc2.*", f"{ours}.*.mlp.fc2.*"),
+        renamed(f"{theirs}.*.layer_scale", f"{ours}.*.layer_scale.gamma"),
+        renamed(f"{theirs}.*.layer_scale_1", f"{ours}.*.layer_scale_1.gamma"),
+        renamed(f"{theirs}.*.layer_scale_2", f"{ours}.*.layer_scale_2.gamma"),
     )
 
 
 def _downsampling(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
-        same(f"{theirs}.0.lkb_origin.*.*", f"{ours}.0.large_conv.*.*"),
-        same(f"{theirs}.0.small_conv.*.*", f"{ours}.0.small_conv.*.*"),
+        renamed(f"{theirs}.0.lkb_origin.*.*", f"{ours}.0.large_conv.*.*"),
+        renamed(f"{theirs}.0.small_conv.*.*", f"{ours}.0.small_conv.*.*"),
         *_branches(f"{theirs}.0", f"{ours}.0")[3:],
         *_branches(f"{theirs}.1", f"{ours}.1"),
     )
 
 
 _TEXT_RULES = (
-    same(f"{TEXT}.embedding_layer.weight", "text.token_embedding.weight"),
+    renamed(f"{TEXT}.embedding_layer.weight", "text.token_embedding.weight"),
     _squeezed(f"{TEXT}.positional_embedding.pos_embed.pos_embed", "text.positional_embedding", axes=2),
     *_transformer(
         f"{TEXT}.transformer",
@@ -170,9 +172,9 @@ _TEXT_RULES = (
             "pre_norm_ffn.4": "mlp.c_proj.*",
         },
     ),
-    same(f"{TEXT}.final_layer_norm.*", "text.ln_final.*"),
-    same(f"{TEXT}.projection_layer", "text.text_projection"),
-    same("logit_scale", "logit_scale"),
+    renamed(f"{TEXT}.final_layer_norm.*", "text.ln_final.*"),
+    renamed(f"{TEXT}.projection_layer", "text.text_projection"),
+    renamed("logit_scale", "logit_scale"),
 )
 _CONVOLUTIONAL_RULES = (
     *_branches(f"{IMAGE}.patch_embed.*", f"{TRUNK}.stem.*"),
@@ -187,17 +189,17 @@ _CONVOLUTIONAL_RULES = (
         for rule in _downsampling(f"{IMAGE}.network.{place}.proj", f"{TRUNK}.stages.{stage}.downsample.proj")
     ),
     *(
-        same(f"{IMAGE}.network.{place}.pe.*", f"{TRUNK}.stages.{stage}.pos_emb.pos_enc.*")
+        renamed(f"{IMAGE}.network.{place}.pe.*", f"{TRUNK}.stages.{stage}.pos_emb.pos_enc.*")
         for place, stage in POSITIONS.items()
     ),
     *_branches(f"{IMAGE}.conv_exp", f"{TRUNK}.final_conv"),
     transposed(f"{IMAGE}.head.proj", f"{TRUNK}.head.fc.weight"),
 )
 _HYBRID_RULES = (
-    same(f"{IMAGE}.cls_token", f"{TRUNK}.cls_token"),
+    renamed(f"{IMAGE}.cls_token", f"{TRUNK}.cls_token"),
     _squeezed(f"{IMAGE}.pos_embed.pos_embed.pos_embed", f"{TRUNK}.pos_embed", axes=1),
-    same(f"{IMAGE}.patch_emb.*.block.conv.*", f"{TRUNK}.patch_embed.backbone.*.conv.*"),
-    same(f"{IMAGE}.patch_emb.*.block.norm.*", f"{TRUNK}.patch_embed.backbone.*.bn.*"),
+    renamed(f"{IMAGE}.patch_emb.*.block.conv.*", f"{TRUNK}.patch_embed.backbone.*.conv.*"),
+    renamed(f"{IMAGE}.patch_emb.*.block.norm.*", f"{TRUNK}.patch_embed.backbone.*.bn.*"),
     *_transformer(
         f"{IMAGE}.transformer",
         f"{TRUNK}.blocks",
@@ -210,10 +212,10 @@ _HYBRID_RULES = (
             "pre_norm_ffn.4": "mlp.fc2.*",
         },
     ),
-    same(f"{IMAGE}.post_transformer_norm.*", f"{TRUNK}.norm.*"),
+    renamed(f"{IMAGE}.post_transformer_norm.*", f"{TRUNK}.norm.*"),
     transposed(f"{IMAGE}.classifier.proj", f"{TRUNK}.head.weight"),
 )
 KEYS = {
     False: KeyMap((*_CONVOLUTIONAL_RULES, *_TEXT_RULES)),
     True: KeyMap((*_HYBRID_RULES, *_TEXT_RULES)),
-}  # by whether it is the hybrid
+}  # True for the hybrid architecture, B

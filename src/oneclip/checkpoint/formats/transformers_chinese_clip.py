@@ -1,7 +1,7 @@
-"""transformers' `ChineseCLIPModel` to a `CustomTextCLIP` with a BERT for its text tower, and back.
+"""Checkpoints of transformers' `ChineseCLIPModel`.
 
-The visual tower is CLIP's. The text tower is a BERT of one of the sizes that are published for Chinese, pooled at its
-first token; it is built by transformers (extra `hf`).
+The image tower is CLIP's. The text tower is a BERT of one of the sizes published for Chinese, pooled at its first
+token; it is built by transformers (extra `hf`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.formats.keymap import KeyMap, same
+from oneclip.checkpoint.formats.base import ForeignCheckpoint, NativeCheckpoint
+from oneclip.checkpoint.formats.keymap import KeyMap, renamed
 from oneclip.checkpoint.formats.transformers_clip import (
     VISION_DEFAULTS,
     VISUAL_RULES,
@@ -22,26 +22,26 @@ from oneclip.checkpoint.formats.transformers_clip import (
     write_vision,
 )
 from oneclip.checkpoint.formats.transformers_common import (
-    checked,
-    no_captioner,
-    part_of,
-    read_tokenizer_facts,
-    write_tokenizer_facts,
+    check_value,
+    read_tokenizer_fields,
+    read_tower,
+    require_dual_encoder,
+    write_tokenizer_fields,
 )
-from oneclip.checkpoint.formats.transformers_pixels import read_pixels, write_pixels
+from oneclip.checkpoint.formats.transformers_preprocessor import read_preprocessor, write_preprocessor
 from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 
 FORM = "transformers' ChineseCLIPModel"
-CONTEXT_LENGTH = 52  # tokens of a caption, as it was trained (Yang et al. 2022, Chinese CLIP)
+CONTEXT_LENGTH = 52  # tokens of a text in training (Yang et al. 2022, Chinese CLIP)
 POOLER, PROJECTION = "cls_last_hidden_state_pooler", "linear"
 
 KEYS = KeyMap(
     (
         *VISUAL_RULES,
-        same("text_projection.weight", "text.proj.weight"),
-        same("text_model.**", "text.transformer.**"),
-        same("logit_scale", "logit_scale"),
+        renamed("text_projection.weight", "text.proj.weight"),
+        renamed("text_model.**", "text.transformer.**"),
+        renamed("logit_scale", "logit_scale"),
     ),
     ignored=("*.embeddings.position_ids", "text_model.embeddings.token_type_ids"),
 )
@@ -60,12 +60,12 @@ TEXT_DEFAULTS = {
 
 
 class TransformersChineseCLIP:
-    """The format of transformers' Chinese-CLIP folders."""
+    """Format of transformers for Chinese-CLIP."""
 
     name = "transformers Chinese-CLIP"
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """By `model_type`, or by the names of both towers."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Match `model_type`, or without a config the names of both towers."""
         if config is not None and "model_type" in config:
             return bool(config["model_type"] == "chinese_clip")
         names = ("vision_model.embeddings.class_embedding", "text_model.embeddings.word_embeddings.weight")
@@ -76,35 +76,34 @@ class TransformersChineseCLIP:
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours; see `Format.read`."""
+    ) -> NativeCheckpoint:
+        """Convert to our names; see `CheckpointFormat.read`."""
         tensors = KEYS.read(state_dict)
         if config is None:
-            return Converted(tensors)
-        cfg = read_tokenizer_facts(read_config(config), config)
-        return Converted(tensors, cfg, read_pixels(preprocessor, cfg.vision_cfg.image_size))
+            return NativeCheckpoint(tensors)
+        cfg = read_tokenizer_fields(read_config(config), config)
+        return NativeCheckpoint(tensors, cfg, read_preprocessor(preprocessor, cfg.vision_cfg.image_size))
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs; see `Format.write`."""
-        if model.cfg is None:
-            raise ConfigError(f"{FORM} needs the configuration of the model")
-        config = write_config(model.cfg)
-        pixels = model.preprocess_cfg or PreprocessCfg(config["vision_config"]["image_size"])
-        return Published(KEYS.write(model.state_dict), config, write_pixels(pixels, "ChineseCLIP"))
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Convert to their names; see `CheckpointFormat.write`."""
+        config = write_config(model.require_cfg(FORM))
+        preprocess_cfg = model.preprocess_cfg or PreprocessCfg(config["vision_config"]["image_size"])
+        preprocessor = write_preprocessor(preprocess_cfg, "ChineseCLIP")
+        return ForeignCheckpoint(KEYS.write(model.state_dict), config, preprocessor)
 
 
 def is_chinese_clip(cfg: ModelCfg) -> bool:
-    """Whether a configuration is of this kind."""
+    """Check whether a model has a BERT as text tower."""
     tower = zoo.text_tower(cfg.text_cfg.hf_model_name or "") or {}
     return tower.get("model_type") == "bert"
 
 
 def read_config(config: Mapping[str, Any]) -> ModelCfg:
-    """`config.json` to our configuration."""
-    vision_cfg, quick_gelu = read_vision(part_of(config, "vision_config", VISION_DEFAULTS))
-    name = _name_of(part_of(config, "text_config", TEXT_DEFAULTS))
+    """Convert `config.json` to our configuration."""
+    vision_cfg, quick_gelu = read_vision(read_tower(config, "vision_config", VISION_DEFAULTS))
+    name = _published_bert(read_tower(config, "text_config", TEXT_DEFAULTS))
     return ModelCfg(
-        embed_dim=checked(config.get("projection_dim", 512), 512, "projection_dim"),
+        embed_dim=check_value(config.get("projection_dim", 512), 512, "projection_dim"),
         vision_cfg=vision_cfg,
         text_cfg=CLIPTextCfg(
             context_length=CONTEXT_LENGTH,
@@ -121,24 +120,24 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
 
 
 def write_config(cfg: ModelCfg) -> dict[str, Any]:
-    """Our configuration to `config.json`.
+    """Convert our configuration to `config.json`.
 
     Raises:
-        ConfigError: for what this layout has no place for.
+        ConfigError: for fields that the format cannot store.
     """
-    no_captioner(cfg, FORM)
+    require_dual_encoder(cfg, FORM)
     text = cfg.text_cfg
     if not is_chinese_clip(cfg):
         raise ConfigError(
-            f"{FORM} has a BERT for its text tower, this model {text.hf_model_name or 'its own'}"
+            f"{FORM} requires a BERT as text tower, and this model has {text.hf_model_name or 'its own'}"
         )
     if (text.hf_pooler_type, text.hf_proj_type) != (POOLER, PROJECTION):
         raise ConfigError(
-            f"{FORM} pools by {POOLER} and projects by {PROJECTION}, "
-            f"this model by {text.hf_pooler_type} and {text.hf_proj_type}"
+            f"{FORM} requires hf_pooler_type {POOLER} and hf_proj_type {PROJECTION}, and this model has "
+            f"{text.hf_pooler_type} and {text.hf_proj_type}"
         )
     if cfg.init_logit_bias is not None:
-        raise ConfigError(f"{FORM} has no logit_bias")
+        raise ConfigError(f"{FORM} cannot store a logit_bias")
     numbers = zoo.text_tower(str(text.hf_model_name)) or {}
     tower = {key: numbers.get(key, default) for key, default in TEXT_DEFAULTS.items()}
     return {
@@ -149,12 +148,12 @@ def write_config(cfg: ModelCfg) -> dict[str, Any]:
         "text_config": {"model_type": "chinese_clip_text_model"} | tower,
         "vision_config": {"model_type": "chinese_clip_vision_model", "projection_dim": cfg.embed_dim}
         | write_vision(cfg.vision_cfg, cfg.quick_gelu, FORM),
-        **write_tokenizer_facts(text),
+        **write_tokenizer_fields(text),
     }
 
 
-def _name_of(text: Mapping[str, Any]) -> str:
-    """The published BERT that has these numbers."""
+def _published_bert(text: Mapping[str, Any]) -> str:
+    """Return the name of the published BERT with these sizes."""
     for name in zoo.text_towers():
         tower = zoo.text_tower(name) or {}
         if tower.get("model_type") == "bert" and all(
@@ -162,6 +161,4 @@ def _name_of(text: Mapping[str, Any]) -> str:
         ):
             return name
     numbers = ", ".join(f"{key}={value}" for key, value in text.items())
-    raise ConfigError(
-        f"the text tower of this ChineseCLIPModel has the size of no published BERT ({numbers})"
-    )
+    raise ConfigError(f"the text tower of this ChineseCLIPModel has no size of a published BERT ({numbers})")

@@ -1,7 +1,7 @@
-"""transformers' `SiglipModel` and `Siglip2Model` to a `CustomTextCLIP` with SigLIP's towers, and back.
+"""Checkpoints of transformers' `SiglipModel` and `Siglip2Model`.
 
-SigLIP 2 of fixed resolution is published as a `SiglipModel`. `Siglip2Model` (NaFlex) is the same computation where
-pictures are squares of its own resolution; its preprocessing, which keeps their shape, is not done here.
+SigLIP 2 of fixed resolution is published as a `SiglipModel`. `Siglip2Model` (NaFlex) computes the same for square
+images of its native resolution; its preprocessing, which keeps the aspect ratio of images, is not supported here.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from typing import Any
 
 from torch import Tensor
 
-from oneclip.checkpoint.formats.base import Converted, Published
-from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, joined, reshaped, same
+from oneclip.checkpoint.formats.base import ForeignCheckpoint, NativeCheckpoint
+from oneclip.checkpoint.formats.keymap import KeyMap, Rule, Tensors, concatenated, renamed, reshaped
 from oneclip.checkpoint.formats.transformers_common import (
-    TOKENIZER_FACTS,
-    activation,
-    activation_name,
+    TOKENIZER_FIELDS,
     block_rules,
-    checked,
+    check_square,
+    check_value,
     mlp_ratio,
-    no_captioner,
-    norm_eps,
-    norm_kwargs,
-    part_of,
-    plain,
-    read_tokenizer_facts,
-    square,
-    write_tokenizer_facts,
+    read_activation,
+    read_norm_eps,
+    read_tokenizer_fields,
+    read_tower,
+    require_defaults,
+    require_dual_encoder,
+    write_activation,
+    write_norm_eps,
+    write_tokenizer_fields,
 )
-from oneclip.checkpoint.formats.transformers_pixels import HALF, read_pixels, write_pixels
+from oneclip.checkpoint.formats.transformers_preprocessor import HALF, read_preprocessor, write_preprocessor
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model.siglip_names import TrunkCfg, is_siglip
-from oneclip.text.factory import BESIDE
+from oneclip.text.factory import TOKENIZER_IN_MODEL_FOLDER
 
 FORM = "transformers' SiglipModel"
 INIT_LOGIT_BIAS = -10.0  # Zhai et al. 2023, section 3.2
 
-# tokens in a vocabulary to where it is published, which is for folders without a tokenizer of their own
+# Size of a vocabulary to the repository of its tokenizer, for folders without a tokenizer.
 VOCABULARIES = {
     32000: "timm/ViT-B-16-SigLIP",
     250000: "timm/ViT-B-16-SigLIP-i18n-256",
     256000: "timm/ViT-B-16-SigLIP2",
 }
-CLEAN = "canonicalize"  # as all configurations of open_clip's for these vocabularies have it
-THEIR_CLEAN = {256000: "lower"}  # where transformers does otherwise: for SigLIP 2 it keeps the punctuation
+CLEAN = "canonicalize"  # in all configurations of open_clip with these vocabularies
+HF_CLEAN = {256000: "lower"}  # where transformers differs: it keeps the punctuation for SigLIP 2
 
 _BLOCKS, _OUR_BLOCKS = "vision_model.encoder.layers", "visual.trunk.blocks"
 _POOL, _OUR_POOL = "vision_model.head", "visual.trunk.attn_pool"
 RULES: tuple[Rule, ...] = (
-    same("vision_model.embeddings.patch_embedding.bias", "visual.trunk.patch_embed.proj.bias"),
+    renamed("vision_model.embeddings.patch_embedding.bias", "visual.trunk.patch_embed.proj.bias"),
     Rule(
         ("vision_model.embeddings.position_embedding.weight",),
         ("visual.trunk.pos_embed",),
@@ -60,33 +60,33 @@ RULES: tuple[Rule, ...] = (
         write=lambda tensors: (tensors[0][0],),
     ),
     *(
-        joined(
+        concatenated(
             [f"{_BLOCKS}.*.self_attn.{part}_proj.{kind}" for part in "qkv"],
             f"{_OUR_BLOCKS}.*.attn.qkv.{kind}",
         )
         for kind in ("weight", "bias")
     ),
-    same(f"{_BLOCKS}.*.self_attn.out_proj.*", f"{_OUR_BLOCKS}.*.attn.proj.*"),
-    same(f"{_BLOCKS}.*.layer_norm1.*", f"{_OUR_BLOCKS}.*.norm1.*"),
-    same(f"{_BLOCKS}.*.layer_norm2.*", f"{_OUR_BLOCKS}.*.norm2.*"),
-    same(f"{_BLOCKS}.*.mlp.*.*", f"{_OUR_BLOCKS}.*.mlp.*.*"),
-    same("vision_model.post_layernorm.*", "visual.trunk.norm.*"),
-    same(f"{_POOL}.probe", f"{_OUR_POOL}.latent"),
+    renamed(f"{_BLOCKS}.*.self_attn.out_proj.*", f"{_OUR_BLOCKS}.*.attn.proj.*"),
+    renamed(f"{_BLOCKS}.*.layer_norm1.*", f"{_OUR_BLOCKS}.*.norm1.*"),
+    renamed(f"{_BLOCKS}.*.layer_norm2.*", f"{_OUR_BLOCKS}.*.norm2.*"),
+    renamed(f"{_BLOCKS}.*.mlp.*.*", f"{_OUR_BLOCKS}.*.mlp.*.*"),
+    renamed("vision_model.post_layernorm.*", "visual.trunk.norm.*"),
+    renamed(f"{_POOL}.probe", f"{_OUR_POOL}.latent"),
     *(
-        joined(
+        concatenated(
             f"{_POOL}.attention.in_proj_{kind}",
             [f"{_OUR_POOL}.{part}.{kind}" for part in ("q", "kv")],
             (1, 2),
         )
         for kind in ("weight", "bias")
     ),
-    same(f"{_POOL}.attention.out_proj.*", f"{_OUR_POOL}.proj.*"),
-    same(f"{_POOL}.layernorm.*", f"{_OUR_POOL}.norm.*"),
-    same(f"{_POOL}.mlp.*.*", f"{_OUR_POOL}.mlp.*.*"),
-    same("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
-    same("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
-    same("text_model.final_layer_norm.*", "text.ln_final.*"),
-    same("text_model.head.*", "text.text_projection.*"),
+    renamed(f"{_POOL}.attention.out_proj.*", f"{_OUR_POOL}.proj.*"),
+    renamed(f"{_POOL}.layernorm.*", f"{_OUR_POOL}.norm.*"),
+    renamed(f"{_POOL}.mlp.*.*", f"{_OUR_POOL}.mlp.*.*"),
+    renamed("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    renamed("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+    renamed("text_model.final_layer_norm.*", "text.ln_final.*"),
+    renamed("text_model.head.*", "text.text_projection.*"),
     *block_rules("text_model.encoder.layers", "text.transformer.resblocks"),
     *(reshaped(name, name, (), (1,)) for name in ("logit_scale", "logit_bias")),
 )
@@ -94,12 +94,12 @@ _PATCH = "vision_model.embeddings.patch_embedding.weight", "visual.trunk.patch_e
 
 
 def _patches_to_rows(tensors: Tensors) -> Tensors:
-    """(C, 3, P, P) of a convolution to (C, P P 3) of a linear layer over patches, channels last."""
+    """Convert (C, 3, P, P) of a convolution to (C, P * P * 3) of a linear layer, with the channels last."""
     return (tensors[0].permute(0, 2, 3, 1).flatten(1),)
 
 
 def _rows_to_patches(tensors: Tensors) -> Tensors:
-    """(C, P P 3) to (C, 3, P, P)."""
+    """Convert (C, P * P * 3) to (C, 3, P, P)."""
     side = math.isqrt(tensors[0].shape[1] // 3)
     return (tensors[0].reshape(-1, side, side, 3).permute(0, 3, 1, 2).contiguous(),)
 
@@ -129,8 +129,13 @@ TEXT_DEFAULTS = {
 }
 
 
+def has_siglip_tower(cfg: ModelCfg) -> bool:
+    """Check whether a model has SigLIP's image tower, the only one that this format supports."""
+    return is_siglip(cfg.vision_cfg)
+
+
 class TransformersSigLIP:
-    """The format of transformers' SigLIP folders, and of those with a `Siglip2Model`.
+    """Format of transformers for SigLIP, or for SigLIP 2 with NaFlex.
 
     Args:
         model_type: "siglip" or "siglip2".
@@ -141,12 +146,12 @@ class TransformersSigLIP:
         self.name = {"siglip": "transformers SigLIP", "siglip2": "transformers SigLIP 2 (NaFlex)"}[model_type]
         patch = Rule((_PATCH[0],), (_PATCH[1],), _rows_to_patches, _patches_to_rows)
         self.keys = KeyMap(
-            (*RULES, patch if model_type == "siglip2" else same(*_PATCH)),
+            (*RULES, patch if model_type == "siglip2" else renamed(*_PATCH)),
             ignored=("*.embeddings.position_ids",),
         )
 
-    def recognises(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
-        """By `model_type`, or by the names of the pooling and of the patches."""
+    def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
+        """Match `model_type`, or without a config the names of the pooling and of the patches."""
         if config is not None and "model_type" in config:
             return bool(config["model_type"] == self.model_type)
         axes = 2 if self.model_type == "siglip2" else 4
@@ -159,42 +164,42 @@ class TransformersSigLIP:
         state_dict: Mapping[str, Tensor],
         config: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """Theirs to ours; see `Format.read`."""
+    ) -> NativeCheckpoint:
+        """Convert to our names; see `CheckpointFormat.read`."""
         tensors = self.keys.read(state_dict)
         if config is None:
-            return Converted(tensors)
-        cfg = read_tokenizer_facts(read_config(config), config)
-        return Converted(tensors, cfg, read_pixels(preprocessor, cfg.vision_cfg.image_size))
+            return NativeCheckpoint(tensors)
+        cfg = read_tokenizer_fields(read_config(config), config)
+        return NativeCheckpoint(tensors, cfg, read_preprocessor(preprocessor, cfg.vision_cfg.image_size))
 
-    def write(self, model: Converted) -> Published:
-        """Ours to theirs; see `Format.write`."""
-        if model.cfg is None:
-            raise ConfigError(f"{FORM} needs the configuration of the model")
-        config = write_config(model.cfg, self.model_type)
-        size = model.cfg.vision_cfg.image_size
-        default = PreprocessCfg(size, mean=HALF, std=HALF, resize_mode="squash")
-        pixels = write_pixels(model.preprocess_cfg or default, "Siglip")
-        return Published(self.keys.write(model.state_dict), config, pixels, _notes(model.cfg.text_cfg))
+    def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
+        """Convert to their names; see `CheckpointFormat.write`."""
+        cfg = model.require_cfg(FORM)
+        config = write_config(cfg, self.model_type)
+        default = PreprocessCfg(cfg.vision_cfg.image_size, mean=HALF, std=HALF, resize_mode="squash")
+        preprocessor = write_preprocessor(model.preprocess_cfg or default, "Siglip")
+        return ForeignCheckpoint(
+            self.keys.write(model.state_dict), config, preprocessor, _notes(cfg.text_cfg)
+        )
 
 
 def read_config(config: Mapping[str, Any]) -> ModelCfg:
-    """`config.json` to our configuration."""
-    vision = part_of(config, "vision_config", VISION_DEFAULTS)
-    text = part_of(config, "text_config", TEXT_DEFAULTS)
+    """Convert `config.json` to our configuration."""
+    vision = read_tower(config, "vision_config", VISION_DEFAULTS)
+    text = read_tower(config, "text_config", TEXT_DEFAULTS)
     projection = (config.get("text_config") or {}).get("projection_size") or text["hidden_size"]
-    quick_gelu, act_kwargs = activation(text["hidden_act"], "the text tower")
+    quick_gelu, act_kwargs = read_activation(text["hidden_act"], "the text tower")
     if quick_gelu:
-        raise ConfigError("the text tower has quick_gelu, which no SigLIP has")
+        raise ConfigError("the text tower has quick_gelu; SigLIP has GELU")
     if not vision["vision_use_head"]:
-        raise ConfigError("vision_use_head is false: without its pooling the visual tower gives no features")
+        raise ConfigError("vision_use_head is false; without pooling the visual tower has no features")
     return ModelCfg(
-        embed_dim=checked(projection, 768, "projection_size"),
+        embed_dim=check_value(projection, 768, "projection_size"),
         vision_cfg=_read_vision(vision, config.get("model_type") == "siglip2"),
         text_cfg=CLIPTextCfg(
             context_length=text["max_position_embeddings"],
             vocab_size=text["vocab_size"],
-            hf_tokenizer_name=VOCABULARIES.get(text["vocab_size"], BESIDE),
+            hf_tokenizer_name=VOCABULARIES.get(text["vocab_size"], TOKENIZER_IN_MODEL_FOLDER),
             tokenizer_kwargs={"clean": CLEAN},
             width=text["hidden_size"],
             heads=text["num_attention_heads"],
@@ -204,7 +209,7 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
             proj_bias=True,
             pool_type="last",
             act_kwargs=act_kwargs,
-            norm_kwargs=norm_kwargs(text["layer_norm_eps"]),
+            norm_kwargs=read_norm_eps(text["layer_norm_eps"]),
         ),
         custom_text=True,
         init_logit_bias=INIT_LOGIT_BIAS,
@@ -212,15 +217,15 @@ def read_config(config: Mapping[str, Any]) -> ModelCfg:
 
 
 def _read_vision(vision: Mapping[str, Any], naflex: bool) -> CLIPVisionCfg:
-    """By timm's name where that name computes the same, else by numbers."""
-    quick_gelu, act_kwargs = activation(vision["hidden_act"], "the visual tower")
+    """Convert `vision_config`; to a name of timm if that computes the same, else to numbers."""
+    quick_gelu, act_kwargs = read_activation(vision["hidden_act"], "the visual tower")
     if quick_gelu or vision["num_channels"] != 3:
         raise ConfigError(
             f"the visual tower has {vision['hidden_act']} and {vision['num_channels']} channels; "
-            "SigLIP's have a GELU and 3"
+            "expected a GELU and 3 channels"
         )
-    patch_size = square(vision["patch_size"], "patch_size")
-    image_size = square(vision["image_size"], "image_size")
+    patch_size = check_square(vision["patch_size"], "patch_size")
+    image_size = check_square(vision["image_size"], "image_size")
     if naflex:
         image_size = patch_size * math.isqrt(vision["num_patches"])
     by_numbers = CLIPVisionCfg(
@@ -239,16 +244,16 @@ def _read_vision(vision: Mapping[str, Any], naflex: bool) -> CLIPVisionCfg:
 
 
 def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
-    """Our configuration to `config.json`.
+    """Convert our configuration to `config.json`.
 
     Raises:
-        ConfigError: for what this layout has no place for.
+        ConfigError: for fields that the format cannot store.
     """
-    no_captioner(cfg, FORM)
+    require_dual_encoder(cfg, FORM)
     text = cfg.text_cfg
     if not cfg.custom_text or cfg.init_logit_bias is None or text.hf_model_name or cfg.quick_gelu:
         raise ConfigError(
-            f"{FORM} has SigLIP's own text tower, a logit_bias and no QuickGELU; this model has not"
+            f"{FORM} requires SigLIP's own text tower, a logit_bias and GELU; this model differs"
         )
     shape = (
         "context_length",
@@ -260,13 +265,13 @@ def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
         "act_kwargs",
         "norm_kwargs",
     )
-    tokenizer = (*TOKENIZER_FACTS, "pad_id", "eos_id")
-    plain(
+    tokenizer = (*TOKENIZER_FIELDS, "pad_id", "eos_id")
+    require_defaults(
         replace(text, no_causal_mask=False, proj_bias=False, pool_type="argmax"), (*shape, *tokenizer), FORM
     )
     if not text.no_causal_mask or not text.proj_bias or text.pool_type != "last":
         raise ConfigError(
-            f"{FORM} has no causal mask, pools the last position and projects with a bias; this text tower has "
+            f"{FORM} requires a text tower without causal mask, pooled at the end, projected with a bias; found "
             f"no_causal_mask={text.no_causal_mask}, pool_type={text.pool_type!r}, proj_bias={text.proj_bias}"
         )
     return {
@@ -280,29 +285,29 @@ def write_config(cfg: ModelCfg, model_type: str = "siglip") -> dict[str, Any]:
             "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads,
             "max_position_embeddings": text.context_length,
-            "hidden_act": activation_name(False, text.act_kwargs),
-            "layer_norm_eps": norm_eps(text.norm_kwargs),
+            "hidden_act": write_activation(False, text.act_kwargs),
+            "layer_norm_eps": write_norm_eps(text.norm_kwargs),
             "projection_size": cfg.embed_dim,
         },
         "vision_config": {"model_type": f"{model_type}_vision_model"}
         | _write_vision(cfg.vision_cfg, model_type),
-        **write_tokenizer_facts(text),
+        **write_tokenizer_fields(text),
     }
 
 
 def _notes(text: CLIPTextCfg) -> tuple[str, ...]:
-    """Where transformers' tokenizer differs."""
-    own, theirs = (text.tokenizer_kwargs or {}).get("clean"), THEIR_CLEAN.get(text.vocab_size, CLEAN)
-    if text.vocab_size not in VOCABULARIES or own == theirs:
+    """Describe how the tokenizer of transformers differs."""
+    ours, theirs = (text.tokenizer_kwargs or {}).get("clean"), HF_CLEAN.get(text.vocab_size, CLEAN)
+    if text.vocab_size not in VOCABULARIES or ours == theirs:
         return ()
-    return (f"texts are cleaned by {own!r} here and by {theirs!r} in transformers",)
+    return (f"texts are cleaned by {ours!r} here, and by {theirs!r} in transformers",)
 
 
 def _write_vision(cfg: CLIPVisionCfg, model_type: str) -> dict[str, Any]:
     trunk = TrunkCfg.of_cfg(cfg) if is_siglip(cfg) else None
     if trunk is None:
-        raise ConfigError(f"{FORM} has SigLIP's image tower only, this model another")
-    image_size, width = square(cfg.image_size, "image_size"), trunk.size.width
+        raise ConfigError(f"{FORM} supports only SigLIP's image tower; this model has another")
+    image_size, width = check_square(cfg.image_size, "image_size"), trunk.size.width
     resolution = {"image_size": image_size}
     if model_type == "siglip2":
         resolution = {"num_patches": (image_size // trunk.patch_size) ** 2}
@@ -313,7 +318,7 @@ def _write_vision(cfg: CLIPVisionCfg, model_type: str) -> dict[str, Any]:
         "num_attention_heads": trunk.size.heads,
         "num_channels": 3,
         "patch_size": trunk.patch_size,
-        "hidden_act": activation_name(False, {"approximate": trunk.gelu}),
+        "hidden_act": write_activation(False, {"approximate": trunk.gelu}),
         "layer_norm_eps": trunk.eps,
         **resolution,
     }

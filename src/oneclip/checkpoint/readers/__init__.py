@@ -1,1 +1,1 @@
-"""Readers of weight files, one per container; none of them can execute what a file holds."""
+"""Readers of weight files, one per container; none of them can execute what a file contains."""

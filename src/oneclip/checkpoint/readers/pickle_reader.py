@@ -1,9 +1,8 @@
-"""A pickle to plain data, by an interpreter that has no way to call anything.
+"""Read pickles as plain data, with an interpreter that cannot call anything.
 
-Python's own unpickler is a machine that calls what the file names. This one knows the instructions that
-checkpoints use and a handful of names; the objects it makes are numbers, strings, lists, dicts, tuples,
-descriptions of tensors, and `Record`s, which hold attributes and do nothing. What else a file asks for is an
-error that says what it was.
+Python's own unpickler calls what the file names. This one implements only the instructions that checkpoints use and a
+few names. The objects that it creates are numbers, strings, lists, dicts, tuples, descriptions of tensors, and
+`Record`s, which have attributes and no behaviour. Anything else in a file is an error that names it.
 """
 
 from __future__ import annotations
@@ -13,77 +12,79 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from oneclip.checkpoint.readers.read_errors import Unsound
+from oneclip.checkpoint.readers.read_errors import MalformedFile
 
-# bytes of a pickle; the description of the largest published checkpoint has less than 2 ** 22
-LARGEST = 2**25
-# instructions, and elements that they go through: a second, and ten times what checkpoints need
-MOST_WORK = 2**21
-MOST_MARKS = 1000  # open at once: how deep lists and dicts lie in each other
-LONGEST_NAME = 1000
-STATE = "(state)"
+# The pickle of the largest published checkpoint has less than 2 ** 22 bytes.
+MAX_PICKLE_BYTES = 2**25
+# Instructions, and elements that they process: one second, and ten times what checkpoints need.
+MAX_WORK = 2**21
+MAX_NESTING = 1000  # of lists and dicts inside each other
+MAX_NAME_LENGTH = 1000
+STATE_KEY = "(state)"
 
 
-class PickleError(Unsound):
-    """What is wrong with a pickle, in words."""
+class PickleError(MalformedFile):
+    """Reason why a pickle cannot be used."""
 
 
 @dataclass(eq=False)
 class Record:
-    """An object of some class of the file's, of which only its attributes are known.
+    """Object of a class that the file names. It has only attributes; the class itself is not used.
 
     Attributes:
-        kind: the class's name in the file, such as `__torch__.clip.model.CLIP`.
-        attributes: what it was given; a state that is neither a dict nor two of them is under `STATE`.
+        kind: name of the class in the file, such as `__torch__.clip.model.CLIP`.
+        attributes: its state, a dict or two dicts; any other state is stored under `STATE_KEY`.
     """
 
     kind: str
     attributes: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Key(Record):
-    """A record that a dict may have as a key; two of them are never the same."""
+class HashableRecord(Record):
+    """Record that may be the key of a dict; two of them are never equal."""
 
 
 @dataclass(frozen=True, eq=False)
-class Name:
-    """A name that the file used and that is known here.
+class AllowedGlobal:
+    """Class or function that a file may name.
 
     Attributes:
-        make: what stands for calling it: arguments to a value.
+        make: builds a value from the arguments, instead of a call.
     """
 
     text: str
     make: Callable[[tuple[Any, ...]], Any]
 
 
-Lookup: TypeAlias = Callable[[str, str], Name]
-Persistent: TypeAlias = Callable[[Any], Any]
-_Code: TypeAlias = Callable[["_Machine"], None]
+FindGlobal: TypeAlias = Callable[[str, str], AllowedGlobal]
+PersistentLoad: TypeAlias = Callable[[Any], Any]
+_Instruction: TypeAlias = Callable[["_Machine"], None]
 
 
-def read_pickle(data: bytes | bytearray, lookup: Lookup, persistent: Persistent) -> Any:
-    """Make the object that a pickle describes, in bounded time and memory.
+def read_pickle(data: bytes | bytearray, lookup: FindGlobal, persistent: PersistentLoad) -> Any:
+    """Build the object that a pickle describes, in bounded time and memory.
 
     Args:
         data: the pickle.
-        lookup: module and name to what stands for it; raises PickleError for what is not allowed.
-        persistent: the description of something stored outside the pickle to what stands for it.
+        lookup: returns the `AllowedGlobal` for a module and a name, or raises PickleError.
+        persistent: builds a value from a persistent id: the description of something stored outside the pickle.
 
     Raises:
-        PickleError: if it is damaged, or asks for something that is not allowed.
+        PickleError: if it is damaged, or refers to something that is not allowed.
     """
     return read_pickles(bytes(data), 1, lookup, persistent)[0][0]
 
 
-def read_pickles(data: bytes, count: int, lookup: Lookup, persistent: Persistent) -> tuple[list[Any], int]:
-    """Make the objects of several pickles that stand one behind the other.
+def read_pickles(
+    data: bytes, count: int, lookup: FindGlobal, persistent: PersistentLoad
+) -> tuple[list[Any], int]:
+    """Build the objects of several pickles that follow each other.
 
     Returns:
-        The objects, and where the last pickle ends.
+        The objects, and the offset of the end of the last pickle.
 
     Raises:
-        PickleError: as `read_pickle`.
+        PickleError: as for `read_pickle`.
     """
     machine = _Machine(data, lookup, persistent)
     try:
@@ -91,16 +92,16 @@ def read_pickles(data: bytes, count: int, lookup: Lookup, persistent: Persistent
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, struct.error) as error:
         at = f"byte {machine.at} of its pickle"
         why = str(error)[:200]
-        raise PickleError(f"it is damaged: {at} makes no sense ({type(error).__name__}: {why})") from error
+        raise PickleError(f"it is damaged: {at} is not valid ({type(error).__name__}: {why})") from error
 
 
 class _Machine:
-    """The stack, the marks in it, and the memo of one pickle after the other."""
+    """State of the interpreter: the stack, its marks, and the memo of the current pickle."""
 
-    def __init__(self, data: bytes, lookup: Lookup, persistent: Persistent) -> None:
-        if len(data) > LARGEST:
+    def __init__(self, data: bytes, lookup: FindGlobal, persistent: PersistentLoad) -> None:
+        if len(data) > MAX_PICKLE_BYTES:
             raise PickleError(
-                f"the description of the tensors has {len(data):,} bytes, which no checkpoint needs"
+                f"the description of the tensors has {len(data):,} bytes; expected at most {MAX_PICKLE_BYTES:,}"
             )
         self.data, self.at = data, 0
         self.lookup, self.persistent = lookup, persistent
@@ -115,7 +116,7 @@ class _Machine:
             code = self.take(1)[0]
             if code == ord("."):
                 return self.stack.pop()
-            action = _CODES.get(code)
+            action = _INSTRUCTIONS.get(code)
             if action is None:
                 raise PickleError(
                     f"it uses a pickle instruction ({bytes([code])!r}) that checkpoints do not need"
@@ -123,13 +124,13 @@ class _Machine:
             action(self)
 
     def spend(self, work: int) -> None:
-        """Count what an instruction costs: a few of them can go through the same long list again and again."""
+        """Count the cost of an instruction: a few instructions can process the same long list many times."""
         self.work += work
-        if self.work > MOST_WORK:
+        if self.work > MAX_WORK:
             raise PickleError("its pickle has more instructions than any checkpoint needs")
 
     def take(self, count: int) -> bytes:
-        """The next bytes of the file."""
+        """Return the next bytes of the file."""
         if count > len(self.data) - self.at:
             raise PickleError("it is truncated: its pickle ends too early")
         self.at += count
@@ -146,12 +147,12 @@ class _Machine:
         self.stack.append(value)
 
     def since_mark(self) -> list[Any]:
-        """What was pushed after the last mark."""
+        """Pop what was pushed after the last mark."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
     def mark(self) -> None:
-        if len(self.marked) >= MOST_MARKS:
+        if len(self.marked) >= MAX_NESTING:
             raise PickleError("its lists and dicts are nested deeper than any checkpoint needs")
         self.marked.append(self.stack)
         self.stack = []
@@ -165,9 +166,9 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise TypeError("a name that is no text")
-        if len(module) + len(name) > LONGEST_NAME:
-            raise PickleError("it uses a name that is longer than any that checkpoints need")
+            raise TypeError("a name that is not text")
+        if len(module) + len(name) > MAX_NAME_LENGTH:
+            raise PickleError("it uses a name that is longer than any name in a checkpoint")
         self.push(self.lookup(module, name))
 
     def stack_name(self) -> None:
@@ -176,13 +177,13 @@ class _Machine:
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise PickleError("it calls something that is no function of a checkpoint")
+        if not isinstance(function, AllowedGlobal) or not isinstance(arguments, tuple):
+            raise PickleError("it calls something that is not a function of a checkpoint")
         self.spend(sum(map(_length, arguments)))
         self.push(function.make(arguments))
 
     def build(self) -> None:
-        """Give an object its state: attributes for a record; nothing that we need for a dict or a tensor."""
+        """Set the state of an object: the attributes of a record. The state of a dict or a tensor is ignored."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Record):
@@ -192,16 +193,16 @@ class _Machine:
                 if isinstance(part, dict):
                     target.attributes.update((str(key), value) for key, value in part.items())
                 elif part is not None:
-                    target.attributes[STATE] = part
-        elif isinstance(target, Name):
+                    target.attributes[STATE_KEY] = part
+        elif isinstance(target, AllowedGlobal):
             raise PickleError(f"it changes {target.text}")
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError("items of something that is no dict")
+            raise TypeError("items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not is_key(key):
+            if not is_allowed_key(key):
                 raise TypeError(f"a dict with a {type(key).__name__} for a key")
             target[key] = value
 
@@ -212,13 +213,13 @@ class _Machine:
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise TypeError("elements of something that is no list")
+            raise TypeError("elements of something that is not a list")
         target.extend(items)
 
     def persist(self) -> None:
-        described = self.stack.pop()
-        self.spend(sum(map(_length, described)) if isinstance(described, tuple) else 0)
-        self.push(self.persistent(described))
+        description = self.stack.pop()
+        self.spend(sum(map(_length, description)) if isinstance(description, tuple) else 0)
+        self.push(self.persistent(description))
 
     def bytes_of(self, layout: str) -> bytes:
         return self.take(self.number(layout))
@@ -236,21 +237,21 @@ class _Machine:
             self.since_mark()
 
 
-def is_key(value: Any) -> bool:
-    """Whether a dict may have this key.
+def is_allowed_key(value: Any) -> bool:
+    """Report whether a dict may have this key.
 
-    Large numbers may not, since many could be made that hash alike; nor tuples, which could take years to hash.
+    Large numbers are not allowed, because many of them can have the same hash; nor tuples, whose hash can take years.
     """
     if isinstance(value, int):
         return abs(value) < 2**32
-    return value is None or isinstance(value, str | bytes | float | Key)
+    return value is None or isinstance(value, str | bytes | float | HashableRecord)
 
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, list | tuple | dict | str | bytes) else 0
 
 
-_CODES: dict[int, _Code] = {
+_INSTRUCTIONS: dict[int, _Instruction] = {
     ord(key): action
     for key, action in {
         # frame and marks

@@ -1,4 +1,4 @@
-"""A file to the tensors in it: what kind of file it is shows in its first bytes, never in its name."""
+"""Read the tensors of a checkpoint. The container is recognized by its first bytes, not by its name."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from oneclip.checkpoint.quantize import dequantised, is_quantised
+from oneclip.checkpoint.quantize import dequantize_state_dict, is_quantized
 from oneclip.checkpoint.readers.npz import is_npz, read_npz
 from oneclip.checkpoint.readers.pickle_reader import Record
-from oneclip.checkpoint.readers.read_errors import explained
+from oneclip.checkpoint.readers.read_errors import as_checkpoint_error
 from oneclip.checkpoint.readers.safetensors_index import is_index, shard_paths
-from oneclip.checkpoint.readers.safetensors_reader import read_stored
-from oneclip.checkpoint.readers.select_state_dict import part_of, parts, plain, unwrapped
+from oneclip.checkpoint.readers.safetensors_reader import read_safetensors
+from oneclip.checkpoint.readers.select_state_dict import is_plain, list_parts, select_part, strip_prefixes
 from oneclip.checkpoint.readers.tensor_records import TensorRef
-from oneclip.checkpoint.readers.torch_legacy import Legacy
-from oneclip.checkpoint.readers.torch_zip import NOT_WEIGHTS, Archive
-from oneclip.checkpoint.resolve.locations import TRAINING, TRAINING_TABLE
+from oneclip.checkpoint.readers.torch_legacy import LegacyTorchFile
+from oneclip.checkpoint.readers.torch_zip import NOT_WEIGHTS, TorchArchive
+from oneclip.checkpoint.resolve.locations import DCP_METADATA, TRAINING_FILE
 from oneclip.errors import CheckpointError, CheckpointNotFoundError
 from oneclip.hub import read_json
 
-Format: TypeAlias = Literal["state-dict", "training", "safetensors", "quantised", "torchscript", "npz"]
-METADATA_KEY = "oneclip"  # of what we write beside the tensors
+FileFormat: TypeAlias = Literal["state-dict", "training", "safetensors", "quantized", "torchscript", "npz"]
+METADATA_KEY = "oneclip"  # of the metadata that this library writes with the tensors
 
-_OTHER_FILES = {
+_NOT_WEIGHT_FILES = {
     b"version https://git-lfs": "a pointer of git-lfs instead of the file: run `git lfs pull`",
-    b"<": "a page of HTML or XML, probably one that a server sent instead of the file",
-    b"{": "text in JSON: give the weights beside it, or the folder that holds both",
+    b"<": "a page of HTML or XML, probably sent by a server instead of the file",
+    b"{": "JSON text: give the file with the weights, or the folder that contains both",
     b"\x1f\x8b": "compressed with gzip: unpack it first",
     b"\x93NUMPY": "a NumPy array",
 }
@@ -39,23 +39,23 @@ _OTHER_FILES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        state_dict: tensors by their names, as stored: the prefixes of wrappers (`module.`, `_orig_mod.`, and
-            `model.` or `clip.` before all names) are gone, and a quantised file is expanded to float32.
-        format: what kind of file it is.
-        metadata: what else it says: `model_cfg` and `preprocess_cfg` if we wrote it so, the epoch of a
-            training checkpoint, `activation` of a TorchScript archive.
+        state_dict: tensors by their names, as stored. The prefixes of wrappers (`module.`, `_orig_mod.`, and
+            `model.` or `clip.` before all names) are removed, and a quantized file is expanded to float32.
+        format: of the file.
+        metadata: other facts in the file: `model_cfg` and `preprocess_cfg` if this library wrote them, the epoch of
+            a training checkpoint, `activation` of a TorchScript archive.
         part: the key of the dict that was taken from a training checkpoint.
-        other_parts: the keys of what could have been taken instead, such as a running average.
-        files: what was read; several for a sharded checkpoint.
-        stored_dtypes: how many numbers there are of each type in the file, by the names of torch.
-        left_out: what else the file holds beside the tensors of a model, in words; only where a prefix was looked for.
+        other_parts: the keys of dicts that could have been taken instead, such as a moving average.
+        files: the files that were read; several for a sharded checkpoint.
+        stored_dtypes: number of values of each dtype in the file, by the names of torch.
+        left_out: summary of the tensors that do not belong to the model; only if a prefix was searched.
     """
 
     state_dict: dict[str, Tensor]
-    format: Format
+    format: FileFormat
     metadata: dict[str, Any] = field(default_factory=dict)
     part: str | None = None
     other_parts: tuple[str, ...] = ()
@@ -71,67 +71,74 @@ def read(
     values: bool = True,
     fetch: Callable[[str], Path] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint; nothing of it is executed.
+    """Read a checkpoint without executing anything in it.
 
-    Understood are state dicts and training checkpoints of `torch.save` (new and old), safetensors files, both
-    also in shards by their index (`….index.json`), OpenAI's TorchScript archives, NumPy archives (`.npz`), our
-    quantised files, and the folders that our training leaves when several processes wrote to them.
+    Supported are state dicts and training checkpoints of `torch.save` (new and old) and safetensors files, both also
+    sharded, by their index (`….index.json`); OpenAI's TorchScript archives; NumPy archives (`.npz`); the quantized
+    files of this library; and the folders of its distributed training.
 
     Args:
         path: of the file, of an index of shards, or of such a folder.
-        part: the key of the dict to take from a training checkpoint, such as "state_dict_ema"; by default
-            that of the weights, and a running average only where nothing else is there.
-        values: False to read only what describes the tensors: they are then on the meta device.
-        fetch: brings a shard here by its name; without it shards lie beside their index.
+        part: the key of the dict to take from a training checkpoint, such as "state_dict_ema"; by default the
+            weights, or a moving average if there is nothing else.
+        values: False to read only the description of the tensors: they are then on the meta device.
+        fetch: downloads a shard by its name; without it, shards are in the folder of their index.
 
     Raises:
-        CheckpointError: if it is missing, truncated, damaged, unsafe, or no checkpoint.
+        CheckpointError: if the file is missing, truncated, damaged, unsafe, or not a checkpoint.
     """
     path = Path(path)
-    if is_sharded(path):
-        return _of_processes(path, part, values)
+    if is_distributed(path):
+        return _read_distributed(path, part, values)
     if is_index(path):
         return _read_shards(path, part, values, fetch)
     start = _first_bytes(path)
     if start.startswith(b"PK"):
-        found = _of_arrays(path, values) if is_npz(path) else _of_archive(path, part, values)
+        found = _read_arrays(path, values) if is_npz(path) else _read_archive(path, part, values)
     elif start[8:9] == b"{" and len(start) > 9:
-        found = _of_safetensors(path, values)
+        found = _read_safetensors_file(path, values)
     else:
-        for magic, what in _OTHER_FILES.items():
+        for magic, description in _NOT_WEIGHT_FILES.items():
             if start.lstrip().startswith(magic):
-                raise CheckpointError(f"{path} is no checkpoint but {what}")
+                raise CheckpointError(f"{path} is not a checkpoint but {description}")
         if not start.startswith(b"\x80"):
-            raise CheckpointError(f"{path} is no checkpoint: it is neither a PyTorch nor a safetensors file")
-        found = _of_legacy(path, part, values)
+            raise CheckpointError(
+                f"{path} is not a checkpoint: it is neither a PyTorch nor a safetensors file"
+            )
+        found = _read_legacy(path, part, values)
     if part is not None and found.part != part:
-        raise CheckpointError(f"{path} has no {part!r}: it is no training checkpoint")
+        raise CheckpointError(f"{path} has no {part!r}: it is not a training checkpoint")
     return found
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether several processes of a training wrote a checkpoint there: a folder."""
-    return all((path / name).is_file() for name in (TRAINING, TRAINING_TABLE))
+def is_distributed(path: Path) -> bool:
+    """Report whether a folder is a checkpoint of a distributed training."""
+    # unlike `Path.is_file`, this does not raise an error for a path that is too long
+    return all(os.path.isfile(path / name) for name in (TRAINING_FILE, DCP_METADATA))
 
 
-def _of_processes(path: Path, part: str | None, values: bool) -> Checkpoint:
-    from oneclip.checkpoint.readers.dcp import Table
+def _read_distributed(path: Path, part: str | None, values: bool) -> Checkpoint:
+    from oneclip.checkpoint.readers.dcp import DistributedCheckpoint
 
-    table, facts, wanted = Table(path), read_json(path / TRAINING), part or "state_dict"
-    tensors = table.read(wanted, values)
+    distributed, facts = DistributedCheckpoint(path), read_json(path / TRAINING_FILE)
+    wanted = part or "state_dict"
+    tensors = distributed.read_part(wanted, values)
+    parts = distributed.model_parts()
     if not tensors:
-        raise CheckpointError(f"{path} has no {wanted!r}; it has {', '.join(table.parts()) or 'no weights'}")
-    described = facts.pop("description", {})
-    metadata = {key: value for key, value in facts.items() if plain(value)}
-    metadata |= described if isinstance(described, dict) else {}
-    others = tuple(other for other in table.parts() if other != wanted)
-    return _checkpoint(path, tensors, "training", metadata, wanted, others, files=tuple(table.files()))
+        raise CheckpointError(f"{path} has no {wanted!r}; it has {', '.join(parts) or 'no weights'}")
+    description = facts.pop("description", {})
+    metadata = {key: value for key, value in facts.items() if is_plain(value)}
+    metadata |= description if isinstance(description, dict) else {}
+    others = tuple(other for other in parts if other != wanted)
+    return _make_checkpoint(
+        path, tensors, "training", metadata, wanted, others, files=tuple(distributed.files())
+    )
 
 
 def _first_bytes(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} cannot be read: it is no file")
+            raise CheckpointError(f"{path} cannot be read: it is not a file")
         with path.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError as error:
@@ -144,54 +151,54 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _of_archive(path: Path, part: str | None, values: bool) -> Checkpoint:
-    with Archive(path) as archive:
+def _read_archive(path: Path, part: str | None, values: bool) -> Checkpoint:
+    with TorchArchive(path) as archive:
         content = archive.content()
         if isinstance(content, Record):
             tensors = archive.tensors(archive.parameters(content), values)
-            with explained(path):
-                metadata = {"activation": _activation(archive)}
-            return _checkpoint(path, tensors, "torchscript", metadata)
-        return _of_saved(path, content, part, lambda found: archive.tensors(found, values))
+            with as_checkpoint_error(path):
+                metadata = {"activation": _find_activation(archive)}
+            return _make_checkpoint(path, tensors, "torchscript", metadata)
+        return _read_torch_content(path, content, part, lambda found: archive.tensors(found, values))
 
 
-def _of_legacy(path: Path, part: str | None, values: bool) -> Checkpoint:
-    file = Legacy(path)
-    return _of_saved(path, file.content, part, lambda found: file.tensors(found, values))
+def _read_legacy(path: Path, part: str | None, values: bool) -> Checkpoint:
+    file = LegacyTorchFile(path)
+    return _read_torch_content(path, file.content, part, lambda found: file.tensors(found, values))
 
 
-def _of_saved(
+def _read_torch_content(
     path: Path,
     content: Any,
     wanted: str | None,
     read_tensors: Callable[[Mapping[str, TensorRef]], dict[str, Tensor]],
 ) -> Checkpoint:
-    """What `torch.save` was given to the tensors of a model, and what lay beside them."""
-    with explained(path):
-        weights, part = part_of(content, wanted)
-        found = unwrapped({name: ref for name, ref in weights.items() if isinstance(ref, TensorRef)})
-    rest = {str(key): value for key, value in content.items() if key != part and plain(value)}
+    """Take the tensors of a model, and the metadata next to them, from the content of a pickle."""
+    with as_checkpoint_error(path):
+        weights, part = select_part(content, wanted)
+        found = strip_prefixes({name: ref for name, ref in weights.items() if isinstance(ref, TensorRef)})
+    rest = {str(key): value for key, value in content.items() if key != part and is_plain(value)}
     ours = rest.pop(METADATA_KEY, None)
     metadata = rest | (ours if isinstance(ours, dict) else {})
-    others = tuple(key for key in parts(content) if key != part) if part else ()
-    form: Format = "training" if part else "state-dict"
-    return _checkpoint(path, read_tensors(found), form, metadata, part, others)
+    others = tuple(key for key in list_parts(content) if key != part) if part else ()
+    file_format: FileFormat = "training" if part else "state-dict"
+    return _make_checkpoint(path, read_tensors(found), file_format, metadata, part, others)
 
 
-def _of_safetensors(path: Path, values: bool) -> Checkpoint:
-    tensors, texts = read_stored(path, values)
+def _read_safetensors_file(path: Path, values: bool) -> Checkpoint:
+    tensors, texts = read_safetensors(path, values)
     metadata: dict[str, Any] = dict(texts)
-    with explained(path):
+    with as_checkpoint_error(path):
         ours = json.loads(metadata.pop(METADATA_KEY, "{}"))
     metadata |= ours if isinstance(ours, dict) else {}
-    if not is_quantised(tensors):
-        return _checkpoint(path, tensors, "safetensors", metadata)
-    with explained(path):
-        return _checkpoint(path, dequantised(tensors), "quantised", metadata, stored=tensors)
+    if not is_quantized(tensors):
+        return _make_checkpoint(path, tensors, "safetensors", metadata)
+    with as_checkpoint_error(path):
+        return _make_checkpoint(path, dequantize_state_dict(tensors), "quantized", metadata, stored=tensors)
 
 
-def _of_arrays(path: Path, values: bool) -> Checkpoint:
-    return _checkpoint(path, read_npz(path, values), "npz", {})
+def _read_arrays(path: Path, values: bool) -> Checkpoint:
+    return _make_checkpoint(path, read_npz(path, values), "npz", {})
 
 
 def _read_shards(
@@ -205,19 +212,21 @@ def _read_shards(
         missing = [name for name in names if name not in found.state_dict]
         twice = [name for name in found.state_dict if name in tensors]
         if missing or twice:
-            name, what = (missing[0], "in it") if missing else (twice[0], "in another shard, too")
+            name, where = (missing[0], "in it") if missing else (twice[0], "also in another shard")
             raise CheckpointError(
-                f"{path} does not fit {index.name}: {name[:80]} is {'not ' * bool(missing)}{what}"
+                f"{path} does not fit {index.name}: {name[:80]} is {'not ' * bool(missing)}{where}"
             )
         tensors |= found.state_dict
     assert found is not None  # an index names at least one file
-    return _checkpoint(index, tensors, found.format, dict(found.metadata), found.part, files=tuple(paths))
+    return _make_checkpoint(
+        index, tensors, found.format, dict(found.metadata), found.part, files=tuple(paths)
+    )
 
 
-def _checkpoint(
+def _make_checkpoint(
     path: Path,
     tensors: Mapping[str, Tensor],
-    form: Format,
+    file_format: FileFormat,
     metadata: dict[str, Any],
     part: str | None = None,
     others: tuple[str, ...] = (),
@@ -225,9 +234,9 @@ def _checkpoint(
     files: tuple[Path, ...] = (),
     stored: Mapping[str, Tensor] | None = None,
 ) -> Checkpoint:
-    """Tidy up names; numbers that are not weights move to the metadata."""
-    with explained(path):
-        named = unwrapped(tensors)
+    """Create a checkpoint: remove prefixes of names, and move numbers that are not weights to the metadata."""
+    with as_checkpoint_error(path):
+        named = strip_prefixes(tensors)
     state: dict[str, Tensor] = {}
     for name, tensor in named.items():
         if name not in NOT_WEIGHTS or tensor.numel() != 1:
@@ -235,16 +244,16 @@ def _checkpoint(
         else:
             metadata.setdefault(name, "not read" if tensor.is_meta else int(tensor))
     if not state:
-        raise CheckpointError(f"{path} holds no tensors where those of a model were expected")
+        raise CheckpointError(f"{path} contains no tensors; expected those of a model")
     dtypes: dict[str, int] = {}
     for tensor in (named if stored is None else stored).values():
         kind = str(tensor.dtype).removeprefix("torch.")
         dtypes[kind] = dtypes.get(kind, 0) + tensor.numel()
-    return Checkpoint(state, form, metadata, part, others, files or (path,), dtypes)
+    return Checkpoint(state, file_format, metadata, part, others, files or (path,), dtypes)
 
 
-def _activation(archive: Archive) -> str | None:
-    """The activation that the text of a TorchScript archive mentions: "quick_gelu", "gelu", or None."""
+def _find_activation(archive: TorchArchive) -> str | None:
+    """Find the activation in the code of a TorchScript archive: "quick_gelu", "gelu", or None."""
     texts = [text for _, text in archive.source_text()]
     gelu = any("torch.gelu(" in text for text in texts)
     sigmoid = any("torch.sigmoid(" in text for text in texts)

@@ -1,4 +1,4 @@
-"""An index of files, each with a part of the tensors, to all of the tensors."""
+"""Read the index of a checkpoint that is split into several files."""
 
 from __future__ import annotations
 
@@ -9,45 +9,43 @@ from pathlib import Path
 from oneclip.errors import CheckpointError, CheckpointNotFoundError
 from oneclip.hub import read_json
 
-SUFFIX = ".index.json"
-MOST_SHARDS = 1000
-_SHARD = re.compile(r"[\w-][\w. -]*\.(safetensors|bin|pt|pth)", re.ASCII)
+INDEX_SUFFIX = ".index.json"
+MAX_SHARDS = 1000
+_SHARD_NAME = re.compile(r"[\w-][\w. -]*\.(safetensors|bin|pt|pth)", re.ASCII)
 
 
 def is_index(path: Path) -> bool:
-    """Whether a file is an index by its name."""
-    return path.name.endswith(SUFFIX)
+    """Report whether a file is an index, by its name."""
+    return path.name.endswith(INDEX_SUFFIX)
 
 
 def read_index(path: Path) -> dict[str, list[str]]:
-    """The files that an index names, each with its tensors.
+    """Read the names of the shards, each with the names of its tensors.
 
     Raises:
-        CheckpointError: if it is no index, or names a file that does not lie beside it.
+        CheckpointError: if the file is not an index, or names a file in another folder.
     """
-    named = read_json(path).get("weight_map")
-    if not isinstance(named, Mapping) or not named:
-        raise CheckpointError(f"{path} is no index of shards: it has no weight_map")
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, Mapping) or not weight_map:
+        raise CheckpointError(f"{path} is not an index of shards: it has no weight_map")
     files: dict[str, list[str]] = {}
-    for tensor, shard in named.items():
-        if not isinstance(shard, str) or len(shard) > 255 or not _SHARD.fullmatch(shard):
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or len(shard) > 255 or not _SHARD_NAME.fullmatch(shard):
             raise CheckpointError(
-                f"{path} names {str(shard)[:80]!r} as a shard, which is no plain file name of weights beside it"
+                f"{path} names the shard {str(shard)[:80]!r}; expected the name of a weights file in the same folder"
             )
         files.setdefault(shard, []).append(tensor)
-    if len(files) > MOST_SHARDS:
-        raise CheckpointError(
-            f"{path} names {len(files):,} shards; {MOST_SHARDS:,} are the most that are read"
-        )
+    if len(files) > MAX_SHARDS:
+        raise CheckpointError(f"{path} names {len(files):,} shards; expected at most {MAX_SHARDS:,}")
     return files
 
 
 def shard_paths(index: Path, fetch: Callable[[str], Path] | None = None) -> dict[Path, list[str]]:
-    """Where the shards of an index lie, each with the names of its tensors.
+    """Find the shards of an index, each with the names of its tensors.
 
     Args:
         index: the file.
-        fetch: brings a shard here by its name; without it they lie beside the index.
+        fetch: downloads a shard by its name; without it, shards are in the folder of the index.
 
     Raises:
         CheckpointNotFoundError: if one is missing.
@@ -57,7 +55,7 @@ def shard_paths(index: Path, fetch: Callable[[str], Path] | None = None) -> dict
         path = fetch(name) if fetch else index.parent / name
         if not path.is_file():
             raise CheckpointNotFoundError(
-                f"{index} names {name}, which is not there; fetch it, or the whole folder again"
+                f"{index} names {name}, which does not exist; download it, or the whole folder again"
             )
         paths[path] = tensors
     return paths

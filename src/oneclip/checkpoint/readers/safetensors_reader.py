@@ -1,4 +1,4 @@
-"""A safetensors file to tensors; its header is looked over before anything is made of it."""
+"""Read safetensors files; the header is checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneclip.checkpoint.readers.read_errors import Unsound, explained
-from oneclip.checkpoint.readers.tensor_records import MOST_AXES
+from oneclip.checkpoint.readers.read_errors import MalformedFile, as_checkpoint_error
+from oneclip.checkpoint.readers.tensor_records import MAX_DIMS
 
-LARGEST_HEADER = 2**23  # bytes; that of the largest published checkpoint has less than 2 ** 19
+MAX_HEADER_BYTES = 2**23  # the largest header of a published checkpoint has less than 2 ** 19
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -32,83 +32,79 @@ DTYPES = {
 }
 
 
-def read_stored(path: Path, values: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and the texts that it holds beside them.
+def read_safetensors(path: Path, values: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a safetensors file and its metadata.
 
     Args:
         path: of the file.
-        values: False to read the header only: the tensors are on the meta device.
+        values: False to read only the header: the tensors are then on the meta device.
 
     Raises:
-        CheckpointError: if it is truncated, damaged, or says what cannot be.
+        CheckpointError: if it is truncated or damaged, or its header contradicts itself or the file.
     """
     from safetensors import SafetensorError, safe_open
 
-    with explained(path):
-        header, begin = _header(path)
-        texts = header.pop("__metadata__", {})
-        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise Unsound("its metadata are no texts")
-        blank = _checked(header, path.stat().st_size - begin)
+    with as_checkpoint_error(path):
+        header, begin = _read_header(path)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise MalformedFile("its metadata contains something else than text")
+        meta_tensors = _check_header(header, path.stat().st_size - begin)
         if not values:
-            return blank, texts
+            return meta_tensors, metadata
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                return {name: file.get_tensor(name) for name in blank}, texts
+                return {name: file.get_tensor(name) for name in meta_tensors}, metadata
         except SafetensorError as error:
-            raise Unsound(f"it is truncated or damaged ({error})") from error
+            raise MalformedFile(f"it is truncated or damaged ({error})") from error
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the numbers begin."""
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and the offset of the first number."""
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         if length > path.stat().st_size - 8:
-            raise Unsound("it is truncated: its header is longer than the file. Fetch it again")
-        if length > LARGEST_HEADER:
-            raise Unsound(f"its header has {length:,} bytes, which no checkpoint needs")
+            raise MalformedFile("it is truncated: its header is longer than the file. Download it again")
+        if length > MAX_HEADER_BYTES:
+            raise MalformedFile(f"its header has {length:,} bytes; expected at most {MAX_HEADER_BYTES:,}")
         text = file.read(length)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unsound(f"it is damaged: its header is no JSON ({str(error)[:100]})") from error
+        raise MalformedFile(f"it is damaged: its header is not JSON ({str(error)[:100]})") from error
     if not isinstance(header, dict):
-        raise Unsound("it is damaged: its header is no table of tensors")
+        raise MalformedFile("it is damaged: its header is not a table of tensors")
     return header, 8 + length
 
 
-def _checked(header: Mapping[str, Any], size: int) -> dict[str, Tensor]:
-    """Tensors without values, if what the header says of them can be true of `size` bytes."""
-    blank: dict[str, Tensor] = {}
+def _check_header(header: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """Return tensors on the meta device, after checking that the header fits the `size` bytes of numbers."""
+    tensors: dict[str, Tensor] = {}
     end = 0
-    for name, facts in sorted(header.items(), key=lambda item: _offsets(item[1])):
-        shape, dtype = facts.get("shape"), DTYPES.get(str(facts.get("dtype")))
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(item[1])):
+        shape, dtype = entry.get("shape"), DTYPES.get(str(entry.get("dtype")))
         if dtype is None:
-            raise Unsound(
-                f"{name[:80]} is of a type of numbers that is not known: {str(facts.get('dtype'))[:20]}"
-            )
-        if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(map(_is_size, shape)):
-            raise Unsound(f"{name[:80]} has a shape that no tensor has")
-        first, last = _offsets(facts)
+            raise MalformedFile(f"{name[:80]} has the unknown dtype {str(entry.get('dtype'))[:20]}")
+        if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(map(_is_size, shape)):
+            raise MalformedFile(f"{name[:80]} has an invalid shape")
+        first, last = _offsets(entry)
         if first != end or last - first != math.prod(shape) * dtype.itemsize:
-            raise Unsound(
-                f"{name[:80]}, of shape {tuple(shape)}, is said to lie in bytes {first:,} to {last:,}, which "
-                "overlaps others, leaves gaps, or is not as long as that"
+            raise MalformedFile(
+                f"{name[:80]}, of shape {tuple(shape)}, is stored in bytes {first:,} to {last:,}, which overlap "
+                "others, leave gaps, or have another length than the tensor"
             )
         end = last
-        blank[name] = torch.empty(shape, dtype=dtype, device="meta")
+        tensors[name] = torch.empty(shape, dtype=dtype, device="meta")
     if end != size:
-        raise Unsound(
-            f"it is truncated or damaged: {end:,} bytes of numbers were expected, {size:,} are there"
-        )
-    return blank
+        raise MalformedFile(f"it is truncated or damaged: expected {end:,} bytes of numbers, found {size:,}")
+    return tensors
 
 
-def _offsets(facts: Any) -> tuple[int, int]:
-    match facts:
+def _offsets(entry: Any) -> tuple[int, int]:
+    match entry:
         case {"data_offsets": [first, last]} if _is_size(first) and _is_size(last) and first <= last:
             return first, last
-    raise Unsound("its header does not say where its numbers lie")
+    raise MalformedFile("its header has no valid data_offsets for a tensor")
 
 
 def _is_size(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Descriptions of tensors, as pickles hold them, checked before anything is made of them."""
+"""Descriptions of tensors in pickles, checked before memory is allocated for them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneclip.checkpoint.readers import dtype_names
-from oneclip.checkpoint.readers.pickle_reader import Name, PickleError, Record
+from oneclip.checkpoint.readers import plain_types
+from oneclip.checkpoint.readers.pickle_reader import AllowedGlobal, PickleError, Record
 
 STORAGES: dict[str, torch.dtype] = {
     "HalfStorage": torch.float16,
@@ -28,16 +28,16 @@ STORAGES: dict[str, torch.dtype] = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-MOST_AXES = 16
-MOST_SHARED = 8  # times that stored numbers may be described, on average: weights are tied in pairs
+MAX_DIMS = 16
+MAX_SHARING = 8  # average number of tensors per stored number: usually at most two weights are tied
 
 
 @dataclass(frozen=True, eq=False)
 class StorageRef:
-    """Where the numbers of tensors lie: an entry of the archive.
+    """Storage of the numbers of tensors: an entry of the archive.
 
     Attributes:
-        count: how many numbers the pickle says there are.
+        count: of numbers, according to the pickle.
     """
 
     dtype: torch.dtype
@@ -46,13 +46,13 @@ class StorageRef:
 
     @property
     def bytes(self) -> int:
-        """What it says that it takes."""
+        """Size in bytes, according to the pickle."""
         return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A tensor as a view of a storage, in elements; it lies within what the pickle says the storage holds."""
+    """Tensor as a view of a storage, in elements. The view stays within the storage's `count`."""
 
     storage: StorageRef
     offset: int
@@ -60,128 +60,128 @@ class TensorRef:
     stride: tuple[int, ...]
 
     def view(self, data: Tensor) -> Tensor:
-        """The tensor, in the bytes of its storage, (N,) uint8."""
+        """Create the tensor from the bytes of its storage, (N,) uint8."""
         numbers = data[: self.storage.bytes].view(self.storage.dtype)
         return numbers.as_strided(self.shape, self.stride, self.offset)
 
-    def blank(self, held: int) -> Tensor:
-        """The same without values, on the meta device, if `held` bytes are enough for its storage."""
-        if self.storage.bytes > held:
+    def to_meta(self, stored_bytes: int) -> Tensor:
+        """Create the tensor on the meta device, if its storage, of `stored_bytes`, is large enough."""
+        if self.storage.bytes > stored_bytes:
             raise PickleError(
-                f"storage {self.storage.key} has {held:,} bytes, and {self.storage.bytes:,} are asked for"
+                f"storage {self.storage.key} has {stored_bytes:,} bytes; expected {self.storage.bytes:,}"
             )
         return torch.empty(self.shape, dtype=self.storage.dtype, device="meta")
 
 
-def check_shared(described: Mapping[str, TensorRef], held: Mapping[str, int]) -> None:
-    """Refuse tensors that lie upon each other many times: a small file must not become large by being used.
+def check_shared(refs: Mapping[str, TensorRef], stored_bytes: Mapping[str, int]) -> None:
+    """Refuse tensors that share the same numbers many times: a small file must not become large when it is copied.
 
     Args:
-        described: tensors by name.
-        held: bytes of each storage by its key.
+        refs: tensors by name.
+        stored_bytes: size of each storage by its key.
     """
-    whole = sum(held[key] for key in {ref.storage.key for ref in described.values()})
-    wanted = sum(math.prod(ref.shape) * ref.storage.dtype.itemsize for ref in described.values())
-    if wanted > MOST_SHARED * whole + 2**20:
-        raise PickleError(f"its tensors share {whole:,} bytes as if they were {wanted:,}")
+    stored = sum(stored_bytes[key] for key in {ref.storage.key for ref in refs.values()})
+    copied = sum(math.prod(ref.shape) * ref.storage.dtype.itemsize for ref in refs.values())
+    if copied > MAX_SHARING * stored + 2**20:
+        raise PickleError(f"its tensors have {copied:,} bytes, but share only {stored:,} bytes of storage")
 
 
-def lookup(module: str, name: str) -> Name:
-    """The names that a checkpoint may use.
+def find_global(module: str, name: str) -> AllowedGlobal:
+    """Return what a global in a checkpoint means.
 
     Raises:
-        PickleError: for any other.
+        PickleError: for a name that checkpoints do not need.
     """
     text = f"{module}.{name}"
     if text == "collections.OrderedDict":
-        return Name(text, _ordered_dict)
+        return AllowedGlobal(text, _ordered_dict)
     if text in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-        return Name(text, _tensor)
+        return AllowedGlobal(text, _rebuild_tensor)
     if text == "torch._utils._rebuild_parameter":
-        return Name(text, _parameter)
+        return AllowedGlobal(text, _rebuild_parameter)
     if module == "torch" and name in STORAGES:
-        return Name(text, _not_callable(text))
+        return AllowedGlobal(text, _refuse_call(text))
     if module == "__torch__" or module.startswith("__torch__."):
-        return Name(text, lambda arguments: Record(text))
+        return AllowedGlobal(text, lambda arguments: Record(text))
     raise PickleError(
-        f"it asks for {text}, which is not part of a checkpoint and might run code; nothing was loaded. "
-        "Of a model of your own, save the state dict: torch.save(model.state_dict(), path)"
+        f"it refers to {text}, which is not part of a checkpoint and might run code; nothing was loaded. "
+        "For your own model, save the state dict: torch.save(model.state_dict(), path)"
     )
 
 
-def lookup_with_plain_types(module: str, name: str) -> Name:
-    """`lookup`, with the plain types that training programs store beside the weights."""
+def find_global_or_plain_type(module: str, name: str) -> AllowedGlobal:
+    """Extend `find_global` by the plain types that training programs store with the weights."""
     text = f"{module}.{name}"
     if text == "torch.Size":
-        return Name(text, lambda arguments: tuple(*arguments))
+        return AllowedGlobal(text, lambda arguments: tuple(*arguments))
     if text == "torch.device" or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-        return Name(text, lambda arguments: Record(text, {"arguments": arguments}))
-    return dtype_names.lookup(module, name) or lookup(module, name)
+        return AllowedGlobal(text, lambda arguments: Record(text, {"arguments": arguments}))
+    return plain_types.find_plain_type(module, name) or find_global(module, name)
 
 
-def storage(description: Any) -> StorageRef:
-    """What a persistent id means: `("storage", type, key, device, count)`.
+def parse_storage(description: Any) -> StorageRef:
+    """Read a persistent id: `("storage", type, key, device, count)`.
 
     Raises:
-        PickleError: if it is no such thing.
+        PickleError: if it has another form.
     """
     match description:
-        case ("storage", Name(text=text), str(key), str(_), int(count), *_):
+        case ("storage", AllowedGlobal(text=text), str(key), str(_), int(count), *_):
             dtype = STORAGES.get(text.removeprefix("torch."))
             if dtype is not None and are_sizes((count,)) and re.fullmatch(r"[\w.-]{1,255}", key):
                 return StorageRef(dtype, key, count)
-    raise PickleError("it describes a storage in a way that is not known")
+    raise PickleError("it describes a storage in an unknown form")
 
 
-def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
-    """`(storage, offset, shape, stride, requires_grad, hooks, ...)` to a description that is sound."""
+def _rebuild_tensor(arguments: tuple[Any, ...]) -> TensorRef:
+    """Read `(storage, offset, shape, stride, requires_grad, hooks, ...)` and check the sizes."""
     source, offset, shape, stride = arguments[:4]
     sizes = (offset,), shape, stride
-    if isinstance(shape, list | tuple) and len(shape) > MOST_AXES:
-        raise PickleError(f"it describes a tensor of {len(shape):,} axes")
+    if isinstance(shape, list | tuple) and len(shape) > MAX_DIMS:
+        raise PickleError(f"it describes a tensor of {len(shape):,} dimensions")
     if not isinstance(source, StorageRef) or not all(map(are_sizes, sizes)) or len(shape) != len(stride):
-        raise PickleError("it describes a tensor by something that is no storage, shape or stride")
+        raise PickleError("it describes a tensor without a valid storage, shape or stride")
     size = math.prod(shape)
-    end = offset  # behind the last number that is read
+    end = offset  # after the last number that is read
     if size:
         end += 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
     if end > source.count or size > source.count:
         raise PickleError(
-            f"it describes a tensor of shape {tuple(shape)}, stride {tuple(stride)}, offset {offset}, which "
-            f"does not fit into its storage of {source.count:,} numbers"
+            f"it describes a tensor of shape {tuple(shape)}, stride {tuple(stride)}, offset {offset}, which does not "
+            f"fit into its storage of {source.count:,} numbers"
         )
     return TensorRef(source, offset, tuple(shape), tuple(stride))
 
 
-def _parameter(arguments: tuple[Any, ...]) -> TensorRef:
-    """`(tensor, requires_grad, hooks)` to the tensor."""
+def _rebuild_parameter(arguments: tuple[Any, ...]) -> TensorRef:
+    """Read `(tensor, requires_grad, hooks)`."""
     if not arguments or not isinstance(arguments[0], TensorRef):
-        raise PickleError("it describes a parameter by something that is no tensor")
+        raise PickleError("it describes a parameter without a tensor")
     return arguments[0]
 
 
 def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """`()`, or `(pairs,)` as old files have it."""
+    """Read `()`, or `(pairs,)` in old files."""
     pairs = arguments[0] if arguments else ()
     if not isinstance(pairs, list | tuple):
-        raise PickleError("it describes a dict by something that is no list of pairs")
-    made: dict[Any, Any] = {}
+        raise PickleError("it describes a dict without a list of pairs")
+    result: dict[Any, Any] = {}
     for key, value in pairs:
         if not isinstance(key, str | int):
-            raise PickleError("it describes a dict whose keys are neither text nor numbers")
-        made[key] = value
-    return made
+            raise PickleError("it describes a dict with keys that are neither text nor numbers")
+        result[key] = value
+    return result
 
 
-def _not_callable(text: str) -> Any:
+def _refuse_call(text: str) -> Any:
     def refuse(arguments: tuple[Any, ...]) -> Any:
-        raise PickleError(f"it calls {text}, which only ever names a type of numbers")
+        raise PickleError(f"it calls {text}, which is only the name of a dtype")
 
     return refuse
 
 
 def are_sizes(values: Any) -> bool:
-    """Whether these are sizes that a tensor can have: whole numbers from 0 on, of 63 bits."""
+    """Report whether these are valid sizes of a tensor: integers of 63 bits, not negative."""
     if not isinstance(values, list | tuple):
         return False
     return all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63 for n in values)

@@ -1,1 +1,1 @@
-"""Work out what a checkpoint is: its configuration, preprocessing and tokenizer."""
+"""Determine the configuration, preprocessing and tokenizer of a checkpoint."""

@@ -1,4 +1,4 @@
-"""The shapes of an OpenAI checkpoint to the configuration it was built of."""
+"""Infer the configuration of an OpenAI checkpoint from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import CheckpointError
 
-HEAD_WIDTH = 64  # of every attention in OpenAI's models
+HEAD_WIDTH = 64  # of all attention layers in OpenAI's models
 
 
 def infer_openai_config(state_dict: Mapping[str, Tensor], heads: tuple[int, int] | None = None) -> ModelCfg:
-    """Read off a state dict in OpenAI's form what model it belongs to.
+    """Infer the configuration of a model from a state dict in OpenAI's format.
 
-    Shapes say everything but the activation, which is QuickGELU in all of OpenAI's models, and the heads, which are 64
-    wide in all of them. A state dict of the same form from elsewhere may have been trained with others.
+    Shapes do not show the activation, which is QuickGELU in all models of OpenAI, and the heads, which are 64 wide in
+    all of them. Weights of the same format from other authors may have been trained with different ones.
 
     Args:
         state_dict: tensors by name.
-        heads: of the image tower and of the text tower; by default OpenAI's, each 64 wide.
+        heads: heads of the image tower and of the text tower; by default each head is 64 wide.
 
     Raises:
-        CheckpointError: if it is not of that form, or a width is no multiple of the heads.
+        CheckpointError: if it does not have that format, or a width is not a multiple of the heads.
     """
     if not looks_like_openai(state_dict):
-        raise CheckpointError("this is no state dict in OpenAI's form: it lacks weights of a tower")
+        raise CheckpointError("not a state dict in OpenAI's format: weights of a tower are missing")
     context_length = state_dict["positional_embedding"].shape[0]
     vocab_size, width = state_dict["token_embedding.weight"].shape
     image_heads, text_heads = heads or (None, None)
@@ -48,7 +48,7 @@ def infer_openai_config(state_dict: Mapping[str, Tensor], heads: tuple[int, int]
 
 
 def looks_like_openai(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names, and as many axes, as both kinds of OpenAI's models have."""
+    """Check the names and numbers of axes that all ViTs, or all ResNets, of OpenAI have."""
     axes = {
         "positional_embedding": 2,
         "token_embedding.weight": 2,
@@ -85,28 +85,28 @@ def _resnet(state_dict: Mapping[str, Tensor], heads: int | None) -> CLIPVisionCf
 
 
 def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
-    """How many blocks there are, by their names."""
+    """Count the blocks by their names."""
     numbers = {int(found[1]) for name in state_dict if (found := re.match(pattern, name))}
     if not numbers or numbers != set(range(len(numbers))):
-        raise CheckpointError(f"its blocks are not numbered from 0 on without gaps: {sorted(numbers)[:5]}")
+        raise CheckpointError(f"expected blocks numbered 0, 1, 2, …; found {sorted(numbers)[:5]}")
     return len(numbers)
 
 
 def _side(positions: Tensor) -> int:
-    """Cells along one side of a square grid that has a position for each cell and one more."""
+    """Return the side of a square grid with one position per cell and one more for the class token."""
     count = positions.shape[0]
     side = math.isqrt(max(count - 1, 0))
     if side < 1 or side**2 + 1 != count:
-        raise CheckpointError(
-            f"its visual tower has {count} positions, which are no square grid and one more"
-        )
+        raise CheckpointError(f"its visual tower has {count} positions; expected a square number plus one")
     return side
 
 
 def _head_width(width: int, heads: int | None) -> int:
-    """How wide a head is; OpenAI's where nobody says how many there are."""
+    """Return the width of a head; 64 as in OpenAI's models if the number of heads is unknown."""
     if heads is None and width % HEAD_WIDTH:
-        raise CheckpointError(f"a tower is {width} wide, which no number of heads of {HEAD_WIDTH} gives")
+        raise CheckpointError(
+            f"a tower has width {width}, not a multiple of {HEAD_WIDTH}, the width of OpenAI's heads"
+        )
     if heads is not None and width % heads:
-        raise CheckpointError(f"a tower is {width} wide, which {heads} heads do not divide")
+        raise CheckpointError(f"a tower has width {width}, not a multiple of {heads} heads")
     return HEAD_WIDTH if heads is None else width // heads

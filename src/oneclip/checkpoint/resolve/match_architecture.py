@@ -1,7 +1,7 @@
-"""Names and shapes of tensors to the published architectures that have them; no model is built.
+"""Match the names and shapes of tensors with published architectures, without building a model.
 
-What is compared is what an architecture's numbers say of single tensors: tables, the first and the last layer,
-how many blocks there are. Shapes do not tell an activation, and not the number of heads.
+Only tensors that follow directly from the numbers of a configuration are compared: embedding tables, the first and
+the last layer, the number of blocks. Shapes show neither the activation nor the number of heads.
 """
 
 from __future__ import annotations
@@ -10,81 +10,93 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, as_pair
 
 Shape = tuple[int, ...]
-_BLOCK = re.compile(r"([^\d]*\d?)\.(\d+)\.")  # `visual.layer1.0.`: a layer may have a number in its name
+_BLOCK = re.compile(r"([^\d]*\d?)\.(\d+)\.")  # the name of a stage may end in a digit: `visual.layer1.0.`
 
 
-def fitting(state_dict: Mapping[str, Tensor]) -> list[str]:
-    """The published architectures whose shapes these are, in the order of the zoo; perhaps none."""
+def exact_matches(state_dict: Mapping[str, Tensor]) -> list[str]:
+    """List the published architectures with these shapes, in the order of the zoo; possibly empty."""
     return [name for name, share in _shares(state_dict).items() if share == 1]
 
 
-def resized(state_dict: Mapping[str, Tensor]) -> dict[str, ModelCfg]:
-    """The published architectures that have these shapes at another image size or context length, perhaps none.
+def resized_matches(state_dict: Mapping[str, Tensor]) -> dict[str, ModelCfg]:
+    """Find published architectures that have these shapes at another image size or context length.
 
     Returns:
-        Their names in the order of the zoo, each with its configuration for these sizes.
+        Name to configuration for these sizes, in the order of the zoo; possibly empty.
     """
     found = {}
     for name, share in _shares(state_dict, sizes=False).items():
-        if share == 1 and (cfg := _of_sizes(zoo.architecture(name), state_dict)):
+        if share == 1 and (cfg := _with_sizes_of(zoo.architecture(name), state_dict)):
             found[name] = cfg
     return found
 
 
-def nearest(state_dict: Mapping[str, Tensor]) -> tuple[str, float] | None:
-    """The architecture with most of these shapes, and which share of what was compared is equal."""
+def nearest_match(state_dict: Mapping[str, Tensor]) -> tuple[str, float] | None:
+    """Return the most similar architecture and the share of compared shapes that are equal, if any is."""
     shares = _shares(state_dict)
     best = max(shares, key=lambda name: shares[name], default=None)
     return None if best is None or not shares[best] else (best, shares[best])
 
 
-def parameters(state_dict: Mapping[str, Tensor]) -> int:
-    """How many numbers are learned: all but those that norms count, and masks."""
+def differing_fields(one: ModelCfg, other: ModelCfg) -> list[str]:
+    """List the fields in which two configurations describe different architectures, such as `vision_cfg.width`."""
+    a, b = _flat_fields(one), _flat_fields(other)
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def count_parameters(state_dict: Mapping[str, Tensor]) -> int:
+    """Count the learned numbers of a state dict, without statistics of norms and without masks."""
     buffers = ("running_mean", "running_var", "num_batches_tracked", "attn_mask", "position_ids")
     return sum(t.numel() for name, t in state_dict.items() if name.rpartition(".")[2] not in buffers)
 
 
-def _of_sizes(cfg: ModelCfg, state_dict: Mapping[str, Tensor]) -> ModelCfg | None:
-    """The configuration with the image size and the context length of these tables of positions.
+def _with_sizes_of(cfg: ModelCfg, state_dict: Mapping[str, Tensor]) -> ModelCfg | None:
+    """Set image size and context length to those of the position tables.
 
-    None where these do not say them: for towers of other libraries, and for grids that are not square.
+    Returns:
+        The configuration; None if the tables do not show the sizes: for towers of other libraries, and grids that are
+        not square.
     """
     vision, text = cfg.vision_cfg, cfg.text_cfg
     if vision.timm_model_name or text.hf_model_name or cfg.multimodal_cfg:
         return None
     is_vit = isinstance(vision.layers, int)
-    cell = _pair(vision.patch_size or 1)[0] if is_vit else 32
-    image = state_dict.get(f"visual.{'' if is_vit else 'attnpool.'}positional_embedding")
-    words = state_dict.get(f"{'text.' if cfg.custom_text else ''}positional_embedding")
-    if image is None or words is None or image.ndim != 2 or words.ndim != 2:
+    cell = as_pair(vision.patch_size or 1)[0] if is_vit else 32
+    image_positions = state_dict.get(f"visual.{'' if is_vit else 'attnpool.'}positional_embedding")
+    text_positions = state_dict.get(f"{'text.' if cfg.custom_text else ''}positional_embedding")
+    if image_positions is None or text_positions is None:
         return None
-    side = math.isqrt(max(image.shape[0] - 1, 0))
-    if side < 1 or side**2 + 1 != image.shape[0]:
+    if image_positions.ndim != 2 or text_positions.ndim != 2:
+        return None
+    side = math.isqrt(max(image_positions.shape[0] - 1, 0))
+    if side < 1 or side**2 + 1 != image_positions.shape[0]:
         return None
     return replace(
         cfg,
         vision_cfg=replace(vision, image_size=side * cell),
-        text_cfg=replace(text, context_length=words.shape[0] - text.embed_cls),
+        text_cfg=replace(text, context_length=text_positions.shape[0] - text.embed_cls),
     )
 
 
 def _shares(state_dict: Mapping[str, Tensor], *, sizes: bool = True) -> dict[str, float]:
-    """Each architecture with the share of what is compared that is equal.
+    """Compute the share of equal shapes for each architecture.
 
     Args:
-        sizes: False to pass over what depends on the image size and the context length.
+        state_dict: tensors by name.
+        sizes: False to ignore shapes that depend on the image size or the context length.
     """
     found: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     found |= _blocks(found)
     visual = {name: tensor for name, tensor in state_dict.items() if name.startswith("visual.")}
-    totals = parameters(state_dict), parameters(visual)
+    totals = count_parameters(state_dict), count_parameters(visual)
     shares: dict[str, float] = {}
     for name in zoo.architectures():
         cfg = zoo.architecture(name)
@@ -100,7 +112,7 @@ def _shares(state_dict: Mapping[str, Tensor], *, sizes: bool = True) -> dict[str
 
 
 def _blocks(names: Mapping[str, Shape]) -> dict[str, Shape]:
-    """How many blocks there are under each name that a number follows, as a shape of one axis."""
+    """Count the blocks under each numbered name, as shapes with one axis."""
     blocks: dict[str, set[str]] = {}
     for name in names:
         if found := _BLOCK.match(name):
@@ -109,7 +121,7 @@ def _blocks(names: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 def _traits(cfg: ModelCfg) -> dict[str, bool]:
-    """Beginnings of names, and whether an architecture has names that begin so."""
+    """Return patterns of name prefixes, and whether an architecture has such names."""
     vision, text = cfg.vision_cfg, cfg.text_cfg
     traits = {
         r"visual\.trunk\.": vision.timm_model_name is not None,
@@ -124,7 +136,7 @@ def _traits(cfg: ModelCfg) -> dict[str, bool]:
 
 
 def _counts(name: str) -> tuple[int, ...]:
-    """How many parameters an architecture has, and its image tower alone; nothing where that is not known."""
+    """Return the parameters of an architecture and of its image tower; empty for one outside the zoo."""
     try:
         return tuple(zoo.parameters(name))
     except KeyError:
@@ -134,7 +146,7 @@ def _counts(name: str) -> tuple[int, ...]:
 def _visual(cfg: CLIPVisionCfg, embed_dim: int) -> dict[str, Shape]:
     if cfg.timm_model_name:
         return {}
-    height, width = _pair(cfg.image_size)
+    height, width = as_pair(cfg.image_size)
     if not isinstance(cfg.layers, int):
         positions = (height // 32) * (width // 32) + 1
         return {f"visual.layer{stage}": (depth,) for stage, depth in enumerate(cfg.layers, 1)} | {
@@ -142,7 +154,7 @@ def _visual(cfg: CLIPVisionCfg, embed_dim: int) -> dict[str, Shape]:
             "visual.attnpool.positional_embedding": (positions, 32 * cfg.width),
             "visual.attnpool.c_proj.weight": (embed_dim, 32 * cfg.width),
         }
-    patch = _pair(cfg.patch_size or 1)
+    patch = as_pair(cfg.patch_size or 1)
     positions = (height // patch[0]) * (width // patch[1]) + 1
     shapes = {
         "visual.conv1.weight": (cfg.width, 3, *patch),
@@ -169,5 +181,28 @@ def _text(cfg: ModelCfg) -> dict[str, Shape]:
     return shapes
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+# Fields that do not change what is computed with given weights, or that are compared elsewhere (quick_gelu).
+_IGNORED_FIELDS = {
+    "quick_gelu",
+    "init_logit_scale",
+    "patch_dropout",
+    "output_tokens",
+    "timm_drop",
+    "timm_drop_path",
+    "timm_model_pretrained",
+    "hf_model_pretrained",
+    "hf_tokenizer_name",
+    "tokenizer_kwargs",
+    "tokenizer_mode",
+}
+
+
+def _flat_fields(cfg: ModelCfg) -> dict[str, Any]:
+    """Return the fields that differ from their defaults; those of towers as `vision_cfg.width`."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.to_dict().items():
+        inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= {name: v for name, v in inner.items() if name.rpartition(".")[2] not in _IGNORED_FIELDS}
+    if not isinstance(cfg.vision_cfg.layers, int):
+        flat.pop("vision_cfg.patch_size", None)  # a ResNet has no patches
+    return flat

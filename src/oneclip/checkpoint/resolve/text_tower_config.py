@@ -1,7 +1,7 @@
-"""The configuration of a Hugging Face text tower to a file beside the weights, for where nobody can be asked for it.
+"""Store the configuration of a Hugging Face text tower next to the weights.
 
-`open_clip_config.json` only names the tower. The configurations of published ones come with the library; any other is
-put into the folder.
+`open_clip_config.json` contains only the name of the text tower. The configurations of published towers are part of
+this package; any other is written into the folder, so that it loads without a network.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from pathlib import Path
 from oneclip import hub, zoo
 from oneclip.config import ModelCfg
 
-FILE = "text_tower.json"
-NAME = "_name_or_path"  # where transformers, too, writes a configuration's own name
+TEXT_TOWER_FILE = "text_tower.json"
+NAME_KEY = "_name_or_path"  # transformers stores the name of a configuration under this key, too
 
 
 def write_text_tower(cfg: ModelCfg, folder: Path) -> ModelCfg:
-    """Put the configuration of a model's text tower into a folder, unless the library has it or there is none.
+    """Write the configuration of a model's text tower into a folder, unless it is part of this package.
 
     Returns:
-        `cfg` with the name that the tower has wherever the folder is brought.
+        `cfg` with a name of the text tower that stays valid when the folder is moved.
 
     Raises:
-        DownloadError: if the configuration is not here and cannot be fetched.
+        DownloadError: if the configuration is not on this machine and cannot be downloaded.
     """
     name = cfg.text_cfg.hf_model_name
     if name is None or zoo.text_tower(name) is not None:
         return cfg
-    here = Path(name).expanduser()
-    if here.is_file():
-        values = hub.read_json(here)
-        name = str(values.get(NAME) or here.stem)
-    elif here.is_dir():
-        values, name = hub.read_json(here / "config.json"), here.resolve().name
+    path, kind = zoo.local_path(name)
+    if kind == "file":
+        values = hub.read_json(path)
+        name = str(values.get(NAME_KEY) or path.stem)
+    elif kind == "folder":
+        values, name = hub.read_json(path / "config.json"), path.resolve().name
     else:
         values = hub.read_json(hub.hub_file(name, "config.json"))
-    content = json.dumps(values | {NAME: name}, indent=2, ensure_ascii=False) + "\n"
-    (folder / FILE).write_text(content, encoding="utf-8")
-    return _named(cfg, name)
+    content = json.dumps(values | {NAME_KEY: name}, indent=2, ensure_ascii=False) + "\n"
+    (folder / TEXT_TOWER_FILE).write_text(content, encoding="utf-8")
+    return _with_text_tower(cfg, name)
 
 
 def find_text_tower(cfg: ModelCfg, folder: Path) -> ModelCfg:
-    """`cfg` with that file of its folder as its text tower's name, if it is there and no such tower is known here."""
+    """Use the folder's text tower configuration, if it has one and the tower is not part of this package."""
     name = cfg.text_cfg.hf_model_name
-    if name is None or zoo.text_tower(name) is not None or not (folder / FILE).is_file():
+    if name is None or zoo.text_tower(name) is not None or not (folder / TEXT_TOWER_FILE).is_file():
         return cfg
-    return _named(cfg, str((folder / FILE).absolute()))
+    return _with_text_tower(cfg, str((folder / TEXT_TOWER_FILE).absolute()))
 
 
-def _named(cfg: ModelCfg, name: str) -> ModelCfg:
+def _with_text_tower(cfg: ModelCfg, name: str) -> ModelCfg:
     return replace(cfg, text_cfg=replace(cfg.text_cfg, hf_model_name=name))

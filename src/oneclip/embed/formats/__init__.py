@@ -1,55 +1,55 @@
-"""Rows of vectors to files and back: a file of this folder for each format, all of the same shape."""
+"""File formats of embeddings: one module for each, with a common interface."""
 
 from __future__ import annotations
 
 from typing import IO, Protocol, TypeAlias
 
-from oneclip.embed.formats.npz import Npz
-from oneclip.embed.formats.parquet import Parquet
-from oneclip.embed.items import Stamp
-from oneclip.embed.rows import Facts, Rows
+from oneclip.embed.formats.npz import NpzFormat
+from oneclip.embed.formats.parquet import ParquetFormat
+from oneclip.embed.items import FileStamp
+from oneclip.embed.rows import EmbeddingMetadata, EmbeddingRows
 from oneclip.errors import ConfigError
 
-Digests: TypeAlias = tuple[list[str], list[str], list[Stamp | None]]
+Digests: TypeAlias = tuple[list[str], list[str], list[FileStamp | None]]
 """Names, digests and stamps of rows."""
 
 
-class Format(Protocol):
-    """How rows are written and read."""
+class OutputFormat(Protocol):
+    """Interface of a format."""
 
     suffix: str
 
     def check(self) -> None:
-        """Raise a MissingExtraError if its library is not installed."""
+        """Raise MissingExtraError if its library is not installed."""
 
-    def fault(self, name: str) -> str | None:
-        """Why a row cannot have this name; None if it can."""
+    def invalid_name_reason(self, name: str) -> str | None:
+        """Return why a row cannot have this name, or None if it can."""
 
-    def write(self, file: IO[bytes], rows: Rows, facts: Facts) -> None:
-        """Write rows and what made them."""
+    def write(self, file: IO[bytes], rows: EmbeddingRows, metadata: EmbeddingMetadata) -> None:
+        """Write rows and metadata."""
 
-    def read(self, file: IO[bytes], place: object) -> tuple[Rows, Facts]:
-        """Read both back from a file, which errors call `place`.
+    def read(self, file: IO[bytes], location: object) -> tuple[EmbeddingRows, EmbeddingMetadata]:
+        """Read rows and metadata. Errors name the file by `location`.
 
-        Raises a DataError for one that was not written here, or is damaged.
+        Raises DataError for a damaged file, or one not written here.
         """
 
-    def read_digests(self, file: IO[bytes], place: object) -> Digests:
-        """All but the vectors. Raises likewise."""
+    def read_digests(self, file: IO[bytes], location: object) -> Digests:
+        """Read names, digests and stamps without the embeddings. Raises as `read`."""
 
 
-FORMATS: dict[str, Format] = {format.suffix: format for format in (Npz(), Parquet())}
+FORMATS: dict[str, OutputFormat] = {format.suffix: format for format in (NpzFormat(), ParquetFormat())}
 
 
-def format_of(suffix: str) -> Format:
-    """The format that files with this suffix have.
+def get_format(suffix: str) -> OutputFormat:
+    """Return the format of files with this suffix.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: for an unknown suffix.
     """
     if suffix.lower() not in FORMATS:
-        raise ConfigError(f"{suffix!r} is no format of vectors; there is {' and '.join(FORMATS)}")
+        raise ConfigError(f"unknown format {suffix!r}; available: {', '.join(FORMATS)}")
     return FORMATS[suffix.lower()]
 
 
-__all__ = ["FORMATS", "Digests", "Format", "format_of"]
+__all__ = ["FORMATS", "Digests", "OutputFormat", "get_format"]

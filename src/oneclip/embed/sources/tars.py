@@ -1,9 +1,9 @@
-"""Tar files in webdataset's form to the pictures or captions in them.
+"""Tar files in webdataset format with images or texts.
 
-The members of one sample share a name up to the first dot: `000123.jpg`, `000123.txt`, `000123.json`. A plain tar
-on disk is read through the positions in its headers, so that many threads read at once and a member that is not
-wanted costs nothing; a compressed or remote one is read from beginning to end. Of members of one name the last counts,
-as tar unpacks them, and links within the tar are followed: for that a tar on disk is gone through twice.
+The members of a sample share their name up to the first dot: `000123.jpg`, `000123.txt`, `000123.json`. A plain local
+tar is read by byte positions, so that many threads read at once and unwanted members cost nothing; a compressed or
+remote one is read from beginning to end. If several members have one name, the last one counts, as in tar, and links
+within the tar are followed: this requires two passes over a local tar.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
 from oneclip.errors import ImageError
-from oneclip.hub.addresses import is_address, open_binary, size_of_file
-from oneclip.hub.file_types import NotRead, image_suffixes, is_image
-from oneclip.hub.tars import DAMAGE, Links, compression, members, open_tar, path_of
+from oneclip.hub.addresses import is_address, open_binary, regular_file_size
+from oneclip.hub.file_types import UnsupportedFiles, image_suffixes, is_image
+from oneclip.hub.tars import TAR_ERRORS, TarLinks, detect_compression, iter_members, open_tar, unpack_path
 
 
-class Shard:
-    """One tar file; an item is called `shard.tar/member.jpg`.
+class TarSource:
+    """Source of the members of a tar file; an item is named `shard.tar/member.jpg`.
 
     Args:
-        place: its path or address.
-        texts: take the captions (`.txt`) in it instead of the pictures.
+        location: path or address.
+        texts: use the texts (`.txt`) instead of the images.
 
     Attributes:
-        not_read: images and videos in it that are not read here; known once it was gone through.
+        not_read: images and videos that cannot be read here; known after iterating.
     """
 
     is_bulky = True
 
-    def __init__(self, place: str, *, texts: bool) -> None:
-        self.name, self._texts = place, texts
-        self.not_read = NotRead()
+    def __init__(self, location: str, *, texts: bool) -> None:
+        self.name, self._texts = location, texts
+        self.not_read = UnsupportedFiles()
         self._dangling: list[Failure] = []  # links that lead out of the tar
-        self._what = "captions (.txt)" if texts else "pictures (.jpg, .png, .webp, …)"
+        self._what = "texts (.txt)" if texts else "images (.jpg, .png, .webp, …)"
 
     def count(self) -> int | None:
-        """Nobody knows before it is read."""
+        """Return None: the count is unknown before the file is read."""
         return None
 
     def __iter__(self) -> Iterator[Found]:
@@ -53,81 +53,77 @@ class Shard:
                 yield item
             yield from self._dangling
             if not found and not self._dangling:
-                told = f"; {self.not_read.sentence}" if self.not_read else ""
-                yield Failure(self.name, f"{self.name}: a tar file without {self._what}{told}")
+                unsupported = f"; {self.not_read.sentence}" if self.not_read else ""
+                yield Failure(self.name, f"{self.name}: a tar file without {self._what}{unsupported}")
         except FileNotFoundError:
             yield Failure(self.name, f"{self.name}: no such file")
-        except ImageError as error:  # no regular file
+        except ImageError as error:  # not a regular file
             yield Failure(self.name, str(error))
-        except DAMAGE as error:
-            yield Failure(
-                self.name, f"{self.name} is truncated or damaged after {found} items of it: {error}"
-            )
+        except TAR_ERRORS as error:
+            yield Failure(self.name, f"{self.name} is truncated or damaged after {found} items: {error}")
 
     def _members(self) -> Iterator[Found]:
         suffixes = frozenset((".txt",)) if self._texts else image_suffixes()
         is_indexed, names = self._survey(suffixes)
         seen: set[str] = set()
         with self._opened(is_indexed) as archive:
-            for number, member in enumerate(members(archive)):
+            for number, member in enumerate(iter_members(archive)):
                 if names is not None:
                     wanted = names.get(number, ())
                 elif not is_image(member.name, suffixes):
                     if member.isreg() and not self._texts:
-                        self.not_read.see(member.name)
+                        self.not_read.count_file(member.name)
                     continue
                 elif member.issym() or member.islnk():
-                    yield self._failure(
-                        member.name, "a link; they are followed in tar files on this machine alone"
-                    )
+                    yield self._failure(member.name, "a link; links are followed only in local tar files")
                     continue
-                elif path_of(member) in seen:
+                elif unpack_path(member) in seen:
                     yield self._failure(
-                        member.name, "in it twice; the first was taken, since the tar is far away"
+                        member.name, "in the tar twice; the first was used, because the tar is remote"
                     )
                     continue
                 else:
-                    seen.add(path_of(member))
+                    seen.add(unpack_path(member))
                     wanted = [member.name] if member.isreg() else []
                 if wanted:
                     read = self._reader(archive, member, is_indexed)
-                    file = self.name if is_indexed else None  # else its content was read to list it
+                    file = self.name if is_indexed else None  # otherwise listing has read its content
                     for name in wanted:
                         yield Item(f"{self.name}/{name}", read, file, size=member.size)
 
     def _survey(self, suffixes: frozenset[str]) -> tuple[bool, dict[int, list[str]] | None]:
-        """Go through the members once, without their contents.
+        """Read the headers once, without the contents.
 
         Returns:
-            whether contents can be read by their positions; and for the number of each member that has a content we
-            want, what it is called. None if that would mean to fetch all of it twice.
+            Whether contents can be read by position; and the item names for the number of each wanted member, or None
+            for a remote tar, which would have to be fetched twice.
         """
         if is_address(self.name):
             return False, None
-        size_of_file(self.name)
+        regular_file_size(self.name)
         with open(self.name, "rb") as file:
-            is_indexed = not compression(file.read(8))
+            is_indexed = not detect_compression(file.read(8))
         numbers: dict[str, tuple[int, str]] = {}
-        links = Links()
-        # damage is reported in its place, when the contents are read
-        with self._opened(is_indexed) as archive, suppress(*DAMAGE):
-            for number, member in enumerate(members(archive)):
-                links.see(member)
-                numbers.pop(path_of(member), None)
+        links = TarLinks()
+        # damage is reported in the second pass, when contents are read
+        with self._opened(is_indexed) as archive, suppress(*TAR_ERRORS):
+            for number, member in enumerate(iter_members(archive)):
+                links.add(member)
+                numbers.pop(unpack_path(member), None)
                 if member.isreg():
-                    numbers[path_of(member)] = number, member.name
+                    numbers[unpack_path(member)] = number, member.name
         names: dict[int, list[str]] = {}
         for number, name in numbers.values():
             if is_image(name, suffixes):
                 names.setdefault(number, []).append(name)
             elif not self._texts:
-                self.not_read.see(name)
+                self.not_read.count_file(name)
         for path, target in links:
             if is_image(path, suffixes):
                 if target in numbers:
                     names.setdefault(numbers[target][0], []).append(path)
                 else:
-                    self._dangling.append(self._failure(path, f"a link to {target}, which is not in it"))
+                    self._dangling.append(self._failure(path, f"a link to {target}, which is not in the tar"))
         return is_indexed, names
 
     @contextmanager
@@ -154,5 +150,5 @@ def _read_at(path: str, offset: int, size: int) -> bytes:
         file.seek(offset)
         content = file.read(size)
     if len(content) < size:
-        raise OSError(f"{path} ends in the middle of it")
+        raise OSError(f"{path} is truncated: it ends inside this member")
     return content

@@ -1,6 +1,6 @@
-"""How a CoCa writes captions: pictures and the beginning of a text to whole texts, token by token."""
+"""Captions written by a CoCa token by token: beam search and sampling over cached keys and values."""
 
-from oneclip.model.generation.generate import generate
-from oneclip.model.generation.settings import Search
+from oneclip.model.generation.generate import expand_prompt, generate
+from oneclip.model.generation.settings import GenerationCfg
 
-__all__ = ["Search", "generate"]
+__all__ = ["GenerationCfg", "expand_prompt", "generate"]

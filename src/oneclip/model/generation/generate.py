@@ -1,47 +1,68 @@
-"""Pictures and what their captions begin with to captions.
+"""Caption generation: check the prompt, then search with a caption reader.
 
-Shapes: B pictures, L tokens of a beginning, T tokens of a caption.
+Shapes: B images, L tokens of a prompt, T tokens of a caption, S tokens of an image, C width.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, ShapeError, TokenRangeError
+from oneclip.model.decoder import MultimodalTransformer
 from oneclip.model.generation.beam_search import beam_search
 from oneclip.model.generation.kv_cache import reader_for
 from oneclip.model.generation.sampling import sample
-from oneclip.model.generation.settings import Search
+from oneclip.model.generation.settings import GenerationCfg
 from oneclip.model.text import TextTransformer
 
-if TYPE_CHECKING:
-    from oneclip.model.coca import CoCa
+
+def generate(
+    text: nn.Module,
+    decoder: MultimodalTransformer,
+    image_embs: Tensor,
+    prompt: Tensor,
+    cfg: GenerationCfg,
+) -> Tensor:
+    """Write captions.
+
+    Args:
+        text: the text tower, which returns its tokens.
+        decoder: predicts the next token.
+        image_embs: (B, S, C) tokens of the images.
+        prompt: (R, L) ids that the captions begin with, R a multiple of B.
+        cfg: how to search.
+
+    Returns:
+        (R, T) int64 ids, the prompt included.
+    """
+    window = min(cfg.max_seq_len, decoder.context_length)
+    if isinstance(text, TextTransformer):
+        window = min(window, text.context_length)
+    search = beam_search if cfg.generation_type == "beam_search" else sample
+    return search(reader_for(text, decoder, image_embs), prompt, cfg, window)
 
 
-@torch.no_grad()
-def generate(model: "CoCa", image: Tensor, text: Tensor | None, search: Search) -> Tensor:
-    """Write a caption for each picture; see `CoCa.generate` for arguments, result and errors."""
-    prompt = _beginnings(model, image, text, search)
-    window = min(search.max_seq_len, model.text_decoder.context_length)
-    if isinstance(model.text, TextTransformer):
-        window = min(window, model.text.context_length)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        _, image_embs = model._encode_image(image, normalize=False)
-        find = beam_search if search.generation_type == "beam_search" else sample
-        ids = find(reader_for(model, image_embs), prompt, search, window)
-    finally:
-        for module in training:
-            module.training = True
-    return ids[0] if text is not None and text.ndim == 1 and len(ids) == 1 else ids
+def expand_prompt(
+    image: Tensor, text: Tensor | None, cfg: GenerationCfg, vocab_size: int, logit_count: int
+) -> Tensor:
+    """Make one row of ids for each caption.
 
+    Args:
+        image: (B, 3, H, W).
+        text: (R, L) ids, R a multiple of B; (1, L) or (L,) for all images; None for the start of text.
+        cfg: its ids are checked, too.
+        vocab_size: of the text tower, which reads the prompt.
+        logit_count: of the decoder, which predicts the end of text.
 
-def _beginnings(model: "CoCa", image: Tensor, text: Tensor | None, search: Search) -> Tensor:
-    """(B, L) the ids that the captions begin with, in the vocabulary."""
+    Returns:
+        (R, L) int64 ids on the device of the images.
+
+    Raises:
+        ShapeError: if the prompts do not fit the images.
+        ConfigError: if a prompt is as long as the longest caption.
+        TokenRangeError: on ids outside the vocabulary.
+    """
     if text is None:
-        prompt = torch.full((len(image), 1), search.sot_id, device=image.device)
+        prompt = torch.full((len(image), 1), cfg.sot_id, device=image.device)
     else:
         prompt = (text[None] if text.ndim == 1 else text).long().to(image.device)
         if prompt.ndim == 2 and len(prompt) == 1:
@@ -51,16 +72,15 @@ def _beginnings(model: "CoCa", image: Tensor, text: Tensor | None, search: Searc
             f"{len(image)} images need as many prompts of ids, (B, L) with L from 1 up, or one for all; found "
             f"{tuple(prompt.shape)}"
         )
-    longest = search.longest
-    if search.generation_type == "beam_search" and longest is not None and prompt.shape[1] >= longest:
+    longest = cfg.longest
+    if cfg.generation_type == "beam_search" and longest is not None and prompt.shape[1] >= longest:
         raise ConfigError(
-            f"a beam search for captions of up to {longest} tokens cannot begin with {prompt.shape[1]}: give it a "
-            "seq_len (or the max_length of its stopping criterion) that leaves room for more"
+            f"a beam search for captions of up to {longest} tokens cannot begin with {prompt.shape[1]}: give a larger "
+            "seq_len (or max_length of the stopping criterion)"
         )
-    known = model.text_decoder.text_projection.shape[1]
     for name, ids, count in (
-        ("the beginning", (int(prompt.min()), int(prompt.max())), model.vocab_size),
-        ("eos_token_id", search.eos_ids, known),
+        ("the prompt", (int(prompt.min()), int(prompt.max())), vocab_size),
+        ("eos_token_id", cfg.eos_ids, logit_count),
     ):
         for token in ids:
             if not 0 <= token < count:

@@ -1,4 +1,4 @@
-"""How captions are to be written, checked before any is."""
+"""Settings of a caption search, checked before the search starts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from oneclip.errors import ConfigError
 
-KINDS = ("beam_search", "top_p", "top_k")
+GENERATION_TYPES = ("beam_search", "top_p", "top_k")
 
 
 @dataclass(frozen=True)
-class Search:
-    """The arguments of `CoCa.generate`, which explains them.
+class GenerationCfg:
+    """Arguments of `CoCa.generate`, which explains them.
 
     Raises:
-        ConfigError: if they contradict each other; what the kind of search does not use is not looked at.
+        ConfigError: if they contradict each other; arguments that the kind of search does not use are not checked.
     """
 
     generation_type: str
@@ -38,23 +38,23 @@ class Search:
 
     def __post_init__(self) -> None:
         kind = self.generation_type
-        if kind not in KINDS:
-            raise ConfigError(f"generation_type is {kind!r}; expected one of {', '.join(KINDS)}")
+        if kind not in GENERATION_TYPES:
+            raise ConfigError(f"generation_type is {kind!r}; expected one of {', '.join(GENERATION_TYPES)}")
         if self.seq_len <= self.min_seq_len:
             raise ConfigError(
                 f"seq_len must be more than min_seq_len; found {self.seq_len} and {self.min_seq_len}"
             )
         if self.max_seq_len < 1:
-            raise ConfigError(f"max_seq_len is {self.max_seq_len}; at least one token has to be read")
+            raise ConfigError(f"max_seq_len is {self.max_seq_len}; expected 1 or more")
         if not self.eos_ids:
-            raise ConfigError("eos_token_id names no token: without an end of text no caption ends")
+            raise ConfigError("eos_token_id is empty; expected one or more ids that end a caption")
         if not self.repetition_penalty > 0:
             raise ConfigError(f"repetition_penalty is {self.repetition_penalty}; expected more than 0")
         if kind == "beam_search":
             beams, groups = self.num_beams, self.num_beam_groups
             if beams < 1 or groups < 1 or beams % groups:
                 raise ConfigError(
-                    f"{beams} beams cannot be kept in {groups} groups of equal size: choose num_beams as a multiple "
+                    f"{beams} beams cannot be split into {groups} groups of equal size: choose num_beams as a multiple "
                     "of num_beam_groups"
                 )
         elif not self.temperature > 0:
@@ -66,22 +66,22 @@ class Search:
 
     @property
     def longest(self) -> int | None:
-        """The most tokens of a caption, the end of text included, as far as that is known beforehand."""
+        """The most tokens of a caption, the end of text included; None if it is not known in advance."""
         if self.stopping_criteria is None:
             return self.seq_len
         lengths = (getattr(criterion, "max_length", None) for criterion in self.stopping_criteria)
         return next((int(length) for length in lengths if length is not None), None)
 
     def is_end(self, ids: Tensor) -> Tensor:
-        """Which ids, of any shape, end a text."""
+        """Return True for each id, of any shape, that ends a caption."""
         return torch.isin(ids, torch.tensor(self.eos_ids, device=ids.device))
 
     def stops(self, ids: Tensor, window: int) -> bool:
-        """Whether captions (rows, T) are not to grow any more.
+        """Return True if the captions (rows, T) must not grow.
 
         Args:
-            window: the longest that criteria of the caller's may let them become, if that is more than `seq_len`; a
-                search that they never end would not be noticed otherwise.
+            window: a limit for stopping criteria of the caller, if it is more than `seq_len`: without it, criteria
+                that never stop would search forever.
         """
         if self.stopping_criteria is None:
             return ids.shape[1] >= self.seq_len

@@ -1,35 +1,36 @@
-"""Captions to batches of token ids of like length, those that begin alike side by side.
+"""Sort texts into batches of similar length, with equal prefixes next to each other.
 
-A short caption beside a long one would cost as much; and beginnings that a batch has in common are computed once.
+In a batch of mixed lengths, a short text costs as much as the longest one. A prefix that a batch shares is computed
+once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SLAB = 64  # captions are sorted among so many batches at a time, so that their ids never fill the memory
+SORT_WINDOW = 64  # batches that are sorted together; this bounds the memory of their ids
 
 
-def by_length(
-    captions: Sequence[str], tokenize: Callable[[Sequence[str]], Tensor], batch_size: int, pad_id: int = 0
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Tokenize captions and sort them by length, and those of one length by their tokens.
+def bucket_by_length(
+    texts: Sequence[str], tokenize: Callable[[Sequence[str]], Tensor], batch_size: int, pad_id: int = 0
+) -> Generator[tuple[list[int], Tensor], None, None]:
+    """Tokenize texts and sort them by length, and within one length by their tokens.
 
     Args:
-        captions: N of them.
-        tokenize: n captions to (n, L) ids.
-        batch_size: how many captions a batch has at most.
-        pad_id: what follows a caption's last token.
+        texts: N texts.
+        tokenize: converts n texts to (n, L) ids.
+        batch_size: largest number of texts in a batch.
+        pad_id: id after the last token of a text.
 
     Yields:
-        where in `captions` the captions of a batch stand, and their ids (B, L).
+        The positions of the texts of a batch in `texts`, and their ids (B, L).
     """
-    for start in range(0, len(captions), batch_size * SLAB):
-        ids = tokenize(captions[start : start + batch_size * SLAB])
+    for start in range(0, len(texts), batch_size * SORT_WINDOW):
+        ids = tokenize(texts[start : start + batch_size * SORT_WINDOW])
         positions = torch.arange(1, ids.shape[1] + 1)
         lengths = ((ids != pad_id) * positions).amax(dim=1)
         order = torch.from_numpy(np.lexsort([*ids.numpy().T[::-1], lengths.numpy()]))

@@ -1,6 +1,6 @@
-"""Ids of captions to rows of one length, with what stands around a caption, and padding.
+"""Arrange token ids in rows of one length, with special tokens and padding; check arguments of tokenizers.
 
-Shapes: N captions, L the length of a row.
+Shapes: N texts, L length of a row.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from oneclip.errors import ConfigError, ShapeError, TextTooLongError, TextTypeError
+from oneclip.errors import ConfigError, ShapeError, TextTooLongError, TextTypeError, TokenRangeError
 
 Side = Literal["left", "right"]
 Counts = NDArray[np.integer[Any]]
 
+MAX_CONTEXT_LENGTH = 2**20  # a larger number is a mistake
 
-def pack(
+
+def pack_rows(
     ids: NDArray[np.integer[Any]],
     counts: Counts,
     length: int,
@@ -27,16 +29,16 @@ def pack(
     padding_side: Side = "right",
     truncation_side: Side = "right",
 ) -> NDArray[np.int64]:
-    """Put captions into rows: what stands before, as much of the caption as fits, what stands after, padding.
+    """Arrange texts in rows: the ids before, as many ids of the text as fit, the ids after, padding.
 
     Args:
-        ids: of all captions in a row.
-        counts: (N,) how many of them each caption has.
+        ids: ids of all texts, concatenated.
+        counts: (N,) number of ids of each text.
         length: L, at least as long as `before` and `after` together.
-        before, after: the ids around each caption.
-        pad_id: what fills the rest.
-        padding_side: where the padding goes.
-        truncation_side: which end of a caption that is too long goes.
+        before, after: special ids around each text.
+        pad_id: id that fills the rest.
+        padding_side: side of the padding.
+        truncation_side: side on which a text that is too long is cut.
 
     Returns:
         (N, L) int64.
@@ -58,54 +60,50 @@ def pack(
     return rows
 
 
-LONGEST = 2**20  # tokens in a row; more is no caption, but a number that went wrong
-
-
-def checked_length(length: int, around: int = 2) -> int:
-    """A context length that has room for the ids around a caption.
+def check_context_length(length: int, special_count: int = 2) -> int:
+    """Check that a row has room for the special ids around a text, and return its length.
 
     Raises:
-        ConfigError: if it has not.
+        ConfigError: if the length is not an integer, too small or too large.
     """
-    if not hasattr(length, "__index__") or length < max(around, 1):
-        what = "start and end" if around == 2 else f"{around} of them stand around a caption"
+    if not hasattr(length, "__index__") or length < max(special_count, 1):
+        reason = "start and end" if special_count == 2 else f"{special_count} special tokens around a text"
         raise ConfigError(
-            f"a context length is an integer of at least {max(around, 1)} ({what}), not {length!r}"
+            f"context_length must be an integer of at least {max(special_count, 1)} ({reason}), not {length!r}"
         )
-    if length > LONGEST:
-        raise ConfigError(
-            f"a context length of {length:,} is longer than any caption; up to {LONGEST:,} can be"
-        )
+    if length > MAX_CONTEXT_LENGTH:
+        raise ConfigError(f"context_length is {length:,}; expected at most {MAX_CONTEXT_LENGTH:,}")
     return int(length)
 
 
 def check_overflow(overflow: str) -> None:
+    """Raise ConfigError unless this is "truncate" or "error"."""
     if overflow not in ("truncate", "error"):
-        raise ConfigError(f"overflow is 'truncate' or 'error', not {overflow!r}")
+        raise ConfigError(f"overflow must be 'truncate' or 'error', not {overflow!r}")
 
 
-def as_list(texts: str | Iterable[str]) -> list[str]:
-    """Captions as a list, every one a string.
+def as_text_list(texts: str | Iterable[str]) -> list[str]:
+    """Return one or several texts as a list of strings.
 
     Raises:
-        TextTypeError: naming the first that is none.
+        TextTypeError: naming the first item that is not a string.
     """
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
-        raise TextTypeError(f"a caption is a string, not {_described(texts)}")
+        raise TextTypeError(f"a text must be a string, not {_describe(texts)}")
     texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TextTypeError(f"text {index} is not a string but {_described(text)}")
+            raise TextTypeError(f"text {index} is not a string but {_describe(text)}")
     return texts
 
 
-def one_sequence(ids: Iterable[int]) -> list[int]:
-    """Ids that came as a tensor, an array or a list.
+def as_id_list(ids: Iterable[int]) -> list[int]:
+    """Convert one row of ids, a tensor, an array or a list, to a list.
 
     Raises:
-        ShapeError: if this is not one sequence of integers.
+        ShapeError: if it is not one sequence of integers.
     """
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     if not isinstance(values, list) or any(not hasattr(value, "__index__") for value in values):
@@ -113,16 +111,25 @@ def one_sequence(ids: Iterable[int]) -> list[int]:
     return [int(value) for value in values]
 
 
-def check_fits(texts: Sequence[str], counts: Counts, length: int) -> None:
-    """Refuse captions of more tokens than a row holds; the first one is named.
+def check_token_range(ids: Sequence[int], vocab_size: int) -> None:
+    """Raise TokenRangeError for the first id that is not in the vocabulary."""
+    for position, token_id in enumerate(ids):
+        if not 0 <= token_id < vocab_size:
+            raise TokenRangeError(
+                f"token id {token_id} at position {position} is outside the vocabulary, 0 to {vocab_size - 1}"
+            )
+
+
+def check_lengths(texts: Sequence[str], counts: Counts, length: int) -> None:
+    """Check that every text fits into a row.
 
     Args:
-        texts: N captions.
-        counts: (N,) how many tokens each has, with what stands around it.
-        length: how many fit.
+        texts: N texts.
+        counts: (N,) number of tokens of each, including special tokens.
+        length: number of tokens that fit.
 
     Raises:
-        TextTooLongError: if one does not fit.
+        TextTooLongError: naming the first text that does not fit.
     """
     too_long = np.flatnonzero(counts > length)
     if len(too_long):
@@ -131,11 +138,10 @@ def check_fits(texts: Sequence[str], counts: Counts, length: int) -> None:
         others = f" (and {len(too_long) - 1} others)" if len(too_long) > 1 else ""
         raise TextTooLongError(
             f"text {index}{others} has {counts[index]} tokens with start and end, more than the "
-            f"{length} that fit: {text!r}; shorten it, or allow truncation"
+            f"{length} that fit: {text!r}; shorten it or allow truncation"
         )
 
 
-def _described(value: object) -> str:
-    """The type and the beginning of a value, and the remedy where there is one."""
+def _describe(value: object) -> str:
     hint = "; decode it first" if isinstance(value, (bytes, bytearray)) else ""
     return f"{type(value).__name__} ({repr(value)[:80]}){hint}"

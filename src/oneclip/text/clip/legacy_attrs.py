@@ -1,4 +1,4 @@
-"""What programs read from the tokenizers of published CLIP packages, beside encoding and decoding."""
+"""Attributes and functions of the tokenizers in published CLIP packages."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from oneclip.text.clip.tokenizer import CLIPTokenizer
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """A printable character for each of the 256 bytes; reversible."""
+    """Return a reversible map of the 256 bytes to printable characters."""
     return dict(byte_symbols())
 
 
 def get_pairs(word: tuple[str, ...]) -> set[tuple[str, str]]:
-    """The pairs of neighbouring symbols in a word."""
+    """Return the pairs of neighbouring symbols in a word."""
     return set(pairwise(word))
 
 
 class SimpleTokenizer(CLIPTokenizer):
-    """A tokenizer that shows its tables under their published names.
+    """CLIP tokenizer whose tables have their published names.
 
     Attributes:
         encoder: token to id.
         decoder: id to token.
-        bpe_ranks: pair of symbols to its place in the merge table.
+        bpe_ranks: pair of symbols to its position in the merge table.
         byte_encoder: byte to symbol.
         byte_decoder: symbol to byte.
-        cache: what `bpe` has made so far; special tokens stand for themselves.
+        cache: results of `bpe`; special tokens map to themselves.
     """
 
     @property
@@ -58,7 +58,7 @@ class SimpleTokenizer(CLIPTokenizer):
         return {token: token for token in self.vocabulary.special_tokens}
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of (L,) ids; see `CLIPTokenizer.decode`."""
+        """Return the text of (L,) ids; see `CLIPTokenizer.decode`."""
         return super().decode(tokens)
 
     def bpe(self, token: str) -> str:
@@ -68,15 +68,15 @@ class SimpleTokenizer(CLIPTokenizer):
             token: its bytes as symbols (`byte_encoder`).
 
         Returns:
-            The tokens it becomes, with a space between them.
+            The tokens, separated by spaces.
 
         Raises:
-            TextError: if a character is no byte's symbol.
+            TextError: if a character is not the symbol of a byte.
         """
         if token not in self.cache:
             if foreign := set(token) - self.byte_decoder.keys():
                 raise TextError(
-                    f"{sorted(foreign)[0]!r} in {token!r} is not the symbol of a byte; map bytes by byte_encoder"
+                    f"{sorted(foreign)[0]!r} in {token!r} is not the symbol of a byte; map bytes with byte_encoder"
                 )
             self.cache[token] = " ".join(self.vocabulary.merge(token))
         return self.cache[token]

@@ -1,8 +1,8 @@
-"""A cleaned word to the pieces that merge by themselves: letters, single numbers, everything else.
+"""Split a cleaned word into pieces that are merged separately: letters, single digits, everything else.
 
-The published pattern is "a special token, an English contraction, letters, one number, or a run of the rest",
-whatever the case. Engines disagree on which code points are letters (each carries its own edition of Unicode) and
-on what case means for a class, so here both are written out.
+The published pattern is "a special token, an English contraction, letters, one number, or a run of other characters",
+ignoring case. Regex engines disagree on which code points are letters (each has its own Unicode version) and on how
+case applies to a class, so both are written out here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 # What equals an ASCII letter when case is ignored, besides its capital: dotted I, the Kelvin sign, long s
 _OTHER_CASES = {"i": "\u0130", "k": "\u212a", "s": "\u017f"}
 
-# A combining mark whose capital is the letter iota. With case ignored that keeps it out of "the rest", and it
-# is no letter either, so the published pattern passes over it as over whitespace.
-_IN_NO_CLASS = "\u0345"
+# A combining mark whose capital is the letter iota. Ignoring case excludes it from "other characters", and it is not a
+# letter either, so the published pattern skips it like whitespace.
+_SKIPPED = "\u0345"
 
 
 @lru_cache(maxsize=1)
 def _classes() -> tuple[str, str]:
-    """Letters and numbers as the insides of a character class."""
+    """Return letters and numbers as contents of a regex character class."""
     ranges: dict[str, list[str]] = {"L": [], "N": []}
     for line in Path(__file__).with_name("unicode_classes.txt").read_text(encoding="ascii").splitlines():
         if not line.startswith("#"):
@@ -41,7 +41,7 @@ def _classes() -> tuple[str, str]:
 
 
 def _any_case(text: str) -> str:
-    """A pattern for exactly this text, whatever its case."""
+    """Return a pattern for this text that ignores case."""
     pattern = ""
     for char in text:
         cases = {char, char.lower(), char.upper(), _OTHER_CASES.get(char.lower(), char)}
@@ -49,19 +49,19 @@ def _any_case(text: str) -> str:
     return pattern
 
 
-def splitter(special_tokens: Iterable[str]) -> Callable[[str], list[str]]:
-    """Make the function that splits a word; special tokens stay whole, the first that fits before the others.
+def make_pretokenizer(special_tokens: Iterable[str]) -> Callable[[str], list[str]]:
+    """Make the function that splits a word.
 
     Args:
-        special_tokens: none of them empty.
+        special_tokens: non-empty tokens that are not split; earlier ones are tried first.
     """
     letters, numbers = _classes()
     exact = [_any_case(text) for text in (*special_tokens, *CONTRACTIONS)]
-    others = rf"[^{letters}{numbers}\x{{{ord(_IN_NO_CLASS):X}}}]+"
+    others = rf"[^{letters}{numbers}\x{{{ord(_SKIPPED):X}}}]+"
     pattern = "|".join([*exact, f"[{letters}]+", f"[{numbers}]", others])
     split = Split(Regex(pattern), behavior="removed", invert=True)
 
-    def pieces(word: str) -> list[str]:
+    def split_word(word: str) -> list[str]:
         return [piece for piece, _ in split.pre_tokenize_str(word)]
 
-    return pieces
+    return split_word

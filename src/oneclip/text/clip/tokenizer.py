@@ -1,6 +1,6 @@
-"""Captions to rows of token ids, and ids back to text.
+"""CLIP's own tokenizer.
 
-Shapes: N captions, L the context length.
+Shapes: N texts, L context length.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from oneclip.errors import ConfigError, TokenRangeError
+from oneclip.errors import ConfigError
 from oneclip.text.batching.padding import (
-    as_list,
-    check_fits,
+    as_id_list,
+    as_text_list,
+    check_context_length,
+    check_lengths,
     check_overflow,
-    checked_length,
-    one_sequence,
-    pack,
+    check_token_range,
+    pack_rows,
 )
 from oneclip.text.clean import get_clean_fn
 from oneclip.text.clip.bpe import default_bpe, vocabulary
@@ -27,8 +28,8 @@ from oneclip.text.clip.reduction import get_reduction_mask_fn
 if TYPE_CHECKING:
     from torch import LongTensor
 
-CONTEXT_LENGTH = 77  # of the published models (Radford et al. 2021, section 2.4)
-SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")  # as OpenCLIP spells them; the ids are the same for all
+CONTEXT_LENGTH = 77  # Radford et al. 2021, section 2.4
+SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")  # OpenCLIP's spelling; the ids do not depend on it
 
 
 class CLIPTokenizer:
@@ -37,17 +38,17 @@ class CLIPTokenizer:
     It may be shared between threads, pickled, and used after a fork.
 
     Args:
-        context_length: L, the length of a row; None to be told at each call.
-        clean: what is done to a caption first: "lower", "whitespace" or "canonicalize".
-        special_tokens: how the start and the end of a text are spelled, should a caption contain them.
-        additional_special_tokens: more such tokens; their ids follow.
-        merges: a gzipped merge table other than CLIP's.
-        reduction_mask: which tokens of a caption that is too long stay, instead of the first: "simple" a
-            run of them, "random" any, in order, "shuffle" any, in any order (all three at random, for
-            training), "syntax" nouns before adjectives before verbs. See `oneclip.text.clip.reduction`.
+        context_length: L, the length of a row; None if each call passes it.
+        clean: cleaning of a text: "lower", "whitespace" or "canonicalize".
+        special_tokens: spelling of start and end of text inside a text.
+        additional_special_tokens: more special tokens, with the next ids.
+        merges: a gzipped merge table; None for CLIP's.
+        reduction_mask: which tokens of a text that is too long are kept, if not the first: "simple" consecutive tokens
+            from a random start, "random" random tokens in order, "shuffle" random tokens in random order (these three
+            for training), "syntax" nouns, then adjectives, then verbs. See `oneclip.text.clip.reduction`.
 
     Raises:
-        ConfigError: if one of these cannot be.
+        ConfigError: if an argument is invalid.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class CLIPTokenizer:
     ) -> None:
         if isinstance(additional_special_tokens, str) or not isinstance(additional_special_tokens, Sequence):
             raise ConfigError(
-                f"additional_special_tokens is {additional_special_tokens!r}; a list of tokens was expected"
+                f"additional_special_tokens is {additional_special_tokens!r}; expected a list of tokens"
             )
-        self.context_length = None if context_length is None else checked_length(context_length)
+        self.context_length = None if context_length is None else check_context_length(context_length)
         self.reduction_fn = get_reduction_mask_fn(reduction_mask) if reduction_mask else None
         self.clean_fn = get_clean_fn(clean)
         path = None if merges is None or fspath(merges) == default_bpe() else fspath(merges)
@@ -81,37 +82,37 @@ class CLIPTokenizer:
         *,
         overflow: Literal["truncate", "error"] = "truncate",
     ) -> LongTensor:
-        """Tokenize captions for a text tower.
+        """Tokenize texts for a text tower.
 
         Args:
-            texts: one caption, or N of them.
-            context_length: L, where it is not the tokenizer's own.
-            overflow: what to do with more than L tokens; "truncate" keeps the first L - 1 and the end, or
-                those that `reduction_mask` chooses.
+            texts: one text, or N texts.
+            context_length: L; None for that of the tokenizer.
+            overflow: treatment of texts with more than L tokens: "truncate" keeps the first L - 1 and the end, or the
+                selection of `reduction_mask`; "error" raises.
 
         Returns:
-            (N, L) int64 on the CPU: start of text, the caption, end of text, zeros.
+            (N, L) int64 on the CPU: start of text, the text, end of text, zeros.
 
         Raises:
             TextTypeError: naming the first text that is not a string.
             TextTooLongError: naming the first text that is too long, when `overflow` is "error".
-            ConfigError: if L is unknown or less than 2, or `overflow` is neither of the two.
+            ConfigError: if L is unknown or less than 2, or `overflow` has another value.
         """
         import torch
 
         length = self._length(context_length)
         check_overflow(overflow)
-        texts = as_list(texts)
+        texts = as_text_list(texts)
         if self.reduction_fn is not None and overflow == "truncate":
             return self.reduction_fn(texts, length, self.sot_token_id, self.eot_token_id, self.encode)
-        ids, counts = self._flat(texts)
+        ids, counts = self._encode_flat(texts)
         if overflow == "error":
-            check_fits(texts, counts + 2, length)
-        rows = pack(ids, counts, length, [self.sot_token_id], [self.eot_token_id], self.pad_token_id)
+            check_lengths(texts, counts + 2, length)
+        rows = pack_rows(ids, counts, length, [self.sot_token_id], [self.eot_token_id], self.pad_token_id)
         return torch.from_numpy(rows)  # type: ignore[return-value]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text, without start and end, however long.
+        """Return all ids of one text, without start and end of text.
 
         Raises:
             TextTypeError: if it is not a string.
@@ -119,41 +120,36 @@ class CLIPTokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, without start and end, however long.
+        """Return all ids of each text, without start and end of text.
 
         Raises:
             TextTypeError: naming the first text that is not a string.
         """
-        ids, counts = self._flat(as_list(texts))
+        ids, counts = self._encode_flat(as_text_list(texts))
         flat, ends = ids.tolist(), np.cumsum(counts).tolist()
         return [flat[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids: a space after each word, special tokens included, padding read as the "!" it is.
+        """Return the text of ids, with a space after each word and with special tokens. Padding decodes to "!" (id 0).
 
         Args:
             ids: (L,) integers; a tensor, an array or a list.
 
         Raises:
             TokenRangeError: naming the first id outside the vocabulary.
-            ShapeError: if this is not one sequence of integers.
+            ShapeError: if the ids are not one sequence of integers.
         """
-        values = one_sequence(ids)
-        for place, value in enumerate(values):
-            if not 0 <= value < self.vocab_size:
-                raise TokenRangeError(
-                    f"token id {value} at place {place} is outside the vocabulary, 0 to {self.vocab_size - 1}"
-                )
+        values = as_id_list(ids)
+        check_token_range(values, self.vocab_size)
         return self.vocabulary.decode(values)
 
     def _length(self, context_length: int | None) -> int:
-        """The length of this call's rows."""
         if context_length is not None:
-            return checked_length(context_length)
+            return check_context_length(context_length)
         if self.context_length is None:
-            raise ConfigError("this tokenizer has no context length of its own; pass context_length")
+            raise ConfigError("this tokenizer has no context length; pass context_length")
         return self.context_length
 
-    def _flat(self, texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """The ids of all texts in a row, and how many each has (N,)."""
-        return self.vocabulary.words(list(map(self.clean_fn, texts)))
+    def _encode_flat(self, texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the ids of all texts, concatenated, and the number of ids of each (N,)."""
+        return self.vocabulary.encode_texts(list(map(self.clean_fn, texts)))

@@ -1,1 +1,1 @@
-"""Tokenizers that are read from Hugging Face repositories and folders, without transformers."""
+"""Tokenizers from Hugging Face repositories and folders, read without transformers."""

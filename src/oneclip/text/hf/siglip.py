@@ -1,7 +1,7 @@
-"""Captions to rows of ids by the vocabularies that SigLIP was trained with, from where their authors published them.
+"""SigLIP's tokenizer with the vocabularies that its authors published.
 
-Models in use have their tokenizer in a repository (`HFTokenizer`); this is for importing weights, and for programs that
-name these vocabularies.
+Loaded models read their tokenizer from a repository (`HFTokenizer`). This class is for imported weights, and for
+programs that name these vocabularies.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _GEMMA = {
 
 
 class SigLipTokenizer(HFTokenizer):
-    """SigLIP's tokenizer (Zhai et al. 2023; Tschannen et al. 2025): canonical text in sentencepieces, and end of text.
+    """SigLIP's tokenizer (Zhai et al. 2023; Tschannen et al. 2025): cleaned text in sentencepieces, then end of text.
 
-    Rows are padded to the full length, which these towers were trained to read.
+    Rows are padded to the full length, because these towers were trained to read the padding.
 
     Args:
-        tokenizer_name: "c4-en", "mc4" or "gemma", or the path of a `.model`, which is Gemma's if its name says so.
-        context_length: L; None to be told at each call.
-        cache_dir: where the vocabulary is kept, if not in the usual folder.
+        tokenizer_name: "c4-en", "mc4" or "gemma", or the path of a `.model`; a path that contains "gemma" is Gemma's.
+        context_length: L; None if each call passes it.
+        cache_dir: folder for the downloaded vocabulary; None for the default.
 
     Raises:
-        ConfigError: if there is no such vocabulary or file.
-        DownloadError: if it cannot be fetched.
+        ConfigError: if the vocabulary is unknown and not a file.
+        DownloadError: if it cannot be downloaded.
     """
 
     VOCAB_FILES = VOCAB_FILES

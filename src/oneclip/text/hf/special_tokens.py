@@ -1,4 +1,4 @@
-"""What stands around a caption: the post-processor of a tokenizer to the ids before and after, and back."""
+"""Special tokens before and after a text: read them from a post-processor, and make a post-processor of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from tokenizers import processors
 from oneclip.errors import ConfigError
 
 
-class Template(NamedTuple):
-    """Tokens and their ids before and after a caption."""
+class SpecialTokenTemplate(NamedTuple):
+    """Tokens and their ids before and after a text."""
 
     before: tuple[tuple[str, int], ...] = ()
     after: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(cls, vocabulary: Mapping[str, int], before: Sequence[str], after: Sequence[str]) -> Template:
-        """The template of these tokens.
+    def of(
+        cls, vocabulary: Mapping[str, int], before: Sequence[str], after: Sequence[str]
+    ) -> SpecialTokenTemplate:
+        """Look up the ids of these tokens.
 
         Raises:
             ConfigError: if one is not in the vocabulary.
@@ -28,53 +30,53 @@ class Template(NamedTuple):
         def with_id(token: str) -> tuple[str, int]:
             found = vocabulary.get(token)
             if found is None:
-                raise ConfigError(f"{token!r} should stand around a caption, but is not in the vocabulary")
+                raise ConfigError(f"the special token {token!r} is not in the vocabulary")
             return token, found
 
         return cls(tuple(map(with_id, before)), tuple(map(with_id, after)))
 
     def ids(self) -> tuple[list[int], list[int]]:
-        """The ids before and after a caption."""
+        """Return the ids before and after a text."""
         return [i for _, i in self.before], [i for _, i in self.after]
 
     def processor(self) -> processors.PostProcessor:
-        """The same as `tokenizers` has it."""
+        """Make the post-processor of `tokenizers`."""
         single = [*(token for token, _ in self.before), "$A", *(token for token, _ in self.after)]
         return processors.TemplateProcessing(single=single, special_tokens=list({*self.before, *self.after}))
 
 
-def read_template(processor: processors.PostProcessor | None) -> Template | None:
-    """What a post-processor puts around a single text; None if there is none.
+def read_special_token_template(processor: processors.PostProcessor | None) -> SpecialTokenTemplate | None:
+    """Read the special tokens that a post-processor adds to a single text; None if there is no post-processor.
 
     Raises:
-        ConfigError: if that is more than ids before and after the text, or tokens without ids.
+        ConfigError: if it does more than add ids before and after, or a token has no id.
     """
     try:
-        return None if processor is None else _read(json.loads(processor.__getstate__()))
+        return None if processor is None else _parse(json.loads(processor.__getstate__()))
     except ConfigError:
         raise
     except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"what stands around a caption cannot be used: {error!r}") from error
+        raise ConfigError(f"the post-processor of the tokenizer cannot be read: {error!r}") from error
 
 
-def _read(state: Mapping[str, Any]) -> Template:
+def _parse(state: Mapping[str, Any]) -> SpecialTokenTemplate:
     match state:
         case {"type": "TemplateProcessing", "single": single, "special_tokens": special}:
-            return _of_single(single, special)
+            return _parse_single(single, special)
         case {"type": "RobertaProcessing" | "BertProcessing", "cls": cls, "sep": sep}:
-            return Template((tuple(cls),), (tuple(sep),))
-        case {"type": "ByteLevel"}:  # moves offsets only
-            return Template()
+            return SpecialTokenTemplate((tuple(cls),), (tuple(sep),))
+        case {"type": "ByteLevel"}:  # changes only offsets
+            return SpecialTokenTemplate()
         case {"type": "Sequence", "processors": steps}:
-            templates = [_read(step) for step in steps]
-            return Template(
+            templates = [_parse(step) for step in steps]
+            return SpecialTokenTemplate(
                 tuple(token for step in reversed(templates) for token in step.before),
                 tuple(token for step in templates for token in step.after),
             )
-    raise ConfigError(f"what a {state.get('type')!r} post-processor puts around a text is unknown")
+    raise ConfigError(f"unknown post-processor {state.get('type')!r}")
 
 
-def _of_single(single: Sequence[Mapping[str, Any]], special: Mapping[str, Any]) -> Template:
+def _parse_single(single: Sequence[Mapping[str, Any]], special: Mapping[str, Any]) -> SpecialTokenTemplate:
     sides: list[list[tuple[str, int]]] = [[]]
     for part in single:
         if "Sequence" in part:
@@ -83,5 +85,5 @@ def _of_single(single: Sequence[Mapping[str, Any]], special: Mapping[str, Any]) 
             token = special[part["SpecialToken"]["id"]]
             sides[-1] += zip(token["tokens"], token["ids"], strict=True)
     if len(sides) != 2:
-        raise ConfigError("a template that does not hold the caption exactly once cannot be used")
-    return Template(tuple(sides[0]), tuple(sides[1]))
+        raise ConfigError("the template of the tokenizer does not contain the text exactly once")
+    return SpecialTokenTemplate(tuple(sides[0]), tuple(sides[1]))

@@ -1,7 +1,7 @@
-"""`tokenizer_config.json` and what lies beside it to the settings of a tokenizer: special tokens, sides, options.
+"""Read the settings of a tokenizer from `tokenizer_config.json` and related files: special tokens, sides, options.
 
-What a repository leaves out is a default of the tokenizer's kind, its `tokenizer_class`. Some repositories say
-neither; their kind shows in the names of their special tokens, where these leave no doubt.
+Missing settings are defaults of the tokenizer's kind, its `tokenizer_class`. If a repository has no class either, the
+kind is derived from the names of its special tokens, if these are unambiguous.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from oneclip.errors import CheckpointError, ConfigError, nearest
+from oneclip.errors import CheckpointError, ConfigError, nearest_names
 from oneclip.hub import read_json
 
-CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-SETTINGS_FILES = (CONFIG, SPECIAL_MAP, ADDED)
-JSON, VOCAB_TXT, VOCAB_JSON, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
-MODELS = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-LARGEST_FILE = 64 * 2**20  # bytes of a vocabulary; published ones have up to 34 MB
+TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+SETTINGS_FILES = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+TOKENIZER_JSON, VOCAB_TXT, VOCAB_JSON, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
+SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+MAX_FILE_BYTES = 64 * 2**20  # bytes of a vocabulary file; published files have up to 34 MB
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""What special tokens are for; the keys in the files are `bos_token` and so on."""
+"""Roles of special tokens; the keys in the files are `bos_token` and so on."""
 
 OPTIONS = (
     *(f"{role}_token" for role in ROLES),
@@ -42,7 +46,7 @@ OPTIONS = (
     "tokenizer_class",
     "extra_ids",
 )
-SWITCHES = (
+BOOLEAN_OPTIONS = (
     "do_lower_case",
     "strip_accents",
     "tokenize_chinese_chars",
@@ -51,15 +55,15 @@ SWITCHES = (
     "add_eos_token",
     "legacy_behaviour",
 )
-NAMES = ("padding_side", "truncation_side", "src_lang", "tokenizer_class")
-WITHOUT_EFFECT = (
+STRING_OPTIONS = ("padding_side", "truncation_side", "src_lang", "tokenizer_class")
+IGNORED_OPTIONS = (
     "use_fast",
     "legacy",
     "trust_remote_code",
     "model_max_length",
     "clean_up_tokenization_spaces",
 )
-"""Options of other libraries' loading, which change nothing about the ids here."""
+"""Options of other libraries that do not change the ids here."""
 
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _FAIRSEQ = {
@@ -79,7 +83,7 @@ BERT_KINDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "Mobil
 BYTE_LEVEL_KINDS = ("RobertaTokenizer", "BartTokenizer", "GPT2Tokenizer", "LongformerTokenizer")
 GEMMA_KINDS = ("GemmaTokenizer", "Siglip2Tokenizer")
 LANGUAGE_KINDS = {"NllbTokenizer": "eng_Latn", "MBartTokenizer": "en_XX", "MBart50Tokenizer": "en_XX"}
-"""Kinds whose captions carry the code of their language, and the code when none is named."""
+"""Kinds that add a language code to each text, and their default code."""
 
 _KIND_BY_FILE = {
     VOCAB_TXT: "BertTokenizer",
@@ -87,7 +91,7 @@ _KIND_BY_FILE = {
     "spiece.model": "T5Tokenizer",
     "sentencepiece.bpe.model": "XLMRobertaTokenizer",
 }
-"""What an older file was written for, where nothing else says so."""
+"""Kind of tokenizer for older files without a `tokenizer_class`."""
 
 _DEFAULTS: dict[str, dict[str, str]] = {
     **dict.fromkeys(BERT_KINDS, _BERT),
@@ -100,21 +104,21 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     **dict.fromkeys(GEMMA_KINDS, _GEMMA),
     "CLIPTokenizer": _CLIP,
 }
-_UNMISTAKABLE = (_BERT, {k: v for k, v in _FAIRSEQ.items() if k != "mask"}, _CLIP)
-"""Special tokens that tell what each is for when nothing says so. T5's do not: SigLIP pads with another of them."""
+_UNAMBIGUOUS = (_BERT, {k: v for k, v in _FAIRSEQ.items() if k != "mask"}, _CLIP)
+"""Sets of special tokens from which the roles can be derived. T5's are ambiguous: SigLIP pads with another one."""
 
 
 @dataclass
-class Settings:
-    """What the files beside a vocabulary say.
+class TokenizerSettings:
+    """Settings of a tokenizer.
 
     Attributes:
-        kind: the class of transformers that the tokenizer was written for, without "Fast"; "" if none is named.
-        tokens: role to special token, as stated.
-        added: id to token: those that were added to the vocabulary.
-        extra: further special tokens.
-        options: everything else.
-        source: what to call all this in messages.
+        kind: the class of transformers, without "Fast"; "" if unknown.
+        tokens: role to special token, as in the files.
+        added: id to token, for tokens that were added to the vocabulary.
+        extra: more special tokens.
+        options: all other settings.
+        source: name of the tokenizer in error messages.
     """
 
     kind: str = ""
@@ -125,16 +129,16 @@ class Settings:
     source: str = "the tokenizer"
 
     def roles(self, vocabulary: Container[str], padding: str | None = None) -> dict[str, str]:
-        """Role to special token: what is stated, else the kind's default, else what the vocabulary shows.
+        """Map roles to special tokens: from the files, else the defaults of the kind, else derived from the vocabulary.
 
         Args:
-            vocabulary: all tokens; a default that is not among them is no token.
-            padding: what `tokenizer.json` pads with, if it says so.
+            vocabulary: all tokens; defaults that it does not contain are ignored.
+            padding: the padding token in `tokenizer.json`, if any.
         """
         defaults = dict(_DEFAULTS.get(self.kind, {}))
         if not defaults:
-            shown = (d for d in _UNMISTAKABLE if all(token in vocabulary for token in d.values()))
-            defaults = dict(next(shown, {}))
+            matching = (d for d in _UNAMBIGUOUS if all(token in vocabulary for token in d.values()))
+            defaults = dict(next(matching, {}))
             defaults |= {"pad": padding} if padding else {}
         found = {role: token for role, token in defaults.items() if token in vocabulary}
         for role, stated in self.tokens.items():
@@ -145,64 +149,71 @@ class Settings:
         return found
 
     def side(self, what: str, default: str = "right") -> Any:
-        """ "left" or "right": of "padding" or "truncation"."""
+        """Return "left" or "right" for "padding" or "truncation"."""
         if what == "padding" and self.kind in GEMMA_KINDS:
             default = "left"
         side = self.options.get(f"{what}_side") or default
         if side not in ("left", "right"):
-            raise ConfigError(f"{what}_side of {self.source} is {side!r} and must be 'left' or 'right'")
+            raise ConfigError(f"{what}_side of {self.source} is {side!r}; expected 'left' or 'right'")
         return side
 
     def complete(self, roles: Mapping[str, str], padding_side: str) -> dict[str, Any]:
-        """What a `tokenizer_config.json` says that leaves nothing to defaults."""
-        stated = {f"{role}_token": _plain(self.tokens.get(role)) or token for role, token in roles.items()}
+        """Make the content of a `tokenizer_config.json` that does not rely on defaults."""
+        stated = {
+            f"{role}_token": _token_dict(self.tokens.get(role)) or token for role, token in roles.items()
+        }
         kind = self.kind or "PreTrainedTokenizerFast"
         return self.options | stated | {"tokenizer_class": kind, "padding_side": padding_side}
 
 
-def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], source: str) -> Settings:
-    """Read the files; of two that speak of one thing, the newer kind of file is believed.
+def read_settings(files: Mapping[str, Path], overrides: Mapping[str, Any], source: str) -> TokenizerSettings:
+    """Read the settings files. If two files contain one setting, the newer kind of file is used.
 
     Args:
-        files: name to path; those of `SETTINGS_FILES` are read.
-        overrides: options that come before what the files say.
-        source: what to call the tokenizer in messages.
+        files: name to path; those in `SETTINGS_FILES` are read.
+        overrides: options that replace those of the files.
+        source: name of the tokenizer in error messages.
 
     Raises:
-        ConfigError: for an override that is no option, and a value that its option cannot have.
-        CheckpointError: for a file that cannot be read.
+        ConfigError: if an option is unknown or its value is invalid.
+        CheckpointError: if a file cannot be read.
     """
     for name in overrides:
-        if name not in OPTIONS and name not in WITHOUT_EFFECT:
-            near = nearest(name, OPTIONS)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(OPTIONS)}"
+        if name not in OPTIONS and name not in IGNORED_OPTIONS:
+            near = nearest_names(name, OPTIONS)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"available: {', '.join(OPTIONS)}"
             raise ConfigError(f"{name!r} is not an option of a tokenizer; {hint}")
-    config = read_json(files[CONFIG]) if CONFIG in files else {}
-    if "added_tokens_decoder" not in config and SPECIAL_MAP in files:
-        config |= read_json(files[SPECIAL_MAP])
+    config = read_json(files[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in files else {}
+    if "added_tokens_decoder" not in config and SPECIAL_TOKENS_MAP in files:
+        config |= read_json(files[SPECIAL_TOKENS_MAP])
     config |= {name: value for name, value in overrides.items() if name in OPTIONS}
-    for names, kind, expected in ((SWITCHES, bool, "true or false"), (NAMES, str, "a word")):
+    for names, kind, expected in (
+        (BOOLEAN_OPTIONS, bool, "true or false"),
+        (STRING_OPTIONS, str, "a string"),
+    ):
         for name in names:
             if config.get(name) is not None and not isinstance(config[name], kind):
-                raise ConfigError(f"{name} of {source} is {config[name]!r}; {expected} was expected")
-    if JSON not in files and not config.get("tokenizer_class"):
+                raise ConfigError(f"{name} of {source} is {config[name]!r}; expected {expected}")
+    if TOKENIZER_JSON not in files and not config.get("tokenizer_class"):
         config["tokenizer_class"] = next((kind for name, kind in _KIND_BY_FILE.items() if name in files), "")
     try:
-        return _settings(config, read_json(files[ADDED]) if ADDED in files else {}, source)
+        return _settings(config, read_json(files[ADDED_TOKENS]) if ADDED_TOKENS in files else {}, source)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{CONFIG} of {source} describes no tokenizer: {error!r}") from error
+        raise CheckpointError(
+            f"{TOKENIZER_CONFIG} of {source} does not describe a tokenizer: {error!r}"
+        ) from error
 
 
 def check_file_size(path: Path) -> None:
-    """Raise CheckpointError for a file of a vocabulary, or of all of a tokenizer, that no tokenizer needs."""
+    """Raise CheckpointError if a file is larger than that of any tokenizer."""
     size = path.stat().st_size
-    if size > LARGEST_FILE:
+    if size > MAX_FILE_BYTES:
         raise CheckpointError(
-            f"{path} has {size:,} bytes, too many for a tokenizer; {LARGEST_FILE:,} are read"
+            f"{path} has {size:,} bytes; expected at most {MAX_FILE_BYTES:,} for a tokenizer"
         )
 
 
-def _settings(config: dict[str, Any], added: Mapping[str, int], source: str) -> Settings:
+def _settings(config: dict[str, Any], added: Mapping[str, int], source: str) -> TokenizerSettings:
     tokens = {
         role: _token(config.pop(f"{role}_token"), special=True) for role in ROLES if f"{role}_token" in config
     }
@@ -215,7 +226,7 @@ def _settings(config: dict[str, Any], added: Mapping[str, int], source: str) -> 
     for content, i in added.items():
         is_special = content in special
         decoder.setdefault(i, AddedToken(content, normalized=not is_special, special=is_special))
-    return Settings(
+    return TokenizerSettings(
         kind=str(config.pop("tokenizer_class", None) or "")
         .removesuffix("Fast")
         .replace("PreTrainedTokenizer", ""),
@@ -228,7 +239,7 @@ def _settings(config: dict[str, Any], added: Mapping[str, int], source: str) -> 
 
 
 def _token(value: Any, special: bool = False) -> AddedToken | None:
-    """A token as the files have it: its text, or a dict of its text and how it is found in a caption."""
+    """Convert a token of a settings file: its text, or a dict of its text and how it is matched."""
     if value is None or isinstance(value, AddedToken):
         return value
     if isinstance(value, str):
@@ -237,8 +248,8 @@ def _token(value: Any, special: bool = False) -> AddedToken | None:
     return AddedToken(value["content"], special=special or bool(value.get("special")), **options)
 
 
-def _plain(token: AddedToken | None) -> dict[str, Any] | None:
-    """A token as the files have it, where there is more to say than its text."""
+def _token_dict(token: AddedToken | None) -> dict[str, Any] | None:
+    """Return the dict for a settings file, if the token has more options than its text."""
     if token is None or not (token.lstrip or token.rstrip or token.single_word or token.normalized):
         return None
     names = ("content", "single_word", "lstrip", "rstrip", "normalized")

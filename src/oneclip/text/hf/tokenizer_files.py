@@ -1,28 +1,31 @@
-"""A folder or a repository to the files of its tokenizer, those that are there."""
+"""Find the tokenizer files in a folder, in the cache of the hub, or in a repository."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from oneclip import hub
+from oneclip import hub, zoo
 from oneclip.errors import ConfigError, DownloadError, OfflineError, TokenizerNotFoundError
-from oneclip.hub.cache import PULL_HINT, SWITCHED_OFF
+from oneclip.hub.cache import OFFLINE_REASON, PULL_HINT
 from oneclip.text.hf.tokenizer_config import (
-    CONFIG,
-    JSON,
     MERGES,
-    MODELS,
+    SENTENCEPIECE_FILES,
     SETTINGS_FILES,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
     VOCAB_JSON,
     VOCAB_TXT,
 )
 
-PREFIX = "hf-hub:"
-VOCABULARIES = ((JSON,), (VOCAB_TXT,), (VOCAB_JSON, MERGES), *((name,) for name in MODELS))
-"""Files that hold a vocabulary, the one that says most first; what stands together belongs together."""
+VOCABULARIES = (
+    (TOKENIZER_JSON,),
+    (VOCAB_TXT,),
+    (VOCAB_JSON, MERGES),
+    *((name,) for name in SENTENCEPIECE_FILES),
+)
+"""Vocabulary files, the most complete first. Files in one tuple are used together."""
 
 ALIASES = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
@@ -30,99 +33,110 @@ ALIASES = {
     "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
     "xlm-roberta-large": "FacebookAI/xlm-roberta-large",
 }
-"""Names that configurations use, to those that the repositories have now."""
-
-_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+?)?)(?:/(?P<subfolder>[^@]+?))?/?(?:@(?P<revision>.+))?")
+"""Repository names in configurations to their current names."""
 
 Files = dict[str, Path]
 
 
-def find_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Files:
-    """The files of a tokenizer: name to path.
+def require_tokenizer_files(
+    source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None
+) -> Files:
+    """Find the files of a tokenizer, and download them if necessary.
 
     Args:
-        source: a folder, or a repository as `owner/name` or `hf-hub:owner/name[/subfolder][@revision]`. A folder comes
-            before a repository of that name.
-        cache_dir: the hub's cache, if not the usual one.
+        source: a folder, or a repository as `owner/name` or `hf-hub:owner/name[/subfolder][@revision]`. A folder is
+            preferred to a repository with the same name.
+        cache_dir: cache folder of the hub; None for the default.
+
+    Returns:
+        File name to path.
 
     Raises:
-        ConfigError: if there is no tokenizer, or the name is none.
-        DownloadError: if it cannot be fetched; an `OfflineError` if the network is switched off.
+        ConfigError: if the folder has no tokenizer, or the name is invalid.
+        DownloadError: if it cannot be downloaded; `OfflineError` if the network is switched off.
     """
-    if found := look_for_files(source, cache_dir):
+    if found := find_tokenizer_files(source, cache_dir):
         return found
     wanted = ", ".join(map(" with ".join, VOCABULARIES))
     if is_folder(source):
-        raise TokenizerNotFoundError(holds_none(source))
+        raise TokenizerNotFoundError(no_tokenizer_message(source))
     if hub.offline():
-        raise OfflineError(f"the tokenizer {source} is not on this machine and {SWITCHED_OFF}. {PULL_HINT}")
-    raise DownloadError(f"{source} has no tokenizer that can be read: none of {wanted}")
+        raise OfflineError(f"the tokenizer {source} is not on this machine and {OFFLINE_REASON}. {PULL_HINT}")
+    raise DownloadError(f"{source} has no tokenizer that can be read; expected one of {wanted}")
 
 
-def holds_none(folder: str | os.PathLike[str]) -> str:
-    """What to say of a folder without a tokenizer: which files to bring."""
+def no_tokenizer_message(folder: str | os.PathLike[str]) -> str:
+    """Describe which files are missing in a folder without a tokenizer."""
     older = ", ".join(map(" with ".join, VOCABULARIES[1:]))
-    return f"{os.fspath(folder)} holds no tokenizer: bring its {JSON} and {CONFIG} there, or, of older ones, {older}"
+    return (
+        f"{os.fspath(folder)} has no tokenizer: copy {TOKENIZER_JSON} and {TOKENIZER_CONFIG} into it, or files of an "
+        f"older tokenizer: {older}"
+    )
 
 
-def look_for_files(source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> Files:
-    """`find_files`, but an empty dict where there is no tokenizer, or none here while the network is switched off."""
+def find_tokenizer_files(
+    source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None
+) -> Files:
+    """Find tokenizer files as `require_tokenizer_files` does, but return an empty dict if there are none."""
     if is_folder(source):
-        return _in_folder(Path(source).expanduser())
-    match = _NAME.fullmatch(os.fspath(source).removeprefix(PREFIX))
-    if not match:
-        raise ConfigError(f"{source!r} is neither a folder nor the name of a repository, owner/name")
-    repo, subfolder, revision = match["repo"], match["subfolder"], match["revision"]
+        folder, kind = zoo.local_path(os.fspath(source))
+        return _in_folder(folder) if kind == "folder" else {}
+    address = zoo.parse_hub_address(os.fspath(source))
+    if address is None:
+        raise ConfigError(f"{source!r} is neither a folder nor a repository name (owner/name)")
+    repo, subfolder, revision = address
     for name in (repo, *([ALIASES[repo]] if repo in ALIASES else [])):
         if found := _in_cache(name, subfolder, revision, cache_dir):
             return found
 
-    def of(names: Sequence[str]) -> Files:
+    def find(names: Sequence[str]) -> Files:
         return hub.hub_files(repo, names, subfolder=subfolder, revision=revision, cache_dir=cache_dir)
 
-    settings = of(SETTINGS_FILES)
-    vocabulary = _chosen(of)
+    settings = find(SETTINGS_FILES)
+    vocabulary = _choose_vocabulary(find)
     return settings | vocabulary if vocabulary else {}
 
 
 def is_folder(source: str | os.PathLike[str]) -> bool:
-    """Whether this means a folder rather than a repository."""
+    """Report whether this means a folder instead of a repository."""
     if not isinstance(source, str):
         return True
-    return not source.startswith(PREFIX) and (os.path.isdir(source) or source.startswith((".", "/", "~")))
+    return not source.startswith(zoo.HUB_PREFIX) and (
+        os.path.isdir(source) or source.startswith((".", "/", "~"))
+    )
 
 
 def _in_folder(folder: Path) -> Files:
-    def of(names: Sequence[str]) -> Files:
+    def find(names: Sequence[str]) -> Files:
         return {name: folder / name for name in names if (folder / name).is_file()}
 
-    vocabulary = _chosen(of)
+    vocabulary = _choose_vocabulary(find)
     if not vocabulary and len(models := list(folder.glob("*.model"))) == 1:
         vocabulary = {models[0].name: models[0]}
-    return of(SETTINGS_FILES) | vocabulary if vocabulary else {}
+    return find(SETTINGS_FILES) | vocabulary if vocabulary else {}
 
 
 def _in_cache(
     repo: str, subfolder: str | None, revision: str | None, cache_dir: str | os.PathLike[str] | None
 ) -> Files:
-    """What the hub's cache has of a tokenizer, taken as it is, without a request: weights do not change either.
+    """Find tokenizer files in the cache of the hub, without asking the server for newer ones, as for weights.
 
-    A vocabulary without settings is not taken: another program may have fetched it alone.
+    A vocabulary without settings is ignored: another program may have downloaded only that file.
     """
 
-    def of(names: Sequence[str]) -> Files:
+    def find(names: Sequence[str]) -> Files:
         place = {"subfolder": subfolder, "revision": revision, "cache_dir": cache_dir}
-        found = ((name, hub.hub_file_here(repo, name, **place)) for name in names)  # type: ignore[arg-type]
+        found = ((name, hub.cached_hub_file(repo, name, **place)) for name in names)  # type: ignore[arg-type]
         return {name: path for name, path in found if path}
 
-    settings = of(SETTINGS_FILES)
-    return settings | vocabulary if settings and (vocabulary := _chosen(of)) else {}
+    settings = find(SETTINGS_FILES)
+    return settings | vocabulary if settings and (vocabulary := _choose_vocabulary(find)) else {}
 
 
-def _chosen(of: Callable[[Sequence[str]], Files]) -> Files:
-    """The vocabulary that says most, of those that `of` finds."""
+def _choose_vocabulary(find: Callable[[Sequence[str]], Files]) -> Files:
+    """Return the most complete vocabulary that `find` finds."""
     for names in VOCABULARIES:
-        found = of(names)
+        found = find(names)
         if len(found) == len(names):
             return found
     return {}

@@ -1,1 +1,1 @@
-"""Checkpoints of a training: written whole or not at all, resumed on any number of processes."""
+"""Training checkpoints: written atomically, resumed on any number of processes."""

@@ -1,4 +1,4 @@
-"""The state of a training to files and back: written whole or not at all, read as data."""
+"""Training checkpoints on disk: write them atomically, read them as data, list and delete them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from oneclip.checkpoint import replacing
-from oneclip.checkpoint.readers.torch_zip import Archive
-from oneclip.checkpoint.resolve.locations import TRAINING
-from oneclip.checkpoint.write import sync_folder
+from oneclip.checkpoint.readers.torch_zip import TorchArchive
+from oneclip.checkpoint.resolve.locations import TRAINING_FILE
 from oneclip.errors import CheckpointError, CheckpointMismatchError, OutputError
 from oneclip.hub import read_json
+from oneclip.hub.atomic import publish_folder, replace_file
 
-NAME = re.compile(r"(epoch|step)_\d+(\.pt)?")  # a file of one process, a folder of several
-BEST = "best"  # the checkpoint of the best evaluation, which none takes the place of but a better one
-FACTS = TRAINING  # in such a folder: all that is no tensor
-PART = ".part"  # behind the name of a folder that is being written, or deleted
-BEFORE = ".before"  # of one that stands aside while another takes its place
+CHECKPOINT_NAME = re.compile(
+    r"(epoch|step)_\d+(\.pt)?"
+)  # a file if one process trains, a folder if several do
+BEST_NAME = "best"  # checkpoint of the best evaluation; only a better one replaces it
+METADATA_FILE = TRAINING_FILE  # in a checkpoint folder: everything except the tensors
+PARTIAL_SUFFIX = ".part"  # of a folder that is being written or deleted
+BACKUP_SUFFIX = ".before"  # of a folder that is being replaced
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; a file of that name is always a whole one.
+    """Write a checkpoint file atomically.
 
     Raises:
-        OutputError: if it cannot be written, for want of space, say; what stood there before is untouched.
+        OutputError: if it cannot be written, for example on a full disk; an existing file stays unchanged.
     """
     make_folder(path.parent)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replace_file(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:
@@ -44,89 +45,91 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, if they are not there.
+    """Create a folder and its parents, if they do not exist.
 
     Raises:
-        OutputError: if that is not possible.
+        OutputError: if it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"the folder {path} could not be made: {error.strerror}") from error
+        raise OutputError(f"cannot create the folder {path}: {error.strerror}") from error
 
 
 def read_checkpoint(path: str | Path, *, values: bool = True) -> dict[str, Any]:
-    """The state in a checkpoint of this loop, tensors on the CPU. Runs no code of the file.
+    """Read a checkpoint file of a training, with tensors on the CPU. Runs no code from the file.
 
     Args:
-        values: False to read no numbers: the tensors are on the meta device.
+        path: of the file.
+        values: False to skip the values of the tensors, which are then on the meta device.
 
     Raises:
-        CheckpointError: if it is missing, damaged, or not a checkpoint of a training.
+        CheckpointError: if it is missing, damaged, or not a training checkpoint.
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint to resume from")
+        raise CheckpointError(f"{path} not found; expected a checkpoint to resume from")
     try:
-        with Archive(path) as archive:
-            state = archive.whole(values)
+        with TorchArchive(path) as archive:
+            state = archive.load(values)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
+            f"{path} is damaged or not a training checkpoint ({error}); remove it to resume from an earlier one"
         ) from error
     if not isinstance(state, dict) or not {"state_dict", "optimizer", "step", "random"} <= state.keys():
         raise CheckpointError(
-            f"{path} holds weights but no state of a training (optimizer, step, random states), so it "
-            "cannot be resumed; start a training from these weights instead"
+            f"{path} contains weights but no training state (optimizer, step, random states), so it cannot be resumed; "
+            "start a new training from these weights instead"
         )
-    strange = [name for name, is_sound in _TENSORS.items() if not is_sound(state.get(name, {}))]
-    _require_sound(path, state, strange)
+    malformed = [name for name, is_valid in _TENSORS.items() if not is_valid(state.get(name, {}))]
+    _require_valid(path, state, malformed)
     return state
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint of the most steps in a folder, or None if there is none.
+    """Return the checkpoint with the most steps in a folder; None if the folder has no checkpoint.
 
     Raises:
-        CheckpointError: if one of them is damaged, since that one may be the latest.
+        CheckpointError: if a checkpoint is damaged, since it may be the latest.
     """
-    return max(_candidates(Path(folder)), key=checkpoint_step, default=None)
+    return max(_list_checkpoints(Path(folder)), key=checkpoint_step, default=None)
 
 
 def checkpoint_step(path: str | Path) -> int:
-    """How many steps had been done when a checkpoint was written."""
+    """Return the number of finished steps when a checkpoint was written."""
     path = Path(path)
-    return int((read_facts(path) if path.is_dir() else read_checkpoint(path, values=False))["step"])
+    return int((read_metadata(path) if path.is_dir() else read_checkpoint(path, values=False))["step"])
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What a checkpoint of several processes says beside its tensors.
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Read everything except the tensors from a checkpoint folder.
 
     Raises:
-        CheckpointError: if it is damaged, or no checkpoint of a training.
+        CheckpointError: if it is damaged, or not a training checkpoint.
     """
     try:
-        facts = read_json(folder / FACTS)
+        metadata = read_json(folder / METADATA_FILE)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{folder} is damaged or no checkpoint of a training ({error}); remove it to use an earlier one"
+            f"{folder} is damaged or not a training checkpoint ({error}); remove it to resume from an earlier one"
         ) from error
-    _require_sound(folder / FACTS, facts)
-    return facts
+    _require_valid(folder / METADATA_FILE, metadata)
+    return metadata
 
 
-def _require_sound(path: Path, facts: Mapping[str, Any], strange: Iterable[str] = ()) -> None:
-    """Raise CheckpointError unless what a checkpoint says is of the types that are written."""
-    step = facts.get("step")
+def _require_valid(path: Path, metadata: Mapping[str, Any], malformed: Iterable[str] = ()) -> None:
+    """Raise CheckpointError if an entry of a checkpoint has the wrong type, or is one of `malformed`."""
+    step = metadata.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53:
         raise CheckpointError(
-            f"{path} says that it is of step {str(step)[:40]!r}, and a whole number was expected; remove it to use an "
+            f"{path} is damaged: its step is {str(step)[:40]!r}; expected a whole number. Remove it to resume from an "
             "earlier checkpoint"
         )
-    strange = [*strange, *(name for name in _DICTS if not isinstance(facts.get(name, {}), dict))]
-    if strange:
+    malformed = [*malformed, *(name for name in _DICTS if not isinstance(metadata.get(name, {}), dict))]
+    if malformed:
         raise CheckpointError(
-            f"{path} is damaged: its {strange[0]} is not what a training writes; remove it to use an earlier checkpoint"
+            f"{path} is damaged: its {malformed[0]!r} has the wrong type. Remove it to resume from an earlier "
+            "checkpoint"
         )
 
 
@@ -149,78 +152,71 @@ _TENSORS = {
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` checkpoints of the most steps; 0 keeps all. Unreadable ones stay."""
+    """Delete all but the `keep` checkpoints with the most steps; 0 keeps all. Unreadable checkpoints stay."""
     steps: dict[Path, int] = {}
-    for path in _candidates(folder) if keep else []:
+    for path in _list_checkpoints(folder) if keep else []:
         with contextlib.suppress(CheckpointError):
             steps[path] = checkpoint_step(path)
     for path in sorted(steps, key=steps.__getitem__)[:-keep]:
         _delete(path)
 
 
-def checkpoints_bytes(folder: Path) -> int:
-    """How much room the checkpoints in a folder take, whether each is a file or a folder of shares."""
+def total_checkpoint_bytes(folder: Path) -> int:
+    """Return the size of all checkpoints in a folder, in bytes."""
     return sum(
         file.stat().st_size
-        for path in _candidates(folder)
+        for path in _list_checkpoints(folder)
         for file in (path, *path.rglob("*"))
         if file.is_file()
     )
 
 
-def put_in_place(part: Path, path: Path) -> None:
-    """Give a folder that is written its name. One that has it stands aside until then, whole.
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a finished folder to its final name, and replace the folder that has this name.
 
     Raises:
-        OSError: if the disk refuses; what stood there before then has its name again.
+        OSError: if a file operation fails; the old folder then has its name again.
     """
-    before = path.with_name(path.name + BEFORE)
-    sync_folder(part)
-    if path.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        path.rename(before)
-    try:
-        part.rename(path)
-    except OSError:
-        if before.exists():
-            before.rename(path)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    publish_folder(part, path, path.with_name(path.name + BACKUP_SUFFIX))
 
 
-def tidy(folder: Path) -> None:
-    """Clear away what a run that was killed left behind while it wrote or deleted; no whole checkpoint is touched.
+def clean_interrupted(folder: Path) -> None:
+    """Remove what a killed run left behind while it wrote or deleted. Complete checkpoints are not touched.
 
     Raises:
-        OSError: if the disk refuses.
+        OSError: if a file operation fails.
     """
-    for part in folder.glob(f"*{PART}"):
+    for part in folder.glob(f"*{PARTIAL_SUFFIX}"):
         shutil.rmtree(part, ignore_errors=True)
-    for before in folder.glob(f"*{BEFORE}"):
-        path = before.with_name(before.name.removesuffix(BEFORE))
+    for before in folder.glob(f"*{BACKUP_SUFFIX}"):
+        path = before.with_name(before.name.removesuffix(BACKUP_SUFFIX))
         if path.exists():
             shutil.rmtree(before, ignore_errors=True)
         else:
             before.rename(path)
     for temporary in folder.glob(".*.tmp"):
-        if NAME.match(temporary.name[1:]):
+        if CHECKPOINT_NAME.match(temporary.name[1:]):
             temporary.unlink()
 
 
 def require_same_shapes(
-    source: str, there: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]
+    source: str, stored: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise CheckpointMismatchError unless a checkpoint has the tensors of a model, in their shapes."""
-    missing, unexpected = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
-    reshaped = [(name, there[name], here[name]) for name in sorted(here.keys() & there.keys())]
-    reshaped = [(name, theirs, ours) for name, theirs, ours in reshaped if theirs != ours]
+    """Raise CheckpointMismatchError unless a checkpoint has exactly the tensors of a model, with the same shapes.
+
+    Args:
+        source: the checkpoint, for the message.
+        stored, own: shape of each tensor, in the checkpoint and in the model.
+    """
+    missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
+    shared = sorted(own.keys() & stored.keys())
+    reshaped = [(name, stored[name], own[name]) for name in shared if stored[name] != own[name]]
     if missing or unexpected or reshaped:
         raise CheckpointMismatchError(source, missing, unexpected, reshaped)
 
 
 def random_states() -> dict[str, Any]:
-    """The states of the global random generators: torch (CPU and CUDA), numpy, and Python's."""
+    """Return the states of the global random generators: torch (CPU and CUDA), numpy and Python."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -231,10 +227,10 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put the global random generators back to where `random_states` found them.
+    """Restore the states that `random_states` returned.
 
     Raises:
-        CheckpointError: if these are no such states.
+        CheckpointError: if they are damaged.
     """
     try:
         _restore(states)
@@ -253,23 +249,23 @@ def _restore(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
 
 
-def _candidates(folder: Path) -> list[Path]:
-    """Whole checkpoints; one that stands aside is among them only while no other has its name."""
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """List complete checkpoints. A backup counts only while no other checkpoint has its name."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
-        name = path.name.removesuffix(BEFORE)
-        if NAME.fullmatch(name) and path.is_dir() == (not name.endswith(".pt")):
+        name = path.name.removesuffix(BACKUP_SUFFIX)
+        if CHECKPOINT_NAME.fullmatch(name) and path.is_dir() == (not name.endswith(".pt")):
             found.setdefault(name, path)
     return list(found.values())
 
 
 def _delete(path: Path) -> None:
-    """A folder loses its name at once: half of it must not be taken for a checkpoint."""
-    with contextlib.suppress(OSError):  # one too many is no reason to end a training
+    """Delete a checkpoint. A folder is renamed first, so that a half-deleted one never counts as a checkpoint."""
+    with contextlib.suppress(OSError):  # a leftover checkpoint must not stop the training
         if not path.is_dir():
             path.unlink()
             return
-        gone = path.with_name(path.name + PART)
-        shutil.rmtree(gone, ignore_errors=True)
-        path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        deleted = path.with_name(path.name + PARTIAL_SUFFIX)
+        shutil.rmtree(deleted, ignore_errors=True)
+        path.rename(deleted)
+        shutil.rmtree(deleted, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The state of a training of several processes to a folder and back, each writing its share while training goes on.
+"""Sharded checkpoints of several processes, written in the background with torch.distributed.checkpoint.
 
-The tensors are in the format of torch.distributed.checkpoint, and can be read by any number of processes.
+Each process writes its own shards. Any number of processes can read them.
 """
 
 from __future__ import annotations
@@ -17,171 +17,170 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import FileSystemWriter, async_save, load
 from torch.distributed.checkpoint.api import CheckpointException
 
-from oneclip.checkpoint import save
-from oneclip.checkpoint.readers import read
-from oneclip.checkpoint.readers.dcp import Reader, Table
+from oneclip.checkpoint import read, save
+from oneclip.checkpoint.readers.dcp import DataOnlyReader, DistributedCheckpoint
 from oneclip.errors import CheckpointError, OneCLIPError, OutputError
 from oneclip.train.checkpointing.checkpoint import (
-    FACTS,
-    PART,
+    METADATA_FILE,
+    PARTIAL_SUFFIX,
+    clean_interrupted,
     make_folder,
+    move_into_place,
     prune,
-    put_in_place,
-    read_facts,
+    read_metadata,
     require_same_shapes,
-    tidy,
 )
 from oneclip.train.distributed.world import World
 
-PARTS = {"model": "state_dict", "ema": "ema"}
+_WEIGHT_KEYS = {"model": "state_dict", "ema": "ema"}
 
 
-class ShardWriter:
-    """Writes checkpoints in the background; one that has its name is a whole one, and has it at once.
+class AsyncCheckpointWriter:
+    """Writer of checkpoint folders in the background. A folder gets its final name as soon as it is complete.
 
     Args:
-        world: of the training; every rank has one, and calls its methods at the same steps.
-        keep: checkpoints that stay; 0 for all.
+        world: of the training. Every rank has a writer, and calls its methods at the same steps.
+        keep: number of checkpoints to keep; 0 keeps all.
     """
 
     def __init__(self, world: World, keep: int) -> None:
         self.world, self.keep = world, keep
-        # the background talks beside the training, and the ranks about it beside the background
-        self._behind, self._before = (dist.new_group(backend="gloo") for _ in range(2))
-        self._under_way: tuple[Future[None], Path] | None = None
+        # groups of their own, so that neither the background writes nor the agreement on them mix with the training
+        self._write_group, self._agree_group = (dist.new_group(backend="gloo") for _ in range(2))
+        self._pending: tuple[Future[None], Path] | None = None
 
     @property
     def has_failed(self) -> bool:
-        """Whether what is being written cannot be, as far as this rank knows; `finish` then says why, on all ranks."""
-        if self._under_way is None:
+        """Whether the background write has failed on this rank. `finish` then raises on all ranks."""
+        if self._pending is None:
             return False
-        future, _ = self._under_way
+        future, _ = self._pending
         return future.done() and future.exception() is not None
 
-    def write(self, path: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Begin to write a checkpoint, after the one before it is whole. Its tensors may change once this returns.
+    def write(self, path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Start writing a checkpoint once the previous one is complete. The tensors may change after this returns.
 
         Raises:
-            OutputError: on all ranks, if one of them cannot write, or the checkpoint before could not be written.
+            OutputError: on all ranks, if one of them cannot write, or the previous checkpoint could not be written.
         """
         self.finish()
-        part = path.with_name(path.name + PART)
-        with self._agreeing(path):
-            if self.world.is_first:
+        part = path.with_name(path.name + PARTIAL_SUFFIX)
+        with self._all_or_none(path):
+            if self.world.is_rank_zero:
                 make_folder(path.parent)
-                tidy(path.parent)
+                clean_interrupted(path.parent)
                 make_folder(part)
-                (part / FACTS).write_text(json.dumps(dict(facts)), encoding="utf-8")
-        with self._agreeing(path):
-            written = async_save(dict(tensors), storage_writer=_Writer(part), process_group=self._behind)
-            self._under_way = _then(written, lambda future: self._name(future, part, path)), path
+                (part / METADATA_FILE).write_text(json.dumps(dict(metadata)), encoding="utf-8")
+        with self._all_or_none(path):
+            written = async_save(dict(tensors), storage_writer=_Writer(part), process_group=self._write_group)
+            self._pending = _chain(written, lambda future: self._publish(future, part, path)), path
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is whole, and has its name.
+        """Wait until the checkpoint that is being written is complete.
 
         Raises:
             OutputError: on all ranks, if it could not be written.
         """
-        if self._under_way is None:
+        if self._pending is None:
             return
-        (future, path), self._under_way = self._under_way, None
-        with self._agreeing(path):
+        (future, path), self._pending = self._pending, None
+        with self._all_or_none(path):
             future.result()
 
-    def _name(self, written: Any, part: Path, path: Path) -> None:
-        """What follows on the last byte of all ranks, in the thread that waited for it."""
+    def _publish(self, written: Any, part: Path, path: Path) -> None:
+        """Rename the folder after all ranks have written their last byte. Runs in the background thread."""
         try:
             written.result()
-            if self.world.is_first:
-                put_in_place(part, path)
+            if self.world.is_rank_zero:
+                move_into_place(part, path)
         except BaseException:
-            if self.world.is_first:
+            if self.world.is_rank_zero:
                 shutil.rmtree(part, ignore_errors=True)
             raise
-        if self.world.is_first:
+        if self.world.is_rank_zero:
             prune(path.parent, self.keep)
 
     @contextmanager
-    def _agreeing(self, path: Path) -> Iterator[None]:
-        """Have all ranks go on, or none: what one of them runs into is an OutputError on each."""
+    def _all_or_none(self, path: Path) -> Iterator[None]:
+        """Raise OutputError on every rank if one of them fails."""
         failure: BaseException | None = None
         try:
             yield
-        except (
-            Exception,
-            CheckpointException,
-        ) as error:  # which is what torch wraps others in, and no Exception
+        except (Exception, CheckpointException) as error:  # torch wraps errors in the latter, a BaseException
             failure = error
-        told: list[str | None] = [None] * self.world.size
-        dist.all_gather_object(told, _reason(failure) if failure else None, group=self._before)
-        reason = next(filter(None, told), None)
+        reasons: list[str | None] = [None] * self.world.size
+        dist.all_gather_object(reasons, _reason(failure) if failure else None, group=self._agree_group)
+        reason = next(filter(None, reasons), None)
         if reason is not None:
-            self._under_way = None
+            self._pending = None
             raise OutputError(
-                f"{path} could not be written: {reason}; earlier checkpoints are untouched"
+                f"cannot write {path}: {reason}; earlier checkpoints are unchanged"
             ) from failure
 
 
 class _Writer(FileSystemWriter):
-    """Says what is wrong with the disk."""
+    """File writer that raises the error of the disk instead of PyTorch's "unexpected pos"."""
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         try:
             return super().write_data(plan, planner)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # PyTorch hides it behind "unexpected pos"
+            if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
-def read_shards(table: Table, into: dict[str, Any]) -> None:
-    """Fill a state, shards or whole tensors, with what a checkpoint holds by the same names; each rank reads its share.
+def load_sharded(table: DistributedCheckpoint, into: dict[str, Any]) -> None:
+    """Load the tensors of a checkpoint into a state dict by name, in place. Each rank reads its own shards.
 
     Raises:
         CheckpointError: if it is damaged.
     """
     try:
-        load(into, storage_reader=Reader(table), no_dist=not _is_joined())
+        load(into, storage_reader=DataOnlyReader(table), no_dist=not _is_joined())
     except OneCLIPError:
         raise
     except (Exception, CheckpointException) as error:  # as above
         raise CheckpointError(
-            f"{table.folder} is damaged: {_reason(error)}; remove it to use an earlier one"
+            f"{table.folder} is damaged: {_reason(error)}; remove it to resume from an earlier one"
         ) from error
 
 
-def require_same_names(table: Table, part: str, tensors: Mapping[str, Any]) -> None:
-    """Raise CheckpointMismatchError unless a part of a checkpoint has these tensors, in their shapes."""
+def require_same_names(table: DistributedCheckpoint, part: str, tensors: Mapping[str, Any]) -> None:
+    """Raise CheckpointMismatchError unless a part of a checkpoint has exactly these tensors, with the same shapes."""
     require_same_shapes(
         str(table.folder),
-        {name: stored.shape for name, stored in table.under(part).items()},
+        {name: stored.shape for name, stored in table.tensors_in(part).items()},
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
     )
 
 
 def consolidate(folder: str | Path, out: str | Path, *, weights: str = "model") -> Path:
-    """One safetensors file of the weights in a checkpoint of several processes. Needs no other process.
+    """Write the weights of a sharded checkpoint into one safetensors file. One process is enough.
 
     Args:
-        folder: as a training left it, `step_N` or `epoch_N`.
-        out: the file.
-        weights: "model", or "ema" for the averaged ones.
+        folder: a checkpoint folder of a training, `step_N` or `epoch_N`.
+        out: the file to write.
+        weights: "model", or "ema" for the averaged weights.
+
+    Returns:
+        `out`.
 
     Raises:
-        CheckpointError: if the folder is damaged or has no such weights.
+        CheckpointError: if the folder is damaged or does not contain these weights.
         OutputError: if the file cannot be written.
     """
     folder, out = Path(folder), Path(out)
-    description = read_facts(folder).get("description", {})
-    save(out, read(folder, part=PARTS[weights]).state_dict, description)
+    description = read_metadata(folder).get("description", {})
+    save(out, read(folder, part=_WEIGHT_KEYS[weights]).state_dict, description)
     return out
 
 
-def _then(before: Any, act: Callable[[Any], None]) -> Future[None]:
-    """What is done when a future is done, in its thread; a future again, since callbacks keep their errors."""
+def _chain(before: Any, act: Callable[[Any], None]) -> Future[None]:
+    """Return a future of `act(before)`, called in the thread of `before` (callbacks would swallow errors)."""
     after: Future[None] = Future()
 
-    def go(_: Any) -> None:
+    def run(_: Any) -> None:
         try:
             act(before)
         except BaseException as error:
@@ -189,12 +188,12 @@ def _then(before: Any, act: Callable[[Any], None]) -> Future[None]:
         else:
             after.set_result(None)
 
-    before.add_done_callback(go)
+    before.add_done_callback(run)
     return after
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at first, in a line."""
+    """Return the first cause of an error, on one line."""
     if isinstance(error, CheckpointException):
         rank, (error, _) = next(iter(error.failures.items()))
         return f"{_reason(error)} (rank {rank})"

@@ -1,29 +1,29 @@
-"""Where pairs for training come from: samples by number, their order, and batches of them."""
+"""Training data: datasets of image-caption pairs, their order, and batches of them."""
 
 from oneclip.train.data.batch_reader import Transform
-from oneclip.train.data.class_folder import ClassSamples
-from oneclip.train.data.hf_dataset import DatasetSamples
-from oneclip.train.data.loader import Loader
-from oneclip.train.data.mixture import Mixture
-from oneclip.train.data.open_dataset import open_samples
-from oneclip.train.data.pairs_table import TableSamples
-from oneclip.train.data.sampler import Order, Part
-from oneclip.train.data.samples import Sample, Samples
-from oneclip.train.data.synthetic import SyntheticSamples
-from oneclip.train.data.webdataset import ShardSamples
+from oneclip.train.data.dataset import PairDataset, Sample
+from oneclip.train.data.hf_dataset import HFDataset
+from oneclip.train.data.image_folder import ImageFolderDataset
+from oneclip.train.data.loader import BatchLoader
+from oneclip.train.data.mixture import MixtureDataset
+from oneclip.train.data.open_dataset import open_dataset
+from oneclip.train.data.pairs_table import TableDataset
+from oneclip.train.data.sampler import SourceRange, StreamSampler
+from oneclip.train.data.synthetic import SyntheticDataset
+from oneclip.train.data.webdataset import WebDataset
 
 __all__ = [
-    "ClassSamples",
-    "DatasetSamples",
-    "Loader",
-    "Mixture",
-    "Order",
-    "Part",
+    "BatchLoader",
+    "HFDataset",
+    "ImageFolderDataset",
+    "MixtureDataset",
+    "PairDataset",
     "Sample",
-    "Samples",
-    "ShardSamples",
-    "SyntheticSamples",
-    "TableSamples",
+    "SourceRange",
+    "StreamSampler",
+    "SyntheticDataset",
+    "TableDataset",
     "Transform",
-    "open_samples",
+    "WebDataset",
+    "open_dataset",
 ]

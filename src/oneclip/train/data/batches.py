@@ -1,4 +1,4 @@
-"""A step number to a batch on the device: a source, threads that ask it ahead, and the way to a device."""
+"""Batches of a training: their source, preparation for the model, and prefetching in threads."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from oneclip.config import CLIPTextCfg, PreprocessCfg
+from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image import Preprocess
+from oneclip.model.text_pooling import TextPooling, crop_padding
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
 
 class Batch(NamedTuple):
-    """Pairs of pictures and captions.
+    """Pairs of images and captions.
 
-    `images` (B, 3, H, W): float, preprocessed; or uint8, which `Prepare` normalises.
+    `images`: (B, 3, H, W) float, preprocessed; or uint8, which `Prepare` normalizes.
     `texts`: (B, L) int64 token ids, or B captions, which `Prepare` tokenizes.
-    `extra`: further tensors that a loss wants, first axis B, such as the embeddings of a teacher. Some names mean
-        something: `same` (B,) int64, pairs of one number are no negatives of each other; `label` (B,) int64, classes;
-        `negatives` (B, K, L) int64, ids of K captions that do not fit each image, which are encoded as
+    `extra`: more tensors for a loss, first axis B, such as the embeddings of a teacher. These names have a meaning:
+        `same` (B,) int64: pairs with the same number are not negatives of each other; `label` (B,) int64: classes;
+        `negatives` (B, K, L) int64: token ids of K captions that do not match the image, encoded as
         `Features.negatives`.
     """
 
     images: Tensor
     texts: Tensor | Sequence[str]
-    extra: Mapping[str, Tensor] = {}  # a default that nothing writes to
+    extra: Mapping[str, Tensor] = {}  # the default is never written to
 
     def pinned(self) -> Batch:
-        """Tensors in page-locked memory, from which copies to a CUDA device run beside its work."""
+        """Copy the tensors to page-locked memory, so that copies to a CUDA device overlap with its work."""
         texts = self.texts.pin_memory() if isinstance(self.texts, Tensor) else self.texts
         return Batch(
             self.images.pin_memory(), texts, {key: value.pin_memory() for key, value in self.extra.items()}
@@ -41,23 +42,26 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """Anything that makes batch number `step`, the same one each time. A plain tuple will do as a Batch."""
+    """Source of batches: `batch(step)` returns the same batch each time. A plain tuple may replace a `Batch`."""
 
     def batch(self, step: int, /) -> Batch | tuple[Tensor, Tensor | Sequence[str]]:
-        """Batch number `step`, from 0. Called in threads, ahead of its use: no global random state."""
+        """Return batch number `step`, counted from 0.
+
+        Called ahead of use and in threads, so it must not use global random state.
+        """
         ...
 
 
 class Prepare:
-    """What happens to a batch between its source and the model: tokenize, crop, move, normalise.
+    """Preparation of a batch for the model: tokenize, cut padding, move to the device, normalize.
 
     Args:
-        tokenize: captions to (B, L) ids; needed if the source gives captions.
-        preprocess: that of the model, such as `oneclip.load(…).preprocess`: its mean and deviation normalise uint8
-            images. Needed if the source gives any; no other values are guessed.
-        crop_texts: cut ids after the longest caption of the batch. Exact only for causal towers pooled at the
-            end of text (see `is_crop_exact`).
-        pad_id: what fills the ids after a caption.
+        tokenize: turns captions into (B, L) token ids; required if the source returns captions.
+        preprocess: of the model, such as `oneclip.load(…).preprocess`. Its mean and standard deviation normalize uint8
+            images. Required if the source returns uint8 images; there is no default.
+        crop_texts: cut the ids after the longest caption of the batch. Exact only for causal towers that pool the
+            end-of-text token (see `TextPooling.may_crop_padding`).
+        pad_id: id of the padding after a caption.
     """
 
     def __init__(
@@ -72,86 +76,75 @@ class Prepare:
         self.preprocess_cfg = preprocess.cfg if isinstance(preprocess, Preprocess) else preprocess
 
     @classmethod
-    def of(cls, clip: Encoder) -> Prepare:
-        """What a model wants: its tokenizer and preprocessing, captions cut where that is exact.
+    def for_model(cls, model: Encoder) -> Prepare:
+        """Use the tokenizer and the preprocessing of a model, and cut padding where that is exact.
 
         Args:
-            clip: what `oneclip.load` gives.
+            model: as `oneclip.load` returns it.
         """
-        tokenizer = clip.tokenizer
+        tokenizer = model.tokenizer
         return cls(
             tokenizer,
-            clip.preprocess,
-            crop_texts=is_crop_exact(clip.cfg.text_cfg),
+            model.preprocess,
+            crop_texts=TextPooling.of_cfg(model.cfg.text_cfg).may_crop_padding,
             pad_id=tokenizer.pad_token_id,
         )
 
     def on_host(self, batch: Batch) -> Batch:
-        """Captions to ids as long as the longest one; runs in the threads that make batches."""
+        """Tokenize the captions and cut their padding. Runs in the threads that read batches."""
         texts = batch.texts
         if not isinstance(texts, Tensor):
             if self.tokenize is None:
                 raise ConfigError(
-                    "the batches hold captions: give Prepare a tokenizer, or have the source give token ids"
+                    "the batches contain captions, and Prepare has no tokenizer; pass one, or let the source return "
+                    "token ids"
                 )
             texts = self.tokenize(texts)
-        return batch._replace(texts=crop_to_longest(texts, self.pad_id) if self.crop_texts else texts)
+        return batch._replace(texts=crop_padding(texts, self.pad_id) if self.crop_texts else texts)
 
     def on_device(self, batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-        """Tensors to the device, uint8 pictures normalised there."""
-        assert isinstance(batch.texts, Tensor)  # made so by on_host
+        """Move the tensors to the device, and normalize uint8 images there."""
+        assert isinstance(batch.texts, Tensor)  # after on_host
         images = batch.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:
-            images = self._normalised(images.float())
+            images = self._normalize(images.float())
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         extra = {key: value.to(device, non_blocking=True) for key, value in batch.extra.items()}
         return Batch(images, batch.texts.to(device, non_blocking=True), extra)
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) values from 0 to 255 as the model takes them."""
+    def _normalize(self, images: Tensor) -> Tensor:
+        """Normalize (B, 3, H, W) values from 0 to 255 with the mean and the standard deviation of the model."""
         cfg = self.preprocess_cfg
         if cfg is None:
             raise ConfigError(
-                "the batches hold uint8 images, and nothing says how the model normalises them: give Prepare the "
-                "model's preprocess (Prepare.of(clip)), or have the source normalise them"
+                "the batches contain uint8 images, and Prepare does not know the model's mean and standard deviation; "
+                "pass the model's preprocess (Prepare.for_model(model)), or let the source normalize the images"
             )
         mean, std = (255 * images.new_tensor(values).view(1, -1, 1, 1) for values in (cfg.mean, cfg.std))
         return (images - mean) / std
 
 
-def crop_to_longest(ids: Tensor, pad_id: int = 0) -> Tensor:
-    """(B, L) ids without the columns that only pad; at least one column stays."""
-    used = (ids != pad_id).any(dim=0).nonzero()
-    return ids[:, : int(used[-1]) + 1] if len(used) else ids[:, :1]
-
-
-def is_crop_exact(cfg: CLIPTextCfg) -> bool:
-    """Whether a text tower computes the same from ids cut after the longest caption."""
-    is_causal = not cfg.no_causal_mask and not cfg.embed_cls and cfg.hf_model_name is None
-    return is_causal and cfg.pool_type in ("argmax", "eos", "first")
-
-
 class Prefetcher:
-    """Makes the items of consecutive steps in threads, ahead of their use.
+    """Threads that read the batches of the next steps ahead of their use.
 
     Args:
-        make: the item of a step; a pure function of the step.
-        last: no item at or past this step is made.
-        ahead: items in the making or waiting, at most.
-        workers: threads.
+        read: returns the batch of a step; depends on the step only.
+        stop: the first step that is not read.
+        depth: batches that are being read or waiting, at most.
+        workers: number of threads.
     """
 
-    def __init__(self, make: Callable[[int], Batch], *, last: int, ahead: int = 2, workers: int = 1) -> None:
-        self._make, self._last, self._ahead = make, last, ahead
+    def __init__(self, read: Callable[[int], Batch], *, stop: int, depth: int = 2, workers: int = 1) -> None:
+        self._read, self._stop, self._depth = read, stop, depth
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="oneclip-batch")
         self._waiting: dict[int, Future[Batch]] = {}
 
     def get(self, step: int) -> Batch:
-        """The item of a step; those after it are put in the making."""
-        for ahead in range(step, min(step + self._ahead + 1, self._last)):
+        """Return the batch of a step, and start reading the ones after it."""
+        for ahead in range(step, min(step + self._depth + 1, self._stop)):
             if ahead not in self._waiting:
-                self._waiting[ahead] = self._pool.submit(self._make, ahead)
+                self._waiting[ahead] = self._pool.submit(self._read, ahead)
         return self._waiting.pop(step).result()
 
     def __enter__(self) -> Prefetcher:

@@ -1,7 +1,7 @@
-"""A Hugging Face dataset on disk to samples: what `save_to_disk` writes, and folders of Parquet files.
+"""Training data from Hugging Face datasets on disk: folders of `save_to_disk`, and Parquet files.
 
-Arrow files are mapped into memory and read in place; of a Parquet file the row group that has a row is read. Only
-pyarrow is needed.
+Arrow files are mapped into memory. Of a Parquet file, only the row group with the requested row is read. Needs pyarrow
+but not `datasets`.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import Any
 
 import numpy as np
 
-from oneclip.errors import CheckpointError, DataError, nearest
+from oneclip.errors import CheckpointError, DataError, nearest_names
 from oneclip.hub import arrow, read_json
 from oneclip.hub.addresses import is_address
-from oneclip.train.data.samples import Sample, Samples, fetched
+from oneclip.train.data.dataset import PairDataset, Sample, fetch_image
 
-PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
+IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "image_path", "filepath", "file_name", "url")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentences", "title", "txt")
-FEATURE, STREAM = "Reading datasets", "Arrow stream"
-PARQUET_RUN = 64  # rows of a Parquet file that are read at once
-_ENDING = 1 << 14  # bytes at the end of a file that tell whether it is still the same
-_GROUPS = 4  # row groups in memory
+FEATURE, STREAM = "Reading datasets", "valid Arrow stream"
+PARQUET_BLOCK_SIZE = 64  # rows of a Parquet file that are read together
+_TAIL_BYTES = 1 << 14  # bytes at the end of a file that identify its content
+_CACHED_ROW_GROUPS = 4
 
 
-class DatasetSamples(Samples):
-    """The rows of a dataset that `datasets` has written.
+class HFDataset(PairDataset):
+    """The rows of a dataset that the package `datasets` has written.
 
     Args:
-        place: a folder of `save_to_disk`, one of Parquet files (anywhere below it), or one Parquet file.
-        split: for a folder with several, such as "train"; needed if there is more than one and none is "train".
-        image_column: pictures as `datasets` stores them, bytes, paths (relative to the folder) or addresses.
-        caption_column: captions; lists are several captions of one picture. By default both columns are those
-            that are usually called so.
+        place: a folder of `save_to_disk`, a folder with Parquet files (at any depth), or one Parquet file.
+        split: one of several splits; "train" by default. Required if there are several and none is called "train".
+        image_column: images as `datasets` stores them, bytes, paths (relative to the folder) or addresses.
+        caption_column: captions; a list has several captions of one image. By default both columns are detected by
+            their usual names.
 
     Raises:
-        DataError: if there is no such dataset, split or column, or it has no rows.
+        DataError: if the dataset, the split or a column is missing, or the dataset has no rows.
         MissingExtraError: without pyarrow.
     """
 
@@ -58,33 +58,31 @@ class DatasetSamples(Samples):
         self.folder = self.place if self.place.is_dir() else self.place.parent
         self._rows = _open(self.place, split)
         if not len(self):
-            raise DataError(f"{place} has no rows; expected at least one")
+            raise DataError(f"the dataset {place} has no rows; expected at least one")
         names = self._rows.names
-        self.image_column = _column(
-            image_column, PICTURE_COLUMNS, names, f"pictures of {place}", "image_column"
-        )
+        self.image_column = _column(image_column, IMAGE_COLUMNS, names, f"images of {place}", "image_column")
         self.caption_column = _column(
             caption_column, CAPTION_COLUMNS, names, f"captions of {place}", "caption_column"
         )
-        self.run = self._rows.run
+        self.block_size = self._rows.block_size
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def read(self, number: int) -> Sample:
-        picture, captions = self._rows.read(number, (self.image_column, self.caption_column))
-        if isinstance(picture, dict):
-            picture = picture.get("bytes") or picture.get("path")
-        if isinstance(picture, str) and picture:
-            picture = fetched(picture) if is_address(picture) else self.folder / picture
-        if not picture:
-            raise DataError(f"nothing stands in column {self.image_column!r}")
-        if not isinstance(picture, (bytes, Path)):
+        image, captions = self._rows.read(number, (self.image_column, self.caption_column))
+        if isinstance(image, dict):
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, str) and image:
+            image = fetch_image(image) if is_address(image) else self.folder / image
+        if not image:
+            raise DataError(f"column {self.image_column!r} is empty in this row")
+        if not isinstance(image, (bytes, Path)):
             raise DataError(
-                f"column {self.image_column!r} has {type(picture).__name__}; expected a picture, bytes or a path"
+                f"column {self.image_column!r} contains {type(image).__name__}; expected an image, bytes or a path"
             )
         values = captions if isinstance(captions, list) else [captions]
-        return Sample(picture, [value for value in values if isinstance(value, str)])
+        return Sample(image, [value for value in values if isinstance(value, str)])
 
     def name(self, number: int) -> str:
         return f"{self.place}:{number + 1}"
@@ -95,18 +93,24 @@ class DatasetSamples(Samples):
         return {"data": f"{self._rows.digest} {columns}", "samples": len(self)}
 
 
-class Rows(ABC):
-    """Rows by number. `files` are what they come from, `names` the columns, `digest` changes with the files."""
+class RowReader(ABC):
+    """Reader of table rows by number.
+
+    Attributes:
+        files: the files with the rows.
+        names: column names.
+        digest: text that changes when the files change.
+    """
 
     names: Sequence[str]
-    run = 1
+    block_size = 1
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
         digest = hashlib.sha256()
         for file in files:
             digest.update(
-                f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + _end(file)
+                f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + _tail(file)
             )
         self.digest = digest.hexdigest()[:16]
 
@@ -115,15 +119,15 @@ class Rows(ABC):
 
     @abstractmethod
     def read(self, number: int, columns: Sequence[str]) -> list[Any]:
-        """Values of some columns in one row."""
+        """Return the values of some columns in one row."""
 
 
-class ArrowRows(Rows):
-    """Rows of Arrow streams.
+class ArrowReader(RowReader):
+    """Reader of Arrow streams.
 
     Args:
         files: the streams.
-        indices: streams with the numbers of the rows that count, in their order; none for all rows.
+        indices: streams with the numbers of the selected rows, in order; empty to select all rows.
     """
 
     def __init__(self, files: Sequence[Path], indices: Sequence[Path] = ()) -> None:
@@ -139,37 +143,37 @@ class ArrowRows(Rows):
             number = int(self._indices[number])
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
         file, batch = self._batches[index]
-        with arrow.explained(file, STREAM):
+        with arrow.as_data_error(file, STREAM):
             row = [
                 self._column(index, batch, column)[number - int(self._starts[index])] for column in columns
             ]
             return [value.as_py() for value in row]
 
     def _column(self, index: int, batch: Any, name: str) -> Any:
-        """A column of a batch, looked over when it is read for the first time."""
-        if (index, name) not in self._sound:
-            arrow.sound(batch.column(name))
-            self._sound.add((index, name))
+        """Return a column of a batch; validate it when it is read for the first time."""
+        if (index, name) not in self._validated:
+            arrow.validated(batch.column(name))
+            self._validated.add((index, name))
         return batch.column(name)
 
     def _map(self) -> None:
         files, indices = self._state
-        self._batches = [(file, batch) for file in files for batch in _stream(file)]
-        self._sound: set[tuple[int, str]] = set()
+        self._batches = [(file, batch) for file in files for batch in _read_stream(file)]
+        self._validated: set[tuple[int, str]] = set()
         self._starts = np.cumsum([0, *(batch.num_rows for _, batch in self._batches)])
-        with arrow.explained(files[0], STREAM):
+        with arrow.as_data_error(files[0], STREAM):
             self.names = self._batches[0][1].schema.names if self._batches else ()
-        parts = [self._numbers(file, batch) for file in indices for batch in _stream(file)]
+        parts = [self._numbers(file, batch) for file in indices for batch in _read_stream(file)]
         self._indices = np.concatenate(parts) if parts else None
 
     def _numbers(self, file: Path, batch: Any) -> Any:
-        """The numbers of rows in a batch of indices."""
-        with arrow.explained(file, STREAM):
-            numbers = arrow.sound(batch.column(0)).to_numpy(zero_copy_only=False)
+        """Return the row numbers in a batch of indices."""
+        with arrow.as_data_error(file, STREAM):
+            numbers = arrow.validated(batch.column(0)).to_numpy(zero_copy_only=False)
         if numbers.dtype.kind not in "iu" or (
             len(numbers) and not 0 <= numbers.min() <= numbers.max() < self._starts[-1]
         ):
-            raise DataError(f"{file} is damaged: it names rows that the dataset does not have")
+            raise DataError(f"{file} is damaged: it refers to rows that the dataset does not have")
         return numbers
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,30 +184,30 @@ class ArrowRows(Rows):
         self._map()
 
 
-class ParquetRows(Rows):
-    """Rows of Parquet files; the groups of rows that were read last are kept."""
+class ParquetReader(RowReader):
+    """Reader of Parquet files. The row groups that were read last stay in memory."""
 
-    run = PARQUET_RUN
+    block_size = PARQUET_BLOCK_SIZE
 
     def __init__(self, files: Sequence[Path]) -> None:
         super().__init__(files)
         self._groups: list[tuple[Path, int]] = []
         counts = [0]
         for path in files:
-            with _parquet(path) as file, arrow.explained(path):
+            with _open_parquet(path) as file, arrow.as_data_error(path):
                 self.names = file.schema_arrow.names
                 for group in range(file.num_row_groups):
                     self._groups.append((path, group))
                     counts.append(int(file.metadata.row_group(group).num_rows))
         self._starts = np.cumsum(counts)
-        self._forget()
+        self._reset_cache()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, number: int, columns: Sequence[str]) -> list[Any]:
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        with arrow.explained(self._groups[index][0]):
+        with arrow.as_data_error(self._groups[index][0]):
             table = self._table(index, tuple(columns))
             return [table.column(column)[number - int(self._starts[index])].as_py() for column in columns]
 
@@ -212,15 +216,15 @@ class ParquetRows(Rows):
             found = self._tables.get(index)
         if found is None:
             path, group = self._groups[index]
-            with _parquet(path) as file:
-                found = arrow.sound(file.read_row_group(group, columns=list(columns), use_threads=False))
+            with _open_parquet(path) as file:
+                found = arrow.validated(file.read_row_group(group, columns=list(columns), use_threads=False))
             with self._lock:
                 self._tables[index] = found
-                while len(self._tables) > _GROUPS:
+                while len(self._tables) > _CACHED_ROW_GROUPS:
                     self._tables.popitem(last=False)
         return found
 
-    def _forget(self) -> None:
+    def _reset_cache(self) -> None:
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -229,31 +233,31 @@ class ParquetRows(Rows):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget()
+        self._reset_cache()
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is one that `DatasetSamples` reads."""
+    """Tell whether `HFDataset` can read a folder."""
     marks = ("state.json", "dataset_dict.json", "dataset_info.json")
     return (
         any((folder / mark).is_file() for mark in marks) or next(folder.rglob("*.parquet"), None) is not None
     )
 
 
-def holds_pictures(path: Path, column: str | None = None) -> bool:
-    """Whether a Parquet file has pictures, or those of one column, as bytes rather than as paths."""
-    with _parquet(path) as file:
+def has_image_column(path: Path, column: str | None = None) -> bool:
+    """Tell whether a Parquet file contains images as bytes rather than as paths, in `column` or in a usual column."""
+    with _open_parquet(path) as file:
         types = {field.name: str(field.type) for field in file.schema_arrow}
-    wanted = [column] if column is not None else PICTURE_COLUMNS
+    wanted = [column] if column is not None else IMAGE_COLUMNS
     return any(types.get(name, "").startswith(("struct", "binary", "large_binary")) for name in wanted)
 
 
-def _open(place: Path, split: str | None) -> Rows:
+def _open(place: Path, split: str | None) -> RowReader:
     if place.is_file():
-        return ParquetRows([place])
+        return ParquetReader([place])
     if not place.is_dir():
         raise DataError(
-            f"{place}: no such folder; expected a dataset that `save_to_disk` wrote, or Parquet files"
+            f"{place}: no such folder; expected a dataset written by `save_to_disk`, or Parquet files"
         )
     if (place / "dataset_dict.json").is_file():
         splits = _names(place / "dataset_dict.json", _json(place / "dataset_dict.json").get("splits", []))
@@ -267,23 +271,23 @@ def _open(place: Path, split: str | None) -> Rows:
         missing = [file.name for file in [*files, *indices] if not file.is_file()]
         if missing or not files:
             raise DataError(
-                f"{place} lacks files that its state.json names: {', '.join(missing) or 'none named'}"
+                f"{place} lacks files that its state.json lists: {', '.join(missing) or 'the list is empty'}"
             )
-        return ArrowRows(files, indices)
+        return ArrowReader(files, indices)
     files = sorted(place.rglob("*.parquet"))
     if not files:
         raise DataError(
-            f"{place} is no dataset: expected state.json (of `save_to_disk`) or Parquet files in it"
+            f"{place} is not a dataset: it contains neither a state.json (from `save_to_disk`) nor Parquet files"
         )
     splits = sorted({_split_of(file, place) for file in files} - {""})
     if splits:
         chosen = _split(place, split, splits)
         files = [file for file in files if _split_of(file, place) == chosen]
-    return ParquetRows(files)
+    return ParquetReader(files)
 
 
 def _split_of(file: Path, folder: Path) -> str:
-    """The split that a Parquet file is of, by its name (`train-00000-of-00002.parquet`) or its folder's."""
+    """Return the split of a Parquet file, from its name (`train-00000-of-00002.parquet`) or its folder."""
     name, is_numbered, _ = file.stem.partition("-")
     if is_numbered:
         return name
@@ -293,26 +297,28 @@ def _split_of(file: Path, folder: Path) -> str:
 def _split(place: Path, split: str | None, splits: Sequence[str]) -> str:
     chosen = split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
     if chosen not in splits:
-        raise DataError(f"{place} has no split {chosen!r}; it has {', '.join(splits) or 'none'} (split=...)")
+        raise DataError(
+            f"{place} has no split {chosen!r}; available: {', '.join(splits) or 'none'} (split=...)"
+        )
     return chosen
 
 
 def _column(name: str | None, usual: Sequence[str], names: Sequence[str], what: str, option: str) -> str:
     has = f"it has {', '.join(map(repr, names)) or 'no columns'}"
     if name is not None and name not in names:
-        near = nearest(name, names)
+        near = nearest_names(name, names)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise DataError(f"no column {name!r} for the {what}; {hint}{has}")
     found = name or next((one for one in usual if one in names), None)
     if found is None:
-        raise DataError(f"which column has the {what}? Say {option}=...; {has}")
+        raise DataError(f"cannot tell which column contains the {what}; set {option}=... ({has})")
     return found
 
 
-def _end(path: Path) -> bytes:
-    """The last bytes of a file: the statistics of columns in Parquet, rows in Arrow."""
+def _tail(path: Path) -> bytes:
+    """Read the last bytes of a file: column statistics in Parquet, rows in Arrow."""
     with path.open("rb") as file:
-        file.seek(-min(_ENDING, path.stat().st_size), os.SEEK_END)
+        file.seek(-min(_TAIL_BYTES, path.stat().st_size), os.SEEK_END)
         return file.read()
 
 
@@ -324,24 +330,26 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _names(path: Path, entries: Any, key: str | None = None) -> list[str]:
-    """Names of files or folders that lie in the folder of a JSON file, as it lists them."""
+    """Check and return the names of neighbouring files or folders that a JSON file lists."""
     names = entries if isinstance(entries, list) else [entries]
     if key is not None:
         names = [entry.get(key) if isinstance(entry, dict) else entry for entry in names]
     for name in names:
         is_name = isinstance(name, str) and 0 < len(name) <= 255 and "\0" not in name
         if not is_name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path} lists {str(name)[:80]!r}, and the name of a file beside it was expected")
+            raise DataError(
+                f"{path} lists {str(name)[:80]!r}; expected the name of a file in the same folder"
+            )
     return names
 
 
-def _stream(path: Path) -> list[Any]:
-    pyarrow = arrow.pyarrow(FEATURE)
-    with arrow.explained(path, STREAM), pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))) as stream:
+def _read_stream(path: Path) -> list[Any]:
+    pyarrow = arrow.import_pyarrow(FEATURE)
+    with arrow.as_data_error(path, STREAM), pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))) as stream:
         return list(stream)
 
 
-def _parquet(path: Path) -> Any:
-    pyarrow = arrow.pyarrow(FEATURE)
-    with arrow.explained(path):
+def _open_parquet(path: Path) -> Any:
+    pyarrow = arrow.import_pyarrow(FEATURE)
+    with arrow.as_data_error(path):
         return pyarrow.parquet.ParquetFile(path, memory_map=True)

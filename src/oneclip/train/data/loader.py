@@ -1,4 +1,4 @@
-"""Samples to batches, each a function of its step: what a trainer reads from, on one process or on many.
+"""Batch loader: shuffled batches of a dataset, each a function of its step, on one process or several.
 
 Shapes: B pairs of a rank, G of all ranks together.
 """
@@ -6,56 +6,53 @@ Shapes: B pairs of a rank, G of all ranks together.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from oneclip.errors import ConfigError, DataError
-from oneclip.train.data.batch_reader import Broken, Made, Reader, Transform
+from oneclip.train.data.batch_reader import BatchReader, BrokenSample, Transform
 from oneclip.train.data.batches import Batch
-from oneclip.train.data.mixture import Mixture
-from oneclip.train.data.sampler import Order, Part
-from oneclip.train.data.samples import Samples
-from oneclip.train.data.workers import Workers
+from oneclip.train.data.dataset import PairDataset
+from oneclip.train.data.mixture import MixtureDataset
+from oneclip.train.data.sampler import SourceRange, StreamSampler
+from oneclip.train.data.workers import ProcessWorkers, ThreadWorkers
 
-FEWEST = (
-    500  # samples that `max_broken` is a share of, at least: of a few, one that is broken is a large share
-)
-_NAMED = 10_000  # broken samples that are kept by name
+# `max_bad_fraction` is a fraction of at least this many samples: of a few, one broken sample is a large fraction
+MIN_SAMPLES_FOR_FRACTION = 500
+_MAX_NAMED = 10_000  # broken samples that are listed by name
 
 
-class Loader:
-    """A `BatchSource` over samples: shuffled anew each epoch, with none dropped and none twice in an epoch.
+class BatchLoader:
+    """A `BatchSource` over a dataset, shuffled anew in each epoch. No sample is dropped or repeated within an epoch.
 
-    Batch `step` over all ranks is a stretch of one stream of samples, of which rank r has the r-th share: the
-    batches of a training are the same on any number of ranks. A batch may hold the end of one epoch and the
-    beginning of the next. A sample that is broken is noted, and another from far away takes its place, so that all
-    ranks have as many; several captions of a picture take turns, drawn by seed, epoch and number, as does the
-    augmentation.
+    Batch `step` over all ranks is a slice of one stream of samples, and rank r reads the r-th share of it, so the
+    batches of a training are the same on any number of ranks. A batch may span the end of one epoch and the start of
+    the next. A broken sample is recorded, and another sample from far away takes its place, so that every rank gets
+    full batches. The caption (if an image has several) and the augmentation depend on seed, epoch and sample number.
 
     Args:
-        samples: what is read.
+        dataset: what is read.
         batch_size: G, over all ranks.
-        transform: a picture and a seed to a (3, H, W) tensor.
-        rank, world_size: which share of each batch this is.
-        seed: of order, augmentation and the choice of captions.
-        threads: that read and decode; in each of the worker processes, if there are some.
-        workers: processes that make batches ahead; 0 makes them in this one.
-        max_broken: the share of samples that may be broken.
-        max_pixels: pictures of more count as broken; None for the limit of `oneclip.image.open_image`.
-        run: how many neighbours stay together; None for what the samples say.
+        transform: turns an image and a seed into a (3, H, W) tensor.
+        rank, world_size: which share of each batch this loader reads.
+        seed: of order, augmentation and choice of captions.
+        threads: that read and decode; per worker process, if there are any.
+        workers: processes that prefetch batches; 0 reads them in this process.
+        max_bad_fraction: the largest fraction of samples that may be broken.
+        max_pixels: images with more pixels count as broken; None for the limit of `oneclip.image.open_image`.
+        block_size: how many neighbours stay together in the order; None for the dataset's own value.
 
     Attributes:
-        batches_per_epoch: the nearest whole number; at least 1.
-        skipped: names of samples that could not be used, and why; the first ten thousand.
-        broken: how many there were.
-        workers: processes that make batches.
+        batches_per_epoch: the nearest whole number, at least 1.
+        skipped: samples that could not be used: name and reason, for the first ten thousand.
+        workers: number of worker processes.
 
     Raises:
-        ConfigError: if G is no multiple of `world_size` or larger than the data, or another setting is out of range.
+        ConfigError: if G is not a multiple of `world_size` or is larger than the dataset, or another setting is out of
+            range.
     """
 
     def __init__(
         self,
-        samples: Samples,
+        dataset: PairDataset,
         batch_size: int,
         transform: Transform,
         *,
@@ -64,99 +61,87 @@ class Loader:
         seed: int = 0,
         threads: int = 4,
         workers: int = 0,
-        max_broken: float = 0.01,
+        max_bad_fraction: float = 0.01,
         max_pixels: int | None = None,
-        run: int | None = None,
+        block_size: int | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ConfigError(
-                f"a batch of {batch_size} cannot be shared by {world_size} ranks, of which this is {rank}; expected "
-                "a batch size that is a multiple of the number of ranks, counted from 0"
+                f"a batch of {batch_size} cannot be split between {world_size} ranks (this is rank {rank}); expected a "
+                "batch size that is a multiple of the number of ranks, and ranks counted from 0"
             )
-        if threads < 1 or workers < 0 or not 0 <= max_broken <= 1 or (run is not None and run < 1):
+        if (
+            threads < 1
+            or workers < 0
+            or not 0 <= max_bad_fraction <= 1
+            or (block_size is not None and block_size < 1)
+        ):
             raise ConfigError(
-                "expected threads and run of at least 1, workers of at least 0 and max_broken in [0, 1]; found "
-                f"threads={threads}, run={run}, workers={workers}, max_broken={max_broken}"
+                "expected threads and block_size of at least 1, workers of at least 0 and max_bad_fraction in [0, 1]; "
+                f"found threads={threads}, block_size={block_size}, workers={workers}, "
+                f"max_bad_fraction={max_bad_fraction}"
             )
-        self.samples, self.batch_size, self.max_broken = samples, batch_size, max_broken
+        self.dataset, self.batch_size, self.max_bad_fraction = dataset, batch_size, max_bad_fraction
         self.workers = workers
-        self.skipped = dict(samples.skipped)
-        self._run = samples.run if run is None else run
-        order = Order(_parts(samples, self._run), batch_size, seed)
+        self.skipped = dict(dataset.skipped)
+        self._block_size = dataset.block_size if block_size is None else block_size
+        if isinstance(dataset, MixtureDataset) and dataset.weights is not None:
+            ranges = dataset.source_ranges(self._block_size)
+        else:
+            ranges = [SourceRange("the data", 0, len(dataset), self._block_size)]
+        sampler = StreamSampler(ranges, batch_size, seed)
         self.seed = seed
-        self.batches_per_epoch = max(1, (2 * len(samples) + batch_size) // (2 * batch_size))
-        reader = Reader(samples, order, transform, rank, world_size, self._run, max_pixels)
-        self._makers: Threads | Workers = (
-            Workers(reader, workers, threads) if workers else Threads(reader, threads)
+        self.batches_per_epoch = max(1, (2 * len(dataset) + batch_size) // (2 * batch_size))
+        reader = BatchReader(dataset, sampler, transform, rank, world_size, self._block_size, max_pixels)
+        self._workers: ThreadWorkers | ProcessWorkers = (
+            ProcessWorkers(reader, workers, threads) if workers else ThreadWorkers(reader, threads)
         )
         self._lock = threading.Lock()
-        self._read = 0
+        self._samples_read = 0
         self._broken: set[int] = set()
 
     @property
     def identity(self) -> dict[str, str | int | float]:
-        """What a resumed training must share."""
-        settings = {"batch_size": self.batch_size, "data_seed": self.seed, "data_run": self._run}
-        return {**self.samples.identity, **settings}
+        """Plain values that must be the same when a training is resumed."""
+        settings = {
+            "batch_size": self.batch_size,
+            "data_seed": self.seed,
+            "data_block_size": self._block_size,
+        }
+        return {**self.dataset.identity, **settings}
 
     @property
     def broken(self) -> int:
-        """How many different samples this rank could not use."""
+        """Number of different samples that this rank could not use."""
         return len(self._broken)
 
     def batch(self, step: int) -> Batch:
-        """This rank's share of batch `step`; its texts are captions.
+        """Read this rank's share of batch `step`; its texts are captions.
 
         Raises:
-            DataError: if more than `max_broken` of the samples are broken, or something cannot be read and nothing
-                in its place.
+            DataError: if more than `max_bad_fraction` of the samples are broken, or neither a sample nor any of its
+                stand-ins can be read.
         """
-        made = self._makers.make(step)
+        loaded = self._workers.read(step)
         with self._lock:
-            self._read += made.read
-            for one in made.broken:
-                self._note(one)
-        return made.batch
+            self._samples_read += loaded.samples_read
+            for sample in loaded.broken:
+                self._record_broken(sample)
+        return loaded.batch
 
     def close(self) -> None:
-        """End threads and processes."""
-        self._makers.close()
+        """Stop threads and processes."""
+        self._workers.close()
 
-    def _note(self, one: Broken) -> None:
-        self._broken.add(one.number)
-        if len(self.skipped) < _NAMED:
-            self.skipped[one.name] = one.reason
-        read = min(self._read, len(self.samples))
-        if len(self._broken) > self.max_broken * max(read, FEWEST):
+    def _record_broken(self, sample: BrokenSample) -> None:
+        self._broken.add(sample.number)
+        if len(self.skipped) < _MAX_NAMED:
+            self.skipped[sample.name] = sample.reason
+        read = min(self._samples_read, len(self.dataset))
+        if len(self._broken) > self.max_bad_fraction * max(read, MIN_SAMPLES_FOR_FRACTION):
             examples = "; ".join(list(self.skipped.values())[-3:])
             raise DataError(
-                f"{len(self._broken)} of {read} samples are broken, more than {self.max_broken:.2%} "
-                f"(of at least {FEWEST}): {examples}. Mend the data, or allow a larger share (max_broken)"
+                f"{len(self._broken)} of {read} samples are broken, more than {self.max_bad_fraction:.2%} "
+                f"(of at least {MIN_SAMPLES_FOR_FRACTION}): {examples}. Fix the data, or allow a larger fraction "
+                "(max_bad_fraction)"
             )
-
-
-class Threads:
-    """Makes batches in threads of this process.
-
-    Args:
-        reader: knows how.
-        threads: that read and decode.
-    """
-
-    def __init__(self, reader: Reader, threads: int) -> None:
-        self._reader = reader
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="oneclip-picture")
-
-    def make(self, step: int) -> Made:
-        """Batch `step`."""
-        return self._reader.make(step, self._pool)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-def _parts(samples: Samples, run: int) -> list[Part]:
-    if isinstance(samples, Mixture) and samples.weights is not None:
-        return samples.parts_of(run)
-    return [Part("the data", 0, len(samples), run)]

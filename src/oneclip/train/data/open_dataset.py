@@ -1,4 +1,4 @@
-"""A word on a command line to samples: a table, tars, a dataset, or something synthetic."""
+"""Open training data by name: a table, tars, a Hugging Face dataset, a folder of classes, or synthetic data."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pathlib import Path
 from oneclip.errors import ConfigError, DataError
 from oneclip.evaluate.image_folder import has_classes
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
-from oneclip.hub.addresses import expand, is_address
+from oneclip.hub.addresses import expand_pattern, is_address
 from oneclip.hub.file_types import TAR_SUFFIXES
-from oneclip.hub.pairs import is_table, read_table
+from oneclip.hub.pairs import is_pairs_table, read_pairs
 from oneclip.hub.tables import PARQUET_SUFFIXES
 from oneclip.progress import Progress
 from oneclip.text.prompts import Template
-from oneclip.train.data.class_folder import ClassSamples
-from oneclip.train.data.hf_dataset import DatasetSamples, holds_pictures, is_dataset
-from oneclip.train.data.mixture import Mixture
-from oneclip.train.data.pairs_table import TableSamples
-from oneclip.train.data.samples import Samples
-from oneclip.train.data.synthetic import SyntheticSamples
-from oneclip.train.data.webdataset import ShardSamples
+from oneclip.train.data.dataset import PairDataset
+from oneclip.train.data.hf_dataset import HFDataset, has_image_column, is_dataset
+from oneclip.train.data.image_folder import ImageFolderDataset
+from oneclip.train.data.mixture import MixtureDataset
+from oneclip.train.data.pairs_table import TableDataset
+from oneclip.train.data.synthetic import SyntheticDataset
+from oneclip.train.data.webdataset import WebDataset
 
 SYNTHETIC = "synthetic:"
 _WEIGHT = re.compile(r"@(\d+(?:\.\d+)?|\.\d+)$")
 _EXPECTED = (
-    "expected a table (.csv, .tsv, .parquet), tars (shard-{000..009}.tar, also behind an address), a folder of tars, "
-    "a dataset that `save_to_disk` wrote or one of Parquet files, a folder with a folder of images for each class, "
-    "or synthetic:COUNT"
+    "expected a table (.csv, .tsv, .parquet), tars (shard-{000..009}.tar, a path or an address), a folder of tars, a "
+    "dataset written by `save_to_disk`, Parquet files, a folder with one subfolder of images per class, or "
+    "synthetic:COUNT"
 )
 
 
-def open_samples(
+def open_dataset(
     sources: str | Sequence[str],
     *,
     images: str | Path | None = None,
@@ -42,99 +42,97 @@ def open_samples(
     caption_column: str | None = None,
     separator: str | None = None,
     split: str | None = None,
-    skip: bool = False,
-    by_picture: bool = False,
+    skip_missing: bool = False,
+    by_image: bool = False,
     templates: Sequence[Template] = SIMPLE_TEMPLATES,
     progress: Progress = False,
-) -> Samples:
-    """Say what each source is, and open it.
+) -> PairDataset:
+    """Detect the kind of each source, and open it.
 
     Args:
-        sources: one or several, each with or without a weight: `a.csv` or `a.csv@2`. Several without weights are
-            one after the other; with them each has its share of every batch.
-        images: the folder that paths in tables are relative to; by default that of the table.
-        image_column, caption_column: of tables ("filepath" and "caption" by default) and datasets (found by their
-            usual names). For tars the latter is the kind of member that has captions: "txt", "json", or
-            "json:field" ("txt" by default).
-        separator: between columns of a CSV file; found out by default.
-        split: of a dataset; "train" by default.
-        skip: leave out what is missing or cut short, instead of raising.
-        by_picture: make the rows of a table that have the same picture one sample with several captions.
+        sources: one or several, with or without a weight: `a.csv` or `a.csv@2`. Sources without weights are
+            concatenated; with weights, each has its fixed share of every batch.
+        images: the folder that paths in tables are relative to; the table's own folder by default.
+        image_column, caption_column: of tables ("filepath" and "caption" by default) and Hugging Face datasets
+            (detected by their usual names). For tars, `caption_column` is the file type of the captions: "txt",
+            "json" or "json:field" ("txt" by default).
+        separator: between the columns of a CSV file; detected by default.
+        split: of a Hugging Face dataset; "train" by default.
+        skip_missing: leave out missing or truncated files, instead of raising.
+        by_image: combine the rows of a table that have the same image into one sample with several captions.
         templates: prompts for the classes of a folder of classes.
-        progress: of indexing tars, as `oneclip.progress.reporting` takes it.
+        progress: of indexing tars; see `oneclip.progress.reporting`.
 
     Raises:
-        DataError: if a source is none of these, or cannot be used.
-        ConfigError: if only some have weights.
+        DataError: if a source is of no known kind, or cannot be used.
+        ConfigError: if only some of the sources have weights.
     """
-    words = [sources] if isinstance(sources, str) else list(sources)
-    split_words = [_weighted(word) for word in words]
+    specs = [sources] if isinstance(sources, str) else list(sources)
+    if not specs:
+        raise DataError(f"no training data given; {_EXPECTED}")
+    weighted = [_split_weight(spec) for spec in specs]
+    weights = [weight for _, weight in weighted if weight is not None]
+    if weights and len(weights) < len(specs):
+        raise ConfigError(
+            f"some of {', '.join(specs)} have a weight (@2) and some do not; give every source a weight, or none"
+        )
 
-    def meaning(place: str) -> Samples:
+    def open_one(place: str) -> PairDataset:
         if place.startswith(SYNTHETIC):
-            return _synthetic(place)
-        tars = _tars(place)
+            return _open_synthetic(place)
+        tars = _list_tars(place)
         if tars:
             kind, _, field = (caption_column or "txt").partition(":")
-            return ShardSamples(
-                tars, captions=kind, field=field or "caption", skip_broken=skip, progress=progress
+            return WebDataset(
+                tars, captions=kind, field=field or "caption", skip_broken=skip_missing, progress=progress
             )
         path = Path(place)
         if not is_address(place) and (
-            (path.is_dir() and is_dataset(path)) or _has_pictures(path, image_column)
+            (path.is_dir() and is_dataset(path)) or _is_image_parquet(path, image_column)
         ):
-            return DatasetSamples(path, split=split, image_column=image_column, caption_column=caption_column)
+            return HFDataset(path, split=split, image_column=image_column, caption_column=caption_column)
         if not is_address(place) and path.is_dir() and has_classes(path):
-            return ClassSamples(path, templates)
-        if not is_table(place) or is_address(place) or path.is_dir():
-            what = "is a folder without any" if path.is_dir() else "is none that is known"
-            raise DataError(f"the data {place} {what}; {_EXPECTED}")
-        pairs = read_table(
+            return ImageFolderDataset(path, templates)
+        if not is_pairs_table(place) or is_address(place) or path.is_dir():
+            problem = "is a folder without training data" if path.is_dir() else "has an unknown format"
+            raise DataError(f"{place} {problem}; {_EXPECTED}")
+        pairs = read_pairs(
             path,
             image_column=image_column or "filepath",
             caption_column=caption_column or "caption",
             separator=separator,
         )
         folder = path.parent if images is None else images
-        return TableSamples(pairs, folder, skip_missing=skip, by_picture=by_picture)
+        return TableDataset(pairs, folder, skip_missing=skip_missing, by_image=by_image)
 
-    if not words:
-        raise DataError(f"no data given; {_EXPECTED}")
-    weights = [weight for _, weight in split_words]
-    if None in weights and any(weight is not None for weight in weights):
-        raise ConfigError(
-            f"some of {', '.join(words)} have weights (@2) and some have none; give all of them one"
-        )
-    opened = [meaning(place) for place, _ in split_words]
-    if len(opened) == 1:
-        return opened[0]
-    names = [place for place, _ in split_words]
-    return Mixture(opened, [weight for weight in weights if weight is not None] or None, names)
+    places = [place for place, _ in weighted]
+    opened = [open_one(place) for place in places]
+    return opened[0] if len(opened) == 1 else MixtureDataset(opened, weights or None, places)
 
 
-def _weighted(word: str) -> tuple[str, float | None]:
-    """A source and its weight; a file whose name ends like a weight is a file."""
-    match = _WEIGHT.search(word)
-    if match is None or (not is_address(word) and os.path.exists(word)):
-        return word, None
-    return word[: match.start()], float(match[1])
+def _split_weight(spec: str) -> tuple[str, float | None]:
+    """Split a source into place and weight. A file whose own name ends like a weight has none."""
+    match = _WEIGHT.search(spec)
+    if match is None or (not is_address(spec) and os.path.exists(spec)):
+        return spec, None
+    return spec[: match.start()], float(match[1])
 
 
-def _tars(place: str) -> list[str]:
-    """The tars that a place means, if it means some."""
+def _list_tars(place: str) -> list[str]:
+    """Return the tars that a path, pattern or folder names; empty if it names none."""
     if place.lower().endswith(TAR_SUFFIXES):
-        return expand(place)
+        return expand_pattern(place)
     if not is_address(place) and Path(place).is_dir() and not (Path(place) / "state.json").is_file():
         return sorted(glob.glob(f"{glob.escape(place)}/*.tar"))
     return []
 
 
-def _has_pictures(path: Path, column: str | None) -> bool:
-    return path.suffix.lower() in PARQUET_SUFFIXES and path.is_file() and holds_pictures(path, column)
+def _is_image_parquet(path: Path, column: str | None) -> bool:
+    return path.suffix.lower() in PARQUET_SUFFIXES and path.is_file() and has_image_column(path, column)
 
 
-def _synthetic(place: str) -> Samples:
+def _open_synthetic(place: str) -> PairDataset:
     count = place[len(SYNTHETIC) :].replace("_", "")
     if not count.isdecimal():
-        raise DataError(f"{place}: expected synthetic:COUNT, such as synthetic:10000")
-    return SyntheticSamples(int(count))
+        raise DataError(f"cannot read {place}; expected synthetic:COUNT, such as synthetic:10000")
+    return SyntheticDataset(int(count))

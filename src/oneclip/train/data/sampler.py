@@ -1,11 +1,11 @@
-"""The place of a sample in a training to its number: epoch after epoch, all of each, in an order by seed and epoch.
+"""Sampler: which sample is at which place of a training, computed from seed and place alone.
 
-A training sees one stream of samples, and batch `step` is places [step * G, (step + 1) * G) of it, G being the size
-of the batch over all ranks. What place p holds is computed from (seed, p) alone: there is nothing to store, the
-place to resume from is one number, and it is the same on any number of processes.
+A training reads one stream of samples, epoch after epoch. Batch `step` is places [step * G, (step + 1) * G) of the
+stream, where G is the batch size over all ranks. The sample at a place is computed from the seed and the place, so
+no shuffled list is stored, a training resumes from one number, and the stream is the same on any number of processes.
 
-Samples that are costly to read one by one (tars behind an address) stay in runs of neighbours, which are shuffled as
-wholes. Where runs begin is drawn anew for each epoch.
+Samples that are expensive to read one by one (tars behind an address) stay in blocks of neighbours, and whole blocks
+are shuffled. The block borders move from epoch to epoch.
 """
 
 from __future__ import annotations
@@ -16,185 +16,238 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oneclip.errors import ConfigError
-from oneclip.train.data.permutation import Numbers, Permutation
 
-PERIOD = 10_000  # places after which the pattern of a mixture repeats: weights count to this share
-_KEPT = 256  # beginnings of epochs in memory
-_STAND_INS = 100  # samples that are tried in the place of one
+Numbers = NDArray[np.int64]
+
+PATTERN_LENGTH = (
+    10_000  # places after which the pattern of a mixture repeats; weights are rounded to 1 in 10,000
+)
+_CACHED_HEADS = 256  # epoch beginnings kept in memory
+_MAX_STAND_INS = 100  # samples tried in the place of a broken one
+_FEISTEL_ROUNDS = 8
+_U = np.uint64
 
 
 @dataclass(frozen=True)
-class Part:
-    """Samples that are gone through together.
+class SourceRange:
+    """Consecutive sample numbers of one source.
 
     Attributes:
-        name: for messages.
-        first: the number of its first sample.
-        size: how many there are.
-        run: how many neighbours stay together.
-        weight: its share of the stream, relative to those of other parts.
+        name: of the source, for messages.
+        first: number of its first sample.
+        size: number of samples.
+        block_size: how many neighbours stay together.
+        weight: share of the stream, relative to the other sources.
     """
 
     name: str
     first: int
     size: int
-    run: int = 1
+    block_size: int = 1
     weight: float = 1.0
 
 
-class Picks(NamedTuple):
-    """What a stretch of the stream holds: (n,) numbers of samples, and the epoch of its part that each is of."""
+class StreamSlice(NamedTuple):
+    """The samples of consecutive places of the stream: (n,) sample numbers, and (n,) the epoch of each one's source."""
 
     numbers: Numbers
     epochs: Numbers
 
 
-class Order:
-    """The order of a training.
+class StreamSampler:
+    """The order of the samples in a training.
 
     Args:
-        parts: each is gone through once before any sample of it comes again; they alternate by weight.
-        batch_size: G. A batch in which one epoch ends and the next begins holds no sample twice, if the data
-            has at least two batches.
-        seed: of the order, not negative.
+        sources: each uses all of its samples before it repeats one. Sources alternate by weight.
+        batch_size: G. A batch that spans the end of one epoch and the start of the next has no sample twice if the
+            data has at least two batches.
+        seed: of the order, 0 or more.
 
     Raises:
-        ConfigError: if a batch takes more of a part than there is, or a weight is out of range.
+        ConfigError: if a batch needs more samples of a source than it has, or a weight is out of range.
     """
 
-    def __init__(self, parts: Sequence[Part], batch_size: int, seed: int = 0) -> None:
+    def __init__(self, sources: Sequence[SourceRange], batch_size: int, seed: int = 0) -> None:
         if seed < 0:
-            raise ConfigError(f"the seed of the data is {seed}; expected 0 or more")
-        self.parts, self.batch_size, self.seed = tuple(parts), batch_size, seed
-        self._sizes = np.array([part.size for part in parts])
-        self._counts = _counts(self.parts)  # of each part in a period
-        self._pattern = _pattern(self._counts)  # the part of each place of a period
+            raise ConfigError(f"the data seed is {seed}; expected 0 or more")
+        self.sources, self.batch_size, self.seed = tuple(sources), batch_size, seed
+        self._sizes = np.array([source.size for source in sources])
+        self._counts = _places_per_source(self.sources)  # in one repetition of the pattern
+        self._pattern = _spread_evenly(self._counts)  # the source of each place of the pattern
         self._period = len(self._pattern)
-        self._places = [np.flatnonzero(self._pattern == i) for i in range(len(parts))]
-        self._ranks = np.empty(self._period, np.int64)  # how many of its part stand before each place
+        self._places = [np.flatnonzero(self._pattern == i) for i in range(len(sources))]
+        self._ranks = np.empty(self._period, np.int64)  # places of the same source before each place
         for places in self._places:
             self._ranks[places] = np.arange(len(places))
         self._check_sizes()
 
-    def take(self, start: int, stop: int) -> Picks:
-        """Places [start, stop) of the stream."""
-        blocks, inside = np.divmod(np.arange(start, stop), self._period)
-        parts = self._pattern[inside]
-        index = blocks * self._counts[parts] + self._ranks[inside]
-        epochs, places = np.divmod(index, self._sizes[parts])
+    def take(self, start: int, stop: int) -> StreamSlice:
+        """Return places [start, stop) of the stream."""
+        repetitions, inside = np.divmod(np.arange(start, stop), self._period)
+        sources = self._pattern[inside]
+        index = repetitions * self._counts[sources] + self._ranks[inside]
+        epochs, places = np.divmod(index, self._sizes[sources])
         numbers = np.empty_like(index)
-        for part, epoch in np.unique(np.stack([parts, epochs]), axis=1).T.tolist():
-            there = (parts == part) & (epochs == epoch)
-            numbers[there] = self._numbers(part, epoch, places[there])
-        return Picks(numbers, epochs)
+        for source, epoch in np.unique(np.stack([sources, epochs]), axis=1).T.tolist():
+            there = (sources == source) & (epochs == epoch)
+            numbers[there] = self._numbers(source, epoch, places[there])
+        return StreamSlice(numbers, epochs)
 
     def stand_ins(self, place: int) -> list[int]:
-        """Numbers to try, in this order, instead of the sample at a place that cannot be read.
+        """Return sample numbers to try, in this order, if the sample at a place cannot be read.
 
-        They are of the same part and epoch and stand half an epoch away, so in no batch near this one; the
-        stand-ins of two places of one batch differ as long as the data has more batches than attempts.
+        They belong to the same source and epoch and are half an epoch away, so no batch near this one contains them.
+        The stand-ins of two places of one batch differ as long as the data has more batches than attempts.
         """
-        block, inside = divmod(place, self._period)
-        part = int(self._pattern[inside])
-        size = self.parts[part].size
-        epoch, own = divmod(int(block * self._counts[part] + self._ranks[inside]), size)
-        far = own + size // 2 + self.batch_size * np.arange(min(size // self.batch_size, _STAND_INS // 2))
-        near = own + np.arange(1, min(size, _STAND_INS // 2))
-        numbers = self.plain(part, epoch, np.concatenate([far, near]) % size)
+        repetition, inside = divmod(place, self._period)
+        source = int(self._pattern[inside])
+        size = self.sources[source].size
+        epoch, own = divmod(int(repetition * self._counts[source] + self._ranks[inside]), size)
+        far = own + size // 2 + self.batch_size * np.arange(min(size // self.batch_size, _MAX_STAND_INS // 2))
+        near = own + np.arange(1, min(size, _MAX_STAND_INS // 2))
+        numbers = self.permuted(source, epoch, np.concatenate([far, near]) % size)
         return list(dict.fromkeys(numbers.tolist()))
 
-    # ---------------------------------------------------------------- one epoch of one part
+    # ---------------------------------------------------------------- one epoch of one source
 
-    def _numbers(self, part: int, epoch: int, places: Numbers) -> Numbers:
-        numbers = self.plain(part, epoch, places)
-        head = _head(self, part, epoch)
+    def _numbers(self, source: int, epoch: int, places: Numbers) -> Numbers:
+        numbers = self.permuted(source, epoch, places)
+        head = _epoch_head(self, source, epoch)
         in_head = places < len(head)
         numbers[in_head] = head[places[in_head]]
         return numbers
 
-    def plain(self, part: int, epoch: int, places: Numbers) -> Numbers:
-        """The permutation of an epoch by itself: of whole runs; samples that make no whole one come last."""
-        size, run = self.parts[part].size, min(self.parts[part].run, self.parts[part].size)
-        key = (self.seed, part, epoch)
-        runs, inside = np.divmod(places, run)
-        is_whole = runs < size // run
-        numbers = places.copy()
-        numbers[is_whole] = Permutation(size // run, key)(runs[is_whole]) * run + inside[is_whole]
-        shift = int(np.random.SeedSequence((*key, 1)).generate_state(1, np.uint64)[0] % size)
-        return self.parts[part].first + (numbers + shift) % size
+    def permuted(self, source: int, epoch: int, places: Numbers) -> Numbers:
+        """Return the samples at places of an epoch before `_epoch_head` corrects its beginning.
 
-    def straddle(self, part: int, epoch: int) -> tuple[int, int]:
-        """Of the batch in which an epoch begins: how many samples of the one before, and of this one, it holds."""
+        Whole blocks are permuted. The samples that do not fill a block come last.
+        """
+        size = self.sources[source].size
+        block_size = min(self.sources[source].block_size, size)
+        key = (self.seed, source, epoch)
+        blocks, inside = np.divmod(places, block_size)
+        is_whole = blocks < size // block_size
+        numbers = places.copy()
+        permutation = Permutation(size // block_size, key)
+        numbers[is_whole] = permutation(blocks[is_whole]) * block_size + inside[is_whole]
+        shift = int(np.random.SeedSequence((*key, 1)).generate_state(1, np.uint64)[0] % size)
+        return self.sources[source].first + (numbers + shift) % size
+
+    def straddle(self, source: int, epoch: int) -> tuple[int, int]:
+        """Count, in the batch where an epoch begins, the samples of the previous epoch and those of this one."""
         if epoch == 0:
             return 0, 0
-        first = epoch * self.parts[part].size
-        block, inside = divmod(first, int(self._counts[part]))
-        step = (block * self._period + int(self._places[part][inside])) // self.batch_size
-        start, stop = (self._before(part, s * self.batch_size) for s in (step, step + 1))
+        first = epoch * self.sources[source].size
+        repetition, inside = divmod(first, int(self._counts[source]))
+        step = (repetition * self._period + int(self._places[source][inside])) // self.batch_size
+        start, stop = (self._count_before(source, s * self.batch_size) for s in (step, step + 1))
         return first - start, stop - first
 
-    def _before(self, part: int, place: int) -> int:
-        """How many samples of a part come before a place of the stream."""
-        block, inside = divmod(place, self._period)
-        return block * int(self._counts[part]) + int(np.searchsorted(self._places[part], inside))
+    def _count_before(self, source: int, place: int) -> int:
+        """Count the samples of a source before a place of the stream."""
+        repetition, inside = divmod(place, self._period)
+        return repetition * int(self._counts[source]) + int(np.searchsorted(self._places[source], inside))
 
     def _check_sizes(self) -> None:
-        for part, count in zip(self.parts, self._counts.tolist(), strict=True):
-            taken = -(-self.batch_size * count // self._period)
-            if not 1 <= taken <= part.size:
+        if self.batch_size < 1:
+            raise ConfigError(f"the batch size is {self.batch_size}; expected 1 or more")
+        counts = self._counts.tolist()
+        for source, count in zip(self.sources, counts, strict=True):
+            needed = -(-self.batch_size * count // self._period)
+            if not 1 <= needed <= source.size:
+                largest = min(s.size * self._period // c for s, c in zip(self.sources, counts, strict=True))
                 raise ConfigError(
-                    f"a batch of {self.batch_size} takes {taken} samples of {part.name}, which has {part.size}: "
-                    "some would be in it twice. Choose a batch size from 1 to that"
-                    + (", or a smaller weight" if len(self.parts) > 1 else "")
+                    f"a batch of {self.batch_size} needs {needed} samples of {source.name}, which has {source.size}; "
+                    f"use --batch-size {largest} or less"
+                    + (", or a smaller weight" if len(self.sources) > 1 else "")
                 )
 
 
-@lru_cache(_KEPT)
-def _head(order: Order, part: int, epoch: int) -> Numbers:
-    """The beginning of an epoch where it differs from `Order.plain`.
+@lru_cache(_CACHED_HEADS)
+def _epoch_head(sampler: StreamSampler, source: int, epoch: int) -> Numbers:
+    """Return the beginning of an epoch where it differs from `StreamSampler.permuted`.
 
-    Where the last batch of the epoch before is filled up from this one, samples that it holds already change places
-    with some that come right after it.
+    The last batch of the previous epoch is filled with samples of this one. Those that the batch already contains
+    swap places with samples that come right after the batch.
     """
-    before, after = order.straddle(part, epoch)
+    before, after = sampler.straddle(source, epoch)
     if not before or not after:
         return np.empty(0, np.int64)
-    size = order.parts[part].size
-    # The end of this epoch stays as it is: the next one is made to fit it.
-    last = min(before + after, size - order.straddle(part, epoch + 1)[0])
-    head = order.plain(part, epoch, np.arange(max(last, after)))
-    is_twice = np.isin(head, order.plain(part, epoch - 1, np.arange(size - before, size)))
-    free = after + np.flatnonzero(~is_twice[after:])
-    twice = np.flatnonzero(is_twice[:after])[: len(free)]
-    free = free[: len(twice)]
-    head[twice], head[free] = head[free], head[twice]
+    size = sampler.sources[source].size
+    # The end of this epoch does not change: the next epoch is adapted to it.
+    last = min(before + after, size - sampler.straddle(source, epoch + 1)[0])
+    head = sampler.permuted(source, epoch, np.arange(max(last, after)))
+    is_repeated = np.isin(head, sampler.permuted(source, epoch - 1, np.arange(size - before, size)))
+    free = after + np.flatnonzero(~is_repeated[after:])
+    repeated = np.flatnonzero(is_repeated[:after])[: len(free)]
+    free = free[: len(repeated)]
+    head[repeated], head[free] = head[free], head[repeated]
     return head
 
 
-def _counts(parts: Sequence[Part]) -> Numbers:
-    """How many places of a period each part has: their weights rounded, by largest remainders."""
-    weights = np.array([part.weight for part in parts], dtype=np.float64)
-    if len(parts) == 1:
+def _places_per_source(sources: Sequence[SourceRange]) -> Numbers:
+    """Round the weights to places of the pattern, by the largest remainder method."""
+    weights = np.array([source.weight for source in sources], dtype=np.float64)
+    if len(sources) == 1:
         return np.ones(1, np.int64)
     if not (np.isfinite(weights).all() and (weights > 0).all()):
-        raise ConfigError(f"weights of a mixture are numbers above 0; found {weights.tolist()}")
-    exact = PERIOD * weights / weights.sum()
+        raise ConfigError(f"the weights of a mixture must be numbers above 0; found {weights.tolist()}")
+    exact = PATTERN_LENGTH * weights / weights.sum()
     counts: Numbers = np.floor(exact).astype(np.int64)
-    counts[np.argsort(counts - exact, kind="stable")[: PERIOD - counts.sum()]] += 1
+    counts[np.argsort(counts - exact, kind="stable")[: PATTERN_LENGTH - counts.sum()]] += 1
     if not counts.all():
-        least = parts[int(np.argmin(exact))]
+        least = sources[int(np.argmin(exact))]
         raise ConfigError(
-            f"the weight of {least.name} is {least.weight} of {weights.sum():g}, less than one in {PERIOD}; "
-            "give it more, or leave it out"
+            f"the weight of {least.name} is {least.weight} of {weights.sum():g}, less than one in {PATTERN_LENGTH}; "
+            "use a larger weight, or leave this source out"
         )
     return counts
 
 
-def _pattern(counts: Numbers) -> Numbers:
-    """A period in which each part is spread as evenly as can be."""
-    parts = np.repeat(np.arange(len(counts)), counts)
-    when = np.concatenate([(np.arange(count) + 0.5) / count for count in counts.tolist()])
-    pattern: Numbers = parts[np.lexsort((parts, when))]
+def _spread_evenly(counts: Numbers) -> Numbers:
+    """Return a pattern in which the places of each source are spread as evenly as possible."""
+    sources = np.repeat(np.arange(len(counts)), counts)
+    position = np.concatenate([(np.arange(count) + 0.5) / count for count in counts.tolist()])
+    pattern: Numbers = sources[np.lexsort((sources, position))]
     return pattern
+
+
+class Permutation:
+    """A permutation of [0, size) that is computed, not stored.
+
+    Eight rounds of a balanced Feistel network (Luby and Rackoff 1988) permute the numbers of 2h bits. A result outside
+    [0, size) is permuted again until it is inside ("cycle walking", Black and Rogaway 2002).
+
+    Args:
+        size: at least 1.
+        key: whole numbers, 0 or more; another key gives another permutation.
+    """
+
+    def __init__(self, size: int, key: tuple[int, ...]) -> None:
+        self.size = size
+        self._half = _U(max(2, ((size - 1).bit_length() + 1) // 2))  # bits of each half
+        self._mask = (_U(1) << self._half) - _U(1)
+        self._keys = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
+
+    def __call__(self, places: Numbers) -> Numbers:
+        """Return the numbers at these places, int64 of any shape."""
+        found = self._rounds(places.astype(np.uint64))
+        while (outside := found >= self.size).any():
+            found[outside] = self._rounds(found[outside])
+        return found.astype(np.int64)
+
+    def _rounds(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = values >> self._half, values & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_splitmix64(right ^ key) & self._mask)
+        return left << self._half | right
+
+
+def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble numbers with the finalizer of splitmix64 (Steele, Lea and Flood 2014)."""
+    values = (values ^ (values >> _U(30))) * _U(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> _U(27))) * _U(0x94D049BB133111EB)
+    return values ^ (values >> _U(31))

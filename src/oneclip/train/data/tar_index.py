@@ -1,8 +1,8 @@
-"""A tar file to where its members are: made once, kept as NAME.tar.index beside it or in the cache.
+"""Index of the members of a tar file, stored as NAME.tar.index next to it or in the cache.
 
-The members of one sample share a name up to the first dot of the file's name, and differ in what follows, their kind:
-`a/000123.jpg` and `a/000123.txt`. Of members of one name the last counts, as tar unpacks them; a link counts as what it
-leads to in the tar, and not at all where that is nothing.
+The members of one sample have the same name up to the first dot of the file name, and differ in the rest, their kind:
+`a/000123.jpg` and `a/000123.txt`. If several members have the same full name, the last one counts, as when tar
+unpacks them. A link counts as its target in the tar; a link without a target is ignored.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import hashlib
 import io
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from oneclip.checkpoint.readers.npz import read_npz
 from oneclip.errors import CheckpointError, DataError
 from oneclip.hub.addresses import is_address, open_binary
+from oneclip.hub.atomic import file_lock, replace_file
 from oneclip.hub.cache import cache_folder
-from oneclip.hub.ranges import stamp
-from oneclip.hub.tars import DAMAGE, Links, compression, members, open_tar, path_of
+from oneclip.hub.ranges import file_version
+from oneclip.hub.tars import TAR_ERRORS, TarLinks, detect_compression, iter_members, open_tar, unpack_path
 
 FORMAT = 2
 SUFFIX = ".index"
@@ -35,16 +34,16 @@ SUFFIX = ".index"
 
 @dataclass(frozen=True)
 class TarIndex:
-    """Members of a tar, sorted by sample; samples stand in the order in which they begin.
+    """The m members of a tar, sorted by sample; samples are in the order of their first members.
 
     Attributes:
-        keys: names of samples, joined by zero bytes.
-        kinds: that occur, such as "jpg".
-        samples: (n,) int32 the sample that each member is of.
-        kind: (n,) uint16 which of `kinds` it is.
-        starts, sizes: (n,) int64 its place in the tar, in bytes.
-        damage: why the tar ends before its end; "" if it does not.
-        digest: text that changes with names, places and sizes of members.
+        keys: names of the samples, joined by zero bytes.
+        kinds: kinds that occur, such as "jpg".
+        samples: (m,) int32 sample of each member.
+        kind: (m,) uint16 index into `kinds`.
+        starts, sizes: (m,) int64 position and length in the tar, in bytes.
+        damage: why the tar could not be read to its end; "" if it could.
+        digest: text that changes with the names, positions and sizes of the members.
     """
 
     keys: bytes
@@ -58,32 +57,32 @@ class TarIndex:
 
 
 def tar_index(place: str) -> TarIndex:
-    """The index of a tar: the one that is kept if the tar has still the same size and time (or ETag), or a new one.
+    """Return the stored index of a tar if the tar has the same size and time (or ETag), or build a new one.
 
     Raises:
-        DataError: if there is no such file, or it is no tar file.
-        DownloadError: if an address does not give it.
+        DataError: if the file is missing or is not a tar file.
+        DownloadError: if an address cannot be read.
     """
-    size, change = stamp(place)
+    size, change = file_version(place)
     about = {"format": FORMAT, "size": size, "change": change}
-    for path in _homes(place):
-        found = _kept(path, about)
+    for path in _index_paths(place):
+        found = _read_index(path, about)
         if found is not None:
             return found
-    with _alone(place):
-        for path in _homes(place):  # another process may have been at it
-            found = _kept(path, about)
+    with _index_lock(place):
+        for path in _index_paths(place):  # another process may have built it meanwhile
+            found = _read_index(path, about)
             if found is not None:
                 return found
-        index = _made(place, size)
-        for path in _homes(place):
-            if _keep(path, index, about):
+        index = _build_index(place, size)
+        for path in _index_paths(place):
+            if _write_index(path, index, about):
                 break
     return index
 
 
-def _homes(place: str) -> Iterator[Path]:
-    """Where an index may be kept, the best place first."""
+def _index_paths(place: str) -> Iterator[Path]:
+    """Yield the paths where an index may be stored, the preferred one first."""
     if not is_address(place):
         yield Path(place + SUFFIX)
     yield _in_cache(place, SUFFIX)
@@ -96,24 +95,20 @@ def _in_cache(place: str, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(place: str) -> Iterator[None]:
-    """While it lasts, other processes of this machine wait to make the same index; not where there can be no locks."""
-    lock = FileLock(_in_cache(place, ".lock"))
-    with contextlib.suppress(OSError):
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+def _index_lock(place: str) -> Iterator[None]:
+    """Make other processes of this machine wait instead of building the same index. Does nothing without file locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(file_lock(_in_cache(place, ".lock")))
         yield
-    finally:
-        lock.release()
 
 
-def _made(place: str, size: int) -> TarIndex:
-    """Read the headers of a tar; one that is damaged gives what comes before."""
+def _build_index(place: str, size: int) -> TarIndex:
+    """Read the headers of a tar, up to the first damaged one."""
     numbers: dict[str, int] = {}
     kinds: dict[str, int] = {}
-    places: dict[str, tuple[str, int, int]] = {}  # name and content of each member, by its path
-    links = Links()
+    places: dict[str, tuple[str, int, int]] = {}  # name, start and size of each member, by its path
+    links = TarLinks()
     damage = ""
     is_indexed = not is_address(place)
     try:
@@ -121,31 +116,29 @@ def _made(place: str, size: int) -> TarIndex:
             open_binary(place, seekable=False) as stream,
             open_tar(stream, is_indexed=is_indexed, is_plain=True) as archive,
         ):
-            for member in members(archive):
-                links.see(member)
-                name, *_ = places.pop(path_of(member), (member.name,))
+            for member in iter_members(archive):
+                links.add(member)
+                name, *_ = places.pop(unpack_path(member), (member.name,))
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size:
-                    damage = (
-                        f"it has {size} bytes, and {member.name} ends at {member.offset_data + member.size}"
-                    )
+                    damage = f"it has {size} bytes, but {member.name} ends at byte {member.offset_data + member.size}"
                     break
-                places[path_of(member)] = name, member.offset_data, member.size
+                places[unpack_path(member)] = name, member.offset_data, member.size
     except FileNotFoundError as error:
         raise DataError(f"{place}: no such file") from error
-    except DAMAGE as error:
+    except TAR_ERRORS as error:
         damage = str(error) or type(error).__name__
         if not places:
             with open_binary(place, seekable=False) as stream:
-                if compression(stream.read(8)):
-                    raise compressed(place) from error
+                if detect_compression(stream.read(8)):
+                    raise compressed_tar_error(place) from error
     for path, target in links:
         if target in places:
             places[path] = path, *places[target][1:]
     rows: list[tuple[int, int, int, int]] = []
     for name, start, length in places.values():
-        key, kind = _split(name)
+        key, kind = _split_name(name)
         if kind:
             number = numbers.setdefault(key, len(numbers))
             rows.append((number, kinds.setdefault(kind, len(kinds)), start, length))
@@ -160,34 +153,40 @@ def _made(place: str, size: int) -> TarIndex:
     return TarIndex(keys, tuple(kinds), **arrays, damage=damage, digest=_digest(keys, tuple(kinds), arrays))
 
 
-def compressed(place: str) -> DataError:
-    """What to raise for a tar that is compressed, whatever it is called."""
-    return DataError(f"{place} is compressed, so that its members cannot be read alone; unpack it (gunzip)")
+def compressed_tar_error(place: str) -> DataError:
+    """Return the error for a compressed tar."""
+    return DataError(
+        f"{place} is compressed, so single members cannot be read from it; decompress it first (gunzip)"
+    )
 
 
-def _split(name: str) -> tuple[str, str]:
-    """The key and the kind of a member; no kind for what is hidden or has no suffix."""
+def _split_name(name: str) -> tuple[str, str]:
+    """Split a member's name into key and kind. Hidden files and names without a suffix have no kind."""
     folder, slash, file = name.rpartition("/")
     key, _, kind = file.partition(".")
     return folder + slash + key, kind.lower() if key else ""
 
 
-def _kept(path: Path, about: dict[str, Any]) -> TarIndex | None:
-    """The index in a file, if it is of the same tar; None also for a damaged file, which is made anew."""
+def _read_index(path: Path, about: dict[str, Any]) -> TarIndex | None:
+    """Read a stored index; None if it belongs to another tar or is damaged, so that a new one is built."""
     try:
-        held = {name: tensor.numpy() for name, tensor in read_npz(path).items()} if path.exists() else {}
-        facts = json.loads(held.pop("about").tobytes())
+        arrays = {name: tensor.numpy() for name, tensor in read_npz(path).items()} if path.exists() else {}
+        facts = json.loads(arrays.pop("about").tobytes())
         if any(facts.pop(key, None) != value for key, value in about.items()):
             return None
-        keys, kinds, damage = held.pop("keys").tobytes(), tuple(facts.pop("kinds")), str(facts.pop("damage"))
-        index = TarIndex(keys, kinds, **held, damage=damage, digest=_digest(keys, kinds, held))
-        return index if index.digest == facts.pop("digest") and _fits(index, about["size"]) else None
+        keys, kinds, damage = (
+            arrays.pop("keys").tobytes(),
+            tuple(facts.pop("kinds")),
+            str(facts.pop("damage")),
+        )
+        index = TarIndex(keys, kinds, **arrays, damage=damage, digest=_digest(keys, kinds, arrays))
+        return index if index.digest == facts.pop("digest") and _is_consistent(index, about["size"]) else None
     except (CheckpointError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 
-def _fits(index: TarIndex, size: int) -> bool:
-    """Whether an index speaks of samples and kinds that it has, and of places in the tar."""
+def _is_consistent(index: TarIndex, size: int) -> bool:
+    """Tell whether all numbers of an index refer to existing samples and kinds, and to bytes of the tar."""
     arrays: tuple[NDArray[Any], ...] = (index.samples, index.kind, index.starts, index.sizes)
     dtypes = (np.int32, np.uint16, np.int64, np.int64)
     if any(array.dtype != dtype or array.ndim != 1 for array, dtype in zip(arrays, dtypes, strict=True)):
@@ -210,15 +209,15 @@ def _fits(index: TarIndex, size: int) -> bool:
 
 
 def _digest(keys: bytes, kinds: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Text that changes with anything in an index."""
+    """Return text that changes with anything in an index."""
     digest = hashlib.sha256(keys + "\0".join(kinds).encode("utf-8", "surrogateescape"))
     for name in ("samples", "kind", "starts", "sizes"):
         digest.update(arrays[name].astype(np.int64).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _keep(path: Path, index: TarIndex, about: dict[str, Any]) -> bool:
-    """Write an index under its name when it is whole; False where that is not allowed."""
+def _write_index(path: Path, index: TarIndex, about: dict[str, Any]) -> bool:
+    """Write an index atomically; False if the folder is not writable."""
     facts = {**about, "kinds": index.kinds, "damage": index.damage, "digest": index.digest}
     content = io.BytesIO()
     np.savez(
@@ -230,13 +229,10 @@ def _keep(path: Path, index: TarIndex, about: dict[str, Any]) -> bool:
         starts=index.starts,
         sizes=index.sizes,
     )
-    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.getvalue())
-        os.replace(part, path)
+        with replace_file(path, durable=False) as temporary:
+            temporary.write_bytes(content.getvalue())
     except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         return False
     return True

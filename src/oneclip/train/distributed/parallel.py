@@ -1,6 +1,7 @@
-"""Towers on each rank to towers that learn together: replicated (DDP), or in shards (FSDP2).
+"""Data-parallel training of the towers: replicated (DDP) or sharded (FSDP2).
 
-What is neither, such as the temperature of a sharded model or the parameters of a loss, is averaged here.
+Gradients that neither of them averages, such as those of a loss or of the logit scale of a sharded model, are
+averaged here.
 """
 
 from __future__ import annotations
@@ -17,36 +18,36 @@ from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
 from oneclip.train.distributed.world import World
-from oneclip.train.forward import Towers
+from oneclip.train.forward import TrainingForward
 
 
-class Together:
-    """The towers of one rank, and how they keep step with those of the others.
+class ParallelTowers:
+    """The towers of one rank, and their synchronization with the other ranks.
 
     Args:
-        towers: on their device; changed in place by "fsdp".
-        world: of the training. Alone, nothing is wrapped.
-        strategy: "ddp": every rank holds all weights; "fsdp": each a share of weights, gradients and the state of
-            the optimizer.
+        towers: on their device; "fsdp" changes them in place.
+        world: of the training. A single process wraps nothing.
+        strategy: "ddp": every rank has all weights; "fsdp": each rank has a shard of weights, gradients and
+            optimizer state.
 
     Attributes:
-        module: what is called for a forward pass.
+        module: the module to call for a forward pass.
 
     Raises:
         ConfigError: if this build of torch cannot shard.
     """
 
-    def __init__(self, towers: Towers, world: World, strategy: str = "ddp") -> None:
+    def __init__(self, towers: TrainingForward, world: World, strategy: str = "ddp") -> None:
         self.towers, self.world = towers, world
-        self.is_sharded = strategy == "fsdp" and not world.is_alone
+        self.is_sharded = strategy == "fsdp" and not world.is_single
         self.module: nn.Module = towers
         self._is_local = False
         if self.is_sharded:
-            shard(towers, world)
-        elif not world.is_alone:
+            shard_towers(towers, world)
+        elif not world.is_single:
             device = next(towers.parameters()).device
             replicate = nn.parallel.DistributedDataParallel
-            newer = "forward_sync_buffers"  # what torch 2.13 calls it
+            newer = "forward_sync_buffers"  # its name since torch 2.13
             known = inspect.signature(replicate).parameters
             options: dict[str, Any] = {newer if newer in known else "broadcast_buffers": False}
             self.module = replicate(
@@ -57,9 +58,9 @@ class Together:
             )
 
     @contextlib.contextmanager
-    def local(self, is_local: bool = True) -> Iterator[None]:
-        """Backward passes whose gradients stay on their rank until one that runs outside adds its own and shares."""
-        if not is_local or self.world.is_alone:
+    def no_sync(self, is_local: bool = True) -> Iterator[None]:
+        """Keep the gradients of backward passes on their rank. The next pass outside this context synchronizes them."""
+        if not is_local or self.world.is_single:
             yield
         elif self.is_sharded:
             before, self._is_local = self._is_local, True
@@ -74,18 +75,18 @@ class Together:
                 yield
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
-        """A stretch in which the model's own methods may be called, by every rank alike, such as an evaluation."""
+    def unsharded(self) -> Iterator[None]:
+        """Gather all weights, so that the model's own methods can be called, in an evaluation for example."""
         if not self.is_sharded:
             yield
             return
         from torch.distributed.fsdp import FSDPModule
 
-        # all of it, so that no forward pass exchanges anything: ranks may make another number of them
+        # gather everything, so that no forward pass communicates: ranks may run different numbers of them
         parts = [part for part in self.towers.modules() if isinstance(part, FSDPModule)]
         for part in parts:
             part.unshard()
-        for part in parts[1:]:  # the first one, of which the others are parts, stays whole as it is
+        for part in parts[1:]:  # the first one contains the others and stays gathered without this
             part.set_reshard_after_forward(False, recurse=False)
         try:
             yield
@@ -95,12 +96,12 @@ class Together:
             for part in parts:
                 part.reshard()
 
-    def average_rest(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average over ranks the gradients that nothing else averages."""
-        if self.world.is_alone:
+    def average_unsynced(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients that DDP or FSDP does not average."""
+        if self.world.is_single:
             return
         shared = set() if self.is_sharded else set(self.towers.parameters())
-        rest = [p for p in parameters if p not in shared and not is_shard(p) and p.requires_grad]
+        rest = [p for p in parameters if p not in shared and not is_dtensor(p) and p.requires_grad]
         for parameter in rest:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -108,11 +109,11 @@ class Together:
             parameter.grad /= self.world.size
 
 
-def shard(towers: Towers, world: World) -> None:
-    """Shard the blocks of both towers one by one, then the rest; scalars stay whole on every rank.
+def shard_towers(towers: TrainingForward, world: World) -> None:
+    """Shard the blocks of both towers one by one, then the rest. Every rank keeps all scalars.
 
     Raises:
-        ConfigError: if this build of torch cannot.
+        ConfigError: if torch is older than 2.7.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -120,14 +121,14 @@ def shard(towers: Towers, world: World) -> None:
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise ConfigError(f"strategy=fsdp needs torch 2.7 or newer; found {torch.__version__}")
     mesh = init_device_mesh(next(towers.parameters()).device.type, (world.size,))
-    for block in blocks(towers):
+    for block in repeated_blocks(towers):
         fully_shard(block, mesh=mesh)
     scalars = {parameter for parameter in towers.parameters() if parameter.ndim == 0}
     fully_shard(towers, mesh=mesh, ignored_params=scalars)
 
 
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The repeated parts: members of lists and sequences that hold weights, and no other such part."""
+def repeated_blocks(module: nn.Module) -> list[nn.Module]:
+    """Return the outermost modules with weights that are members of a `ModuleList` or a `Sequential`."""
     found = []
     for parent in module.modules():
         if isinstance(parent, nn.ModuleList | nn.Sequential) and len(parent) > 1:
@@ -137,14 +138,16 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
-    """Scale all gradients down to a common norm, whether they lie here or in shards.
+    """Scale all gradients, sharded or not, so that their common norm is at most `limit`.
 
     Returns:
-        The norm that they had, over all ranks.
+        The norm before scaling, over all ranks.
     """
     with_grad = [p for p in parameters if p.grad is not None]
-    parts = [part for part in _alike(with_grad) if part]
-    norms = [_whole(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
+    # no operation accepts sharded and plain tensors together
+    plain = [p for p in with_grad if not is_dtensor(p)]
+    parts = [part for part in (plain, [p for p in with_grad if is_dtensor(p)]) if part]
+    norms = [_full(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
     total = torch.stack([norm.float() for norm in norms]).norm() if norms else torch.zeros(())
     if limit is not None and not math.isinf(limit):
         for part in parts:
@@ -152,8 +155,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
     return total
 
 
-def is_shard(tensor: Tensor) -> bool:
-    """Whether a tensor is one rank's share of a larger one."""
+def is_dtensor(tensor: Tensor) -> bool:
+    """Tell whether a tensor is one rank's shard of a larger one."""
     if not dist.is_available():
         return False
     from torch.distributed.tensor import DTensor
@@ -161,10 +164,5 @@ def is_shard(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def _alike(parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Whole ones and shards: no operation takes both."""
-    return [p for p in parameters if not is_shard(p)], [p for p in parameters if is_shard(p)]
-
-
-def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if is_shard(tensor) else tensor  # type: ignore[no-any-return]
+def _full(tensor: Any) -> Tensor:
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What the first of several processes does for all, and what only all of them have: errors, weights."""
+"""Work that only rank 0 does, and values that all ranks get from it: results, errors, tensors."""
 
 from __future__ import annotations
 
@@ -12,61 +12,63 @@ from torch import Tensor, nn
 from oneclip.errors import ClusterError, OneCLIPError
 from oneclip.train.distributed.world import World
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def by_first(world: World, do: Callable[[], Made]) -> Made:
-    """Do something on the first rank alone, and have what came of it on every rank.
+def run_on_rank_zero(world: World, do: Callable[[], Result]) -> Result:
+    """Call a function on rank 0 only, and return its result on every rank.
 
     Args:
-        world: every rank of it has to call this.
-        do: what comes of it can be pickled.
+        world: every rank of it must call this.
+        do: its result can be pickled.
 
     Raises:
-        OneCLIPError: on the first rank, as `do` does.
-        ClusterError: on the others, if `do` raised on the first: none of them waits for what will not come.
+        OneCLIPError: on rank 0, if `do` raises it.
+        ClusterError: on the other ranks, if `do` raises on rank 0, so that none of them waits forever.
     """
-    made: Made | None = None
+    result: Result | None = None
     problem: OneCLIPError | None = None
-    if world.is_first:
+    if world.is_rank_zero:
         try:
-            made = do()
+            result = do()
         except OneCLIPError as error:
             problem = error
-    made, text = world.first_says((made, str(problem) if problem is not None else None))
+    result, reason = world.broadcast_object((result, str(problem) if problem is not None else None))
     if problem is not None:
         raise problem
-    if text is not None:
-        raise ClusterError(f"process {world.rank} ends because the first one did: {text}")
-    return cast(Made, made)
+    if reason is not None:
+        raise ClusterError(f"process {world.rank} stops because process 0 failed: {reason}")
+    return cast(Result, result)
 
 
-def from_first(world: World, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the first rank on every rank, each of which has to call this.
+def broadcast_tensors(
+    world: World, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of rank 0 on every rank. Every rank must call this.
 
     Args:
         world: the processes.
-        tensors: on the CPU; those of other ranks than the first are not looked at.
-        like: tensors of the same names, shapes and types, which every rank has.
+        tensors: on the CPU; only those of rank 0 are used.
+        like: tensors of the same names, shapes and dtypes, on every rank.
     """
-    if world.is_alone:
+    if world.is_single:
         return dict(tensors)
-    found = {}
+    received = {}
     for name, tensor in like.items():
-        found[name] = tensors[name].contiguous() if world.is_first else torch.empty_like(tensor)
-        dist.broadcast(found[name], src=0)
-    return found
+        received[name] = tensors[name].contiguous() if world.is_rank_zero else torch.empty_like(tensor)
+        dist.broadcast(received[name], src=0)
+    return received
 
 
-def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
-    """The weights of a model on the CPU, put together from all ranks, each of which has to call this.
+def full_state_dict(model: nn.Module, world: World) -> dict[str, Tensor]:
+    """Gather the weights of a model from all ranks, on the CPU. Every rank must call this.
 
     Returns:
-        them on the first rank; on others perhaps nothing.
+        The weights on rank 0. The result of other ranks may be empty.
     """
-    if world.is_alone:
+    if world.is_single:
         return model.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, Tensor], get_model_state_dict(model, options=whole))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))

@@ -1,4 +1,4 @@
-"""The environment that torchrun makes to a place among the processes of a training."""
+"""Processes of a training: rank and world size, joining through torchrun, and small exchanges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from oneclip.errors import ConfigError
 
-TIMEOUT = timedelta(minutes=30)  # of one exchange; what stalls for less long is the watchdog's affair
+TIMEOUT = timedelta(minutes=30)  # of one exchange; the watchdog detects shorter stalls
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of a training, rank by rank; alone by default.
+    """The processes that train together, and the rank of this one. The default is a single process.
 
     Attributes:
         rank: of this process, in [0, size).
@@ -31,63 +31,63 @@ class World:
     local_rank: int = 0
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there are no others."""
+    def is_single(self) -> bool:
+        """Whether this is the only process."""
         return self.size == 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each number added up over all ranks; every rank has to ask at the same time."""
-        if self.is_alone:
+        """Add up each number over all ranks. Every rank must call this at the same point."""
+        if self.is_single:
             return list(values)
         total = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def first_says(self, value: Any) -> Any:
-        """What rank 0 has, on every rank; every rank has to ask at the same time."""
-        if self.is_alone:
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the value of rank 0 on every rank. Every rank must call this at the same point."""
+        if self.is_single:
             return value
         values = [value]
         dist.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank has, in the order of the ranks, on every rank; each has to ask at the same time.
+        """Return the values of all ranks, in rank order. Every rank must call this at the same point.
 
         Args:
             value: can be pickled.
         """
-        if self.is_alone:
+        if self.is_single:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
 
-def is_launched(environment: Mapping[str, str] | None = None) -> bool:
-    """Whether torchrun, or what sets the same variables, started this process as one of several."""
+def is_torchrun(environment: Mapping[str, str] | None = None) -> bool:
+    """Tell whether torchrun, or a launcher that sets the same variables, started this process as one of several."""
     return int((os.environ if environment is None else environment).get("WORLD_SIZE", "1")) > 1
 
 
-def join(device: str | torch.device) -> tuple[World, torch.device]:
-    """Meet the other processes that torchrun started; alone, if it started none.
+def init_distributed(device: str | torch.device) -> tuple[World, torch.device]:
+    """Join the other processes that torchrun started. Without torchrun, return a single-process world.
 
     Args:
-        device: "cuda" or "cpu": what the training runs on. Ranks of a machine take its cards in turn.
+        device: "cuda" or "cpu". Each rank of a machine uses a GPU of its own.
 
     Returns:
         The world, and the device of this process.
 
     Raises:
-        ConfigError: if a machine has fewer cards than ranks, or this build of torch cannot exchange tensors.
+        ConfigError: if a machine has fewer GPUs than ranks, or this build of torch has no torch.distributed.
     """
     device = torch.device(device)
-    if not is_launched():
+    if not is_torchrun():
         return World(), device
     if not dist.is_available():
         raise ConfigError(
@@ -97,20 +97,20 @@ def join(device: str | torch.device) -> tuple[World, torch.device]:
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"torchrun started a process number {local_rank + 1} on a machine with {torch.cuda.device_count()} "
-                "cards; give --nproc-per-node as many as there are"
+                f"torchrun started more processes than this machine has GPUs ({torch.cuda.device_count()}, local rank "
+                f"{local_rank}); set --nproc-per-node to the number of GPUs"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        # both: numbers of the loop and checkpoints travel from host memory, while cards go on
+        # both backends: metrics and checkpoints are exchanged from host memory while the GPUs work
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
     return World(dist.get_rank(), dist.get_world_size(), local_rank), device
 
 
-def leave() -> None:
-    """Part from the other processes, when all are done."""
+def end_distributed() -> None:
+    """Leave the process group once all ranks have arrived here."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -1,25 +1,35 @@
-"""Fine-tuning that keeps what a model could do: methods, LoRA, a teacher, and WiSE-FT afterwards."""
+"""Fine-tuning with less forgetting: methods, LoRA, distillation and WiSE-FT."""
 
-from oneclip.config.finetune import WAYS, FinetuneCfg
+from oneclip.config.finetune import METHODS, FinetuneCfg
 from oneclip.train.finetune.lora import Lora
-from oneclip.train.finetune.reference_task import CHOICES, before_task, has_a_sample
+from oneclip.train.finetune.reference_task import (
+    REFERENCE_CHOICES,
+    has_bundled_reference,
+    open_reference_task,
+)
 from oneclip.train.finetune.report_section import gained_and_forgotten
 from oneclip.train.finetune.run import FinetuneResult, finetune
-from oneclip.train.finetune.wise_ft import Path, Point, choose, interpolate, walk
+from oneclip.train.finetune.wise_ft import (
+    AlphaPoint,
+    AlphaSweep,
+    evaluate_alphas,
+    interpolate,
+    select_alpha,
+)
 
 __all__ = [
-    "CHOICES",
-    "WAYS",
+    "METHODS",
+    "REFERENCE_CHOICES",
+    "AlphaPoint",
+    "AlphaSweep",
     "FinetuneCfg",
     "FinetuneResult",
     "Lora",
-    "Path",
-    "Point",
-    "before_task",
-    "choose",
+    "evaluate_alphas",
     "finetune",
     "gained_and_forgotten",
-    "has_a_sample",
+    "has_bundled_reference",
     "interpolate",
-    "walk",
+    "open_reference_task",
+    "select_alpha",
 ]

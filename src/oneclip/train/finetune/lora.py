@@ -1,7 +1,7 @@
-"""A model with LoRA adapters (Hu et al. 2022), made, saved and loaded by peft.
+"""LoRA adapters (Hu et al. 2022), made, saved and loaded by peft.
 
-Every linear layer and convolution gets one, and so does the fused projection of queries, keys and values: it is a
-parameter and no layer, which peft reaches by `target_parameters`.
+Every linear layer and convolution gets an adapter. So does the fused projection of queries, keys and values, which is
+a parameter and not a layer; peft adapts it through `target_parameters`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from torch import Tensor, nn
 
 from oneclip import checkpoint
 from oneclip.errors import ConfigError, OutputError
+from oneclip.hub.atomic import replace_file
 from oneclip.model.layers import freeze_batch_norm
 from oneclip.model.optional_package import optional_package
 
 FUSED = "in_proj_weight"
-ADAPTER = "default"  # peft's name for an only one
-PREFIX = "base_model.model."  # of names in peft's files
+ADAPTER = "default"  # peft's name of a single adapter
+PREFIX = "base_model.model."  # of tensor names in peft's files
 
 
 class Lora:
-    """Puts adapters into a model, in place. All else is held still, batch norm statistics too.
+    """LoRA adapters, added to a model in place. Everything else is frozen, including batch norm statistics.
 
     Args:
-        model: its outputs do not change by this.
-        rank: of the two matrices of each adapter.
-        alpha: changes are multiplied by alpha over rank; None for twice the rank.
-        seed: of the first matrices; the second ones are zero.
-        name: of the model, for peft's file.
+        model: its outputs do not change.
+        rank: rank of the adapter matrices.
+        alpha: changes are multiplied by alpha / rank; None: twice the rank.
+        seed: seed of the first matrices; the second ones start at zero.
+        name: name of the model, for peft's file.
 
     Raises:
         MissingExtraError: without peft.
-        ConfigError: if the model has no layer that an adapter fits.
+        ConfigError: if the model has no layer to adapt.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class Lora:
         name: str | Path | None = None,
     ) -> None:
         self._peft: Any = optional_package("peft", "LoRA", "train")
-        layers = [path for path, module in model.named_modules() if _takes_an_adapter(module)]
+        layers = [path for path, module in model.named_modules() if _is_adaptable(module)]
         fused = [path for path, _ in model.named_parameters() if path.rpartition(".")[2] == FUSED]
         if not layers and not fused:
             raise ConfigError(
-                f"{type(model).__name__} has no linear layer that LoRA could adapt; choose another way"
+                f"{type(model).__name__} has no linear layer for LoRA to adapt; choose another method"
             )
         self.model = model
         self.cfg: Any = self._peft.LoraConfig(
@@ -68,8 +69,10 @@ class Lora:
             torch.manual_seed(seed)
             self._peft.inject_adapter_in_model(self.cfg, model)
 
-    def after(self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the model without adapters, with what they do added to them."""
+    def merged_weights(
+        self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Merge trained adapters into the weights of the model before."""
         checkpoint.load_into(self.model, state_dict, source="the trained adapters")
         merged = dict(before)
         for name, change in self._changes().items():
@@ -78,11 +81,11 @@ class Lora:
 
     @torch.no_grad()
     def write(self, folder: Path, alpha: float) -> Path:
-        """Write the adapters as peft does, so that `PeftModel.from_pretrained(model, folder)` takes them.
+        """Write the adapters in peft's format, for `PeftModel.from_pretrained(model, folder)`.
 
         Args:
-            folder: where to.
-            alpha: what their changes are multiplied by.
+            folder: output folder.
+            alpha: factor of the changes.
 
         Raises:
             OutputError: if it cannot be written.
@@ -99,7 +102,7 @@ class Lora:
                 folder / "adapter_model.safetensors", {PREFIX + name: t for name, t in tensors.items()}
             )
             text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-            with checkpoint.replacing(folder / "adapter_config.json") as temporary:
+            with replace_file(folder / "adapter_config.json") as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             if isinstance(error, OutputError):
@@ -109,7 +112,7 @@ class Lora:
 
     @torch.no_grad()
     def _changes(self) -> dict[str, Tensor]:
-        """By the names of the model without adapters: what each adapter adds to its parameter."""
+        """Return what each adapter adds to its parameter, by the names of the model without adapters."""
         changes = {}
         for path, module in self.model.named_modules():
             delta = getattr(module, "get_delta_weight", None)
@@ -121,6 +124,6 @@ class Lora:
         return changes
 
 
-def _takes_an_adapter(module: nn.Module) -> bool:
-    """Linear layers and convolutions; not those in groups, whose number a rank would have to divide."""
+def _is_adaptable(module: nn.Module) -> bool:
+    """Return True for linear layers and ungrouped convolutions (for others, groups would have to divide the rank)."""
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, one tower, the last groups of both towers, or LoRA adapters."""
+"""Fine-tuning methods: all weights, one tower, the last groups of both towers, or LoRA adapters."""
 
 from __future__ import annotations
 
@@ -16,94 +16,98 @@ from oneclip.train.finetune.lora import Lora
 NOT_A_TOWER = ("logit_scale", "logit_bias")
 
 
-class Adapted(Protocol):
-    """A model made ready for its way of training."""
+class AdaptedModel(Protocol):
+    """Model that is ready for its fine-tuning method."""
 
-    def after(self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What was trained to the weights of the model as it was built.
+    def merged_weights(
+        self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the trained weights by the names of the original model.
 
         Args:
-            state_dict: of the model that was trained.
-            before: of the same model, before it was made ready.
+            state_dict: weights of the trained model.
+            before: weights of the original model.
         """
         ...
 
     def write(self, folder: Path, alpha: float) -> Path | None:
-        """Write what was added to the model, scaled by alpha, into a folder of its own; None if nothing was."""
+        """Write adapters, scaled by alpha, into a folder and return it; None without adapters."""
         ...
 
 
-class InPlace:
-    """Of a model that is trained as it is."""
+class PlainModel:
+    """Adapted model without adapters."""
 
-    def after(self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Adapted`."""
+    def merged_weights(
+        self, state_dict: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """See `AdaptedModel`."""
         return dict(state_dict)
 
     def write(self, folder: Path, alpha: float) -> Path | None:
-        """See `Adapted`."""
+        """See `AdaptedModel`."""
         return None
 
 
-class Way(NamedTuple):
-    """One way.
+class Method(NamedTuple):
+    """Fine-tuning method.
 
     Attributes:
-        lr: highest learning rate, if none is asked for.
-        adapt: makes a model ready.
+        lr: default of the highest learning rate.
+        adapt: prepares a model in place.
     """
 
     lr: float
-    adapt: Callable[[nn.Module, FinetuneCfg], Adapted]
+    adapt: Callable[[nn.Module, FinetuneCfg], AdaptedModel]
 
 
-def _full(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    return InPlace()
+def _full(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
+    return PlainModel()
 
 
-def _lit(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
+def _lit(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
     _lockable(model, "lock_image_tower")()
-    return InPlace()
+    return PlainModel()
 
 
-def _image(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
+def _image(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
     _lockable(model, "lock_text_tower")()
-    return InPlace()
+    return PlainModel()
 
 
-def _last(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    assert cfg.last is not None  # FinetuneCfg saw to that
+def _last(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
+    assert cfg.last is not None  # checked by FinetuneCfg
     _lockable(model, "lock_image_tower")(unlocked_groups=cfg.last)
     _lockable(model, "lock_text_tower")(unlocked_layers=cfg.last)
-    return InPlace()
+    return PlainModel()
 
 
-def _lora(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
+def _lora(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
     return Lora(model, rank=cfg.rank, alpha=cfg.lora_alpha, seed=cfg.seed, name=cfg.model)
 
 
-BY_NAME: Mapping[str, Way] = {
-    "full": Way(3e-5, _full),  # that of Wortsman et al. 2022, appendix
-    "lora": Way(3e-4, _lora),
-    "image": Way(3e-5, _image),
-    "lit": Way(1e-4, _lit),
-    "last": Way(1e-4, _last),
+METHODS_BY_NAME: Mapping[str, Method] = {
+    "full": Method(3e-5, _full),  # Wortsman et al. 2022, appendix
+    "lora": Method(3e-4, _lora),
+    "image": Method(3e-5, _image),
+    "lit": Method(1e-4, _lit),
+    "last": Method(1e-4, _last),
 }
 
 
-def adapt(model: nn.Module, cfg: FinetuneCfg) -> Adapted:
-    """Make a model ready for its way of training, in place.
+def adapt(model: nn.Module, cfg: FinetuneCfg) -> AdaptedModel:
+    """Prepare a model for its fine-tuning method, in place.
 
     Raises:
-        ConfigError: if it cannot be trained so, or nothing is left to train.
+        ConfigError: if the model does not support the method, or nothing is left to train.
         MissingExtraError: for LoRA without peft.
     """
-    adapted = BY_NAME[cfg.way].adapt(model, cfg)
-    freeze_batch_norm(model)  # statistics that follow the new pictures cost most of what a model forgets
+    adapted = METHODS_BY_NAME[cfg.method].adapt(model, cfg)
+    freeze_batch_norm(model)  # statistics of the new images would cause most of the forgetting
     trained = [name for name, p in model.named_parameters() if p.requires_grad and name not in NOT_A_TOWER]
     if not trained:
         raise ConfigError(
-            f"way={cfg.way!r} leaves nothing of {cfg.model} to train but its temperature; choose another way"
+            f"method={cfg.method!r} leaves nothing of {cfg.model} to train but its temperature; choose another method"
         )
     return adapted
 
@@ -112,7 +116,7 @@ def _lockable(model: nn.Module, method: str) -> Callable[..., Any]:
     found = getattr(model, method, None)
     if found is None:
         raise ConfigError(
-            f"{type(model).__name__} has no groups of layers to lock ({method}); fine-tune it by way='full' or 'lora'"
+            f"{type(model).__name__} cannot lock groups of layers ({method} is missing); use method='full' or 'lora'"
         )
     lock: Callable[..., Any] = found
     return lock

@@ -1,4 +1,4 @@
-"""What `--before` means: the data that says what a fine-tuning has forgotten."""
+"""Reference task of a fine-tuning (`--reference`): data that measures what the model forgets."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import os
 from pathlib import Path
 
 from oneclip import zoo
-from oneclip.config.finetune import FinetuneCfg
+from oneclip.config.finetune import NO_REFERENCE, FinetuneCfg
 from oneclip.errors import ConfigError, UnknownModelError
-from oneclip.evaluate import Task, open_task, pocket_sample, read_templates
+from oneclip.evaluate import Task, load_pocket_heldout, open_task, read_templates
 
-NONE = "none"
-CHOICES = "a table of pictures and captions, a folder of classes, or none"
+REFERENCE_CHOICES = "a table of images and captions, a folder of classes, or none"
 
 
-def has_a_sample(model: str | Path) -> bool:
-    """Whether something from before comes with a model, so that nothing needs to be said."""
+def has_bundled_reference(model: str | Path) -> bool:
+    """Return True if the package has a reference task for a model, so that none needs to be named."""
     try:
         source = zoo.resolve(model)
-    except UnknownModelError:  # told where the model is read
+    except UnknownModelError:  # reported when the model is loaded
         return False
     return source.path is not None and os.path.realpath(source.path) == os.path.realpath(zoo.pocket_path())
 
 
-def before_task(cfg: FinetuneCfg) -> Task | None:
-    """The task from before; None if there is to be none.
+def open_reference_task(cfg: FinetuneCfg) -> Task | None:
+    """Open the reference task; None if it is switched off.
 
     Raises:
-        ConfigError: if nothing says what it is, and nothing comes with the model.
+        ConfigError: if it is not set and the package has none for the model.
         DataError: if it cannot be used.
     """
-    if not cfg.before:
-        if has_a_sample(cfg.model):
-            return pocket_sample()
+    if not cfg.reference:
+        if has_bundled_reference(cfg.model):
+            return load_pocket_heldout()
         raise ConfigError(
-            f"say what {cfg.model} could do before, to see what it forgets (before=…, --before …): {CHOICES}"
+            f"{cfg.model} needs a reference task, to measure what it forgets; set reference (--reference) to "
+            f"{REFERENCE_CHOICES}"
         )
-    if str(cfg.before) == NONE:
+    if str(cfg.reference) == NO_REFERENCE:
         return None
     return open_task(
-        cfg.before,
-        images=cfg.before_images,
+        cfg.reference,
+        images=cfg.reference_images,
         separator=cfg.delimiter,
         templates=read_templates(cfg.templates),
         skip_missing=cfg.skip_missing,

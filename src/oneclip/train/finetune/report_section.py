@@ -1,42 +1,46 @@
-"""The path from before to after to a part of the report, and to two lines for people."""
+"""Section of the report about a fine-tuning: what the model gained and forgot."""
 
 from __future__ import annotations
 
-from oneclip.train.finetune.wise_ft import Path
-from oneclip.train.reporting.html_page import Section, paragraph, picture, table
+from oneclip.train.finetune.wise_ft import AlphaSweep
+from oneclip.train.reporting.html_page import Section, html_image, html_paragraph, html_table
 
 
-def section(path: Path, png: bytes | None) -> Section:
-    """What was gained and forgotten, the plot if there is one, and the figures of every point."""
-    header = ["alpha", f"{path.new_name}: {path.new_metric}"]
-    if path.old_metric is not None:
-        header.append(f"{path.old_name}: {path.old_metric}")
+def sweep_section(sweep: AlphaSweep, png: bytes | None) -> Section:
+    """Make the section: what was gained and forgotten, the plot if any, and a table of all points."""
+    header = ["alpha", f"{sweep.new_name}: {sweep.new_metric}"]
+    if sweep.reference_metric is not None:
+        header.append(f"{sweep.reference_name}: {sweep.reference_metric}")
     rows = []
-    for point in path.points:
-        old = path.old(point)
-        mark = "written" if point.alpha == path.chosen else ""
-        rows.append([point.alpha, path.new(point), *([old] if old is not None else []), mark])
-    what = f"model/ holds the weights at {alpha_in_words(path.chosen)}."
-    body = [paragraph(what), *map(paragraph, gained_and_forgotten(path))]
+    for point in sweep.points:
+        reference = sweep.reference_score(point)
+        mark = "written" if point.alpha == sweep.chosen else ""
+        columns = [reference] if reference is not None else []
+        rows.append([point.alpha, sweep.new_score(point), *columns, mark])
+    body = [html_paragraph(f"model/ contains the weights at {describe_alpha(sweep.chosen)}.")]
+    body += map(html_paragraph, gained_and_forgotten(sweep))
     if png is not None:
-        body.append(f"<p>{picture(png, 'figures by alpha')}</p>")
-    return Section("From before to after", "\n".join([*body, table(rows, [*header, ""])]))
+        body.append(f"<p>{html_image(png, 'metrics by alpha')}</p>")
+    return Section("From before to after", "\n".join([*body, html_table(rows, [*header, ""])]))
 
 
-def alpha_in_words(alpha: float) -> str:
-    """A point between before and after, and what it means at its ends."""
+def describe_alpha(alpha: float) -> str:
+    """Return an alpha in words, such as "alpha 1: as trained"."""
     meaning = {0.0: ": unchanged", 1.0: ": as trained"}.get(alpha, "")
     return f"alpha {alpha:g}{meaning}"
 
 
-def gained_and_forgotten(path: Path) -> tuple[str, str]:
-    """What the model that is written has on the new task, and on the one from before."""
-    first, chosen = path.points[0], path.at(path.chosen)
-    gained = _change("gained", path.new_name, path.new_metric, path.new(first), path.new(chosen))
-    was, is_now = path.old(first), path.old(chosen)
+def gained_and_forgotten(sweep: AlphaSweep) -> tuple[str, str]:
+    """Compare the written model with the one before, on the new task and on the reference task."""
+    first, chosen = sweep.points[0], sweep.at(sweep.chosen)
+    gained = _change(
+        "gained", sweep.new_name, sweep.new_metric, sweep.new_score(first), sweep.new_score(chosen)
+    )
+    was, is_now = sweep.reference_score(first), sweep.reference_score(chosen)
     if was is None or is_now is None:
-        return gained, "forgotten: not measured, there is no data from before"
-    return gained, _change("forgotten", str(path.old_name), str(path.old_metric), was, is_now)
+        return gained, "forgotten: not measured, no reference task"
+    name, metric = str(sweep.reference_name), str(sweep.reference_metric)
+    return gained, _change("forgotten", name, metric, was, is_now)
 
 
 def _change(word: str, name: str, metric: str, was: float, is_now: float) -> str:

@@ -1,6 +1,6 @@
-"""A model of the zoo and a table to the model fine-tuned on it: what `oneclip finetune` runs.
+"""Fine-tuning run: a training with hooks that split the data, evaluate, and interpolate the weights.
 
-The training itself is `oneclip.train.run`, with something before it and something after it.
+The training itself is `oneclip.train.run`.
 """
 
 from __future__ import annotations
@@ -20,43 +20,51 @@ from oneclip.config.run import RunCfg
 from oneclip.config.training import TrainCfg
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
-from oneclip.evaluate import Classification, HeldOut, OfEncoder, OfModule, Retrieval, Subject, Task
-from oneclip.hub.pairs import is_table, read_table
+from oneclip.evaluate import (
+    Classification,
+    EncoderAdapter,
+    EvaluationHook,
+    FeatureExtractor,
+    ModuleAdapter,
+    Retrieval,
+    Task,
+)
+from oneclip.hub.pairs import is_pairs_table, read_pairs
 from oneclip.image import Preprocess
-from oneclip.train.autocast import computing_in
-from oneclip.train.distributed.rank_zero import by_first, from_first
+from oneclip.train.autocast import autocast_to
+from oneclip.train.distributed.rank_zero import broadcast_tensors, run_on_rank_zero
 from oneclip.train.distributed.world import World
-from oneclip.train.evaluation import Shared, eval_task, held_out
+from oneclip.train.evaluation import DistributedExtractor, held_out_evaluation, open_eval_task
 from oneclip.train.finetune import wise_ft
-from oneclip.train.finetune.alpha_plot import draw
+from oneclip.train.finetune.alpha_plot import draw_alpha_sweep
 from oneclip.train.finetune.held_out_split import pairs_as_csv, split_pairs
-from oneclip.train.finetune.methods import BY_NAME, Adapted, adapt
-from oneclip.train.finetune.reference_task import before_task
-from oneclip.train.finetune.report_section import section
-from oneclip.train.finetune.teacher import teacher_of
-from oneclip.train.initial_model import Start
+from oneclip.train.finetune.methods import METHODS_BY_NAME, AdaptedModel, adapt
+from oneclip.train.finetune.reference_task import open_reference_task
+from oneclip.train.finetune.report_section import sweep_section
+from oneclip.train.finetune.teacher import load_teacher
+from oneclip.train.initial_model import InitialModel
 from oneclip.train.loop import Reporter
-from oneclip.train.run import Ending, MakeObjective, RunResult, run
-from oneclip.train.run_dir import RunFolder
+from oneclip.train.run import FinishedTraining, MakeObjective, RunResult, run
+from oneclip.train.run_dir import RunDir
 
 BATCH_SIZE = 64
-Advance = Callable[[wise_ft.Point], None]
+OnPoint = Callable[[wise_ft.AlphaPoint], None]
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a fine-tuning came to.
+    """Result of a fine-tuning.
 
     Attributes:
         run: the training.
-        path: from before to after; None if it was interrupted.
-        adapter: the folder of LoRA's adapters, if there are any.
-        notes: what is missing and why, a sentence each.
-        skipped: pictures that could not be used, and why.
+        sweep: metrics from before to after; None if the run was interrupted.
+        adapter: folder of the LoRA adapters, if any.
+        notes: what is missing and why, in one sentence each.
+        skipped: unusable images, with reasons.
     """
 
     run: RunResult
-    path: wise_ft.Path | None
+    sweep: wise_ft.AlphaSweep | None
     adapter: Path | None
     notes: list[str] = field(default_factory=list)
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -66,54 +74,53 @@ def finetune(
     cfg: FinetuneCfg,
     reporter: Reporter | None = None,
     *,
-    advance: Advance | None = None,
+    on_point: OnPoint | None = None,
     objective: MakeObjective | None = None,
 ) -> FinetuneResult:
-    """Fine-tune, evaluate what lies between before and after, and write the best of it to `cfg.out`.
+    """Fine-tune, evaluate interpolations between before and after, and write the best one to `cfg.out`.
 
     Args:
-        cfg: the fine-tuning.
-        reporter: told how the training goes.
-        advance: told each point between before and after when it was evaluated.
-        objective: what is learnt, in place of what the settings name; see `oneclip.train.run`.
+        cfg: settings of the fine-tuning.
+        reporter: receives the progress of the training.
+        on_point: called with each interpolation after its evaluation.
+        objective: makes the objective, in place of that of the settings; see `oneclip.train.run`.
 
     Raises:
-        ConfigError: for settings that do not go together, a model that cannot be trained so, or no word on what to
-            compare with.
-        DataError: for tables or pictures that cannot be used, or too few to hold some out.
+        ConfigError: if settings conflict, the model does not support the method, or the reference task is missing.
+        DataError: if tables or images cannot be used, or there are too few images to hold some out.
         MissingExtraError: for LoRA without peft.
-        UnknownModelError: for a model that does not exist.
-        OutputError: if something cannot be written.
-        TrainingError: if the loss is no longer a number.
+        UnknownModelError: if the model does not exist.
+        OutputError: if a file cannot be written.
+        TrainingError: if the loss is not finite.
     """
-    old = before_task(cfg)
-    data = _Data(cfg)
-    steps = _Steps(cfg, data.new, old, advance)
+    reference = open_reference_task(cfg)
+    data = _FinetuneData(cfg)
+    hooks = _Hooks(cfg, data.task, reference, on_point)
     result = run(
         data.run_cfg(),
         reporter,
-        told=cfg,
-        begin=data.write,
-        adapt=steps.adapt,
-        evaluate=steps.evaluate,
-        at_end=steps.at_end,
-        teach=partial(teacher_of, cfg.teacher) if cfg.teacher is not None else None,
+        recorded_cfg=cfg,
+        begin=data.write_split,
+        adapt=hooks.adapt,
+        evaluate=hooks.evaluate,
+        at_end=hooks.at_end,
+        teach=partial(load_teacher, cfg.teacher) if cfg.teacher is not None else None,
         objective=objective,
     )
-    skipped = dict(result.skipped) | data.new.skipped | (old.skipped if old is not None else {})
+    skipped = dict(result.skipped) | data.task.skipped | (reference.skipped if reference is not None else {})
     not_read = [
         task.not_read.sentence
-        for task in (data.new, old)
+        for task in (data.task, reference)
         if isinstance(task, Classification) and task.not_read
     ]
-    return FinetuneResult(result, steps.path, steps.adapter, steps.notes + not_read, skipped)
+    return FinetuneResult(result, hooks.sweep, hooks.adapter, hooks.notes + not_read, skipped)
 
 
-class _Data:
-    """What to train on, and what is held out of it.
+class _FinetuneData:
+    """Training data and held-out data of a fine-tuning.
 
     Attributes:
-        new: the task that is trained for.
+        task: evaluation on the held-out data.
     """
 
     def __init__(self, cfg: FinetuneCfg) -> None:
@@ -122,31 +129,31 @@ class _Data:
         self._count: int | None = None
         place = cfg.sources[0]
         is_split = cfg.eval_data is None
-        if is_split and (len(cfg.sources) > 1 or not is_table(place)):
+        if is_split and (len(cfg.sources) > 1 or not is_pairs_table(place)):
             raise ConfigError(
-                f"of {' and '.join(cfg.sources)} nothing can be held out, as of one table; name held-out data "
+                f"only a single table can be split, not {' and '.join(cfg.sources)}; name held-out data "
                 "(eval_data, --eval-data)"
             )
-        self._is_table = len(cfg.sources) == 1 and is_table(place)
-        pairs = read_table(place, separator=cfg.delimiter, **cfg.columns) if self._is_table else None
+        self._is_table = len(cfg.sources) == 1 and is_pairs_table(place)
+        pairs = read_pairs(place, separator=cfg.delimiter, **cfg.columns) if self._is_table else None
         if cfg.eval_data is not None:
-            self.new: Task = eval_task(cfg)
+            self.task: Task = open_eval_task(cfg)
         else:
             assert pairs is not None
-            pairs, aside = split_pairs(pairs, cfg.held_out, cfg.seed)
-            parts = {"train.csv": pairs, "held_out.csv": aside}
+            pairs, held_out = split_pairs(pairs, cfg.held_out, cfg.seed)
+            parts = {"train.csv": pairs, "held_out.csv": held_out}
             self._files = {name: pairs_as_csv(part, cfg.columns) for name, part in parts.items()}
-            task = Retrieval.of_pairs(aside, self._images, skip_missing=cfg.skip_missing)
+            task = Retrieval.from_pairs(held_out, self._images, skip_missing=cfg.skip_missing)
             task.name = "held_out.csv"
-            self.new = task
+            self.task = task
         self._count = len(pairs) if pairs is not None else None
 
     def run_cfg(self) -> RunCfg:
-        """The training that a fine-tuning is."""
+        """Return the settings of the training."""
         cfg = self._cfg
-        lr = cfg.lr if cfg.lr is not None else BY_NAME[cfg.way].lr
+        lr = cfg.lr if cfg.lr is not None else METHODS_BY_NAME[cfg.method].lr
         changes: dict[str, Any] = {
-            "eval_data": None,  # the hook evaluates
+            "eval_data": None,  # evaluated by the hook instead
             "batch_size": cfg.batch_size or min(BATCH_SIZE, self._count or BATCH_SIZE),
             "train": {**cfg.train, "lr": lr, "weight_decay": cfg.weight_decay},
         }
@@ -154,19 +161,19 @@ class _Data:
             changes |= {"data": str(self._folder / "train.csv"), "images": self._images, "separator": None}
         return cfg.run_cfg(**changes)
 
-    def write(self, folder: RunFolder, *, is_new: bool) -> None:
-        """Write the split, once the folder is this run's.
+    def write_split(self, folder: RunDir, *, is_new: bool) -> None:
+        """Write the split into the locked folder of the run.
 
         Raises:
-            ConfigError: if the run that goes on was trained on another split.
+            ConfigError: if a resumed run was trained on another split.
         """
         for name, text in self._files.items():
             path = self._folder / name
             if not is_new and path.is_file() and path.read_bytes() != text.encode("utf-8"):
                 raise ConfigError(
-                    f"{path} holds another split than {self._cfg.sources[0]}, held_out {self._cfg.held_out:g} and "
-                    f"seed {self._cfg.seed} make, so images that were trained on would be held out. Go on with the "
-                    "same data and settings, or choose another folder"
+                    f"{path} contains another split than {self._cfg.sources[0]}, held_out {self._cfg.held_out:g} and "
+                    f"seed {self._cfg.seed} give, so training images would be held out. Resume with the same data and "
+                    "settings, or choose another folder"
                 )
             folder.write_text(path, text)
 
@@ -180,91 +187,95 @@ class _Data:
         return str(cfg.images) if cfg.images is not None else str(Path(cfg.sources[0]).parent)
 
 
-class _Steps:
-    """What a fine-tuning does around the steps of its training; the hooks of `oneclip.train.run`."""
+class _Hooks:
+    """Hooks of a fine-tuning for `oneclip.train.run`."""
 
-    def __init__(self, cfg: FinetuneCfg, new: Task, old: Task | None, advance: Advance | None) -> None:
-        self._cfg, self._new, self._old, self._advance = cfg, new, old, advance
+    def __init__(
+        self, cfg: FinetuneCfg, task: Task, reference: Task | None, on_point: OnPoint | None
+    ) -> None:
+        self._cfg, self._task, self._reference, self._on_point = cfg, task, reference, on_point
         self._before: dict[str, Tensor] = {}
-        self._adapted: Adapted | None = None
-        self.path: wise_ft.Path | None = None
+        self._adapted: AdaptedModel | None = None
+        self.sweep: wise_ft.AlphaSweep | None = None
         self.adapter: Path | None = None
         self.notes: list[str] = []
 
-    def adapt(self, start: Start) -> nn.Module:
-        """Keep the weights from before, and make the model ready."""
+    def adapt(self, start: InitialModel) -> nn.Module:
+        """Save the original weights, and prepare the model for its method."""
         self._before = {name: t.detach().cpu().clone() for name, t in start.model.state_dict().items()}
         self._adapted = adapt(start.model, self._cfg)
         return start.model
 
-    def evaluate(self, start: Start, train_cfg: TrainCfg, world: World) -> HeldOut:
-        """The new task, during training."""
-        return held_out(self._new, start, self._cfg, train_cfg, world)
+    def evaluate(self, start: InitialModel, train_cfg: TrainCfg, world: World) -> EvaluationHook:
+        """Return the evaluation on the new task during training."""
+        return held_out_evaluation(self._task, start, self._cfg, train_cfg, world)
 
-    def at_end(self, ending: Ending) -> None:
-        """Walk from before to after, and put the best compromise in the place of what was trained."""
-        adapted, world = self._adapted, ending.world
+    def at_end(self, finished: FinishedTraining) -> None:
+        """Evaluate interpolations from before to after, and replace the trained weights by the selected ones."""
+        adapted, reference, world = self._adapted, self._reference, finished.world
         assert adapted is not None
         trained: dict[str, Tensor] = {}
 
         def finish() -> None:
-            found = adapted.after(ending.state_dict, self._before)
+            found = adapted.merged_weights(finished.state_dict, self._before)
             trained.update({name: tensor.cpu() for name, tensor in found.items()})
 
-        by_first(world, finish)
-        after = from_first(world, trained, like=self._before)
-        shown = _Shown(ending.start, self._cfg, world)
+        run_on_rank_zero(world, finish)
+        after = broadcast_tensors(world, trained, like=self._before)
+        evaluated = _EvaluatedModel(finished.start, self._cfg, world)
 
-        def evaluate(weights: Mapping[str, Tensor]) -> tuple[wise_ft.Figures, wise_ft.Figures | None]:
-            subject = shown.with_weights(weights)
-            return self._new(subject), (self._old(subject) if self._old is not None else None)
+        def evaluate(weights: Mapping[str, Tensor]) -> tuple[wise_ft.Metrics, wise_ft.Metrics | None]:
+            extractor = evaluated.with_weights(weights)
+            return self._task(extractor), (reference(extractor) if reference is not None else None)
 
         points = []
         for alpha in self._cfg.alphas:
-            points += wise_ft.walk(self._before, after, [alpha], evaluate)
-            if self._advance is not None and world.is_first:
-                self._advance(points[-1])
-        old_name, old_metric = (self._old.name, self._old.headline) if self._old is not None else (None, None)
-        chosen = wise_ft.choose(points, self._new.headline, old_metric, self._cfg.wanted)
-        path = wise_ft.Path(points, self._new.name, self._new.headline, old_name, old_metric, chosen)
-        self.path = path = world.first_says(path)
-        ending.state_dict = wise_ft.interpolate(self._before, after, path.chosen)
-        self.adapter = by_first(world, lambda: adapted.write(ending.folder.path / "adapter", path.chosen))
-        by_first(world, lambda: self._tell(ending, path))
+            points += wise_ft.evaluate_alphas(self._before, after, [alpha], evaluate)
+            if self._on_point is not None and world.is_rank_zero:
+                self._on_point(points[-1])
+        name, metric = (reference.name, reference.headline) if reference is not None else (None, None)
+        chosen = wise_ft.select_alpha(points, self._task.headline, metric, self._cfg.requested_alpha)
+        sweep = wise_ft.AlphaSweep(points, self._task.name, self._task.headline, name, metric, chosen)
+        self.sweep = sweep = world.broadcast_object(sweep)
+        finished.state_dict = wise_ft.interpolate(self._before, after, sweep.chosen)
+        self.adapter = run_on_rank_zero(
+            world, lambda: adapted.write(finished.folder.path / "adapter", sweep.chosen)
+        )
+        run_on_rank_zero(world, lambda: self._report(finished, sweep))
 
-    def _tell(self, ending: Ending, path: wise_ft.Path) -> None:
-        folder = ending.folder
-        folder.write_text(folder.path / "wise_ft.json", json.dumps(path.to_dict(), indent=2) + "\n")
+    def _report(self, finished: FinishedTraining, sweep: wise_ft.AlphaSweep) -> None:
+        folder = finished.folder
+        folder.write_text(folder.path / "wise_ft.json", json.dumps(sweep.to_dict(), indent=2) + "\n")
         png = None
         try:
-            png = draw(path)
+            png = draw_alpha_sweep(sweep)
         except MissingExtraError as error:
-            self.notes.append(f"no plot was drawn: {error}")
+            self.notes.append(f"the plot was not drawn: {error}")
         else:
             folder.write_bytes(folder.path / "wise_ft.png", png)
-        ending.sections.append(section(path, png))
-        ending.figures = dict(path.at(path.chosen).new)
+        finished.sections.append(sweep_section(sweep, png))
+        finished.metrics = dict(sweep.at(sweep.chosen).new)
 
 
-class _Shown:
-    """A model as it will be written, to be evaluated with one set of weights after the other."""
+class _EvaluatedModel:
+    """Model as it will be written, evaluated with one set of weights after another."""
 
-    def __init__(self, start: Start, cfg: FinetuneCfg, world: World) -> None:
+    def __init__(self, start: InitialModel, cfg: FinetuneCfg, world: World) -> None:
         self._start, self._cfg, self._world = start, cfg, world
-        self._model = checkpoint.build_blank(start.cfg)
+        self._model = checkpoint.build_uninitialized(start.cfg)
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> Subject:
-        """The model with these weights; processes share its work."""
+    def with_weights(self, weights: Mapping[str, Tensor]) -> FeatureExtractor:
+        """Load weights, and return an extractor that all processes share."""
         start, cfg = self._start, self._cfg
         checkpoint.load_into(self._model, weights, source="the fine-tuned weights")
         model = self._model.float().to(start.device).eval()
         preprocess, batch_size = Preprocess(start.preprocess_cfg), cfg.batch_size or BATCH_SIZE
-        subject: Subject
+        extractor: FeatureExtractor
         if cfg.eval_precision in (None, "fp32"):
             encoder = Encoder(model, preprocess, start.tokenizer, start.cfg, name=str(cfg.model))
-            subject = OfEncoder(encoder, batch_size=cfg.eval_batch_size or batch_size)
+            extractor = EncoderAdapter(encoder, batch_size=cfg.eval_batch_size or batch_size)
         else:
-            subject = OfModule(
+            extractor = ModuleAdapter(
                 model,
                 preprocess,
                 start.tokenizer,
@@ -272,6 +283,6 @@ class _Shown:
                 batch_size=batch_size,
                 micro_batch=cfg.eval_batch_size,
                 device=start.device,
-                computing=partial(computing_in, str(cfg.eval_precision), start.device),
+                computing=partial(autocast_to, str(cfg.eval_precision), start.device),
             )
-        return Shared(subject, self._world) if not self._world.is_alone else subject
+        return extractor if self._world.is_single else DistributedExtractor(extractor, self._world)

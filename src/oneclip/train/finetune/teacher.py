@@ -1,4 +1,4 @@
-"""A larger model to a teacher: batches as the student has them to the features that it learns from, too."""
+"""Teacher of a distillation: features of a larger model for the batches of the student."""
 
 from __future__ import annotations
 
@@ -9,56 +9,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneclip import checkpoint
-from oneclip.config import PreprocessCfg
+from oneclip.config import PreprocessCfg, as_pair
 from oneclip.config.training import TrainCfg
 from oneclip.errors import ConfigError
-from oneclip.train.autocast import computing_in
+from oneclip.train.autocast import autocast_to
 from oneclip.train.data.batches import Batch
-from oneclip.train.forward import Features, Towers
-from oneclip.train.initial_model import Start
+from oneclip.train.forward import Features, TrainingForward
+from oneclip.train.initial_model import InitialModel
 
-PROBE = (
-    "a photo of a dog",
-    "Ein Haus, zwei Bäume",
-    "1234 + x",
-)  # ids of two tokenizers that are one are alike
+# if two tokenizers give these the same ids, they are the same
+PROBE = ("a photo of a dog", "Ein Haus, zwei Bäume", "1234 + x")
 
 
-def teacher_of(name: str, start: Start, train_cfg: TrainCfg) -> Callable[[Batch], Features]:
-    """A function from a batch to what a model makes of it, without gradient.
+def load_teacher(name: str, start: InitialModel, train_cfg: TrainCfg) -> Callable[[Batch], Features]:
+    """Load a teacher, and return a function that computes its features for a batch, without gradients.
 
-    The teacher sees the very crops that the student sees, resized to the pixels that it takes, and computes in the
-    student's precision and micro-batches.
+    The teacher gets the crops of the student, resized to its own image size. It uses the precision and the
+    micro-batches of the student.
 
     Args:
-        name: whatever `oneclip.load` takes.
+        name: any argument of `oneclip.load`.
         start: the student.
-        train_cfg: its training.
+        train_cfg: settings of its trainer.
 
     Raises:
-        ConfigError: if it reads captions by other tokens than the student.
-        UnknownModelError: for a model that does not exist.
+        ConfigError: if its tokenizer differs from that of the student.
+        UnknownModelError: if the model does not exist.
     """
     loaded = checkpoint.load(name, device=start.device)
-    theirs, ours = loaded.tokenizer(), start.tokenizer
-    lengths = (theirs.context_length or 0, ours.context_length or 0)
+    teacher_tokenizer, tokenizer = loaded.tokenizer(), start.tokenizer
+    lengths = (teacher_tokenizer.context_length or 0, tokenizer.context_length or 0)
     is_same = (
         lengths[0] >= lengths[1]
-        and theirs.pad_token_id == ours.pad_token_id
-        and torch.equal(theirs(PROBE, lengths[1] or 77), ours(PROBE, lengths[1] or 77))
+        and teacher_tokenizer.pad_token_id == tokenizer.pad_token_id
+        and torch.equal(teacher_tokenizer(PROBE, lengths[1] or 77), tokenizer(PROBE, lengths[1] or 77))
     )
     if not is_same:
         raise ConfigError(
-            f"the teacher {name} reads captions by other tokens than the model; expected one of the same tokenizer and "
-            f"at least {lengths[1]} tokens a caption"
+            f"the teacher {name} has another tokenizer than the model; expected the same tokenizer and a context of at "
+            f"least {lengths[1]} tokens"
         )
-    towers = Towers(
+    towers = TrainingForward(
         loaded.model.requires_grad_(False).eval(),
-        text_groups=1,
+        text_length_buckets=1,
         pad_id=start.prepare.pad_id,
         may_cut=start.prepare.crop_texts,
     )
-    see = _Pixels(start.preprocess_cfg, loaded.preprocess_cfg)
+    convert = _ImageConverter(start.preprocess_cfg, loaded.preprocess_cfg)
 
     @torch.no_grad()
     def teach(batch: Batch) -> Features:
@@ -66,36 +63,36 @@ def teacher_of(name: str, start: Start, train_cfg: TrainCfg) -> Callable[[Batch]
         size = train_cfg.micro_batch or len(batch.images)
         starts = range(0, len(batch.images), size)
         parts = [(batch.images[at : at + size], batch.texts[at : at + size]) for at in starts]
-        with computing_in(train_cfg.precision, start.device):
-            seen: list[Features] = [towers(see(images), texts) for images, texts in parts]
-        image, text = (torch.cat([getattr(part, name) for part in seen]) for name in ("image", "text"))
-        return seen[0]._replace(image=image, text=text)
+        with autocast_to(train_cfg.precision, start.device):
+            computed: list[Features] = [towers(convert(images), texts) for images, texts in parts]
+        image, text = (torch.cat([getattr(part, name) for part in computed]) for name in ("image", "text"))
+        return computed[0]._replace(image=image, text=text)
 
     return teach
 
 
-class _Pixels:
-    """Pictures prepared for one model to pictures prepared for another.
+class _ImageConverter:
+    """Conversion of images prepared for one model to the preprocessing of another.
 
     Args:
-        student: how they were prepared.
-        teacher: how they shall be.
+        student: preprocessing of the images.
+        teacher: wanted preprocessing.
     """
 
     def __init__(self, student: PreprocessCfg, teacher: PreprocessCfg) -> None:
         self._student, self._teacher = student, teacher
         size = teacher.size
-        self._size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self._size = as_pair(size)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 3, H', W')."""
+        """Convert (B, 3, H, W) images to (B, 3, H', W')."""
         if images.shape[-2:] != self._size:
             images = F.interpolate(images, self._size, mode="bicubic", antialias=True)
-        was, shall = self._student, self._teacher
-        if (was.mean, was.std) == (shall.mean, shall.std):
+        source, target = self._student, self._teacher
+        if (source.mean, source.std) == (target.mean, target.std):
             return images
-        raw = images * _channels(was.std, images) + _channels(was.mean, images)
-        return (raw - _channels(shall.mean, images)) / _channels(shall.std, images)
+        raw = images * _channels(source.std, images) + _channels(source.mean, images)
+        return (raw - _channels(target.mean, images)) / _channels(target.std, images)
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:

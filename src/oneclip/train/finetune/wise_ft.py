@@ -1,4 +1,4 @@
-"""Weights before and after a fine-tuning to those between, and the best of them (Wortsman et al. 2022, WiSE-FT)."""
+"""WiSE-FT: interpolate between the weights before and after fine-tuning, and select the best (Wortsman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import Tensor
 from oneclip.config.finetune import AFTER, BEST
 from oneclip.errors import ConfigError
 
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 
 
 def interpolate(before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) before + alpha after, of every tensor; batch norm statistics like weights.
+    """Compute (1 - alpha) before + alpha after for each tensor, including batch norm statistics.
 
-    Both ends come out bit for bit. Counts are those of after, but at 0.
+    At alpha 0 and 1 the result is bit for bit `before` or `after`. Integer tensors are those of `after`, except at
+    alpha 0.
 
     Raises:
-        ConfigError: if the two are not of one model.
+        ConfigError: if the two are not weights of the same model.
     """
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())
         raise ConfigError(
-            f"the weights before and after are not of one model: {', '.join(odd[:3])} is in one of them"
+            f"the weights before and after are not of the same model: only one of them has {', '.join(odd[:3])}"
         )
     if alpha in (0.0, 1.0):
         return dict(after if alpha else before)
@@ -40,90 +41,101 @@ def interpolate(before: Mapping[str, Tensor], after: Mapping[str, Tensor], alpha
 
 
 @dataclass(frozen=True)
-class Point:
-    """One point between before (alpha 0) and after (alpha 1), and its figures."""
+class AlphaPoint:
+    """Metrics of one interpolation: on the new task, and on the reference task if there is one."""
 
     alpha: float
-    new: Figures
-    old: Figures | None = None
+    new: Metrics
+    reference: Metrics | None = None
 
 
 @dataclass(frozen=True)
-class Path:
-    """The points from before to after, and which of them is the best compromise.
+class AlphaSweep:
+    """Metrics of all evaluated interpolations, and the selected one.
 
     Attributes:
-        points: by rising alpha, 0 and 1 among them.
-        new_name, new_metric: the task that was trained for, and the figure that stands for it; more is better.
-        old_name, old_metric: likewise of the task from before, if there is one.
-        chosen: alpha of the one that is written.
+        points: by rising alpha, from 0 to 1.
+        new_name, new_metric: the task of the fine-tuning, and its headline metric; higher is better.
+        reference_name, reference_metric: the same of the reference task, if there is one.
+        chosen: alpha of the weights to write.
     """
 
-    points: Sequence[Point]
+    points: Sequence[AlphaPoint]
     new_name: str
     new_metric: str
-    old_name: str | None
-    old_metric: str | None
+    reference_name: str | None
+    reference_metric: str | None
     chosen: float
 
-    def at(self, alpha: float) -> Point:
-        """The point with that alpha."""
+    def at(self, alpha: float) -> AlphaPoint:
+        """Return the point with an alpha."""
         return next(point for point in self.points if point.alpha == alpha)
 
-    def new(self, point: Point) -> float:
-        """The figure of a point on the new task."""
+    def new_score(self, point: AlphaPoint) -> float:
+        """Return the headline metric of a point on the new task."""
         return point.new[self.new_metric]
 
-    def old(self, point: Point) -> float | None:
-        """Likewise on the one from before."""
-        return point.old[self.old_metric] if point.old is not None and self.old_metric is not None else None
+    def reference_score(self, point: AlphaPoint) -> float | None:
+        """Return the headline metric of a point on the reference task, if there is one."""
+        if point.reference is None or self.reference_metric is None:
+            return None
+        return point.reference[self.reference_metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-def walk(
+def evaluate_alphas(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     alphas: Iterable[float],
-    evaluate: Callable[[Mapping[str, Tensor]], tuple[Figures, Figures | None]],
-) -> list[Point]:
-    """Evaluate the points between before and after, one after the other."""
-    return [Point(alpha, *evaluate(interpolate(before, after, alpha))) for alpha in alphas]
-
-
-def choose(
-    points: Sequence[Point], new_metric: str, old_metric: str | None, alpha: str | float = BEST
-) -> float:
-    """The alpha to write.
-
-    The best compromise has the largest harmonic mean of its two figures, each relative to the best on the path: a
-    point that lost nearly all of one task is none, however good it is at the other. Without a task from before it is
-    the best on the new one. Of equals, the one nearer to before.
+    evaluate: Callable[[Mapping[str, Tensor]], tuple[Metrics, Metrics | None]],
+) -> list[AlphaPoint]:
+    """Evaluate interpolations between two sets of weights.
 
     Args:
-        points: all of them.
-        new_metric, old_metric: the figures that count.
-        alpha: "best", "after", or the one that is wanted.
+        before, after: weights at alpha 0 and 1.
+        alphas: the interpolations.
+        evaluate: returns the metrics of weights on the new task and on the reference task.
+    """
+    return [AlphaPoint(alpha, *evaluate(interpolate(before, after, alpha))) for alpha in alphas]
+
+
+def select_alpha(
+    points: Sequence[AlphaPoint], new_metric: str, reference_metric: str | None, alpha: str | float = BEST
+) -> float:
+    """Select the alpha of the weights to write.
+
+    "best" has the largest harmonic mean of its two metrics, each divided by the largest value of all points, so that
+    a point which lost one task is not selected. Without a reference task it is the best on the new task. Of equal
+    points, the one with the smallest alpha is selected.
+
+    Args:
+        points: all evaluated points.
+        new_metric, reference_metric: the metrics to compare.
+        alpha: "best", "after", or the requested alpha.
     """
     if alpha == AFTER:
         return points[-1].alpha
     if not isinstance(alpha, str):
         return float(alpha)
-    best_new = max(point.new[new_metric] for point in points)
-    best_old = max(_old(point, old_metric) for point in points)
 
-    def worth(point: Point) -> float:
-        new, old = _share(point.new[new_metric], best_new), _share(_old(point, old_metric), best_old)
+    def reference(point: AlphaPoint) -> float:
+        if point.reference is None or reference_metric is None:
+            return 1.0
+        return point.reference[reference_metric]
+
+    best_new = max(point.new[new_metric] for point in points)
+    best_reference = max(map(reference, points))
+
+    def harmonic_mean(point: AlphaPoint) -> float:
+        new = _relative(point.new[new_metric], best_new)
+        old = _relative(reference(point), best_reference)
         return 2 * new * old / (new + old) if new + old else 0.0
 
-    return max(points, key=lambda point: (worth(point), -point.alpha)).alpha
+    return max(points, key=lambda point: (harmonic_mean(point), -point.alpha)).alpha
 
 
-def _old(point: Point, metric: str | None) -> float:
-    return point.old[metric] if point.old is not None and metric is not None else 1.0
-
-
-def _share(value: float, best: float) -> float:
+def _relative(value: float, best: float) -> float:
     return value / best if best > 0 else 1.0

@@ -1,1 +1,1 @@
-"""What a training reports: metrics, progress bar, plots and the HTML page."""
+"""Reports of a training: metrics, progress bar, plots and an HTML page."""

@@ -1,4 +1,4 @@
-"""What a run ran on and with: versions, machine, source, command."""
+"""Environment of a run: versions, machine, source commits, command."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ PACKAGES = (
 SOURCE = Path(__file__).resolve().parents[1]
 
 
-def environment() -> dict[str, Any]:
-    """Plain values that say what a run was made with; what is not known is left out."""
+def describe_environment() -> dict[str, Any]:
+    """Describe the environment of this process with plain values. Unknown ones are left out."""
     import torch
 
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
         "folder": os.getcwd(),
-        "machine": hardware.in_words(),
+        "machine": hardware.describe_hardware(),
         "host": platform.node(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "python": f"{platform.python_version()} on {platform.platform()}",
@@ -49,23 +49,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def added_to(text: str | None, changed: Sequence[str] = ()) -> str:
-    """The content of `environment.json` with one more start of the run, the last one being this.
+def append_start(text: str | None, changed: Sequence[str] = ()) -> str:
+    """Return the content of `environment.json` with this start of the run appended.
 
     Args:
-        text: what the file held, if the run goes on.
-        changed: the settings that are others than before, a line each.
+        text: the previous content, if the run is resumed.
+        changed: settings that differ from the previous start, one line each.
     """
     try:
         before = list(json.loads(text)["starts"]) if text else []
-    except (
-        ValueError,
-        KeyError,
-        RecursionError,
-        TypeError,
-    ):  # cut short by a crash: what it said is not worth an error
+    except (ValueError, KeyError, RecursionError, TypeError):  # truncated by a crash; not worth an error
         before = []
-    start = environment() | ({"changed": list(changed)} if changed else {})
+    start = describe_environment() | ({"changed": list(changed)} if changed else {})
     return json.dumps({"starts": [*before, start]}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -80,7 +75,7 @@ def _versions() -> dict[str, str]:
 
 
 def _sources() -> dict[str, str]:
-    """The commits of this library and of the current folder, where they are checkouts."""
+    """Return the git commits of this library and of the current folder, if they are checkouts."""
     found = {"oneclip": _commit(SOURCE), "folder": _commit(Path.cwd())}
     return {name: commit for name, commit in found.items() if commit is not None}
 

@@ -1,4 +1,4 @@
-"""What a run came to, as one page of HTML that needs nothing beside it: sections, tables, pictures."""
+"""HTML report of a run as one self-contained page: sections, tables, images."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ img { max-width: 100% } code, pre { font-size: .9em; overflow-wrap: anywhere; wh
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """One section of the page.
 
     Attributes:
         title: plain text.
-        body: HTML, as `table`, `picture` and `paragraph` make it.
+        body: HTML, made with `html_table`, `html_image` and `html_paragraph`.
     """
 
     title: str
     body: str
 
 
-def page(title: str, sections: Iterable[Section]) -> str:
-    """A whole page.
+def render_page(title: str, sections: Iterable[Section]) -> str:
+    """Render the whole page.
 
     Args:
         title: plain text.
-        sections: in their order.
+        sections: in order.
     """
     parts = "".join(f"<h2>{escape(part.title)}</h2>\n{part.body}\n" for part in sections)
     return (
@@ -44,46 +44,50 @@ def page(title: str, sections: Iterable[Section]) -> str:
     )
 
 
-def paragraph(text: str) -> str:
-    """Plain text as HTML."""
+def html_paragraph(text: str) -> str:
+    """Format plain text as an HTML paragraph."""
     return f"<p>{escape(text)}</p>"
 
 
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
-    """Rows of plain values as HTML; numbers are set to the right.
+def html_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
+    """Format rows of plain values as an HTML table, with numbers aligned right.
 
     Args:
         rows: of cells.
-        header: above them, if there is one.
+        header: column titles, if any.
     """
     head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in header)}</tr>" if header else ""
     return f"<table>{head}{''.join(f'<tr>{_cells(row)}</tr>' for row in rows)}</table>"
 
 
-def picture(png: bytes, what: str) -> str:
-    """A PNG file as HTML, inside the page.
+def html_image(png: bytes, alt: str) -> str:
+    """Embed a PNG image into the page.
 
     Args:
-        png: its bytes.
-        what: it shows, for those who do not see it.
+        png: content of the PNG file.
+        alt: text for readers who cannot see the image.
     """
     content = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{escape(what)}" src="data:image/png;base64,{content}">'
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{content}">'
 
 
 def settings_section(toml: str) -> Section:
-    """The settings of a run, as its file has them."""
+    """Show the settings of a run as its TOML file has them."""
     return Section("Settings", f"<pre>{escape(toml)}</pre>")
 
 
-def curves_section(pictures: Mapping[str, bytes]) -> Section:
-    """The curves of a run."""
-    drawn = [f"<p>{picture(png, name.replace('_', ' '))}</p>" for name, png in pictures.items()]
-    return Section("Curves", "\n".join(drawn))
+def curves_section(plots: Mapping[str, bytes]) -> Section:
+    """Show the curves of a run.
+
+    Args:
+        plots: PNG content by name.
+    """
+    images = [f"<p>{html_image(png, name.replace('_', ' '))}</p>" for name, png in plots.items()]
+    return Section("Curves", "\n".join(images))
 
 
 def environment_section(environment: Mapping[str, Any]) -> Section:
-    """What a run ran on and with."""
+    """Show the environment of a run."""
     rows = []
     for name, value in environment.items():
         if isinstance(value, Mapping):
@@ -91,7 +95,7 @@ def environment_section(environment: Mapping[str, Any]) -> Section:
         elif isinstance(value, list):
             value = " ".join(map(str, value))
         rows.append((name, str(value)))
-    return Section("Environment", table(rows))
+    return Section("Environment", html_table(rows))
 
 
 def _cells(row: Sequence[Any]) -> str:

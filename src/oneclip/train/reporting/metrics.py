@@ -1,36 +1,36 @@
-"""What a training measures, to JSON lines: one file a run, cut back to the step that a run resumes from."""
+"""Metrics of a training as JSON lines: one file per run, truncated when a run resumes from an earlier step."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oneclip.errors import OutputError
+from oneclip.hub.atomic import replace_file
 
 
 @dataclass(frozen=True)
-class Report:
-    """The state of a training after a step. Losses are means over the steps since the last report."""
+class TrainingReport:
+    """Progress of a training after a step. Losses are means over the steps since the last report."""
 
-    step: int  # steps done
-    steps: int  # to do, from the beginning
+    step: int  # finished steps
+    steps: int  # of the whole training
     losses: Mapping[str, float]
     lr: float
     logit_scale: float
     grad_norm: float  # of the last step, before clipping
     pairs_per_second: float
-    waiting: float  # share of the time spent waiting for data
+    waiting: float  # fraction of the time spent waiting for data
     seconds_left: float
     evaluation: Mapping[str, float] = field(default_factory=dict)
-    memory: int = 0  # bytes: the most that the GPU held, or what the process holds; 0 if it is not known
+    memory: int = 0  # bytes: peak on the GPU, else of the process now; 0 if unknown
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat, for a line of JSON."""
+        """Return a flat dict for a line of JSON."""
         line: dict[str, Any] = {
             "step": self.step,
             **self.losses,
@@ -43,19 +43,18 @@ class Report:
 
 
 class MetricsFile:
-    """Appends mappings to a file, a JSON object a line; without a path it does nothing."""
+    """File of metrics, one JSON object per line. Without a path it does nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def cut_after(self, step: int) -> None:
-        """Drop the lines past a step, and a line cut short by a crash."""
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines after a step, and a line that a crash truncated."""
         if self.path is None or not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step(line) <= step]
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        with replace_file(self.path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append a line.
@@ -70,10 +69,12 @@ class MetricsFile:
             with self.path.open("a") as file:
                 file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
         except OSError as error:
-            raise OutputError(f"could not write to {self.path}: {error}; make room and resume") from error
+            raise OutputError(
+                f"cannot write to {self.path}: {error}; free some disk space and resume"
+            ) from error
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
-        """The evaluation that was written at a step, if one was."""
+        """Return the evaluation that was written at a step; None if there was none."""
         lines = read_metrics(self.path) if self.path is not None else []
         return next(
             (line["evaluation"] for line in lines if line["step"] == step and "evaluation" in line), None
@@ -81,7 +82,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of metrics, without one that was cut short; none if there is no file."""
+    """Read the lines of a metrics file, without truncated ones; empty if the file does not exist."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -89,7 +90,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _finite(value: Any) -> Any:
-    """Null for what JSON has no number for, such as the gradient of a step that fp16 left out."""
+    """Replace NaN and infinity by None: JSON has no such numbers. The gradient of a skipped fp16 step is infinite."""
     if isinstance(value, Mapping):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

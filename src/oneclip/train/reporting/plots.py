@@ -1,4 +1,4 @@
-"""Metrics of a run to pictures of their curves."""
+"""Plots of the metrics of a run, as PNG files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from oneclip.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# what a line of metrics has besides losses
-FIGURES = ("step", "lr", "logit_scale", "grad_norm", "pairs_per_second", "waiting", "memory", "evaluation")
+# keys of a metrics line that are not losses
+NOT_LOSSES = ("step", "lr", "logit_scale", "grad_norm", "pairs_per_second", "waiting", "memory", "evaluation")
 INCHES, DPI = (7.0, 3.5), 110
 Curve = tuple[list[int], list[float]]
-"""Steps and the values there."""
+"""Steps, and the value at each."""
 
 
-def draw(lines: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """A PNG file by name for each thing that was measured: loss, learning rate, throughput, logit scale, evaluation.
+def draw_plots(lines: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Draw one plot each for loss, learning rate, throughput, logit scale, gradient norm and evaluation.
 
     Args:
-        lines: of `metrics.jsonl`, parsed.
+        lines: parsed lines of `metrics.jsonl`.
+
+    Returns:
+        PNG content by name; empty without metrics.
 
     Raises:
         MissingExtraError: without matplotlib.
@@ -31,20 +34,20 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     if find_spec("matplotlib") is None:
         raise MissingExtraError("Drawing the curves of a run", "train")
     reports = [line for line in lines if "lr" in line]
-    losses = dict.fromkeys(name for line in reports for name in line if name not in FIGURES)
-    pictures = {
+    losses = dict.fromkeys(name for line in reports for name in line if name not in NOT_LOSSES)
+    plots = {
         "loss": _curves({name: _curve(reports, name) for name in losses}, "loss"),
         "learning_rate": _curves({"learning rate": _curve(reports, "lr")}, "learning rate"),
         "throughput": _throughput(reports),
         "logit_scale": _curves({"logit scale": _curve(reports, "logit_scale")}, "logit scale"),
         "gradient_norm": _curves(
-            {"norm": _curve(reports, "grad_norm")}, "norm of the gradient, before clipping", logarithmic=True
+            {"norm": _curve(reports, "grad_norm")}, "gradient norm before clipping", logarithmic=True
         ),
     }
     evaluations = [{"step": line["step"], **line["evaluation"]} for line in lines if line.get("evaluation")]
     if evaluations:
-        pictures["evaluation"] = _evaluation(evaluations)
-    return pictures if reports else {}
+        plots["evaluation"] = _evaluation(evaluations)
+    return plots if reports else {}
 
 
 def _curve(lines: Iterable[Mapping[str, Any]], name: str) -> Curve:
@@ -63,7 +66,7 @@ def _curves(curves: Mapping[str, Curve], title: str, *, logarithmic: bool = Fals
 def _throughput(reports: Sequence[Mapping[str, Any]]) -> bytes:
     figure = _figure()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    _plot(above, {"pairs": _curve(reports, "pairs_per_second")}, "pairs a second", bottom=0)
+    _plot(above, {"pairs": _curve(reports, "pairs_per_second")}, "pairs per second", bottom=0)
     steps, waiting = _curve(reports, "waiting")
     _plot(below, {"waiting": (steps, [100 * share for share in waiting])}, "waiting for data, %", bottom=0)
     above.set_xlabel("")
@@ -71,7 +74,7 @@ def _throughput(reports: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _evaluation(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    """Losses on one side, what is better when higher on the other."""
+    """Plot metrics that are better when lower (losses) on the left, the others on the right."""
     names = dict.fromkeys(name for line in lines for name in line if name != "step")
     lower = [name for name in names if "loss" in name]
     higher = [name for name in names if name not in lower]
@@ -99,7 +102,7 @@ def _plot(axes: Axes, curves: Mapping[str, Curve], title: str, *, bottom: float 
 
 
 def _figure() -> Any:
-    from matplotlib.figure import Figure  # without pyplot there is no window, and no state to share
+    from matplotlib.figure import Figure  # pyplot would open a window and share state
 
     return Figure(figsize=INCHES, dpi=DPI, layout="constrained")
 

@@ -1,4 +1,4 @@
-"""Reports of a training to several receivers: a progress bar, TensorBoard's events, Weights & Biases."""
+"""Reporters of a training: TensorBoard, Weights & Biases, and a group of several reporters."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from typing import Any
 
 from oneclip.errors import MissingExtraError
 from oneclip.train.loop import Reporter
-from oneclip.train.reporting.metrics import Report
+from oneclip.train.reporting.metrics import TrainingReport
 
-NO_CURVES = ("step",)  # in a line of metrics, what is no figure
+NOT_SCALARS = ("step",)  # keys of a metrics line that are not plotted
 
 
-class Reporters:
-    """Several reporters as one; `note` reaches those that have it.
+class ReporterGroup:
+    """Several reporters used as one. `note` calls those that have such a method.
 
     Args:
-        members: told in this order.
+        members: called in this order.
     """
 
     def __init__(self, members: Sequence[Reporter]) -> None:
         self.members = list(members)
 
     def start(self, step: int, steps: int) -> None:
-        """A training begins, or goes on, after `step` of `steps` steps."""
+        """Start or resume a training after `step` of `steps` steps."""
         for member in self.members:
             member.start(step, steps)
 
-    def update(self, report: Report) -> None:
-        """Some steps are done."""
+    def update(self, report: TrainingReport) -> None:
+        """Report progress."""
         for member in self.members:
             member.update(report)
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
-        """An evaluation is done."""
+        """Report the results of an evaluation."""
         for member in self.members:
             member.evaluated(step, results)
 
     def stop(self) -> None:
-        """The training has ended, one way or another."""
+        """End the training, finished or not."""
         for member in self.members:
             member.stop()
 
     def note(self, text: str) -> None:
-        """Something to know besides."""
+        """Report a message."""
         for member in self.members:
             if hasattr(member, "note"):
                 member.note(text)
 
 
 class TensorBoard:
-    """Writes the figures as events that TensorBoard shows.
+    """Writer of TensorBoard events.
 
     Args:
-        folder: for its files; a run that goes on adds one.
+        folder: of the event files. A resumed run adds a file.
 
     Raises:
         MissingExtraError: if tensorboard is not installed.
@@ -69,7 +69,7 @@ class TensorBoard:
         self._folder, self._writer = folder, None
 
     def start(self, step: int, steps: int) -> None:
-        """Open a file; what another one has past this step is no longer shown."""
+        """Open an event file. Events of earlier files after this step are no longer shown."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -77,16 +77,16 @@ class TensorBoard:
         if step:
             self._add(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def update(self, report: Report) -> None:
-        """Write a point of each curve."""
-        self._write(report.step, {f"train/{name}": value for name, value in figures(report).items()})
+    def update(self, report: TrainingReport) -> None:
+        """Write one point per scalar."""
+        self._write(report.step, {f"train/{name}": value for name, value in scalars(report).items()})
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
-        """Likewise, of an evaluation."""
+        """Write one point per metric of an evaluation."""
         self._write(step, {f"evaluation/{name}": value for name, value in results.items()})
 
     def stop(self) -> None:
-        """Close the file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -105,12 +105,12 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends the figures to a project of Weights & Biases; a run that goes on is the same run there.
+    """Logger of a run to Weights & Biases. A resumed run continues the same run there.
 
     Args:
-        project: its name.
+        project: name of the project.
         folder: of the run.
-        settings: of the run, to be seen there.
+        settings: of the run, stored as its config.
 
     Raises:
         MissingExtraError: if wandb is not installed.
@@ -123,7 +123,7 @@ class WeightsAndBiases:
         self._run: Any = None
 
     def start(self, step: int, steps: int) -> None:
-        """Begin a run there, or go on with it."""
+        """Start or resume the run."""
         import wandb
 
         self._run = wandb.init(
@@ -135,16 +135,16 @@ class WeightsAndBiases:
             config=self._settings,
         )
 
-    def update(self, report: Report) -> None:
-        """Send a point of each curve."""
-        self._run.log({f"train/{name}": value for name, value in figures(report).items()}, step=report.step)
+    def update(self, report: TrainingReport) -> None:
+        """Send one point per scalar."""
+        self._run.log({f"train/{name}": value for name, value in scalars(report).items()}, step=report.step)
 
     def evaluated(self, step: int, results: Mapping[str, float]) -> None:
-        """Likewise, of an evaluation."""
+        """Send one point per metric of an evaluation."""
         self._run.log({f"evaluation/{name}": value for name, value in results.items()}, step=step)
 
     def stop(self) -> None:
-        """End it there."""
+        """Finish the run."""
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -156,6 +156,6 @@ class WeightsAndBiases:
         return path.read_text(encoding="utf-8")
 
 
-def figures(report: Report) -> dict[str, float]:
-    """The numbers of a report, by name."""
-    return {name: float(value) for name, value in report.to_dict().items() if name not in NO_CURVES}
+def scalars(report: TrainingReport) -> dict[str, float]:
+    """Return the numbers of a report by name."""
+    return {name: float(value) for name, value in report.to_dict().items() if name not in NOT_SCALARS}

@@ -1,4 +1,4 @@
-"""Losses, gradients and seconds of single steps to the figures of a report."""
+"""Step statistics: collect losses, gradients and times of single steps into a report."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from oneclip import hardware
 from oneclip.train.distributed.world import World
-from oneclip.train.reporting.metrics import Report
+from oneclip.train.reporting.metrics import TrainingReport
 
 
-class Meter:
-    """Gathers what steps measure until a report is made of it. Holds tensors: no step waits for a device.
+class StepMeter:
+    """Collector of the measurements of steps until the next report. Keeps tensors, so no step waits for the device.
 
     Args:
-        step: steps done before.
-        steps: where the training ends.
-        world: whose losses are averaged, and whose pairs are counted.
+        step: steps finished before.
+        steps: of the whole training.
+        world: the ranks over which losses are averaged and pairs are counted.
     """
 
     def __init__(self, step: int, steps: int, world: World | None = None) -> None:
@@ -33,45 +33,45 @@ class Meter:
         self._clear()
 
     def add(self, losses: Mapping[str, Tensor], pairs: int) -> None:
-        """Count a batch."""
+        """Add the losses of a batch."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().float()
         self._batches += 1
         self._pairs += pairs
 
-    def stepped(self, grad_norm: Tensor, lr: float) -> None:
-        """Count an update of the weights."""
+    def add_step(self, grad_norm: Tensor, lr: float) -> None:
+        """Add an optimizer step."""
         self._norm, self._lr = grad_norm.detach(), lr
         self._norms = self._norms + self._norm
 
     def is_finite(self, with_gradients: bool = True) -> bool:
-        """Whether all losses since the last report are, and all gradients."""
+        """Tell whether all losses, and all gradients if requested, are finite since the last report."""
         gradients = [self._norms] if with_gradients else []
         return all(math.isfinite(float(value)) for value in (*self._sums.values(), *gradients))
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent waiting for data."""
+        """Measure time spent waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is not of training, such as an evaluation."""
+        """Exclude time that is not training, such as an evaluation."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self._start += time.perf_counter() - start
 
-    def report(self, step: int, logit_scale: float) -> Report:
-        """The figures since the last report, over all ranks; every one has to ask at the same step."""
+    def report(self, step: int, logit_scale: float) -> TrainingReport:
+        """Report on the steps since the last report, over all ranks. Every rank must call this at the same step."""
         means = [float(value) / self._batches for value in self._sums.values()]
         *means, pairs = self._world.sum([*means, self._pairs])
         seconds = max(time.perf_counter() - self._start, 1e-9)
         self._all_seconds += seconds
-        report = Report(
+        report = TrainingReport(
             step=step,
             steps=self._steps,
             losses={name: mean / self._world.size for name, mean in zip(self._sums, means, strict=True)},
@@ -95,7 +95,7 @@ class Meter:
 
 
 def memory_held() -> int:
-    """Bytes: the most that this process's tensors took of its GPU, or without one what the process takes now."""
+    """Return bytes: the peak of this process on the GPU, or without a GPU the current size of the process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated()
-    return hardware.resident()
+    return hardware.resident_memory()
