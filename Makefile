@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 # modules are compiled when they are first imported: of these packages, most never are
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
+# otherwise every process of the tests would compile torch again
+unexport PYTHONDONTWRITEBYTECODE
 
 # run a command, with a dot every five seconds to show that it is alive
 alive = (while sleep 5; do printf .; done) & dots=$$!; $(1); status=$$?; kill $$dots; echo; exit $$status
