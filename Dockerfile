@@ -9,9 +9,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM python:3.11-slim
 COPY constraints.txt /tmp/
 COPY --from=build /wheels /wheels
-# the CPU build of torch comes from PyTorch's own index; the default build is several gigabytes larger
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt --extra-index-url "$TORCH_INDEX" \
+# the default build of torch has CUDA's libraries, several gigabytes; to leave them out, build with
+# --build-arg PIP_EXTRA_INDEX_URL=ADDRESS, the index of CPU builds that PyTorch's installation page gives
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt \
         "$(grep '^torch==' /tmp/constraints.txt)" \
     && pip install --no-cache-dir --constraint /tmp/constraints.txt "$(ls /wheels/*.whl)[timm,hf,heif,parquet]" \
     && rm -r /wheels /tmp/constraints.txt \
