@@ -1,4 +1,4 @@
-"""Where this distribution was installed from, and the pip command that adds an extra to it."""
+"""Find out how this distribution was installed, and build the pip command that adds an extra to it."""
 
 from __future__ import annotations
 
