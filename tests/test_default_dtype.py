@@ -56,7 +56,7 @@ MODELS: dict[str, ModelCfg] = {
 }
 
 
-@pytest.fixture(params=[torch.bfloat16, torch.float16, torch.float64], ids=lambda dtype: str(dtype)[6:])
+@pytest.fixture(params=[torch.bfloat16, torch.float64], ids=lambda dtype: str(dtype)[6:])
 def other_default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     yield request.param
     torch.set_default_dtype(torch.float32)

@@ -75,7 +75,7 @@ def test_each_gradient_is_the_same(alone: Seen, together: Together, size: int, c
 
 
 @EACH
-def test_weights_are_the_same_after_four_steps_of_sgd(
+def test_weights_are_the_same_after_three_steps_of_sgd(
     alone: Seen, together: Together, size: int, case: str
 ) -> None:
     ours, theirs = together(size)[case]["weights"], alone[case]["weights"]
@@ -85,8 +85,8 @@ def test_weights_are_the_same_after_four_steps_of_sgd(
 
 
 @EACH
-def test_losses_are_the_same_over_six_steps_of_adamw(
+def test_losses_are_the_same_over_four_steps_of_adamw(
     alone: Seen, together: Together, size: int, case: str
 ) -> None:
-    assert len(alone[case]["adamw"]) == 6
+    assert len(alone[case]["adamw"]) == 4
     assert together(size)[case]["adamw"] == pytest.approx(alone[case]["adamw"], rel=1e-5)

@@ -120,7 +120,7 @@ def tiny_model(kind: str, width: int = 32) -> Any:
 
 
 def observe(case: Case, world: World) -> dict[str, Any]:
-    """Losses and gradients of a first step, weights after four steps of SGD, losses of six of AdamW."""
+    """Losses and gradients of a first step, weights after three steps of SGD, losses of four of AdamW."""
     trainer = make_trainer(case, world)
     with trainer._batches(100) as batches:
         first = StepMeter(0, 100, world)
@@ -132,12 +132,12 @@ def observe(case: Case, world: World) -> dict[str, Any]:
         losses = dict(first.report(1, 1.0).losses)
     trainer = make_trainer(case, world, lr=0.1, schedule="constant")
     trainer.stepper.optimizer = sgd(trainer, 0.1)
-    trainer.fit(4)
+    trainer.fit(3)
     weights = {name: whole(tensor) for name, tensor in trainer.model.state_dict().items()}
     trainer = make_trainer(case, world, log_every=1, schedule="constant")
     seen: list[float] = []
     trainer.metrics.write = lambda line: seen.append(line["loss"]) if "loss" in line else None
-    trainer.fit(6)
+    trainer.fit(4)
     return {"losses": losses, "gradients": gradients, "weights": weights, "adamw": seen}
 
 
