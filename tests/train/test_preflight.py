@@ -181,5 +181,9 @@ def test_fewer_shards_than_readers_are_reported(tmp_path: Path) -> None:
     shards = open_dataset(str(tmp_path / "*.tar"))
     checked.source = BatchLoader(shards, 4, Augment(PreprocessCfg(size=8)), threads=1)
     assert check_shards(checked) == "shards: 2 for 1 readers"
+    checked.source = BatchLoader(shards, 4, Augment(PreprocessCfg(size=8)), threads=1, workers=3)
+    assert check_shards(checked) == "shards: 2 for 3 readers; more shards would be read in parallel"
+    checked.source.close()
+    checked.source = BatchLoader(shards, 4, Augment(PreprocessCfg(size=8)), threads=1)
     checked.world = World(size=4)
     assert check_shards(checked) == "shards: 2 for 4 readers; more shards would be read in parallel"
