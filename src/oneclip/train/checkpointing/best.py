@@ -43,7 +43,7 @@ class BestTracker:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last `patience` evaluations were not better than the best one."""
+        """True if none of the last `patience` evaluations was better than the best one."""
         return 0 < self._patience <= self._since
 
     def update(self, step: int, evaluation: Mapping[str, float]) -> bool:

@@ -88,7 +88,7 @@ class Checkpointer:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the background write has failed on this rank. `finish` then raises on all ranks."""
+        """True if the background write has failed on this rank; `finish` then raises on all ranks."""
         return self._writer is not None and self._writer.has_failed
 
     def finish(self) -> None:

@@ -51,7 +51,7 @@ class AsyncCheckpointWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the background write has failed on this rank. `finish` then raises on all ranks."""
+        """True if the background write has failed on this rank; `finish` then raises on all ranks."""
         if self._pending is None:
             return False
         future, _ = self._pending

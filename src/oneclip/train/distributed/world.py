@@ -32,12 +32,12 @@ class World:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process writes and prints."""
+        """True for the process that writes and prints."""
         return self.rank == 0
 
     @property
     def is_single(self) -> bool:
-        """Whether this is the only process."""
+        """True if this is the only process."""
         return self.size == 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
