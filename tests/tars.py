@@ -11,12 +11,18 @@ import numpy as np
 from PIL import Image
 
 
-def png(number: int, size: tuple[int, int] = (12, 10)) -> bytes:
-    """Return a PNG with random pixels from a seed."""
+def png(number: int, size: tuple[int, int] = (12, 10), format: str = "PNG") -> bytes:
+    """Return an image file with random pixels from a seed."""
     pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, format)
     return stream.getvalue()
+
+
+def half_jpeg(number: int) -> bytes:
+    """Return a JPEG without the second half of its bytes."""
+    whole = png(number, (64, 64), "JPEG")
+    return whole[: len(whole) // 2]
 
 
 def members(count: int, first: int = 0, size: int | None = None) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commandline import Run
+from tars import half_jpeg
 from tiny import picture
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -93,6 +94,17 @@ def test_an_unreadable_image_is_named(run: Run, model: Path, table: Path) -> Non
     assert Path("out/model").is_dir()
 
 
+@pytest.mark.parametrize(("choice", "code"), [("accept", 0), ("refuse", 3)])
+def test_a_truncated_image_is_trained_and_evaluated_on_if_accepted(
+    run: Run, model: Path, table: Path, choice: str, code: int
+) -> None:
+    Path("3.png").write_bytes(half_jpeg(3))
+    data = (table, "--eval-data", table, "--reference", table)
+    result = run("finetune", model, *data, "-o", "out", "--truncated", choice, *SHORT)
+    assert result.code == code, result.err
+    assert ("3.png" in result.err) == (choice == "refuse")
+
+
 def test_without_a_terminal_the_reference_is_required(run: Run, model: Path, table: Path) -> None:
     result = run("finetune", model, table, "-o", "out", *SHORT)
     assert result.code == 1
@@ -121,6 +133,7 @@ def test_on_a_terminal_the_reference_is_asked_for(
         (["--method", "lit", "--last", "2"], 2, "last is 2 and method is 'lit'"),
         (["--alpha", "middle"], 2, "alpha is 'middle'"),
         (["--warmpu", "3"], 2, "warmup"),
+        (["--truncated", "maybe"], 2, "truncated is 'maybe'; expected refuse or accept"),
         (["--seed", "x"], 2, "seed"),
         (["--caption-column", "text"], 1, "has no column 'text'"),
         (["--eval-data", "nowhere"], 1, "nowhere does not exist"),

@@ -420,3 +420,15 @@ def test_a_method_that_leaves_nothing_to_train_is_refused() -> None:
     model.lock_text_tower()
     with pytest.raises(ConfigError, match="leaves nothing of tiny to train"):
         adapt(model, FinetuneCfg(model="tiny", data="pairs.csv", out="out", method="lit"))
+
+
+def test_the_evaluation_at_the_end_skips_the_images_that_the_training_skips(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (PIXELS + 1, PIXELS)).save(tmp_path / "large.png")
+    (tmp_path / "held_out.csv").write_text(
+        f"filepath,caption\nlarge.png,black\n{table.parent / '0.png'},a red square\n"
+    )
+    settings = {"max_pixels": PIXELS**2, "eval_data": tmp_path / "held_out.csv"}
+    result = tune(model, table, tmp_path / "out", **settings)
+    assert list(result.skipped) == ["large.png"]

@@ -15,6 +15,7 @@ from oneclip.config.training import TrainCfg, setting
 from oneclip.errors import ConfigError
 
 PREFLIGHT = ("on", "off", "only")
+TRUNCATED = ("refuse", "accept")  # see `oneclip.image.open_image`
 EPOCHS = 10
 
 
@@ -59,11 +60,17 @@ class RunCfg(BaseCfg):
     skip_missing: bool = setting(
         False,
         group="Data",
-        help="Skip missing and truncated files instead of stopping with an error.",
+        help="Skip missing images and truncated tars instead of stopping with an error.",
         aliases=("--skip",),
     )
     max_pixels: int | None = setting(
         None, group="Data", help="Skip images with more pixels. [default: 178956970]", unit="N"
+    )
+    truncated: str = setting(
+        "refuse",
+        group="Data",
+        help="Image files that end early: skip them (refuse), or accept the part that can be read.",
+        unit="|".join(TRUNCATED),
     )
     max_bad_fraction: float = setting(
         0.01, group="Data", help="Stop if a larger share of the samples cannot be read.", unit="X"
@@ -226,6 +233,7 @@ class RunCfg(BaseCfg):
             "eval_precision", self.eval_precision in (None, *FLOAT_PRECISIONS), " or ".join(FLOAT_PRECISIONS)
         )
         self._require("max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "in [0, 1]")
+        self._require("truncated", self.truncated in TRUNCATED, " or ".join(TRUNCATED))
         self._require("preflight", self.preflight in PREFLIGHT, ", ".join(PREFLIGHT))
         self._require("separator", len(self.delimiter or " ") == 1, "one character, or tab")
         self._require("data", bool(self.sources) and all(self.sources), "at least one source")
@@ -264,6 +272,11 @@ class RunCfg(BaseCfg):
         """Return the given names of table columns, for `oneclip.hub.pairs.read_pairs`."""
         given = {"image_column": self.image_column, "caption_column": self.caption_column}
         return {name: column for name, column in given.items() if column is not None}
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """Return `max_pixels` and `truncated`, for `oneclip.image.open_image`."""
+        return {"max_pixels": self.max_pixels, "truncated": self.truncated}
 
     @property
     def folder(self) -> Path:

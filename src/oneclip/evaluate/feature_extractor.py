@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneclip.engine import logit_scale_and_bias, to_finite_array
-from oneclip.image import ImageSource, Preprocess
+from oneclip.image import ImageSource, Preprocess, Truncated
 from oneclip.image.prefetch import SkippedImage, prefetch_images
 from oneclip.text.batching.length_buckets import bucket_by_length
 
@@ -103,6 +103,7 @@ class ModuleAdapter:
         device: of the model.
         computing: makes the context of a forward pass, such as autocast.
         max_pixels: images with more pixels are skipped.
+        truncated: "refuse" (skip) or "accept" image files whose pixel data is incomplete.
     """
 
     def __init__(
@@ -117,10 +118,12 @@ class ModuleAdapter:
         device: str | torch.device = "cpu",
         computing: Callable[[], AbstractContextManager[None]] = nullcontext,
         max_pixels: int | None = None,
+        truncated: Truncated = "refuse",
     ) -> None:
         self.model, self.preprocess, self.tokenize, self.pad_id = model, preprocess, tokenize, pad_id
         self.batch_size, self.device, self.computing = batch_size, torch.device(device), computing
-        self.max_pixels, self._micro_batch = max_pixels, micro_batch or batch_size
+        self.max_pixels, self.truncated = max_pixels, truncated
+        self._micro_batch = micro_batch or batch_size
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[SkippedImage]]:
@@ -130,7 +133,13 @@ class ModuleAdapter:
         skipped: list[SkippedImage] = []
         first = 0
         with closing(
-            prefetch_images(images, self.preprocess, self._micro_batch, max_pixels=self.max_pixels)
+            prefetch_images(
+                images,
+                self.preprocess,
+                self._micro_batch,
+                max_pixels=self.max_pixels,
+                truncated=self.truncated,
+            )
         ) as batches:
             for batch in batches:
                 skipped += [one for one in batch if isinstance(one, SkippedImage)]

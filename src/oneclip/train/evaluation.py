@@ -68,8 +68,8 @@ def held_out_evaluation(
         micro_batch=cfg.eval_batch_size or train_cfg.micro_batch or max(1, batch_size // world.size),
         device=start.device,
         computing=partial(autocast_to, precision, start.device),
-        max_pixels=cfg.max_pixels,
         shared=partial(DistributedExtractor, world=world),
+        **cfg.image_options,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tars import half_jpeg
 
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError, DataError
@@ -237,3 +238,12 @@ def test_the_identity_changes_with_data_seed_batch_size_and_weights() -> None:
         BatchLoader(MixtureDataset([Numbered(50), Numbered(50)], [1, 2]), 10, seed_only),
     ]
     assert len({tuple(sorted(source.identity.items())) for source in sources}) == 6
+
+
+def test_a_truncated_image_is_used_if_accepted(pairs: CaptionPairs, tmp_path: Path) -> None:
+    (tmp_path / "3.png").write_bytes(half_jpeg(3))
+    refused, accepted = loader(pairs, tmp_path, 10), loader(pairs, tmp_path, 10, truncated="accept")
+    assert "3" not in refused.batch(0).texts
+    assert list(refused.skipped) == ["3.png"]
+    assert "3" in accepted.batch(0).texts
+    assert accepted.skipped == {}

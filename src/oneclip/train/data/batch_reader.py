@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from oneclip.errors import DataError, OneCLIPError
-from oneclip.image import open_image
+from oneclip.image import Truncated, open_image
 from oneclip.train.data.batches import Batch
 from oneclip.train.data.dataset import PairDataset, Sample
 from oneclip.train.data.sampler import StreamSampler
@@ -60,6 +60,7 @@ class BatchReader:
         rank, world_size: which share of each batch is read.
         block_size: how many neighbours are read in one request.
         max_pixels: images with more pixels count as broken; None for the limit of `oneclip.image.open_image`.
+        truncated: "refuse" (they count as broken) or "accept" image files whose pixel data is incomplete.
     """
 
     dataset: PairDataset
@@ -69,6 +70,7 @@ class BatchReader:
     world_size: int = 1
     block_size: int = 1
     max_pixels: int | None = None
+    truncated: Truncated = "refuse"
 
     def read(self, step: int, pool: Executor) -> LoadedBatch:
         """Read this rank's share of batch `step`.
@@ -129,8 +131,8 @@ class BatchReader:
             raise DataError("the sample has no caption")
         key = np.random.SeedSequence([self.sampler.seed, epoch, number])
         seed, choice = key.generate_state(2, np.uint64).tolist()
-        image = self.transform(open_image(sample.image, max_pixels=self.max_pixels), seed >> 1)
-        return Pair(image, captions[choice % len(captions)], sample.extra)
+        image = open_image(sample.image, max_pixels=self.max_pixels, truncated=self.truncated)
+        return Pair(self.transform(image, seed >> 1), captions[choice % len(captions)], sample.extra)
 
     def _stand_in(
         self, place: int, epoch: int, broken: BrokenSample, in_batch: set[int]

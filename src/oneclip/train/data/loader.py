@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 
 from oneclip.errors import ConfigError, DataError
+from oneclip.image import Truncated
 from oneclip.train.data.batch_reader import BatchReader, BrokenSample, Transform
 from oneclip.train.data.batches import Batch
 from oneclip.train.data.dataset import PairDataset
@@ -38,6 +39,7 @@ class BatchLoader:
         workers: processes that prefetch batches; 0 reads them in this process.
         max_bad_fraction: the largest fraction of samples that may be broken.
         max_pixels: images with more pixels count as broken; None for the limit of `oneclip.image.open_image`.
+        truncated: "refuse" (they count as broken) or "accept" image files whose pixel data is incomplete.
         block_size: how many neighbours stay together in the order; None for the dataset's own value.
 
     Attributes:
@@ -63,6 +65,7 @@ class BatchLoader:
         workers: int = 0,
         max_bad_fraction: float = 0.01,
         max_pixels: int | None = None,
+        truncated: Truncated = "refuse",
         block_size: int | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
@@ -92,7 +95,9 @@ class BatchLoader:
         sampler = StreamSampler(ranges, batch_size, seed)
         self.seed = seed
         self.batches_per_epoch = max(1, (2 * len(dataset) + batch_size) // (2 * batch_size))
-        reader = BatchReader(dataset, sampler, transform, rank, world_size, self._block_size, max_pixels)
+        reader = BatchReader(
+            dataset, sampler, transform, rank, world_size, self._block_size, max_pixels, truncated
+        )
         self._workers: ThreadWorkers | ProcessWorkers = (
             ProcessWorkers(reader, workers, threads) if workers else ThreadWorkers(reader, threads)
         )

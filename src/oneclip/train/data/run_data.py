@@ -58,7 +58,7 @@ class RunData:
             threads=cfg.threads,
             workers=cfg.workers,
             max_bad_fraction=cfg.max_bad_fraction,
-            max_pixels=cfg.max_pixels,
+            **cfg.image_options,
         )
 
     def held_out(self, start: InitialModel, train_cfg: TrainCfg, world: World) -> EvaluationHook | None:

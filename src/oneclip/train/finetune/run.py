@@ -272,7 +272,9 @@ class _EvaluatedModel:
         preprocess, batch_size = Preprocess(start.preprocess_cfg), cfg.batch_size or BATCH_SIZE
         extractor: FeatureExtractor
         if cfg.eval_precision in (None, "fp32"):
-            encoder = Encoder(model, preprocess, start.tokenizer, start.cfg, name=str(cfg.model))
+            encoder = Encoder(
+                model, preprocess, start.tokenizer, start.cfg, name=str(cfg.model), **cfg.image_options
+            )
             extractor = EncoderAdapter(encoder, batch_size=cfg.eval_batch_size or batch_size)
         else:
             extractor = ModuleAdapter(
@@ -284,5 +286,6 @@ class _EvaluatedModel:
                 micro_batch=cfg.eval_batch_size,
                 device=start.device,
                 computing=partial(autocast_to, str(cfg.eval_precision), start.device),
+                **cfg.image_options,
             )
         return extractor if self._world.is_single else DistributedExtractor(extractor, self._world)
