@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from oneclip.embed.folders import LocalOutputFolder
+from oneclip.embed.outputs import check_output
 from oneclip.embed.parts import METADATA_FILE, remove_parts
 from oneclip.embed.run import EmbedOutcome
 from oneclip.errors import OutputError
@@ -54,6 +55,28 @@ def test_metadata_is_removed_after_the_parts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(LocalOutputFolder, "remove", lambda self, name: removed.append(name))
     remove_parts(LocalOutputFolder(tmp_path))
     assert (len(removed), removed[-1]) == (4, METADATA_FILE)
+
+
+@pytest.mark.parametrize("output", ["vectors.npz", "folder"])
+def test_parts_without_metadata_are_resumed(run: Embed, photos: Path, output: str) -> None:
+    """An earlier version removed the metadata before the parts, and may have been killed in between."""
+    pytest.importorskip("pyarrow")
+    run(photos, output=output)
+    if output == "folder":
+        Path(output, METADATA_FILE).unlink()
+    else:
+        Path("vectors.npz.partial").mkdir()
+        Path(output).rename("vectors.npz.partial/part-000000.npz")
+    assert (run(photos, output=output).encoded, Path(output).exists()) == (0, True)
+    assert Path("folder", METADATA_FILE).exists() == (output == "folder")
+    assert not Path("vectors.npz.partial").exists()
+
+
+def test_parts_of_another_program_are_unchanged(photos: Path) -> None:
+    Path("folder").mkdir()
+    Path("folder/part-000000.parquet").write_bytes(b"PAR1 of another program")
+    with pytest.raises(OutputError, match=r"it contains part-000000\.parquet; .* or remove the folder"):
+        check_output("folder", ".parquet", overwrite=True)
 
 
 def rewritten(path: Path, compression: int = zipfile.ZIP_STORED, **changes: Any) -> None:

@@ -12,14 +12,16 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from oneclip.embed.folders import OutputFolder
-from oneclip.embed.formats import OutputFormat
+from oneclip.embed.formats import OutputFormat, get_format
 from oneclip.embed.items import FileStamp
 from oneclip.embed.rows import EmbeddingMetadata, EmbeddingRows
-from oneclip.errors import DataError, OutputError
+from oneclip.errors import ConfigError, DataError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
@@ -118,9 +120,7 @@ class PartFiles:
             OutputError: if it cannot be written; other parts are untouched.
         """
         if not self._has_metadata:
-            metadata = (json.dumps(self._metadata.to_dict(), indent=2) + "\n").encode()
-            self.folder.write(METADATA_FILE, lambda file: file.write(metadata))
-            self._has_metadata = True
+            self._write_metadata()
         self._write_part(self._next, rows)
         self._index_rows(self._next, rows.names, rows.digests, rows.stamps)
         self._next += 1
@@ -185,9 +185,17 @@ class PartFiles:
             if stamp is not None:
                 self._stamps[name] = stamp
 
+    def _write_metadata(self) -> None:
+        metadata = (json.dumps(self._metadata.to_dict(), indent=2) + "\n").encode()
+        self.folder.write(METADATA_FILE, lambda file: file.write(metadata))
+        self._has_metadata = True
+
     def _check_metadata(self, names: list[str]) -> None:
         if not self._has_metadata:
-            check_folder(self.folder, names)
+            of_parts = check_folder(self.folder, names)
+            if of_parts is not None:
+                self._metadata.require_same(of_parts, self.folder)
+                self._write_metadata()
             return
         location = self.folder.location(METADATA_FILE)
         try:
@@ -218,19 +226,28 @@ def remove_parts(folder: OutputFolder) -> None:
         folder.remove(METADATA_FILE)
 
 
-def check_folder(folder: OutputFolder, names: list[str]) -> None:
+def check_folder(folder: OutputFolder, names: list[str]) -> EmbeddingMetadata | None:
     """Check that a folder is empty or was written by `oneclip embed`.
 
     Args:
-        folder: for the message.
+        folder: the folder.
         names: of the files in it.
+
+    Returns:
+        What made its parts, if the file that says so is missing, because an earlier version was killed while it
+        removed them; otherwise None.
 
     Raises:
         OutputError: naming a file that does not belong to it.
     """
-    strangers = [name for name in names if not name.startswith(("_", "."))]
-    if strangers and METADATA_FILE not in names:
-        raise OutputError(
-            f"{folder} was not written by `oneclip embed`: it contains {strangers[0]}; "
-            "choose an empty or new folder"
-        )
+    others = [name for name in names if not name.startswith(("_", "."))]
+    if not others or METADATA_FILE in names:
+        return None
+    strangers = [name for name in others if not _PART.fullmatch(name)]
+    for name in others if not strangers else ():
+        with suppress(DataError, ConfigError, MissingExtraError), folder.open(name) as file:
+            return get_format(PurePath(name).suffix).read(file, folder.location(name))[1]
+    raise OutputError(
+        f"{folder} was not written by `oneclip embed`: it contains {(strangers or others)[0]}; "
+        "choose another output, or remove the folder if you do not need it"
+    )
