@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
-from oneclip.losses.gather import gather_rows
+from oneclip.losses.gather import check_rank, gather_rows
 from oneclip.losses.tiled_softmax import RankSettings, tiled_softmax
 from oneclip.losses.tiles import check_tile_size
 
@@ -53,10 +53,7 @@ class ClipLoss(nn.Module):
             raise ConfigError(
                 "ClipLoss uses torch.distributed and does not support Horovod; leave use_horovod out"
             )
-        if not 0 <= rank < world_size:
-            raise ConfigError(
-                f"rank {rank} is not in a world of {world_size}; expected 0 <= rank < world_size"
-            )
+        check_rank(rank, world_size)
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
         self.cache_labels = cache_labels

@@ -92,6 +92,12 @@ def all_gather(features: Tensor) -> list[Tensor]:
     return parts
 
 
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise ConfigError unless `rank` is one of the ranks of a world of `world_size`."""
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} is not in a world of {world_size}; expected 0 <= rank < world_size")
+
+
 def require_process_group(world_size: int) -> None:
     """Raise ConfigError unless torch.distributed is initialized with `world_size` ranks."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError
-from oneclip.losses.gather import gather_rows, reduce_rows, require_process_group
+from oneclip.losses.gather import check_rank, gather_rows, reduce_rows, require_process_group
 from oneclip.losses.neighbour_exchange import neighbour_exchange_bidir_with_grad, neighbour_exchange_with_grad
 from oneclip.losses.tiled_sigmoid import tiled_sigmoid
 from oneclip.losses.tiles import check_tile_size
@@ -57,10 +57,7 @@ class SigLipLoss(nn.Module):
         dist_impl = dist_impl or "bidir"
         if dist_impl not in DIST_IMPLS:
             raise ConfigError(f"dist_impl is {dist_impl!r}; expected one of {', '.join(DIST_IMPLS)}")
-        if not 0 <= rank < world_size:
-            raise ConfigError(
-                f"rank {rank} is not in a world of {world_size}; expected 0 <= rank < world_size"
-            )
+        check_rank(rank, world_size)
         self.cache_labels = cache_labels
         self.rank = rank
         self.world_size = world_size
