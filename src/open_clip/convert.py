@@ -28,7 +28,7 @@ def convert_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> di
     if not (model.state_dict().keys() - SCALES).isdisjoint(state_dict):
         return dict(state_dict)
     form = formats.detect_format(state_dict)
-    return dict(state_dict) if form is None else form.read(state_dict).state_dict
+    return dict(state_dict) if form is None else form.read(formats.ForeignCheckpoint(state_dict)).state_dict
 
 
 def convert_mobile_clip_state_dict(

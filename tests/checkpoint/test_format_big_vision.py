@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats import NativeCheckpoint, detect_format
+from oneclip.checkpoint.formats import ForeignCheckpoint, NativeCheckpoint, detect_format
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
@@ -62,24 +62,25 @@ def stacked(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_a_round_trip_gives_the_same_tensors_bit_for_bit() -> None:
     model = small_model()
-    theirs = BigVision().write(model).state_dict
+    theirs = BigVision().write(model)
     ours = BigVision().read(theirs).state_dict
     assert ours.keys() == model.state_dict.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.state_dict.items())
     again = BigVision().write(NativeCheckpoint(ours, model.cfg)).state_dict
-    assert again.keys() == theirs.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in theirs.items())
+    assert again.keys() == theirs.state_dict.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in theirs.state_dict.items())
 
 
 def test_stacked_blocks_are_read() -> None:
     model = small_model()
-    ours = BigVision().read(stacked(BigVision().write(model).state_dict)).state_dict
+    theirs = ForeignCheckpoint(stacked(BigVision().write(model).state_dict))
+    ours = BigVision().read(theirs).state_dict
     assert ours.keys() == model.state_dict.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.state_dict.items())
 
 
 def test_the_configuration_is_inferred_from_shapes() -> None:
-    read = BigVision().read(BigVision().write(small_model()).state_dict)
+    read = BigVision().read(BigVision().write(small_model()))
     assert read.cfg is not None
     assert TrunkCfg.of_cfg(read.cfg.vision_cfg) == TrunkCfg(TrunkSize(32, 2, 4, 4.0), 4, "tanh")
     assert read.cfg.vision_cfg.image_size == 12
@@ -95,13 +96,13 @@ def test_the_configuration_is_inferred_from_shapes() -> None:
 def test_every_published_siglip_is_inferred_from_shapes(name: str) -> None:
     published = zoo.architecture(name)
     ours = build_on_meta(lambda: build_model(published)).state_dict()
-    theirs = BigVision().write(NativeCheckpoint(ours, published)).state_dict
+    theirs = BigVision().write(NativeCheckpoint(ours, published))
     read = BigVision().read(theirs)
     assert read.cfg is not None
     built = build_on_meta(partial(build_model, read.cfg)).state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in ours.items()}
-    assert detect_format(theirs) is not None
-    assert detect_format(theirs).name == "big_vision"  # type: ignore[union-attr]
+    assert detect_format(theirs.state_dict) is not None
+    assert detect_format(theirs.state_dict).name == "big_vision"  # type: ignore[union-attr]
 
     found, expected = read.cfg.text_cfg, published.text_cfg
     assert found.act_kwargs == {
@@ -122,13 +123,13 @@ def test_every_published_siglip_is_inferred_from_shapes(name: str) -> None:
 def test_a_siglip2_gets_its_published_configuration() -> None:
     published = zoo.architecture("ViT-B-32-SigLIP2-256")
     ours = build_on_meta(lambda: build_model(published)).state_dict()
-    read = BigVision().read(BigVision().write(NativeCheckpoint(ours, published)).state_dict)
+    read = BigVision().read(BigVision().write(NativeCheckpoint(ours, published)))
     assert read.cfg is not None
     assert read.cfg.vision_cfg == published.vision_cfg
 
 
 def test_an_unknown_vocabulary_gives_no_configuration() -> None:
-    read = BigVision().read(BigVision().write(small_model(vocab_size=100)).state_dict)
+    read = BigVision().read(BigVision().write(small_model(vocab_size=100)))
     assert read.cfg is None
     assert read.preprocess_cfg is None
 
@@ -147,14 +148,14 @@ def test_an_unknown_vocabulary_gives_no_configuration() -> None:
 def test_invalid_tensors_are_named(name: str, change: Tensor, message: str) -> None:
     theirs = BigVision().write(small_model()).state_dict
     with pytest.raises(CheckpointError, match=message):
-        BigVision().read({**theirs, name: change})
+        BigVision().read(ForeignCheckpoint({**theirs, name: change}))
 
 
 def test_a_missing_part_of_a_tensor_is_named() -> None:
-    theirs = BigVision().write(small_model()).state_dict
+    theirs = dict(BigVision().write(small_model()).state_dict)
     del theirs["params/img/MAPHead_0/MultiHeadDotProductAttention_0/key/kernel"]
     with pytest.raises(CheckpointError, match=r"value/kernel needs .*key/kernel, which is missing"):
-        BigVision().read(theirs)
+        BigVision().read(ForeignCheckpoint(theirs))
 
 
 def test_other_models_are_not_written() -> None:

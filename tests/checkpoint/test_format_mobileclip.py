@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint.formats import NativeCheckpoint, detect_format
+from oneclip.checkpoint.formats import ForeignCheckpoint, NativeCheckpoint, detect_format
 from oneclip.checkpoint.formats.mobileclip import CONVOLUTIONAL, NAMES, MobileCLIP
 from oneclip.checkpoint.skip_init import build_on_meta
 from oneclip.errors import CheckpointError, ConfigError
@@ -31,12 +31,12 @@ BIASES = ("visual.trunk.head.fc.bias", "visual.trunk.head.bias")
 
 
 def written(name: str) -> dict[str, Tensor]:
-    return MobileCLIP().write(model(name)).state_dict
+    return dict(MobileCLIP().write(model(name)).state_dict)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_round_trip_gives_the_same_tensors_bit_for_bit(name: str) -> None:
-    read = MobileCLIP().read(written(name))
+    read = MobileCLIP().read(ForeignCheckpoint(written(name)))
     assert read.state_dict.keys() == model(name).state_dict.keys()
     assert all(torch.equal(read.state_dict[key], tensor) for key, tensor in model(name).state_dict.items())
     again = MobileCLIP().write(NativeCheckpoint(read.state_dict, read.cfg)).state_dict
@@ -49,7 +49,7 @@ def test_the_architecture_is_inferred_from_names(name: str) -> None:
     form = detect_format(written(name))
     assert form is not None
     assert form.name == "mobileclip"
-    read = form.read(written(name))
+    read = form.read(ForeignCheckpoint(written(name)))
     assert read.cfg == zoo.architecture(name)
     assert read.preprocess_cfg == zoo.preprocess_of(name)
 
@@ -57,20 +57,20 @@ def test_the_architecture_is_inferred_from_names(name: str) -> None:
 def test_s0_is_refused_with_the_reason() -> None:
     theirs = {CONVOLUTIONAL: torch.zeros(1), "image_encoder.model.network.4.0.layer_scale": torch.zeros(1)}
     with pytest.raises(ConfigError, match="S0 is not supported: its text tower contains convolutions"):
-        MobileCLIP().read(theirs)
+        MobileCLIP().read(ForeignCheckpoint(theirs))
 
 
 def test_an_unknown_tensor_is_named() -> None:
     theirs = {**written("MobileCLIP-B"), "image_encoder.model.reparam_conv.weight": torch.zeros(1)}
     with pytest.raises(CheckpointError, match=r"no tensors named: image_encoder\.model\.reparam_conv"):
-        MobileCLIP().read(theirs)
+        MobileCLIP().read(ForeignCheckpoint(theirs))
 
 
 def test_a_missing_last_layer_is_named() -> None:
     theirs = written("MobileCLIP-B")
     del theirs["image_encoder.model.classifier.proj"]
     with pytest.raises(CheckpointError, match="the last layer of the image tower is missing"):
-        MobileCLIP().read(theirs)
+        MobileCLIP().read(ForeignCheckpoint(theirs))
 
 
 def test_a_nonzero_bias_is_not_dropped() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import oneclip
 from oneclip.checkpoint import Exportable, build_uninitialized, export, load_into
 from oneclip.checkpoint.formats import (
+    ForeignCheckpoint,
     NativeCheckpoint,
     TransformersChineseCLIP,
     TransformersCLIP,
@@ -93,7 +94,7 @@ def converted(theirs: Any) -> NativeCheckpoint:
     config = json.loads(theirs.config.to_json_string())
     format = detect_format(theirs.state_dict(), config)
     assert format is not None
-    return format.read(theirs.state_dict(), config)
+    return format.read(ForeignCheckpoint(theirs.state_dict(), config))
 
 
 def batch(theirs: Any) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ def test_a_round_trip_gives_the_same_tensors(theirs: Any, converted: NativeCheck
     written = format.write(converted)
     assert written.state_dict.keys() == own.keys()
     assert all(torch.equal(written.state_dict[name], own[name]) for name in own)
-    assert format.read(written.state_dict, written.config).cfg == converted.cfg
+    assert format.read(written).cfg == converted.cfg
 
 
 def test_transformers_loads_what_we_write(theirs: Any, converted: NativeCheckpoint, tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_state_dict_without_configuration_is_recognized(theirs: Any) -> None:
         "chinese_clip": TransformersChineseCLIP,
     }
     assert isinstance(format, kinds.get(theirs.config.model_type, TransformersSigLIP))
-    assert format.read(theirs.state_dict()).cfg is None
+    assert format.read(ForeignCheckpoint(theirs.state_dict())).cfg is None
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_state_dict_without_configuration_is_recognized(theirs: Any) -> None:
 )
 def test_an_unsupported_configuration_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        TransformersCLIP().read({}, {"model_type": "clip"} | changes)
+        TransformersCLIP().read(ForeignCheckpoint({}, {"model_type": "clip"} | changes))
 
 
 def test_text_config_dict_of_old_files_has_priority() -> None:
@@ -230,20 +231,20 @@ def test_text_config_dict_of_old_files_has_priority() -> None:
         "text_config": {},
         "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12},
     }
-    cfg = TransformersCLIP().read({}, config).cfg
+    cfg = TransformersCLIP().read(ForeignCheckpoint({}, config)).cfg
     assert cfg is not None
     assert cfg.text_cfg.width == 768
 
 
 def test_unknown_tensors_are_named() -> None:
     with pytest.raises(CheckpointError, match=r"logit_shift"):
-        TransformersCLIP().read({"logit_shift": torch.zeros(())})
+        TransformersCLIP().read(ForeignCheckpoint({"logit_shift": torch.zeros(())}))
 
 
 def test_a_query_without_its_key_is_named() -> None:
     name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
     with pytest.raises(CheckpointError, match=r"q_proj.* needs .*k_proj.*missing"):
-        TransformersCLIP().read({name: torch.zeros(4, 4)})
+        TransformersCLIP().read(ForeignCheckpoint({name: torch.zeros(4, 4)}))
 
 
 def test_a_written_folder_loads_with_its_processor(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from parity_compare import compare
 
 import open_clip
+from oneclip.checkpoint.formats import ForeignCheckpoint
 from oneclip.checkpoint.formats.big_vision import BigVision
 
 TOLERANCE = 1e-4  # relative, in fp32
@@ -79,7 +80,8 @@ def test_a_full_size_model_gives_the_published_features(theirs: dict[str, Any]) 
 @pytest.mark.parametrize("form", cases_siglip.FORMS)
 def test_big_visions_arrays_become_the_published_tensors(form: str, theirs: dict[str, Any]) -> None:
     arrays = cases_siglip.big_vision_arrays(cases_siglip.FORMS[form])
-    found = BigVision().read({f"params/{name}": torch.from_numpy(array) for name, array in arrays.items()})
+    tensors = {f"params/{name}": torch.from_numpy(array) for name, array in arrays.items()}
+    found = BigVision().read(ForeignCheckpoint(tensors))
     expected = theirs["big_vision"][form]
     assert found.state_dict.keys() == expected.keys()
     for name, tensor in expected.items():

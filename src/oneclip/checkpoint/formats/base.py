@@ -39,12 +39,13 @@ class ForeignCheckpoint:
 
     Attributes:
         state_dict: tensors by the names of the format.
-        config: content of the JSON file that describes the model, if the format has one.
-        preprocessor: content of the JSON file that describes the preprocessing, if the format has one.
+        config: content of the JSON file that describes the model, `config.json`, if there is one.
+        preprocessor: content of the JSON file that describes the preprocessing, `preprocessor_config.json`, if there is
+            one.
         notes: in what the programs of this format compute differently, one sentence each.
     """
 
-    state_dict: dict[str, Tensor]
+    state_dict: Mapping[str, Tensor]
     config: Mapping[str, Any] | None = None
     preprocessor: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -60,18 +61,8 @@ class CheckpointFormat(Protocol):
     def matches(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> bool:
         """Check whether a checkpoint has this format, by the names and shapes of its tensors and its `config`."""
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Convert a checkpoint of this format to our names.
-
-        Args:
-            state_dict: tensors by the names of the format.
-            config: content of its `config.json`, if any.
-            preprocessor: content of its `preprocessor_config.json`, if any.
 
         Raises:
             CheckpointError: for unknown or missing tensors.

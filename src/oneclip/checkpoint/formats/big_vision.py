@@ -40,12 +40,7 @@ class BigVision:
         names = {name.removeprefix(ROOT) for name in state_dict}
         return {"img/embedding/kernel", "txt/Embed_0/embedding"} <= names
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Convert to our names, and infer the configuration from the shapes.
 
         Both towers get the tanh approximation of GELU, with which big_vision trains. The tokenizer of a vocabulary
@@ -54,12 +49,12 @@ class BigVision:
         Raises:
             CheckpointError: for unknown, missing or contradicting tensors.
         """
-        theirs = _unstacked(_weights(state_dict))
+        tensors = _unstacked(_weights(theirs.state_dict))
         try:
-            cfg = _cfg(theirs)
+            cfg = _cfg(tensors)
         except (KeyError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"not the weights of a SigLIP of big_vision: {error}") from error
-        ours = _keys(cfg).read(theirs)
+        ours = _keys(cfg).read(tensors)
         known = cfg.text_cfg.hf_tokenizer_name is not None
         preprocess = PreprocessCfg(
             size=cfg.vision_cfg.image_size, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash"

@@ -30,19 +30,14 @@ class LongCLIP:
         """Match the second table of positions."""
         return config is None and REST in state_dict and looks_like_openai(state_dict)
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Merge both tables; see `CheckpointFormat.read`."""
-        first, rest = state_dict[FIRST], state_dict[REST]
+        first, rest = theirs.state_dict[FIRST], theirs.state_dict[REST]
         if first.shape != rest.shape:
             raise CheckpointError(
                 f"{FIRST} has shape {tuple(first.shape)} and {REST} {tuple(rest.shape)}; equal shapes were expected"
             )
-        tensors = {name: tensor for name, tensor in state_dict.items() if name != REST}
+        tensors = {name: tensor for name, tensor in theirs.state_dict.items() if name != REST}
         tensors[FIRST] = torch.cat([first[:KEPT], rest[KEPT:]])
         cfg = infer_openai_config(tensors)
         return NativeCheckpoint(tensors, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size))

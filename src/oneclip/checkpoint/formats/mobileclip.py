@@ -37,20 +37,15 @@ class MobileCLIP:
         """Match the first tensor of the image tower."""
         return CONVOLUTIONAL in state_dict or HYBRID in state_dict
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Convert to our names; the architecture is inferred from their names.
 
         Raises:
             CheckpointError: for unknown or missing tensors.
             ConfigError: for S0, whose text tower contains convolutions.
         """
-        name = _architecture(state_dict)
-        ours = KEYS[name == HYBRID_NAME].read(state_dict)
+        name = _architecture(theirs.state_dict)
+        ours = KEYS[name == HYBRID_NAME].read(theirs.state_dict)
         weight, bias = _head(name)
         if weight not in ours:
             raise CheckpointError(f"the last layer of the image tower is missing (our {weight})")

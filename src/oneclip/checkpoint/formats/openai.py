@@ -40,14 +40,9 @@ class OpenAI:
             config is None and looks_like_openai(state_dict) and all(name in state_dict for name in NUMBERS)
         )
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Remove the integers; see `CheckpointFormat.read`."""
-        tensors = {name: tensor for name, tensor in state_dict.items() if name not in NUMBERS}
+        tensors = {name: tensor for name, tensor in theirs.state_dict.items() if name not in NUMBERS}
         cfg = infer_openai_config(tensors)
         return NativeCheckpoint(tensors, cfg, PreprocessCfg(size=cfg.vision_cfg.image_size))
 

@@ -100,18 +100,15 @@ class TransformersCLIP:
         names = ("vision_model.embeddings.class_embedding", "text_model.embeddings.token_embedding.weight")
         return "visual_projection.weight" in state_dict and all(name in state_dict for name in names)
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Convert to our names; see `CheckpointFormat.read`."""
-        tensors = KEYS.read(state_dict)
-        if config is None:
+        tensors = KEYS.read(theirs.state_dict)
+        if theirs.config is None:
             return NativeCheckpoint(tensors)
-        cfg = read_tokenizer_fields(read_config(config), config)
-        return NativeCheckpoint(tensors, cfg, read_preprocessor(preprocessor, cfg.vision_cfg.image_size))
+        cfg = read_tokenizer_fields(read_config(theirs.config), theirs.config)
+        return NativeCheckpoint(
+            tensors, cfg, read_preprocessor(theirs.preprocessor, cfg.vision_cfg.image_size)
+        )
 
     def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
         """Convert to their names; see `CheckpointFormat.write`."""

@@ -159,18 +159,15 @@ class TransformersSigLIP:
             f"{_POOL}.probe" in state_dict and _PATCH[0] in state_dict and state_dict[_PATCH[0]].ndim == axes
         )
 
-    def read(
-        self,
-        state_dict: Mapping[str, Tensor],
-        config: Mapping[str, Any] | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-    ) -> NativeCheckpoint:
+    def read(self, theirs: ForeignCheckpoint) -> NativeCheckpoint:
         """Convert to our names; see `CheckpointFormat.read`."""
-        tensors = self.keys.read(state_dict)
-        if config is None:
+        tensors = self.keys.read(theirs.state_dict)
+        if theirs.config is None:
             return NativeCheckpoint(tensors)
-        cfg = read_tokenizer_fields(read_config(config), config)
-        return NativeCheckpoint(tensors, cfg, read_preprocessor(preprocessor, cfg.vision_cfg.image_size))
+        cfg = read_tokenizer_fields(read_config(theirs.config), theirs.config)
+        return NativeCheckpoint(
+            tensors, cfg, read_preprocessor(theirs.preprocessor, cfg.vision_cfg.image_size)
+        )
 
     def write(self, model: NativeCheckpoint) -> ForeignCheckpoint:
         """Convert to their names; see `CheckpointFormat.write`."""

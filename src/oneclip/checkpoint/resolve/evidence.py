@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from oneclip import zoo
-from oneclip.checkpoint.formats import CheckpointFormat, detect_format
+from oneclip.checkpoint.formats import CheckpointFormat, ForeignCheckpoint, detect_format
 from oneclip.checkpoint.readers.read import Checkpoint, read
 from oneclip.checkpoint.readers.read_errors import as_checkpoint_error
 from oneclip.checkpoint.readers.select_state_dict import extract_model
@@ -163,7 +163,8 @@ def _convert(
     """Rename the tensors of a foreign format to our names, and add what the format says about the model."""
     path = evidence.path
     try:
-        converted = source_format.read(evidence.checkpoint.state_dict, config, preprocessor)
+        theirs = ForeignCheckpoint(evidence.checkpoint.state_dict, config, preprocessor)
+        converted = source_format.read(theirs)
     except (CheckpointError, ConfigError) as error:
         kind = CheckpointError if isinstance(error, CheckpointError) else ConfigError
         raise kind(f"{path} (format {source_format.name}): {error}") from error
