@@ -50,7 +50,7 @@ def run_in_groups(
     threads = torch.get_num_threads()
     groups = _group_count(threads, len(jobs)) if groups is None else groups
     if groups <= 1:
-        return [compute(job) for job in jobs]
+        return list(map(compute, jobs))
     return get_thread_groups(groups, threads // groups).map(compute, jobs)
 
 
