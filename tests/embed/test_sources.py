@@ -128,18 +128,52 @@ def test_a_pipe_called_like_a_shard_is_not_waited_for(tmp_path: Path) -> None:
     assert str(failure).endswith("a.tar is a pipe; expected a regular file")
 
 
-def test_links_and_repeated_members_of_a_remote_tar_are_failures() -> None:
-    import fsspec
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_links_in_a_remote_tar_are_followed(mode: str) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/far/a.tar", tar({"a/1.jpg": b"one", "a/2.jpg": b"two"}, more=LINKS[:-1], mode=mode))
+    found = list(TarSource("memory://far/a.tar", texts=False))
+    contents = {item.name: item.read() for item in found if isinstance(item, Item)}
+    assert {name.removeprefix("memory://far/a.tar/"): content for name, content in contents.items()} == {
+        "a/1.jpg": b"one",
+        "a/2.jpg": b"two",
+        "b/link.jpg": b"one",
+        "chain.jpg": b"one",
+        "hard.jpg": b"two",
+        "early.jpg": b"late",
+    }
+    assert [failure.name for failure in found if isinstance(failure, Failure)] == [
+        "memory://far/a.tar/out.jpg",
+        "memory://far/a.tar/round.jpg",
+    ]
 
-    with fsspec.open("memory://far/a.tar", "wb") as file:
-        file.write(tar({"a/1.jpg": b"one"}, more=[("b.jpg", "a/1.jpg"), ("a/1.jpg", b"again")]))
-    item, *failures = TarSource("memory://far/a.tar", texts=False)
+
+@pytest.mark.parametrize("again", [b"again", "2.jpg"])
+def test_a_repeated_member_of_a_remote_tar_is_a_failure(again: bytes | str) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/far/b.tar", tar({"a/1.jpg": b"one"}, more=[("./a/1.jpg", again)]))
+    item, failure = TarSource("memory://far/b.tar", texts=False)
     assert isinstance(item, Item)
     assert item.read() == b"one"
-    assert [str(failure) for failure in failures] == [
-        "memory://far/a.tar/b.jpg is a link; links are followed only in local tar files",
-        "memory://far/a.tar/a/1.jpg is in the tar twice; the first was used, because the tar is remote",
-    ]
+    assert "1.jpg is in the tar twice; the first was used, because the tar is read while" in str(failure)
+
+
+def test_a_tar_that_is_damaged_before_its_first_image_says_so(photos: Path) -> None:
+    content = tar({"a.json": b"{}", "b.jpg": b"b"})
+    Path("s.tar").write_bytes(content[:1024] + b"?" * 2048)
+    (failure,) = items("s.tar")
+    assert "s.tar is truncated or damaged after 0 items" in str(failure)
+
+
+def test_a_remote_tar_without_links_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/far/c.tar", tar({"a/1.jpg": b"one"}))
+    opened = []
+    open_tar_file = TarSource._opened
+    monkeypatch.setattr(
+        TarSource, "_opened", lambda *of, **how: opened.append(of) or open_tar_file(*of, **how)
+    )
+    assert len(list(TarSource("memory://far/c.tar", texts=False))) == len(opened) == 1
 
 
 def test_shards_that_are_missing_or_hold_nothing_are_failures(photos: Path) -> None:

@@ -2,8 +2,9 @@
 
 The members of a sample share their name up to the first dot: `000123.jpg`, `000123.txt`, `000123.json`. A plain local
 tar is read by byte positions, so that many threads read at once and unwanted members cost nothing; a compressed or
-remote one is read from beginning to end. If several members have one name, the last one counts, as in tar, and links
-within the tar are followed: this requires two passes over a local tar.
+remote one is read from beginning to end. Links within the tar are followed; for them, a remote tar is read a second
+time. If several members have one name, the last one counts, as in tar; of a remote tar the first one counts, and the
+others are failures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from oneclip.embed.items import Failure, Found, Item
@@ -18,6 +20,11 @@ from oneclip.errors import ImageError
 from oneclip.hub.addresses import is_address, open_binary, regular_file_size
 from oneclip.hub.file_types import UnsupportedFiles, image_suffixes, is_image
 from oneclip.hub.tars import TAR_ERRORS, TarLinks, detect_compression, iter_members, open_tar, unpack_path
+
+REPEATED = (
+    "in the tar twice; the first was used, because the tar is read while it is downloaded. Download it first to use "
+    "the last, as tar does"
+)
 
 
 class TarSource:
@@ -64,67 +71,78 @@ class TarSource:
 
     def _members(self) -> Iterator[Found]:
         suffixes = frozenset((".txt",)) if self._texts else image_suffixes()
-        is_indexed, names = self._survey(suffixes)
-        seen: set[str] = set()
-        with self._opened(is_indexed) as archive:
-            for number, member in enumerate(iter_members(archive)):
-                if names is not None:
-                    wanted = names.get(number, ())
-                elif not is_image(member.name, suffixes):
-                    if member.isreg() and not self._texts:
-                        self.not_read.count_file(member.name)
-                    continue
-                elif member.issym() or member.islnk():
-                    yield self._failure(member.name, "a link; links are followed only in local tar files")
-                    continue
-                elif unpack_path(member) in seen:
-                    yield self._failure(
-                        member.name, "in the tar twice; the first was used, because the tar is remote"
-                    )
-                    continue
+        members = _Members()
+        streamed: set[str] = set()  # paths of a remote tar whose members were yielded
+        names: dict[int, list[str]] = {}
+        is_remote, is_indexed = is_address(self.name), False
+        if is_remote:
+            yield from self._stream(members, streamed, suffixes)
+        else:
+            is_indexed = self._survey(members)
+            names = self._unpacked(members, suffixes)
+        for path, target in members.links:
+            if is_image(path, suffixes):
+                if path in streamed:
+                    self._dangling.append(self._failure(path, REPEATED))
+                elif target in members.places:
+                    names.setdefault(members.places[target][0], []).append(path)
                 else:
-                    seen.add(unpack_path(member))
-                    wanted = [member.name] if member.isreg() else []
-                if wanted:
-                    read = self._reader(archive, member, is_indexed)
-                    file = self.name if is_indexed else None  # otherwise listing has read its content
-                    for name in wanted:
-                        yield Item(f"{self.name}/{name}", read, file, size=member.size)
+                    self._dangling.append(self._failure(path, f"a link to {target}, which is not in the tar"))
+        if names or not is_remote:
+            yield from self._items(names, is_indexed)
 
-    def _survey(self, suffixes: frozenset[str]) -> tuple[bool, dict[int, list[str]] | None]:
-        """Read the headers once, without the contents.
+    def _stream(self, members: _Members, streamed: set[str], suffixes: frozenset[str]) -> Iterator[Found]:
+        """Yield the regular members of a remote tar while it is read for the first time."""
+        with self._opened(is_indexed=False) as archive:
+            for number, member in enumerate(iter_members(archive)):
+                members.add(number, member)
+                if not member.isreg():
+                    continue
+                if not is_image(member.name, suffixes):
+                    if not self._texts:
+                        self.not_read.count_file(member.name)
+                elif unpack_path(member) in streamed:
+                    yield self._failure(member.name, REPEATED)
+                else:
+                    streamed.add(unpack_path(member))
+                    yield self._item(archive, member, member.name, is_indexed=False)
 
-        Returns:
-            Whether contents can be read by position; and the item names for the number of each wanted member, or None
-            for a remote tar, which would have to be fetched twice.
-        """
-        if is_address(self.name):
-            return False, None
+    def _survey(self, members: _Members) -> bool:
+        """Read the headers of a local tar, and return whether its contents can be read by position."""
         regular_file_size(self.name)
         with open(self.name, "rb") as file:
             is_indexed = not detect_compression(file.read(8))
-        numbers: dict[str, tuple[int, str]] = {}
-        links = TarLinks()
         # damage is reported in the second pass, when contents are read
         with self._opened(is_indexed) as archive, suppress(*TAR_ERRORS):
             for number, member in enumerate(iter_members(archive)):
-                links.add(member)
-                numbers.pop(unpack_path(member), None)
-                if member.isreg():
-                    numbers[unpack_path(member)] = number, member.name
+                members.add(number, member)
+        return is_indexed
+
+    def _unpacked(self, members: _Members, suffixes: frozenset[str]) -> dict[int, list[str]]:
+        """Return the numbers of the regular members that are wanted, with their names; count other images."""
         names: dict[int, list[str]] = {}
-        for number, name in numbers.values():
+        for number, name in members.places.values():
             if is_image(name, suffixes):
                 names.setdefault(number, []).append(name)
             elif not self._texts:
                 self.not_read.count_file(name)
-        for path, target in links:
-            if is_image(path, suffixes):
-                if target in numbers:
-                    names.setdefault(numbers[target][0], []).append(path)
-                else:
-                    self._dangling.append(self._failure(path, f"a link to {target}, which is not in the tar"))
-        return is_indexed, names
+        return names
+
+    def _items(self, names: dict[int, list[str]], is_indexed: bool) -> Iterator[Item]:
+        """Yield items for members by number; several names are links to one member."""
+        with self._opened(is_indexed) as archive:
+            for number, member in enumerate(iter_members(archive)):
+                if number in names:
+                    first, *others = names[number]
+                    item = self._item(archive, member, first, is_indexed)
+                    yield item
+                    for name in others:
+                        yield replace(item, name=f"{self.name}/{name}", key="")
+
+    def _item(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, is_indexed: bool) -> Item:
+        read = self._reader(archive, member, is_indexed)
+        file = self.name if is_indexed else None  # otherwise listing has read its content
+        return Item(f"{self.name}/{name}", read, file, size=member.size)
 
     @contextmanager
     def _opened(self, is_indexed: bool) -> Iterator[tarfile.TarFile]:
@@ -143,6 +161,26 @@ class TarSource:
         stream = archive.extractfile(member)
         content = stream.read() if stream is not None else b""
         return partial(bytes, content)
+
+
+class _Members:
+    """Members of a tar that exist after unpacking.
+
+    Attributes:
+        places: number and name of the last regular member of each path.
+        links: symbolic and hard links.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[int, str]] = {}
+        self.links = TarLinks()
+
+    def add(self, number: int, member: tarfile.TarInfo) -> None:
+        """Record the next member, which replaces earlier ones of its path."""
+        self.links.add(member)
+        self.places.pop(unpack_path(member), None)
+        if member.isreg():
+            self.places[unpack_path(member)] = number, member.name
 
 
 def _read_at(path: str, offset: int, size: int) -> bytes:
