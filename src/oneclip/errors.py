@@ -21,6 +21,7 @@ OneCLIPError
 ├── ShapeError (ValueError)               tensor of the wrong shape, dtype or range
 │   └── TokenRangeError (IndexError)      token id outside the vocabulary
 ├── DataError (ValueError)                table or folder of data that cannot be used
+├── QueryError (ValueError)               search query or filter that cannot be understood
 ├── TrainingError (RuntimeError)          training that cannot continue
 ├── ClusterError (RuntimeError)           failure of machines or processes that work together
 ├── OutputError (OSError)                 result that could not be written
@@ -185,6 +186,10 @@ class TokenRangeError(ShapeError, IndexError):
 
 class DataError(OneCLIPError, ValueError):
     """Table or folder of training or evaluation data that cannot be used."""
+
+
+class QueryError(OneCLIPError, ValueError):
+    """Search query or filter that cannot be understood."""
 
 
 class TrainingError(OneCLIPError, RuntimeError):

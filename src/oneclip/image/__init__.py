@@ -15,6 +15,7 @@ from oneclip.image.decode import (
     pixel_limit,
 )
 from oneclip.image.fast_preprocess import FastPreprocess
+from oneclip.image.header import ImageHeader
 from oneclip.image.identify import MAX_PIXELS_VARIABLE
 from oneclip.image.preprocess import Preprocess
 
@@ -24,6 +25,7 @@ __all__ = [
     "Augment",
     "AugmentCfg",
     "FastPreprocess",
+    "ImageHeader",
     "ImageSource",
     "Preprocess",
     "Truncated",

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from oneclip.errors import ConfigError, ImageError, ImageNotFoundError, ImageToo
 from oneclip.hub.addresses import regular_file_size, with_slashes
 from oneclip.image.arrays import image_from_array, to_8_bits
 from oneclip.image.bit_depth import correct_sample_depth
+from oneclip.image.header import ImageHeader, read_header, read_raw_header
 from oneclip.image.identify import DECODE_ERRORS, MAX_PIXELS_VARIABLE, identify, pillow_limit_error
 from oneclip.image.libtiff import silence_libtiff
 from oneclip.image.optional_formats import read_raw_preview
@@ -39,6 +40,7 @@ ImageSource: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray[Any, Any]
 )
 MinSize: TypeAlias = Callable[[tuple[int, int]], tuple[int, int]]
+Inspect: TypeAlias = Callable[[ImageHeader], object]
 Truncated: TypeAlias = Literal["refuse", "accept"]
 
 DEFAULT_MAX_PIXELS = 2 * 89_478_485  # Pillow also reports a decompression bomb from this size on
@@ -53,6 +55,7 @@ def open_image(
     max_pixels: int | None = None,
     min_size: MinSize | None = None,
     truncated: Truncated = "refuse",
+    inspect: Inspect | None = None,
 ) -> Image.Image:
     """Open one image and load its pixels. Safe to call from many threads.
 
@@ -65,6 +68,8 @@ def open_image(
             shrunk by 2, 4 or 8 while it is decoded if the result is at least that large. None decodes all pixels.
         truncated: "accept" a file whose pixels break off and use the part that can be decoded; the rest is gray or
             black. Damaged metadata, or a JPEG that lacks only its end marker, is never an error.
+        inspect: called with the header of a file once its pixels are loaded. Called again, with the same header, while
+            a damaged file is repaired; never for PIL images and arrays.
 
     Returns:
         A loaded image in the mode of its file ("RGB", "L", "P", "CMYK", ...).
@@ -80,7 +85,7 @@ def open_image(
         return image_from_array(source)
     if truncated not in ("refuse", "accept"):
         raise ConfigError(f"truncated is {truncated!r}; expected 'refuse' or 'accept'")
-    options = _DecodeOptions(pixel_limit(max_pixels), min_size, truncated)
+    options = _DecodeOptions(pixel_limit(max_pixels), min_size, truncated, inspect)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), f"the image of {len(source)} bytes", options)
     if isinstance(source, (str, os.PathLike)):
@@ -193,6 +198,7 @@ class _DecodeOptions:
     max_pixels: int
     min_size: MinSize | None
     truncated: Truncated
+    inspect: Inspect | None
 
 
 def _decode(stream: BinaryIO, name: str, options: _DecodeOptions) -> Image.Image:
@@ -245,7 +251,7 @@ def _decode_once(stream: BinaryIO, name: str, options: _DecodeOptions) -> Image.
     if image is None:
         return _decode_raw(stream, name, options)
     kind, size = image.format, f"{image.width} x {image.height}"
-    is_jpeg = kind in ("JPEG", "MPO")
+    is_jpeg, full_size = kind in ("JPEG", "MPO"), image.size
     if kind == "TIFF":
         silence_libtiff()
     try:
@@ -263,6 +269,9 @@ def _decode_once(stream: BinaryIO, name: str, options: _DecodeOptions) -> Image.
             "" if options.truncated == "accept" else "; accept truncated images to use the part that is left"
         )
         raise ImageError(f"{name} is truncated or damaged ({kind}, {size}): {error}{hint}") from error
+    if options.inspect is not None:
+        # only a JPEG shrinks; readers of icons choose the size when they load
+        options.inspect(read_header(image, full_size if is_jpeg else image.size))
     return to_8_bits(detach_upright(image), name, kind or "", depth)
 
 
@@ -291,17 +300,22 @@ def _load(image: ImageFile.ImageFile, truncated: Truncated) -> None:
 def _decode_raw(stream: BinaryIO, name: str, options: _DecodeOptions) -> Image.Image:
     """Decode the preview in a camera raw file, or develop the file if the preview is too small."""
     try:
-        preview, orientation = read_raw_preview(stream)
+        preview, orientation, size = read_raw_preview(stream)
     except MissingExtraError as error:
         raise ImageError(f"{name} is a camera raw file. {error}") from error
     except DECODE_ERRORS as error:
         raise ImageError(
             f"{name} is a camera raw file that is damaged or of an unknown camera: {error}"
         ) from error
+    headers: list[ImageHeader] = []  # of the preview
     if isinstance(preview, Image.Image):
-        return preview
-    name = f"the preview in {name}"
-    opened = identify(io.BytesIO(preview), name, options.max_pixels)
-    has_own = opened is not None and ExifTags.Base.Orientation in opened.getexif()
-    image = _decode(io.BytesIO(preview), name, options)
-    return image if has_own else rotate_upright(image, orientation)
+        image = preview
+    else:
+        name = f"the preview in {name}"
+        opened = identify(io.BytesIO(preview), name, options.max_pixels)
+        has_own = opened is not None and ExifTags.Base.Orientation in opened.getexif()
+        image = _decode(io.BytesIO(preview), name, replace(options, inspect=headers.append))
+        image = image if has_own else rotate_upright(image, orientation)
+    if options.inspect is not None:
+        options.inspect(read_raw_header(stream, size, headers[-1] if headers else None))
+    return image

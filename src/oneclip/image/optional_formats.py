@@ -23,6 +23,7 @@ _RAW = (  # first bytes of raw files that are not TIFF files
     *(b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR"),
 )
 _ORIENTATIONS = {3: 3, 5: 8, 6: 6}  # rotation of LibRaw to EXIF orientation
+_QUARTER_TURNS = (5, 6)  # rotations of LibRaw that swap width and height
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 262, 50706  # tags of TIFF
 _COLOR_FILTER_ARRAY = 32803  # a value of _PHOTOMETRIC: one colour per pixel, as the sensor records
@@ -63,12 +64,12 @@ def is_raw(stream: BinaryIO, prefix: bytes) -> bool:
     return _DNG_VERSION in tags or color == _COLOR_FILTER_ARRAY or (isinstance(kind, int) and kind & 1 == 1)
 
 
-def read_raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
+def read_raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int, tuple[int, int]]:
     """Read the preview of a camera raw file, or develop the file.
 
     Returns:
-        The preview as a JPEG file, or the developed image (half the width and height of the sensor); and the EXIF
-        orientation to apply.
+        The preview as a JPEG file, or the developed image (half the width and height of the sensor); the EXIF
+        orientation to apply; and the width and height of the whole image in pixels, upright.
 
     Raises:
         MissingExtraError: if rawpy is not installed.
@@ -79,17 +80,19 @@ def read_raw_preview(stream: BinaryIO) -> tuple[bytes | Image.Image, int]:
     try:
         with rawpy.imread(io.BytesIO(stream.read())) as raw:
             orientation = _ORIENTATIONS.get(raw.sizes.flip, 1)
+            size = (raw.sizes.width, raw.sizes.height)
+            size = size[::-1] if raw.sizes.flip in _QUARTER_TURNS else size
             try:
                 preview = raw.extract_thumb()
                 if preview.format == rawpy.ThumbFormat.JPEG:
                     content = bytes(preview.data)
                     with Image.open(io.BytesIO(content)) as image:
                         if min(image.size) >= MIN_PREVIEW_EDGE:
-                            return content, orientation
+                            return content, orientation, size
             except (rawpy.LibRawError, OSError, Image.DecompressionBombError):  # no readable preview
                 pass
             developed = raw.postprocess(use_camera_wb=True, half_size=True)  # already upright
-            return Image.fromarray(developed), 1
+            return Image.fromarray(developed), 1, size
     except rawpy.LibRawError as error:
         raise OSError(error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)) from error
 
