@@ -21,6 +21,8 @@ from oneclip.errors import CheckpointError, ConfigError, TextError
 from oneclip.image import check_header, open_image
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from oneclip.encoder import Encoder, Features
 
 FinishBatch: TypeAlias = "Callable[[], tuple[dict[str, Features | str], set[str]]]"
@@ -42,8 +44,15 @@ class ItemDecoder:
     check_header: Callable[[str], None] | None = None
 
 
-def item_decoder(encoder: Encoder, decode: Decode) -> ItemDecoder:
+def item_decoder(
+    encoder: Encoder, decode: Decode, open_file: Callable[..., Image.Image] = open_image
+) -> ItemDecoder:
     """Return the decoder of an encoder's items.
+
+    Args:
+        encoder: the model.
+        decode: as in `embed`.
+        open_file: opens an image, called with the arguments of `open_image`.
 
     Raises:
         ConfigError: for an unknown decode mode.
@@ -58,7 +67,7 @@ def item_decoder(encoder: Encoder, decode: Decode) -> ItemDecoder:
     min_size, limit, truncated = getattr(preprocess, "min_size", None), encoder.max_pixels, encoder.truncated
     return ItemDecoder(
         lambda content: preprocess(
-            open_image(content, max_pixels=limit, min_size=min_size, truncated=truncated)
+            open_file(content, max_pixels=limit, min_size=min_size, truncated=truncated)
         ),
         partial(check_header, max_pixels=limit),
     )

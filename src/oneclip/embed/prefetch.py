@@ -50,11 +50,13 @@ class UnreadableItem:
         item: the item.
         reason: for messages.
         digest: SHA-256 of its content, if it could be read.
+        stamp: size and modification time of its file before it was read, if known.
     """
 
     item: Item
     reason: str
     digest: str | None = None
+    stamp: FileStamp | None = None
 
 
 class StageTimer:
@@ -240,7 +242,7 @@ class _Prefetcher:
                     size = regular_file_size(path)
                     if (unusable := self._header_error(path, size)) is not None:
                         reason = _reason(item, unusable)
-                        return result.set_result(UnreadableItem(item, reason, _digest_of(path)))
+                        return result.set_result(UnreadableItem(item, reason, _digest_of(path), stamp))
                 self._budget.acquire(taken := size)
                 with self._timer.measure("reading"):
                     content = item.read()
@@ -283,7 +285,7 @@ class _Prefetcher:
                 value = self._decode(_NamedBytes(content.pop(), item.name))
             result.set_result(DecodedItem(item, digest, value, stamp=stamp))
         except Exception as error:
-            result.set_result(UnreadableItem(item, _reason(item, error), digest))
+            result.set_result(UnreadableItem(item, _reason(item, error), digest, stamp))
         except BaseException as error:
             result.set_exception(error)
         finally:

@@ -10,22 +10,62 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from oneclip.embed.batch_encoder import BatchEncoder, FinishBatch, item_decoder
+from oneclip.embed.batch_encoder import BatchEncoder, FinishBatch, ItemDecoder, item_decoder
 from oneclip.embed.cache import EmbeddingCache
-from oneclip.embed.errors_table import ErrorTable
-from oneclip.embed.items import Failure, Item, ItemSource
+from oneclip.embed.items import Failure, FileStamp, Item, ItemSource
 from oneclip.embed.prefetch import DecodedItem, StageTimer, UnreadableItem, prefetch_items
 from oneclip.embed.rows import Decode
 from oneclip.embed.sources import count_items, not_read
-from oneclip.embed.store import EmbeddingStore
 from oneclip.embed.throughput import EmbedProgress, ThroughputMeter
 from oneclip.errors import CheckpointError, OutputError
 from oneclip.hub.file_types import UnsupportedFiles
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
+
+
+class FailureTable(Protocol):
+    """Receiver of failures: an `ErrorTable`, or another context manager with its attributes."""
+
+    location: str
+    first: list[Failure]
+    count: int
+
+    def __enter__(self) -> FailureTable: ...
+
+    def __exit__(self, kind: object, *error: object) -> None: ...
+
+    def add(self, failure: Failure) -> None:
+        """Record a failure."""
+
+
+class EmbeddingTarget(Protocol):
+    """Receiver of embeddings, which knows those of earlier runs: `EmbeddingStore`, where each method is described."""
+
+    dropped: dict[str, int]
+    unlisted: int
+
+    def error_table(self) -> FailureTable: ...
+
+    def has(self, name: str, digest: str) -> bool: ...
+
+    def is_unchanged(self, name: str, stamp: FileStamp) -> bool: ...
+
+    def find(self, digest: str) -> Features | None: ...
+
+    def keep(self, name: str, digest: str, stamp: FileStamp | None) -> bool: ...
+
+    def add(self, name: str, digest: str, vector: Features, stamp: FileStamp | None = None) -> None: ...
+
+    def record_failure(self, entry: UnreadableItem) -> None: ...
+
+    def invalid_name_reason(self, name: str) -> str | None: ...
+
+    def flush(self) -> None: ...
+
+    def finish(self, names: list[str], unlisted: Sequence[Failure] = ()) -> int: ...
 
 
 @dataclass
@@ -63,12 +103,12 @@ class EmbedOutcome:
         """Number of items that have an embedding."""
         return self.encoded + self.kept + self.repeated
 
-    def record_failures(self, errors: ErrorTable) -> None:
+    def record_failures(self, errors: FailureTable) -> None:
         """Copy the counts of the error table."""
         self.failed, self.first_failures = errors.count, errors.first
         self.errors = errors.location if errors.count else None
 
-    def finish_store(self, store: EmbeddingStore, names: list[str], unlisted: Sequence[Failure]) -> None:
+    def finish_store(self, store: EmbeddingTarget, names: list[str], unlisted: Sequence[Failure]) -> None:
         """Complete the output (see `EmbeddingStore.finish`) and record its numbers of rows."""
         self.rows = store.finish(names, unlisted)
         self.dropped, self.unlisted = store.dropped, store.unlisted
@@ -77,9 +117,10 @@ class EmbedOutcome:
 def embed(
     encoder: Encoder,
     sources: Sequence[ItemSource],
-    store: EmbeddingStore,
+    store: EmbeddingTarget,
     *,
     decode: Decode = "exact",
+    decoder: ItemDecoder | None = None,
     batch_size: int = 32,
     cache: EmbeddingCache | None = None,
     verify: bool = False,
@@ -93,6 +134,7 @@ def embed(
         sources: see `find_sources`.
         store: receives embeddings and knows those of earlier runs.
         decode: of images "exact" or "fast"; of texts "text", or "truncate" to cut long ones.
+        decoder: turns the bytes of an item into model input; by default that of the encoder.
         batch_size: images in a batch.
         cache: embeddings by content, of any earlier run.
         verify: read files again even if size and modification time are unchanged.
@@ -104,7 +146,7 @@ def embed(
         DataError: if a source cannot be read any further.
         OutputError: if the output cannot be written; what was written is kept.
     """
-    model, decoder = BatchEncoder(encoder, decode), item_decoder(encoder, decode)
+    model, decoder = BatchEncoder(encoder, decode), decoder or item_decoder(encoder, decode)
     outcome = EmbedOutcome() if outcome is None else outcome
     timer = StageTimer()
     meter = ThroughputMeter(timer, count_items(sources), report)
@@ -141,12 +183,12 @@ class _EmbedRun:
 
     def __init__(
         self,
-        store: EmbeddingStore,
+        store: EmbeddingTarget,
         model: BatchEncoder,
         batch_size: int,
         cache: EmbeddingCache | None,
         outcome: EmbedOutcome,
-        errors: ErrorTable,
+        errors: FailureTable,
         timer: StageTimer,
     ) -> None:
         self._store, self._model, self._cache, self._outcome = store, model, cache, outcome
@@ -207,10 +249,8 @@ class _EmbedRun:
             self._store.add(entry.item.name, entry.digest, entry.value, entry.stamp)
 
     def _fail(self, entry: UnreadableItem) -> None:
-        """Record a failure; an embedding of earlier content under this name is dropped."""
         self._errors.add(Failure(entry.item.name, entry.reason))
-        if entry.digest is not None:
-            self._store.forget(entry.item.name)
+        self._store.record_failure(entry)
 
     def _encode_batch(self) -> None:
         """Start encoding the batch; store earlier ones beyond the depth of the model."""
@@ -233,7 +273,7 @@ class _EmbedRun:
         for entry in entries:
             value = found[entry.digest]
             if isinstance(value, str):
-                self._fail(UnreadableItem(entry.item, value, entry.digest))
+                self._fail(UnreadableItem(entry.item, value, entry.digest, entry.stamp))
             else:
                 self._store.add(entry.item.name, entry.digest, value, entry.stamp)
         computed = {digest: vectors[digest] for digest in new & vectors.keys()}

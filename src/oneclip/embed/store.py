@@ -23,6 +23,7 @@ from oneclip.embed.formats.lance import LanceDataset, is_lance_dataset
 from oneclip.embed.items import Failure, FileStamp, row_key
 from oneclip.embed.outputs import output_kind, parse_output, read_or_refuse
 from oneclip.embed.parts import METADATA_FILE, PartFiles, remove_parts
+from oneclip.embed.prefetch import UnreadableItem
 from oneclip.embed.rows import EmbeddingMetadata, EmbeddingRows
 from oneclip.embed.run_lock import RunLock
 from oneclip.hub.atomic import replace_file
@@ -178,6 +179,11 @@ class EmbeddingStore:
         self._pending[name] = (digest, vector, stamp)
         if len(self._pending) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
             self.flush()
+
+    def record_failure(self, entry: UnreadableItem) -> None:
+        """Drop the row of an item whose content can no longer be encoded; one that could not be read keeps its row."""
+        if entry.digest is not None:
+            self.forget(entry.item.name)
 
     def forget(self, name: str) -> None:
         """Drop the row of an item that can no longer be encoded."""
