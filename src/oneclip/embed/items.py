@@ -67,7 +67,7 @@ class Item:
             status = os.stat(self.file)
         except (OSError, ValueError):
             return None  # the error is reported when the file is read
-        is_recent = time.time_ns() - status.st_mtime_ns < RECENT_NS
+        is_recent = abs(time.time_ns() - status.st_mtime_ns) < RECENT_NS  # later times are of a wrong clock
         return None if is_recent else (status.st_size, status.st_mtime_ns)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 
 from oneclip.installation import install_command
@@ -131,10 +133,20 @@ def is_excluded(path: str, exclude: Sequence[str]) -> bool:
 
 
 def _fits(path: str, exclude: Sequence[str]) -> bool:
-    path = path.replace(os.sep, "/")
-    name = path.rpartition("/")[2]
-    patterns = (pattern.rstrip("/") for pattern in exclude)
-    return any(fnmatch.fnmatch(path if "/" in pattern else name, pattern) for pattern in patterns)
+    path = os.path.normcase(path).replace(os.sep, "/")
+    names, paths = _compiled(tuple(exclude))
+    return names(path.rpartition("/")[2]) is not None or paths(path) is not None
+
+
+@lru_cache
+def _compiled(exclude: tuple[str, ...]) -> tuple[Callable[[str], object], Callable[[str], object]]:
+    """Return the matchers of the patterns without a slash and of those with one, for names and for paths."""
+    patterns = [os.path.normcase(pattern).replace(os.sep, "/").rstrip("/") for pattern in exclude]
+    names, paths = (
+        "|".join(fnmatch.translate(pattern) for pattern in patterns if ("/" in pattern) == has_slash)
+        for has_slash in (False, True)
+    )
+    return re.compile(names or "(?!)").match, re.compile(paths or "(?!)").match
 
 
 def split_images(files: Iterable[str]) -> tuple[list[str], UnsupportedFiles]:
