@@ -26,20 +26,28 @@ if TYPE_CHECKING:
     from oneclip import image as image
     from oneclip import losses as losses
     from oneclip import model as model
+    from oneclip import search as search
     from oneclip import text as text
     from oneclip import train as train
     from oneclip import zoo as zoo
     from oneclip.encoder import Encoder, load
     from oneclip.engine.accelerate import accelerate
+    from oneclip.search import Index
     from oneclip.zoo import list_models
 
-_ATTRIBUTE_MODULES = {"Encoder": "encoder", "accelerate": "engine", "list_models": "zoo", "load": "encoder"}
+_ATTRIBUTE_MODULES = {
+    "Encoder": "encoder",
+    "Index": "search",
+    "accelerate": "engine",
+    "list_models": "zoo",
+    "load": "encoder",
+}
 _SUBMODULES = (
     *("checkpoint", "config", "embed", "encoder", "engine", "evaluate"),
-    *("hub", "image", "losses", "model", "text", "train", "zoo"),
+    *("hub", "image", "losses", "model", "search", "text", "train", "zoo"),
 )
 
-__all__ = ["Encoder", "__version__", "accelerate", "errors", "list_models", "load"]
+__all__ = ["Encoder", "Index", "__version__", "accelerate", "errors", "list_models", "load"]
 
 
 def __getattr__(name: str) -> Any:

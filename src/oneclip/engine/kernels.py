@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -149,3 +149,34 @@ def is_supported(kind: type[Any], dtype: torch.dtype) -> bool:
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return True
+
+
+def int8_products(codes: Tensor, queries: Tensor) -> Tensor:
+    """Multiply int8 rows by a few queries, without packing or copying the rows, which may be mapped from a file.
+
+    Args:
+        codes: (N, K) int8, contiguous; K is a multiple of 64.
+        queries: (Q, K) float32; they are rounded to bf16.
+
+    Returns:
+        (Q, N) products, in bf16 or float32.
+    """
+    if has_int8_products():
+        return torch._weight_int8pack_mm(queries.bfloat16(), codes, _ones(len(codes)))
+    rounded = queries.bfloat16().float()
+    return torch.cat([F.linear(rounded, part.float()) for part in codes.split(4096)], dim=1)
+
+
+@cache
+def has_int8_products() -> bool:
+    """Return whether this torch can multiply bf16 queries by int8 rows as they lie; it is tried once on a few."""
+    codes, query = torch.full((32, 64), -2, dtype=torch.int8), torch.ones(1, 64, dtype=torch.bfloat16)
+    try:
+        return bool((torch._weight_int8pack_mm(query, codes, _ones(32)) == -128).all())
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+@lru_cache(maxsize=4)
+def _ones(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.bfloat16)

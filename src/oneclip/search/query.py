@@ -1,0 +1,103 @@
+"""Queries of a search: words or images, with weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oneclip.errors import ConfigError, ImageError, TextError
+from oneclip.hub.file_types import is_image
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Encoder, Features
+
+_WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+):(?=\S)")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One part of a search.
+
+    Attributes:
+        value: a text, or an image as `Encoder.encode_images` takes it.
+        is_text: whether it is a text.
+        weight: of its score among those of the other parts; negative for what should not be there.
+    """
+
+    value: Any
+    is_text: bool
+    weight: float = 1.0
+
+
+def parse_queries(
+    queries: Iterable[object],
+    like: object = None,
+    exclude: object = None,
+) -> list[Query]:
+    """Turn the arguments of a search into queries.
+
+    Args:
+        queries: words; paths of images that exist; images. `2:beach` gives "beach" the weight 2.
+        like: an image, or several.
+        exclude: words or images that should not be there, with or without a weight.
+
+    Raises:
+        TextError: for an empty text.
+        ConfigError: if there is no query, or only of what should not be there.
+    """
+    found = [_parse(query) for query in queries]
+    found += [_parse(image, is_image_expected=True) for image in _several(like)]
+    if not any(query.weight > 0 for query in found):
+        raise ConfigError("a search needs words or an image to look for")
+    for query in map(_parse, _several(exclude)):
+        found.append(Query(query.value, query.is_text, -query.weight))
+    return found
+
+
+def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Features:
+    """Encode queries.
+
+    Returns:
+        (Q, D) float32 of unit length.
+
+    Raises:
+        TextError, ImageError: for a query that cannot be encoded.
+    """
+    vectors = np.empty((len(queries), encoder.embed_dim), np.float32)
+    texts = [i for i, query in enumerate(queries) if query.is_text]
+    images = [i for i, query in enumerate(queries) if not query.is_text]
+    if texts:
+        vectors[texts] = encoder.encode_texts([queries[i].value for i in texts])
+    if images:
+        vectors[images] = encoder.encode_images([queries[i].value for i in images])
+    return vectors
+
+
+def _parse(value: object, *, is_image_expected: bool = False) -> Query:
+    if not isinstance(value, str):
+        return Query(value, is_text=False)
+    weight = 1.0
+    if (match := _WEIGHT.match(value)) and not os.path.exists(value):
+        weight, value = float(match[1]), value[match.end() :]
+        if not weight:
+            raise ConfigError(
+                f"the weight of {value!r} is 0; leave the query out, or give it a weight above 0"
+            )
+    if not value.strip():
+        raise TextError("an empty query; give words that describe an image, or the path of one")
+    is_file = os.path.isfile(value) and (is_image(value) or is_image_expected)
+    if is_image_expected and not is_file:
+        raise ImageError(f"{value}: no such image")
+    return Query(value, not is_file, weight)
+
+
+def _several(value: object) -> list[object]:
+    """Return one value or several as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,286 @@
+"""Exact search of segments: an int8 scan of all rows, then exact products of those that may be among the best.
+
+The scan reads the dimensions of greatest variance first and stops as soon as the rest can hardly change the ranking: how
+much the rest adds to the products of a query varies by `sum(query ** 2 * variance)` over the dimensions left out, which
+is known in advance. All rows that could still reach the best, by a margin of `MARGIN` standard deviations of everything
+the scan neglects, get their exact product. If there are too many, the scan reads on.
+
+Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the other ("global rows"), M some of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oneclip.errors import ShapeError
+from oneclip.search.segments import BLOCK, Segment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+MARGIN = 6.0  # standard deviations of what the scan neglects
+NEGLECTED = (
+    0.2  # of the standard deviation of the products of a query, by dimensions that are not read at first
+)
+FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
+FEW_SHARE = 64  # as a share of all rows: one in so many
+_BF16_STEP = 2.0**-8
+
+
+@dataclass(frozen=True)
+class TopRows:
+    """The best rows of a search, best first; equal scores in the order of the rows.
+
+    Attributes:
+        rows: (K,) int64 global rows.
+        scores: (K,) float32, see `VectorScan.top`.
+        parts: (Q, K) float32, the cosine of each query.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    parts: NDArray[np.float32]
+
+
+class VectorScan:
+    """Search the rows of some segments. Thread-safe.
+
+    Args:
+        segments: open ones, of one width.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = list(segments)
+        self.starts = np.cumsum([0] + [segment.rows for segment in segments])
+        self._views: list[list[Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def scores(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the products (Q, N) float32 of all rows, as accurate as their int8 codes."""
+        queries = self._checked(queries)
+        found = np.empty((len(queries), len(self)), np.float32)
+        for number in range(len(self.segments)):
+            part = _Partial(self, number, queries)
+            part.read(part.blocks)
+            found[:, self._slice(number)] = part.scores
+        return found
+
+    def rescore(
+        self, queries: NDArray[np.float32], rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the products (Q, M) float32 of queries (Q, D) with rows (M,), or with all, as accurate as float32."""
+        queries = self._checked(queries)
+        if rows is None:
+            products = [segment.products(queries) for segment in self.segments]
+            return np.concatenate([np.empty((len(queries), 0), np.float32), *products], axis=1)
+        found = np.empty((len(queries), len(rows)), np.float32)
+        for number, places in self._by_segment(rows):
+            local = rows[places] - self.starts[number]
+            found[:, places] = self.segments[number].products(queries, local)
+        return found
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors (M, D) float32 of rows (M,)."""
+        found = np.empty((len(rows), self.segments[0].dim if self.segments else 0), np.float32)
+        for number, places in self._by_segment(rows):
+            found[places] = self.segments[number].vectors(rows[places] - self.starts[number])
+        return found
+
+    def log_normalizers(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what is stored beside rows (M,): (M,) float32, NaN if nothing is."""
+        found = np.full(len(rows), np.nan, np.float32)
+        for number, places in self._by_segment(rows):
+            stored = self.segments[number].log_normalizers
+            if stored is not None:
+                found[places] = stored[rows[places] - self.starts[number]]
+        return found
+
+    def top(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        weights: Sequence[float] | NDArray[np.float32] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+        candidates: int = 50,
+    ) -> TopRows:
+        """Find the rows of the greatest score.
+
+        The score of one query is its cosine; with a negative weight, the cosine with the opposite sign. The score of
+        several is the sum of `weight * (cosine - mean) / deviation`, with the mean and the standard deviation of the
+        query over all rows, masked or not: a filter does not change the order of two rows.
+
+        Args:
+            queries: (Q, D) float32 of unit length.
+            k: how many rows to return at most.
+            weights: (Q,); 1 by default, negative for what is not wanted.
+            mask: (N,) bool, the rows that count.
+            candidates: rows that get exact products, at least.
+
+        Raises:
+            ShapeError: if queries, weights or mask do not fit the segments or contain NaN.
+        """
+        queries = self._checked(queries)
+        if mask is not None and mask.shape != (len(self),):
+            raise ShapeError(f"the mask has shape {mask.shape}; expected ({len(self)},)")
+        factors, constants = self._standardize(queries, weights)
+        rows = self._find((factors @ queries).astype(np.float32), queries, k, mask, max(k, candidates))
+        parts = self.rescore(queries, rows)
+        scores = (factors @ (parts - constants[:, None])).astype(np.float32)
+        best = np.lexsort((rows, -scores))[:k]
+        return TopRows(rows[best], scores[best], parts[:, best])
+
+    def _standardize(
+        self, queries: NDArray[np.float32], weights: Sequence[float] | NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return factors (Q,) and constants (Q,): a score is `factors @ (cosines - constants)`.
+
+        It is therefore the product with one vector, `factors @ queries`, apart from a constant: one scan is enough.
+        """
+        given = np.ones(len(queries)) if weights is None else np.asarray(weights, np.float64)
+        if given.shape != (len(queries),) or not np.isfinite(given).all():
+            raise ShapeError(f"{len(queries)} queries need as many finite weights, not {given.tolist()}")
+        if len(queries) == 1:
+            return np.where(given < 0, -1.0, 1.0), np.zeros(1)
+        moments = [segment.moments(queries) for segment in self.segments]
+        shares = np.diff(self.starts)[:, None] / max(len(self), 1)
+        means, variances = np.array(moments).reshape(-1, 2, len(queries)).swapaxes(0, 1)
+        mean = (shares * means).sum(axis=0)
+        deviation = np.sqrt((shares * (variances + (means - mean) ** 2)).sum(axis=0))
+        return given / np.where(deviation > 1e-6, deviation, 1), mean
+
+    def _find(
+        self,
+        query: NDArray[np.float32],
+        queries: NDArray[np.float32],
+        k: int,
+        mask: NDArray[np.bool_] | None,
+        candidates: int,
+    ) -> NDArray[np.int64]:
+        """Return rows that contain the best `k` of a query (D,), made of `queries` (Q, D); with few others."""
+        few = max(FEW, len(self) // FEW_SHARE, candidates)
+        if mask is not None and (selected := np.flatnonzero(mask)).size <= few:
+            return selected
+        if len(self) <= few:
+            return np.arange(len(self))
+        parts = [_Partial(self, number, query[None]) for number in range(len(self.segments))]
+        approximate = np.empty(len(self), np.float32)
+        neglected = NEGLECTED
+        while True:
+            for part in parts:
+                part.read(part.enough(neglected))
+            for number, part in enumerate(parts):
+                approximate[self._slice(number)] = part.scores[0]
+            if mask is not None:
+                approximate[~mask] = -np.inf
+            rows = np.argpartition(approximate, -candidates)[-candidates:]
+            exact = self.rescore(query[None], rows)[0]
+            kth = float(np.sort(exact)[-k]) if k else np.inf
+            possible = [
+                self.starts[number]
+                + np.flatnonzero(approximate[self._slice(number)] >= part.threshold(kth, queries))
+                for number, part in enumerate(parts)
+            ]
+            found = np.union1d(rows, np.concatenate(possible))
+            if len(found) <= few or all(part.read_blocks == part.blocks for part in parts):
+                return found
+            neglected = neglected / 2 if neglected > 0.01 else 0.0
+
+    def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        dim = self.segments[0].dim if self.segments else queries.shape[-1]
+        if queries.ndim != 2 or not len(queries) or queries.shape[1] != dim:
+            raise ShapeError(f"the queries have shape {queries.shape}; expected (Q, {dim})")
+        if not np.isfinite(queries).all():
+            raise ShapeError("the queries contain NaN or infinity")
+        return queries.astype(np.float32, copy=False)
+
+    def _slice(self, number: int) -> slice:
+        return slice(int(self.starts[number]), int(self.starts[number + 1]))
+
+    def _by_segment(self, rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+        """Return the numbers of the segments that rows (M,) lie in, each with the places of its rows in `rows`."""
+        owners = np.searchsorted(self.starts, rows, side="right") - 1
+        return [(int(number), np.flatnonzero(owners == number)) for number in np.unique(owners)]
+
+    def blocks(self, number: int) -> list[Tensor]:
+        """Return the int8 codes of a segment as tensors (N, BLOCK) that share the memory of its file."""
+        if self._views is None:
+            import torch
+
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to them
+                self._views = [[torch.from_numpy(block) for block in s.codes] for s in self.segments]
+        return self._views[number]
+
+
+class _Partial:
+    """Products of the rows of one segment with queries, over the blocks of dimensions that were read so far."""
+
+    def __init__(self, scan: VectorScan, number: int, queries: NDArray[np.float32]) -> None:
+        import torch
+
+        self.segment, self._codes = scan.segments[number], scan.blocks(number)
+        self.blocks, self.read_blocks = len(self._codes), 0
+        self.rotated = self.segment.rotate(queries)  # (Q, D)
+        padded = np.zeros((len(queries), self.blocks * BLOCK), np.float32)
+        padded[:, : self.segment.dim] = self.rotated * self.segment.scales
+        self._scaled = torch.from_numpy(padded)
+        self.offsets = self.segment.offsets(queries)
+        self._scores = torch.from_numpy(np.repeat(self.offsets[:, None], self.segment.rows, axis=1))
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._scores.numpy()
+        return found
+
+    def read(self, blocks: int) -> None:
+        """Add blocks, up to `blocks` in all."""
+        from oneclip.engine.kernels import int8_products
+
+        for number in range(self.read_blocks, blocks):
+            query = self._scaled[:, number * BLOCK : (number + 1) * BLOCK].contiguous()
+            self._scores += int8_products(self._codes[number], query)
+        self.read_blocks = max(blocks, self.read_blocks)
+
+    def enough(self, share: float) -> int:
+        """Return how many blocks leave out at most `share` of the standard deviation of the products."""
+        if self.segment.rotation is None:
+            return self.blocks
+        left = self._variance_after()
+        return int(np.argmax(left <= share**2 * left[0]))
+
+    def threshold(self, kth: float, queries: NDArray[np.float32]) -> float:
+        """Return the least approximate score of a row that may have a greater exact one than `kth`.
+
+        Besides the usual row, whose neglected part is as random as its variance says, there is the row that equals one
+        of the queries: its neglected part is as great as can be.
+        """
+        read = min(self.read_blocks * BLOCK, self.segment.dim)
+        aligned = self.segment.rotate(queries - self.segment.mean)
+        whole = aligned @ self.rotated[0] + self.offsets[0]
+        seen = aligned[:, :read] @ self.rotated[0, :read] + self.offsets[0]
+        least = min([kth, *seen[whole >= kth].tolist()])
+        rounding = _BF16_STEP * abs(least - self.offsets[0])
+        return float(least - rounding - MARGIN * self._deviation())
+
+    def _variance_after(self) -> NDArray[np.float64]:
+        """Return the variance of what 0, 1, … B blocks leave out of the products of the first query: (B + 1,)."""
+        ends = np.minimum(np.arange(self.blocks + 1) * BLOCK, self.segment.dim)
+        sums = np.cumsum(np.append(0, self.rotated[0].astype(np.float64) ** 2 * self.segment.variances))
+        return np.maximum(sums[-1] - sums[ends], 0)
+
+    def _deviation(self) -> float:
+        """Return the standard deviation of everything the scan neglects: dimensions, and the rounding of rows and query."""
+        read = min(self.read_blocks * BLOCK, self.segment.dim)
+        left = self._variance_after()[self.read_blocks] if self.segment.rotation is not None else 0.0
+        steps = self.rotated[0, :read] * self.segment.scales[:read]
+        query = (_BF16_STEP * self.rotated[0, :read]) ** 2 @ self.segment.variances[:read] / 12
+        return float(np.sqrt(left + (steps @ steps) / 12 + query))
