@@ -26,42 +26,82 @@ LONGEST = (
     "test_finetune.py",
     "test_docs.py",
 )
-# more than about five seconds each; with tests/parity, what `make test-fast` leaves out
+# the costliest; with tests/parity, what `make test-fast` leaves out
 SLOW = {
     *LONGEST,
-    *("test_architectures.py", "test_attention_heads.py", "test_bad_input.py", "test_skip_init_towers.py"),
-    *(
-        "test_clean.py",
-        "test_cli_contract.py",
-        "test_cli_convert.py",
-        "test_cli_embed.py",
-        "test_cli_finetune.py",
-    ),
-    *("test_cli_models_doctor.py", "test_cli_pull.py", "test_clip_load.py", "test_default_dtype.py"),
-    *("test_devices.py", "test_encoder_object.py", "test_end_of_text.py", "test_finetune_ranks.py"),
-    *("test_format_big_vision.py", "test_format_mobileclip.py", "test_format_transformers.py"),
-    *(
-        "test_hf_tokenizer.py",
-        "test_hub_huggingface.py",
-        "test_image_folder_dataset.py",
-        "test_killed_trainings.py",
-    ),
-    *("test_kills.py", "test_loop.py", "test_mutations.py", "test_open_clip_factory.py", "test_plans.py"),
-    *("test_prefix_sharing.py", "test_preprocess.py", "test_clip_ranks.py", "test_recipes.py", "test_run.py"),
-    *(
-        "test_run_dir.py",
-        "test_run_ranks.py",
-        "test_sampler.py",
-        "test_siglip_inside.py",
-        "test_siglip_ranks.py",
-    ),
-    *(
-        "test_tiled_losses.py",
-        "test_tiled_ranks.py",
-        "test_torchscript.py",
-        "test_trim.py",
-        "test_workers.py",
-    ),
+    "test_activation.py",
+    "test_architectures.py",
+    "test_attention_heads.py",
+    "test_bad_input.py",
+    "test_clean.py",
+    "test_cli_caption.py",
+    "test_cli_contract.py",
+    "test_cli_convert.py",
+    "test_cli_embed.py",
+    "test_cli_evaluate.py",
+    "test_cli_finetune.py",
+    "test_cli_inspect.py",
+    "test_cli_models_doctor.py",
+    "test_cli_pull.py",
+    "test_clip_load.py",
+    "test_clip_ranks.py",
+    "test_clip_tokenizer_files.py",
+    "test_coca.py",
+    "test_dcp.py",
+    "test_default_dtype.py",
+    "test_devices.py",
+    "test_encoder_object.py",
+    "test_end_of_text.py",
+    "test_export.py",
+    "test_finetune_ranks.py",
+    "test_format_big_vision.py",
+    "test_format_mobileclip.py",
+    "test_format_transformers.py",
+    "test_grad_cache.py",
+    "test_hf_tokenizer.py",
+    "test_hf_tower.py",
+    "test_hostile_checkpoints.py",
+    "test_hub_huggingface.py",
+    "test_hub_models.py",
+    "test_image_folder_dataset.py",
+    "test_killed_trainings.py",
+    "test_kills.py",
+    "test_loader.py",
+    "test_loop.py",
+    "test_lora.py",
+    "test_missing_tokenizer.py",
+    "test_mutations.py",
+    "test_open_clip_factory.py",
+    "test_open_clip_hub.py",
+    "test_open_clip_usage.py",
+    "test_plans.py",
+    "test_pocket_heldout.py",
+    "test_prefix_sharing.py",
+    "test_preflight.py",
+    "test_preprocess.py",
+    "test_pretokenize.py",
+    "test_prompt_learning.py",
+    "test_read.py",
+    "test_recipes.py",
+    "test_run.py",
+    "test_run_dir.py",
+    "test_run_ranks.py",
+    "test_sampler.py",
+    "test_settings.py",
+    "test_siglip_inside.py",
+    "test_siglip_plan.py",
+    "test_siglip_ranks.py",
+    "test_skip_init_towers.py",
+    "test_staleness.py",
+    "test_tiled_losses.py",
+    "test_tiled_ranks.py",
+    "test_tokenizer_in_folder.py",
+    "test_torchscript.py",
+    "test_trim.py",
+    "test_truncated_files.py",
+    "test_unsupported_files.py",
+    "test_watchdog.py",
+    "test_workers.py",
 }
 
 
@@ -82,10 +122,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.name not in LONGEST, "parity" in item.path.parts))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Use one worker more than processors, because tests often wait for servers and subprocesses."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use one worker more than processors, because slow tests often wait for servers and subprocesses."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux: the processors that this process may use
-    return (len(affinity(0)) if affinity else os.cpu_count() or 1) + 1
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return processors + (config.option.markexpr != "not slow")
 
 
 def pytest_configure(config: pytest.Config) -> None:
