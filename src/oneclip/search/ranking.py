@@ -153,13 +153,20 @@ def no_images_message(index: object) -> str:
 def _relevances(
     snapshot: Snapshot, queries: Sequence[Query], found: TopRows, relevance: RelevanceModel
 ) -> list[float | None]:
-    """Return the relevance of each found row for the texts that are wanted; None if no text is."""
-    texts = [i for i, query in enumerate(queries) if query.is_text and query.weight > 0]
-    if not texts:
-        return [None] * len(found.rows)
+    """Return the relevance of each found row for the texts of a query; None if it wants no text."""
     normalizers = snapshot.scan.log_normalizers(found.rows)
-    combined = combine(np.stack([relevance.probability(found.parts[i], normalizers) for i in texts]))
-    return [float(value) for value in combined]
+
+    def probabilities(sign: int) -> NDArray[np.float32] | None:
+        texts = [i for i, query in enumerate(queries) if query.is_text and query.weight * sign > 0]
+        if not texts:
+            return None
+        mean = snapshot.mean_log_normalizer
+        return np.stack([relevance.probability(found.parts[i], normalizers, mean) for i in texts])
+
+    wanted = probabilities(1)
+    if wanted is None:
+        return [None] * len(found.rows)
+    return [float(value) for value in combine(wanted, probabilities(-1))]
 
 
 def _hits(

@@ -43,6 +43,11 @@ class Snapshot:
         return self.contents >= 0
 
     @cached_property
+    def mean_log_normalizer(self) -> float:
+        """Mean over the live rows, see `oneclip.search.relevance`."""
+        return float(np.mean(self.scan.log_normalizers(np.flatnonzero(self.is_live)), dtype=np.float64))
+
+    @cached_property
     def _by_content(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Live contents, sorted, and the row of each."""
         rows = np.flatnonzero(self.is_live)
