@@ -23,7 +23,7 @@ from oneclip import model as core
 from oneclip.model.dual_encoder import DualEncoder
 from oneclip.model.siglip_layers import PatchEmbed
 from oneclip.model.siglip_trunk import SigLIPTrunk
-from oneclip.model.text import TextTransformerBase
+from oneclip.model.text_base import TextTransformerBase
 from oneclip.model.timm_tower import TimmTower
 from oneclip.model.transformer import BlockStack
 

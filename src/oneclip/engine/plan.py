@@ -26,7 +26,7 @@ from oneclip.engine.text_plan import TextPlan
 from oneclip.engine.thread_groups import run_chunked
 from oneclip.engine.vision_plan import SigLIPPlan, VisionPlan
 from oneclip.model import DualEncoder, SigLIPVision, VisionTransformer
-from oneclip.model.text import TextTransformerBase
+from oneclip.model.text_base import TextTransformerBase
 from oneclip.model.untouched import is_recorded, is_untouched
 
 

@@ -16,7 +16,7 @@ from oneclip.engine.guards import require_type
 from oneclip.engine.kernels import Pack
 from oneclip.engine.prefix_sharing import SharedPrefixes, SuffixBatch
 from oneclip.model import CLIP, TextTransformer, Transformer
-from oneclip.model.text import TextTransformerBase
+from oneclip.model.text_base import TextTransformerBase
 
 
 class TextPlan:

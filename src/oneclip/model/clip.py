@@ -15,7 +15,8 @@ from oneclip.model import untouched
 from oneclip.model.build import build_text_tower, build_visual_tower
 from oneclip.model.dual_encoder import DualEncoder, as_cfg
 from oneclip.model.protocols import TextTower
-from oneclip.model.text import TextTransformer, TextTransformerBase
+from oneclip.model.text import TextTransformer
+from oneclip.model.text_base import TextTransformerBase
 from oneclip.model.text_pooling import TextPooling
 
 
