@@ -3,6 +3,8 @@
 Shapes: B batch, (H, W) pixels, N patches, L = 1 + N tokens, C width, D joint embedding.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -99,14 +101,7 @@ class VisionTransformer(nn.Module):
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.learns_positions = pos_embed_type == "learnable"
-        if self.learns_positions:
-            positions = torch.randn(self.grid_size[0] * self.grid_size[1] + 1, width)
-            self.positional_embedding = nn.Parameter(scale * positions)
-        elif pos_embed_type == "sin_cos_2d":
-            table = sin_cos_2d(width, self.grid_size)
-            self.positional_embedding = nn.Parameter(table, requires_grad=False)
-        else:
-            raise ConfigError(f"pos_embed_type is {pos_embed_type!r}; expected 'learnable' or 'sin_cos_2d'")
+        self.positional_embedding = _init_positions(pos_embed_type, width, self.grid_size)
         self.patch_dropout = PatchDropout(patch_dropout) if patch_dropout > 0 else nn.Identity()
         self.ln_pre = nn.Identity() if no_ln_pre else norm_layer(width)
         self.transformer = Transformer(
@@ -125,14 +120,15 @@ class VisionTransformer(nn.Module):
             scale_attn=scale_attn,
             scale_fc=scale_fc,
         )
-        self.attn_pool: nn.Module | None = None
-        self.attn_pool_contrastive: nn.Module | None = None
-        if attentional_pool:
-            self.attn_pool = AttentionalPooler(output_dim, width, attn_pooler_heads, attn_pooler_queries)
-            if self.attn_pool_type:
-                # in a cascade its input is the output of the first pooler, which has another width
-                source = output_dim if self.attn_pool_type == "cascade" else width
-                self.attn_pool_contrastive = AttentionalPooler(output_dim, source, attn_pooler_heads, 1)
+        pooler = partial(AttentionalPooler, output_dim, n_head=attn_pooler_heads)
+        self.attn_pool: nn.Module | None = (
+            pooler(width, n_queries=attn_pooler_queries) if attentional_pool else None
+        )
+        # in a cascade its input is the output of the first pooler, which has another width
+        source = output_dim if self.attn_pool_type == "cascade" else width
+        self.attn_pool_contrastive: nn.Module | None = (
+            pooler(source, n_queries=1) if self.attn_pool_type else None
+        )
         self.ln_post = norm_layer(output_dim if attentional_pool and not self.attn_pool_type else width)
         pooled = output_dim if attentional_pool else width
         self.proj = nn.Parameter(scale * torch.randn(pooled, output_dim))
@@ -312,6 +308,15 @@ class VisionTransformer(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay should skip, in addition to vectors and scalars."""
         return {"positional_embedding", "class_embedding"}
+
+
+def _init_positions(kind: str, width: int, grid: tuple[int, int]) -> nn.Parameter:
+    """Make the table of positions, (1 + rows columns, C); only learnable ones are trained."""
+    if kind == "learnable":
+        return nn.Parameter(width**-0.5 * torch.randn(1 + grid[0] * grid[1], width))
+    if kind == "sin_cos_2d":
+        return nn.Parameter(sin_cos_2d(width, grid), requires_grad=False)
+    raise ConfigError(f"pos_embed_type is {kind!r}; expected 'learnable' or 'sin_cos_2d'")
 
 
 def sin_cos_2d(width: int, grid: tuple[int, int]) -> Tensor:
