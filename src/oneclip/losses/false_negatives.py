@@ -62,19 +62,13 @@ def masked_contrastive_loss(
         return -each.masked_fill(is_masked, 0.0).sum()
 
     def total_loss(rows: Tensor, columns: Tensor) -> Tensor:
-        size = tile_size or count
-        parts = [
-            checkpoint(chunk_loss, *part, use_reentrant=False) if tile_size else chunk_loss(*part)
-            for start in range(0, count, size)
-            for part in [
-                (
-                    rows[start : start + size],
-                    columns,
-                    same[start : start + size],
-                    labels[start : start + size],
-                )
-            ]
-        ]
+        parts = []
+        for start in range(0, count, tile_size or count):
+            chunk = slice(start, start + (tile_size or count))
+            inputs = (rows[chunk], columns, same[chunk], labels[chunk])
+            parts.append(
+                checkpoint(chunk_loss, *inputs, use_reentrant=False) if tile_size else chunk_loss(*inputs)
+            )
         return torch.stack(parts).sum()
 
     if is_sigmoid:
