@@ -5,9 +5,9 @@ probability that q describes x better than all generic texts g do (a zero-shot c
 
     softmax over q and the texts g   =   sigmoid(s q.x - log Z(x)),   log Z(x) = log sum exp(s g.x)
 
-where s is the model's logit scale. log Z depends on the image only, so that it is computed once, when the image joins an
-index. Images that show a text are told from others better if only half of the difference between an image's
-log Z and the mean over the index is used (`benchmarks/relevance.py`):
+where s is the model's logit scale. log Z depends on the image only: it is computed once, when the image joins an index.
+Half of the difference between an image's log Z and the mean over the index tells images that show a text from others
+better than all of it (`benchmarks/relevance.py`):
 
     relevance = sigmoid(s q.x - (log Z(x) + mean log Z) / 2)
 
