@@ -6,6 +6,7 @@ Shapes: M images that were read, D joint embedding.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,9 +51,9 @@ class Encoded(NamedTuple):
 
 
 def split_skipped(
-    batches: Iterable[list[Tensor | SkippedImage]], on_error: Raise | Skip
+    batches: Generator[list[Tensor | SkippedImage], None, None], on_error: Raise | Skip
 ) -> Generator[tuple[Places, list[Tensor]], None, None]:
-    """Split each batch into the images that were read and the others.
+    """Split each batch into the images that were read and the others; closing this closes `batches`.
 
     Yields:
         For each batch, the indices of the images that were read and the skipped images, and the pixels.
@@ -61,10 +62,11 @@ def split_skipped(
         ImageError: for the first image that could not be read, if `on_error` is "raise".
     """
     first = 0
-    for results in batches:
-        skipped = [result for result in results if isinstance(result, SkippedImage)]
-        if skipped and on_error == "raise":
-            raise skipped[0].error
-        kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
-        first += len(results)
-        yield (kept, skipped), [result for result in results if isinstance(result, Tensor)]
+    with closing(batches):
+        for results in batches:
+            skipped = [result for result in results if isinstance(result, SkippedImage)]
+            if skipped and on_error == "raise":
+                raise skipped[0].error
+            kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
+            first += len(results)
+            yield (kept, skipped), [result for result in results if isinstance(result, Tensor)]

@@ -43,6 +43,7 @@ from oneclip.encoder.encoded import (
     Features,
     Images,
     Labels,
+    Places,
     Raise,
     Ranking,
     Skip,
@@ -306,17 +307,23 @@ class Encoder:
         Yields:
             An `Encoded` for each batch; its indices count from the first of all images.
         """
-        check_choice("on_error", on_error, ("raise", "skip"))
-        check_positive("batch_size", batch_size)
         check_choice("decode", decode, ("exact", "fast"))
         pipeline = self.pipeline(decode)
-        batches = prefetch_images(
-            images, pipeline.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
-        )
-        started = pipelined(split_skipped(batches, on_error), pipeline.start_images, pipeline.depth)
-        with closing(batches), closing(started):
+        batches = self._read(images, pipeline.preprocess, batch_size, on_error)
+        with closing(pipelined(batches, pipeline.start_images, pipeline.depth)) as started:
             for (kept, skipped), pending in started:
                 yield Encoded(pending(), kept, skipped)
+
+    def _read(
+        self, images: Images, preprocess: Preprocess, batch_size: int, on_error: Raise | Skip
+    ) -> Generator[tuple[Places, list[Tensor]], None, None]:
+        """Open and preprocess images in threads; see `split_skipped` for the batches."""
+        check_choice("on_error", on_error, ("raise", "skip"))
+        check_positive("batch_size", batch_size)
+        batches = prefetch_images(
+            images, preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
+        )
+        return split_skipped(batches, on_error)
 
     def encode_pixels(self, batch: Array) -> Array:
         """Run the image tower only: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
@@ -493,14 +500,9 @@ class Encoder:
         Yields:
             A `CaptionedImages` for each batch; its indices count from the first of all images.
         """
-        check_choice("on_error", on_error, ("raise", "skip"))
-        check_positive("batch_size", batch_size)
         captioner = Captioner(self.model, self.tokenizer, prompt, self.name, search)
-        batches = prefetch_images(
-            images, self.preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
-        )
-        with closing(batches):
-            for (kept, skipped), pixels in split_skipped(batches, on_error):
+        with closing(self._read(images, self.preprocess, batch_size, on_error)) as batches:
+            for (kept, skipped), pixels in batches:
                 captions: list[str] = []
                 if pixels:
                     captions = captioner.write(torch.stack(pixels).to(self.device, self.inference.dtype))
