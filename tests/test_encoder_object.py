@@ -19,7 +19,7 @@ from tiny import DIM, PIXELS, picture, tiny_cfg, write_tiny_model
 from torch.nn import functional as F
 
 import oneclip
-from oneclip import errors
+from oneclip import checkpoint, errors
 from oneclip.config import PreprocessCfg
 from oneclip.encoder import Encoder
 from oneclip.image import Preprocess
@@ -482,3 +482,19 @@ def test_int8_stays_on_a_cpu(weights: Path) -> None:
     with pytest.raises(errors.ConfigError, match="int8 runs on a CPU, not on meta"):
         clip.to("meta")
     assert clip.device == torch.device("cpu")
+
+
+def test_weights_get_the_precision_themselves_without_memory_for_a_packed_copy(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = checkpoint.load
+
+    def load_in_little_memory(*arguments: Any, precision: str, **options: Any) -> checkpoint.LoadedModel:
+        if precision == "fp32":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(*arguments, precision=precision, **options)
+
+    monkeypatch.setattr(checkpoint, "load", load_in_little_memory)
+    clip = oneclip.load(weights, device="cpu", precision="bf16")
+    assert {parameter.dtype for parameter in clip.model.parameters()} == {torch.bfloat16}
+    assert clip.precision == "bf16"

@@ -85,15 +85,7 @@ def load(
         part=part,
         prefix=prefix,
     )
-    packed = precision != "fp32" and precision in PLAN_PRECISIONS.get(target.type, ())
-    try:
-        loaded = read(precision="fp32" if packed else precision)
-    except torch.OutOfMemoryError:
-        if not packed:
-            raise
-        loaded = None
-    if loaded is None:  # outside of `except`, where the error keeps its tensors alive
-        loaded, packed = read(precision=precision), False  # a plan uses such weights without a copy
+    loaded, plan_precision = _load_weights(read, precision, target)
     return Encoder(
         cast("CLIP | CustomTextCLIP", loaded.model),
         Preprocess(loaded.preprocess_cfg),
@@ -102,8 +94,25 @@ def load(
         name=loaded.name,
         max_pixels=max_pixels,
         truncated=truncated,
-        precision=precision if packed else None,
+        precision=plan_precision,
     )
+
+
+def _load_weights(
+    read: Callable[..., checkpoint.LoadedModel], precision: str, device: torch.device
+) -> tuple[checkpoint.LoadedModel, str | None]:
+    """Load the weights, and say which precision the inference plans need; None if the weights have it themselves.
+
+    A plan packs a copy of fp32 weights. Without memory for both, the weights are loaded in the precision of the plan,
+    which then uses them without a copy.
+    """
+    if precision == "fp32" or precision not in PLAN_PRECISIONS.get(device.type, ()):
+        return read(precision=precision), None
+    try:
+        return read(precision="fp32"), precision
+    except torch.OutOfMemoryError:
+        pass  # the error keeps its tensors alive until here
+    return read(precision=precision), None
 
 
 def _tokenizer(loaded: checkpoint.LoadedModel) -> Tokenizer | Callable[[], Tokenizer]:
