@@ -29,23 +29,6 @@ MAX_FILE_BYTES = 64 * 2**20  # bytes of a vocabulary file; published files have 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Roles of special tokens; the keys in the files are `bos_token` and so on."""
 
-OPTIONS = (
-    *(f"{role}_token" for role in ROLES),
-    "padding_side",
-    "truncation_side",
-    "do_lower_case",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "add_prefix_space",
-    "add_bos_token",
-    "add_eos_token",
-    "src_lang",
-    "legacy_behaviour",
-    "additional_special_tokens",
-    "extra_special_tokens",
-    "tokenizer_class",
-    "extra_ids",
-)
 BOOLEAN_OPTIONS = (
     "do_lower_case",
     "strip_accents",
@@ -56,6 +39,14 @@ BOOLEAN_OPTIONS = (
     "legacy_behaviour",
 )
 STRING_OPTIONS = ("padding_side", "truncation_side", "src_lang", "tokenizer_class")
+OPTIONS = (
+    *(f"{role}_token" for role in ROLES),
+    *BOOLEAN_OPTIONS,
+    *STRING_OPTIONS,
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "extra_ids",
+)
 IGNORED_OPTIONS = (
     "use_fast",
     "legacy",
