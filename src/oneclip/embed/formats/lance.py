@@ -92,7 +92,7 @@ class LanceDataset:
         Raises:
             OutputError: if they cannot be written; the dataset is unchanged.
         """
-        lance = _lance()
+        lance = import_lance()
         table = rows_to_table(rows, self._metadata)
         if not self._has_stamps and not self._replaces:
             table = table.drop_columns(list(STAMP_COLUMNS))
@@ -103,7 +103,9 @@ class LanceDataset:
             elif self._digests.keys().isdisjoint(rows.names) and self._dropped.isdisjoint(rows.names):
                 lance.write_dataset(table, str(self._path), mode="append")
             else:
-                merge = lance.dataset(str(self._path)).merge_insert("name")
+                dataset = lance.dataset(str(self._path))
+                merge = dataset.merge_insert("name")
+                table = with_columns(table, dataset.schema)  # what was known of the replaced content is void
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
         self._replaces = False
         self._digests.update(zip(rows.names, rows.digests, strict=True))
@@ -126,11 +128,11 @@ class LanceDataset:
                 "'" + name.replace("'", "''") + "'" for name in names[start : start + _NAMES_PER_DELETE]
             )
             with self._errors():
-                _lance().dataset(str(self._path)).delete(f"name IN ({quoted})")
+                import_lance().dataset(str(self._path)).delete(f"name IN ({quoted})")
         self._dropped.clear()
 
     def _read(self) -> None:
-        lance = _lance()
+        lance = import_lance()
         try:
             self._initial = lance.dataset(str(self._path))
             self._has_stamps = set(STAMP_COLUMNS) <= set(self._initial.schema.names)
@@ -142,7 +144,7 @@ class LanceDataset:
                     if stamp is not None:
                         self._stamps[name] = stamp
         except Exception as error:
-            raise DataError(f"{self._path} is damaged: {_error_text(error)}") from error
+            raise DataError(f"{self._path} is damaged: {error_text(error)}") from error
 
     @contextmanager
     def _errors(self, what: str = "written") -> Iterator[None]:
@@ -151,7 +153,7 @@ class LanceDataset:
             yield
         except Exception as error:  # Lance raises OSError, ValueError, RuntimeError, and PanicException
             raise OutputError(
-                f"{self._path} could not be {what}: {_error_text(error)}. The dataset is unchanged"
+                f"{self._path} could not be {what}: {error_text(error)}. The dataset is unchanged"
             ) from error
 
 
@@ -185,24 +187,43 @@ def is_lance_dataset(path: Path) -> bool:
 
 def _read_metadata(path: Path) -> EmbeddingMetadata:
     try:
-        return metadata_of_schema(_lance().dataset(str(path)).schema)
+        return metadata_of_schema(import_lance().dataset(str(path)).schema)
     except MissingExtraError:
         raise
     except Exception as error:
         raise DataError(
-            f"{path} is damaged or was not written by `oneclip embed`: {_error_text(error)}"
+            f"{path} is damaged or was not written by `oneclip embed`: {error_text(error)}"
         ) from error
 
 
-def _error_text(error: Exception) -> str:
+def with_columns(table: Any, schema: Any) -> Any:
+    """Add the columns of a schema that a table does not have, without values."""
+    import pyarrow as pa
+
+    for field in schema:
+        if field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
+
+
+def error_text(error: Exception) -> str:
+    """Return the message of an exception of Lance, without the places in its source code."""
     return _RUST_LOCATION.sub("", str(error)).strip(" ,") or type(error).__name__
 
 
-def _lance() -> Any:
+def import_lance(feature: str = "Writing Lance") -> Any:
+    """Import Lance.
+
+    Args:
+        feature: what needs it, for the error message.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
     if find_spec("lance") is None:
-        raise MissingExtraError("Writing Lance", "lance")
+        raise MissingExtraError(feature, "lance")
     try:
         import lance
     except ImportError as error:
-        raise BrokenExtraError("Writing Lance", "pylance", str(error)) from error
+        raise BrokenExtraError(feature, "pylance", str(error)) from error
     return lance
