@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tiny import picture, write_tiny_model
 
 import oneclip
 from oneclip.engine import InferenceModel
+from oneclip.errors import ImageError
+from oneclip.image import open_image
 
 LABELS = ["-l", "a cat", "-l", "a dog", "-l", "a tree"]
 
@@ -145,6 +148,20 @@ def test_a_broken_file_does_not_affect_other_results(
     code, out, err = run("classify", images / "note.png", *LABELS, "--model", model, *skip)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "error: no image could be read"
+
+
+def test_warnings_of_pillow_are_not_printed(run: Run, images: Path, model: Path) -> None:
+    """They do not name the file; our own errors do."""
+    Path("bad.tif").write_bytes(b"II*\0" + bytes(60))
+    with warnings.catch_warnings(record=True) as printed:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError):
+            open_image("bad.tif")
+        assert "PIL" in printed.pop().filename
+        result = run(
+            "classify", "bad.tif", "images", "-l", "a cat", "-l", "a dog", "--model", model, "--skip"
+        )
+    assert (result.code, printed) == (3, [])
 
 
 def test_a_truncated_image_is_classified_if_accepted(run: Run, images: Path, model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_an_unreadable_image_is_counted_and_named(run: Run, model: Path, table: 
     assert answer["images"] == 7
     assert [one["path"] for one in answer["skipped"]] == ["images/cat.png"]
     assert "cat.png" in result.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_named_by_a_table_is_skipped_as_a_pipe(run: Run, model: Path, table: Path) -> None:
+    Path("images/cat.png").unlink()
+    os.mkfifo("images/cat.png")
+    result = run("evaluate", model, "--data", table, "--skip")
+    assert (result.code, result.err) == (3, "skipped images/cat.png: a pipe; expected a regular file\n")
 
 
 def test_a_missing_image_is_an_error_unless_skipped(run: Run, model: Path, table: Path) -> None:

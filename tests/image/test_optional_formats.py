@@ -60,6 +60,12 @@ def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(
     assert jpeg_xl_size(io.BytesIO(encoded(UPRIGHT, "PNG"))) is None
 
 
+def test_the_error_of_a_damaged_jpeg_xl_has_one_line() -> None:
+    with_reader("pillow_jxl")  # its own error has two
+    with pytest.raises(ImageError, match=r"it begins like JXL, but: \S[^\n]*$"):
+        open_image(b"\xff\x0a" + bytes(20))
+
+
 def test_a_jpeg_xl_of_too_many_pixels_is_not_decoded() -> None:
     header = b"\xff\x0a" + (0 | 3 << 1 | (1 << 30) - 1 << 3 | 1 << 33).to_bytes(8, "little")  # 2**30 squared
     with pytest.raises(ImageTooLargeError, match="1073741824 x 1073741824"):

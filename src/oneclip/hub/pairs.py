@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oneclip.errors import DataError
-from oneclip.hub.addresses import with_slashes
+from oneclip.errors import DataError, ImageError, ImageNotFoundError
+from oneclip.hub.addresses import regular_file_size, with_slashes
 from oneclip.hub.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, TableReader
 
 SUFFIXES = (*CSV_SUFFIXES, ".txt", *PARQUET_SUFFIXES)
@@ -136,11 +136,22 @@ def with_existing_images(
             f"{len(missing)} of {len(there)} images of {pairs.name} are not in {folder}: {_some(missing)}. "
             "Check the folder that paths are relative to, or skip missing images"
         )
-    skipped.update((name, f"{folder / name} does not exist") for name in missing)
+    skipped.update((name, _why_unusable(folder / name)) for name in missing)
     kept = [i for i, name in enumerate(pairs.images) if there[name]]
     return CaptionPairs(
         pairs.name, [pairs.images[i] for i in kept], [pairs.captions[i] for i in kept], pairs.incomplete
     )
+
+
+def _why_unusable(path: Path) -> str:
+    """Return why a path that is not a regular file cannot be used."""
+    try:
+        regular_file_size(str(path))
+    except ImageNotFoundError:
+        return f"{path} does not exist"
+    except (ImageError, OSError) as error:  # a pipe, a folder, or one that may not be entered
+        return str(error)
+    return f"{path} has just appeared; run again"
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -265,10 +265,13 @@ def _decode_once(stream: BinaryIO, name: str, options: _DecodeOptions) -> Image.
     except Image.DecompressionBombError as error:
         raise pillow_limit_error(name, error) from error
     except DECODE_ERRORS as error:
+        is_final = options.truncated == "accept"
         hint = (
-            "" if options.truncated == "accept" else "; accept truncated images to use the part that is left"
+            "" if is_final else "; to use the part that is left, accept truncated images (--truncated accept)"
         )
-        raise ImageError(f"{name} is truncated or damaged ({kind}, {size}): {error}{hint}") from error
+        raise ImageError(
+            f"{name} is truncated or damaged ({kind}, {size}): {' '.join(str(error).split())}{hint}"
+        ) from error
     if options.inspect is not None:
         # only a JPEG shrinks; readers of icons choose the size when they load
         options.inspect(read_header(image, full_size if is_jpeg else image.size))

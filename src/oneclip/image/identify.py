@@ -85,7 +85,7 @@ def identify(stream: BinaryIO, name: str, limit: int) -> ImageFile.ImageFile | N
                 raise pillow_limit_error(name, error) from error
             except DECODE_ERRORS as error:
                 if accept and accepted:  # readers without `accept` are tried on every file
-                    reasons.append(f"it begins like {kind}, but: {error}")
+                    reasons.append(f"it begins like {kind}, but: {' '.join(str(error).split())}")
             if isinstance(accepted, str):  # this Pillow lacks the format
                 reasons.append(accepted)
     stream.seek(0)
