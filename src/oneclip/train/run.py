@@ -162,13 +162,7 @@ def run(
                 world=world,
                 objective=objective(start, train_cfg, world),
             )
-            changed: list[str] = []
-            if resume_from is not None:
-                changed = trainer.resume(resume_from, allow_changes=cfg.allow_changes)
-            if changed:
-                reporters.note(f"resuming with changed settings: {'; '.join(changed)}")
-            for line in preflight(trainer, start) if cfg.preflight != "off" else ():
-                reporters.note(f"checked {line}")
+            changed = _resume_and_check(trainer, start, cfg, resume_from, reporters)
             if cfg.preflight == "only":
                 outcome = FitResult(trainer.step, False, None, {})
                 return RunResult(outcome, train_cfg.steps, None, is_rank_zero=world.is_rank_zero)
@@ -217,6 +211,20 @@ def _objective_of_settings(
     """Make the objective of the settings, with a teacher if there is one."""
     teacher = teach(start, train_cfg) if teach is not None else None
     return make_objective(train_cfg, model, world, pad_id=start.prepare.pad_id, teach=teacher)
+
+
+def _resume_and_check(
+    trainer: Trainer, start: InitialModel, cfg: RunCfg, resume_from: Path | None, reporters: ReporterGroup
+) -> list[str]:
+    """Resume from a checkpoint, if there is one, and check the run; returns the settings that changed."""
+    changed: list[str] = []
+    if resume_from is not None:
+        changed = trainer.resume(resume_from, allow_changes=cfg.allow_changes)
+    if changed:
+        reporters.note(f"resuming with changed settings: {'; '.join(changed)}")
+    for line in preflight(trainer, start) if cfg.preflight != "off" else ():
+        reporters.note(f"checked {line}")
+    return changed
 
 
 def _fit(trainer: Trainer, folder: RunDir) -> FitResult:
