@@ -85,12 +85,19 @@ def rewritten(path: Path, compression: int = zipfile.ZIP_STORED, **changes: Any)
     (np.savez if compression == zipfile.ZIP_STORED else np.savez_compressed)(path, **arrays)
 
 
+def invalid_text(count: int) -> Any:
+    """Return an array of strings with a number that is no character; NumPy makes invalid strings of it."""
+    return np.full(count, 0x17AB4670, np.uint32).view("<U1")
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "vectors of one axis": lambda path: rewritten(path, vectors=np.zeros(6, np.float32)),
     "vectors that are no numbers": lambda path: rewritten(path, vectors=np.full((6, 16), "x")),
     "fewer vectors": lambda path: rewritten(path, vectors=np.zeros((5, 16), np.float32)),
     "names that are numbers": lambda path: rewritten(path, names=np.arange(6)),
     "names of two axes": lambda path: rewritten(path, names=np.full((6, 2), "x")),
+    "a name of no characters": lambda path: rewritten(path, names=invalid_text(6)),
+    "metadata of no characters": lambda path: rewritten(path, settings=invalid_text(1).reshape(())),
     "one name": lambda path: rewritten(path, names=np.array("x")),
     "digests that are none": lambda path: rewritten(path, sha256=np.full(6, b"x")),
     "digests that are no text": lambda path: rewritten(path, sha256=np.full(6, b"\xff" * 64)),

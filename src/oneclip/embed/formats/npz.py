@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class NpzFormat:
         """Read rows and metadata."""
         with _opened(file, location) as content:
             metadata = EmbeddingMetadata.from_dict(
-                {name: str(content[name]) for name in METADATA_FIELDS if name in content}
+                {name: str(_checked(content[name])) for name in METADATA_FIELDS if name in content}
             )
             names, digests, stamps = _digests(content, location)
             rows = EmbeddingRows(names, digests, content["vectors"], stamps)
@@ -107,8 +108,18 @@ def _read_names(archive: zipfile.ZipFile, expected: int) -> list[str]:
         names: list[str] = []
         while len(names) < expected:
             count = min(expected - len(names), NAME_BLOCK_BYTES // dtype.itemsize)
-            names += np.frombuffer(file.read(count * dtype.itemsize), dtype, count).tolist()
+            names += _checked(np.frombuffer(file.read(count * dtype.itemsize), dtype, count)).tolist()
     return names
+
+
+def _checked(strings: Any) -> Any:
+    """Return an array of strings, unless NumPy would make invalid strings of it."""
+    content = strings.tobytes()
+    if strings.dtype.kind == "U" and content:
+        largest = np.frombuffer(content, np.dtype("u4").newbyteorder(strings.dtype.byteorder)).max()
+        if largest > sys.maxunicode:
+            raise ValueError(f"it contains the character number {largest}; the largest is {sys.maxunicode}")
+    return strings
 
 
 def _require_stored(file: IO[bytes]) -> None:
