@@ -1,4 +1,4 @@
-"""`oneclip inspect`: show what a checkpoint contains, without building or running it."""
+"""`oneclip inspect`: show what a checkpoint contains, without running it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def inspect(
     prefix: options.PrefixOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show what a checkpoint contains, without building or running it.
+    """Show what a checkpoint contains, without running it.
 
     Shows format, architecture, activation, preprocessing and tokenizer. No code in a file is run, and no weights are
     read. Published weights that are not on this machine are described, not downloaded.
