@@ -27,6 +27,7 @@ COMMANDS = (
     "decode.py --megapixels 12",
     "loading.py",
     "tokenizer.py",
+    "relevance.py",
     "training.py",
     "losses.py",
     "gpu.py",
