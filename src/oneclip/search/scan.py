@@ -1,9 +1,9 @@
 """Exact search of segments: an int8 scan of all rows, then exact products of those that may be among the best.
 
-The scan reads the dimensions of greatest variance first and stops as soon as the rest can hardly change the ranking: how
-much the rest adds to the products of a query varies by `sum(query ** 2 * variance)` over the dimensions left out, which
-is known in advance. All rows that could still reach the best, by a margin of `MARGIN` standard deviations of everything
-the scan neglects, get their exact product. If there are too many, the scan reads on.
+The scan reads the dimensions of greatest variance first, and stops as soon as the others can hardly change the order.
+What they add to the products of a query has the variance `sum(query ** 2 * variances)` over these dimensions, which is
+known in advance. All rows that could still be among the best, by a margin of `MARGIN` standard deviations of all that
+the scan neglects, get their exact product. If they are too many, the scan reads on.
 
 Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the other ("global rows"), M some of them.
 """
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-MARGIN = 6.0  # standard deviations of what the scan neglects
-NEGLECTED = (
-    0.2  # of the standard deviation of the products of a query, by dimensions that are not read at first
-)
+MARGIN = 5.0  # standard deviations of what the scan neglects
+NEGLECTED = 0.15  # share of the standard deviation of the products that unread dimensions may have
 FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
 FEW_SHARE = 64  # as a share of all rows: one in so many
 _BF16_STEP = 2.0**-8
@@ -53,9 +51,14 @@ class VectorScan:
 
     Args:
         segments: open ones, of one width.
+
+    Raises:
+        ShapeError: if their vectors have different widths.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
+        if len(widths := {segment.dim for segment in segments}) > 1:
+            raise ShapeError(f"the segments have vectors of different widths: {sorted(widths)}")
         self.segments = list(segments)
         self.starts = np.cumsum([0] + [segment.rows for segment in segments])
         self._views: list[list[Tensor]] | None = None
@@ -173,10 +176,9 @@ class VectorScan:
             return np.arange(len(self))
         parts = [_Partial(self, number, query[None]) for number in range(len(self.segments))]
         approximate = np.empty(len(self), np.float32)
-        neglected = NEGLECTED
-        while True:
+        for share in (NEGLECTED, NEGLECTED / 2, NEGLECTED / 4, 0.0):
             for part in parts:
-                part.read(part.enough(neglected))
+                part.read(part.enough(share))
             for number, part in enumerate(parts):
                 approximate[self._slice(number)] = part.scores[0]
             if mask is not None:
@@ -190,9 +192,9 @@ class VectorScan:
                 for number, part in enumerate(parts)
             ]
             found = np.union1d(rows, np.concatenate(possible))
-            if len(found) <= few or all(part.read_blocks == part.blocks for part in parts):
-                return found
-            neglected = neglected / 2 if neglected > 0.01 else 0.0
+            if len(found) <= few:
+                break
+        return found
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         dim = self.segments[0].dim if self.segments else queries.shape[-1]
@@ -278,7 +280,7 @@ class _Partial:
         return np.maximum(sums[-1] - sums[ends], 0)
 
     def _deviation(self) -> float:
-        """Return the standard deviation of everything the scan neglects: dimensions, and the rounding of rows and query."""
+        """Return the standard deviation of what is neglected: unread dimensions, and rounding of rows and query."""
         read = min(self.read_blocks * BLOCK, self.segment.dim)
         left = self._variance_after()[self.read_blocks] if self.segment.rotation is not None else 0.0
         steps = self.rotated[0, :read] * self.segment.scales[:read]

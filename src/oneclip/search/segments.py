@@ -2,8 +2,9 @@
 
 A vector x is stored as y = (x - mean) @ rotation, where `rotation` has the principal components of the segment as
 columns, those of the greatest variance first, so that a scan may begin with few dimensions. Each dimension of y has one
-scale: y = scale * (code + residual), with an int8 code and a float16 residual of at most half a step. Together they
-have the accuracy of float32. Segments with few rows are not rotated.
+scale: y = scale * (code + residual / RESIDUALS), with an int8 code and an int16 residual of at most half a step.
+Together they have the accuracy of float32; float16 vectors would be 100 times as far from it, for the same memory, and
+exchange neighbours in the order of the results. Segments with few rows are not rotated.
 
 The file is a safetensors file. Shapes: N rows, D dimensions, B blocks of `BLOCK` dimensions, padded with zeros.
 """
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_ROWS = 65_536
+RESIDUALS = 65_534  # between two codes
 BLOCK = 64  # dimensions that a scan reads at once
-ROWS_AT_ONCE = 8_192  # of float32 copies, so that no operation holds a whole segment
+ROWS_AT_ONCE = 1_024  # of float32 copies, which stay in the cache of a processor
 ROTATED_FROM = 4  # rows for each dimension; fewer rows are scanned whole, and a rotation would outweigh them
 SUFFIX = ".segment"
 _MAX_HEADER_BYTES = 2**20
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
+_DTYPES = {"F32": np.dtype("<f4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1")}
 _WAY_OUT = "run `oneclip index verify`"
 
 
@@ -48,7 +50,7 @@ class Segment:
         scales: (D,) float32, of the codes.
         variances: (D,) float32, of the rows in each rotated dimension.
         codes: (B, N, BLOCK) int8.
-        residuals: (N, D) float16.
+        residuals: (N, D) int16.
         log_normalizers: (N,) float32, or None if none are stored.
     """
 
@@ -151,7 +153,8 @@ class Segment:
 
     def _rotated(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rotated, centred rows (M, D) in units of `scales`."""
-        found = self.residuals[rows].astype(np.float32)
+        found: NDArray[np.float32] = self.residuals[rows].astype(np.float32)
+        found /= RESIDUALS
         codes = np.moveaxis(self.codes[:, rows], 0, 1).reshape(len(rows), -1)
         found += codes[:, : self.dim]
         return found
@@ -210,11 +213,11 @@ def _encode(vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     scales = tensors["scales"] = np.where(greatest > 1e-30, greatest / 127, 1).astype(np.float32)
     blocks = -(-dim // BLOCK)
     codes = tensors["codes"] = np.zeros((blocks, rows, BLOCK), np.int8)
-    residuals = tensors["residuals"] = np.empty((rows, dim), np.float16)
+    residuals = tensors["residuals"] = np.empty((rows, dim), np.int16)
     for start in range(0, rows, ROWS_AT_ONCE):
         steps = rotated[start : start + ROWS_AT_ONCE] / scales
         rounded = np.rint(steps)
-        residuals[start : start + ROWS_AT_ONCE] = steps - rounded
+        residuals[start : start + ROWS_AT_ONCE] = np.rint((steps - rounded) * RESIDUALS)
         padded = np.zeros((len(steps), blocks * BLOCK), np.int8)
         padded[:, :dim] = rounded
         codes[:, start : start + ROWS_AT_ONCE] = np.moveaxis(padded.reshape(len(steps), blocks, BLOCK), 1, 0)
