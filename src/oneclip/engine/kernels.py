@@ -164,7 +164,7 @@ def int8_products(codes: Tensor, queries: Tensor) -> Tensor:
     if has_int8_products():
         return torch._weight_int8pack_mm(queries.bfloat16(), codes, _ones(len(codes)))
     rounded = queries.bfloat16().float()
-    return torch.cat([F.linear(rounded, part.float()) for part in codes.split(4096)], dim=1)
+    return torch.cat([F.linear(rounded, part.float()) for part in torch.split(codes, 4096)], dim=1)
 
 
 @cache
