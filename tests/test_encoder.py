@@ -428,9 +428,9 @@ oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, onecli
 
 
 def test_the_package_exports_these_names() -> None:
-    names = ["Encoder", "__version__", "accelerate", "errors", "list_models", "load"]
+    names = ["Encoder", "Index", "__version__", "accelerate", "errors", "list_models", "load"]
     assert sorted(oneclip.__all__) == names
-    assert {"zoo", "evaluate", "image", "train", "checkpoint"} <= set(dir(oneclip))
+    assert {"zoo", "evaluate", "image", "search", "train", "checkpoint"} <= set(dir(oneclip))
     assert set(oneclip.__all__) <= set(dir(oneclip))
     assert oneclip.Encoder is Encoder
     with pytest.raises(AttributeError, match="nothing_such"):

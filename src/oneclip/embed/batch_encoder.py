@@ -45,14 +45,14 @@ class ItemDecoder:
 
 
 def item_decoder(
-    encoder: Encoder, decode: Decode, open_file: Callable[..., Image.Image] = open_image
+    encoder: Encoder, decode: Decode, open_file: Callable[..., Image.Image] | None = None
 ) -> ItemDecoder:
     """Return the decoder of an encoder's items.
 
     Args:
         encoder: the model.
         decode: as in `embed`.
-        open_file: opens an image, called with the arguments of `open_image`.
+        open_file: opens an image, called with the arguments of `open_image`, which is the default.
 
     Raises:
         ConfigError: for an unknown decode mode.
@@ -67,7 +67,7 @@ def item_decoder(
     min_size, limit, truncated = getattr(preprocess, "min_size", None), encoder.max_pixels, encoder.truncated
     return ItemDecoder(
         lambda content: preprocess(
-            open_file(content, max_pixels=limit, min_size=min_size, truncated=truncated)
+            (open_file or open_image)(content, max_pixels=limit, min_size=min_size, truncated=truncated)
         ),
         partial(check_header, max_pixels=limit),
     )

@@ -226,10 +226,9 @@ class IndexStore:
 
     def _stored_vector(self, digest: str) -> Features | None:
         """Return the embedding of a content on disk; None if there is none, or its segment is damaged."""
-        found = self._catalogue.content_of(digest)
-        if found is None or found[1] is None or found[2] is None:
+        _, number, row = self._catalogue.content_of(digest) or (0, None, None)
+        if number is None or row is None:
             return None
-        _, number, row = found
         with self._lock:
             if number not in self._segments:
                 try:
