@@ -131,7 +131,7 @@ def test_architectures_without_weights_are_listed_on_request(run: Run, pocket: P
             0,
             "no model matches --resolution 1 and --max-params 1e+06",
         ),
-        (["--resolution", "-1"], 2, "greater than or equal to 1"),
+        (["--resolution", "-1"], 2, "expected at least 1"),
     ],
 )
 def test_searches_without_results(

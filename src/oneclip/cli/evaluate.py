@@ -141,6 +141,6 @@ def _print_results(task: Task, results: dict[str, float]) -> None:
     from oneclip.cli.table_output import Column, print_table
 
     rows = [[key.replace("_", " "), f"{value:.4f}"] for key, value in results.items()]
-    print_table(
-        [Column(f"{task.name}, {len(task) - _unread(task)} images", "cyan"), Column("", right=True)], rows
-    )
+    images = len(task) - _unread(task)
+    title = f"{task.name}, {images} image{'s' * (images != 1)}"
+    print_table([Column(title, "cyan"), Column("", right=True)], rows)

@@ -14,10 +14,12 @@ import typer
 
 from oneclip.errors import OneCLIPError
 
-# messages of newer versions of typer
+# messages of newer versions of typer; a number follows the last two
 _LONG_TYPE_ERRORS = {
     "a whole number": "Input should be a valid integer, unable to parse string as an integer",
     "a number": "Input should be a valid number, unable to parse string as a number",
+    "at least": "Input should be greater than or equal to",
+    "at most": "Input should be less than or equal to",
 }
 
 

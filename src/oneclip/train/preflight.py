@@ -155,15 +155,16 @@ def check_disk(trainer: Trainer, folder: Path) -> str:
     limit = trainer.cfg.keep_checkpoints
     count = _checkpoint_count(trainer)
     kept = min(limit, count) if limit else count
+    checkpoints = f"{kept} checkpoint{'s' * (kept > 1)}"
     needed = each * (kept + 1) + model  # one more, written before an old one is deleted
     existing = total_checkpoint_bytes(folder)
     free = shutil.disk_usage(folder).free + existing
     if needed > free:
         raise OutputError(
-            f"{folder} has {_gb(free)} free, and {kept} checkpoints of {_gb(each)} with the model need about "
+            f"{folder} has {_gb(free)} free, and {checkpoints} of {_gb(each)} with the model need about "
             f"{_gb(needed)}; free some space, keep fewer (keep_checkpoints, now {limit}), or choose another folder"
         )
-    return f"disk: {_gb(needed)} of {_gb(free)} for {kept} checkpoints and the model"
+    return f"disk: {_gb(needed)} of {_gb(free)} for {checkpoints} and the model"
 
 
 def checkpoint_bytes(trainer: Trainer) -> tuple[int, int]:
