@@ -23,7 +23,9 @@ NEAR = 0.96  # least cosine of images that look alike
 MAX_DISTANCE = 10  # most bits in which their hashes differ
 NEAR_BLANK = 0.999  # least cosine of images without structure, whose hashes say nothing
 BLOCK = 1_024  # images that are compared at once with all leaders
-LEADERS_AT_ONCE = 2_048  # so that the hashes of a comparison stay in the cache of the processor
+LEADERS_AT_ONCE = 2_048
+CONFIRMED = 20  # leaders that are confirmed for one image at most, the most similar first
+ROWS_AT_ONCE = 64  # whose hashes are compared at once; the differences stay in the cache of the processor
 
 _BITS = 2**64 - 1
 _STRUCTURE = 2**63 - 1  # all bits but that of the mean brightness
@@ -61,6 +63,9 @@ def find_leaders(
     vectors: Vectors,
     near: float = NEAR,
     report: Callable[[int], None] = lambda count: None,
+    *,
+    distance: int = MAX_DISTANCE,
+    confirm: Callable[[int, int], bool] | None = None,
 ) -> Leaders:
     """Find the leader of each image. Every pair of an image and a leader is compared, so nothing is missed.
 
@@ -69,17 +74,19 @@ def find_leaders(
         vectors: returns the embeddings (M, D) float32 of unit length of images by number (M,).
         near: least cosine of images that look alike.
         report: called with the number of images that were just compared.
+        distance: most bits in which their hashes differ.
+        confirm: called with a leader and an image that look alike; returns whether the image may join.
     """
     count = len(hashes)
     numbers, cosines = np.arange(count, dtype=np.int64), np.ones(count, np.float32)
     leaders = np.empty(0, np.int64)
-    pairs = _NearPairs(hashes, vectors, near)
+    pairs = _NearPairs(hashes, vectors, near, distance)
     with ThreadPoolExecutor(2) as threads:
         for start in range(0, count, BLOCK):
             block = np.arange(start, min(start + BLOCK, count), dtype=np.int64)
             parts = [leaders[i : i + LEADERS_AT_ONCE] for i in range(0, len(leaders), LEADERS_AT_ONCE)]
             found = list(threads.map(lambda part, block=block: pairs.find(block, part), parts))
-            _join(numbers, cosines, block, [*found, pairs.find(block, block)])
+            _join(numbers, cosines, block, [*found, pairs.find(block, block)], confirm)
             leaders = np.concatenate([leaders, block[numbers[block] == block]])
             report(len(block))
     return Leaders(numbers, cosines)
@@ -90,37 +97,38 @@ def _join(
     cosines: NDArray[np.float32],
     block: NDArray[np.int64],
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]],
+    confirm: Callable[[int, int], bool] | None,
 ) -> None:
     """Let each image of a block join the leader that it resembles most, or lead."""
     images, others, values = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    is_earlier = others < images
-    images, others, values = images[is_earlier], others[is_earlier], values[is_earlier]
     order = np.lexsort((others, -values, images))
     images, others, values = images[order], others[order], values[order]
     ends = np.searchsorted(images, block, side="right")
     begin = 0
     for image, end in zip(block.tolist(), ends.tolist(), strict=True):
-        candidates = others[begin:end]
-        is_leader = numbers[candidates] == candidates
-        if is_leader.any():
-            best = begin + int(np.argmax(is_leader))
-            numbers[image], cosines[image] = others[best], values[best]
+        places = begin + np.flatnonzero(numbers[others[begin:end]] == others[begin:end])  # of leaders
+        for place in places[:CONFIRMED].tolist():
+            if confirm is None or confirm(int(others[place]), image):
+                numbers[image], cosines[image] = others[place], values[place]
+                break
         begin = end
 
 
 class _NearPairs:
     """Finds the pairs of images that look alike."""
 
-    def __init__(self, hashes: NDArray[np.int64], vectors: Vectors, near: float) -> None:
+    def __init__(self, hashes: NDArray[np.int64], vectors: Vectors, near: float, distance: int) -> None:
         self._hashes = hashes.view(np.uint64)
         self._is_blank = (hashes & _STRUCTURE) == 0
-        self._vectors, self._near = vectors, near
+        self._vectors, self._near, self._distance = vectors, near, distance
 
     def find(
         self, images: NDArray[np.int64], others: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Return the pairs of one of `images` and one of `others`: both numbers, and the cosine."""
-        a, b = _near_hashes(self._hashes[images], self._hashes[others])
+        """Return the pairs of one of `images` and an earlier one of `others`: both numbers, and the cosine."""
+        a, b = _near_hashes(self._hashes[images], self._hashes[others], self._distance)
+        is_earlier = others[b] < images[a]
+        a, b = a[is_earlier], b[is_earlier]
         if not len(a):
             return images[:0], others[:0], np.empty(0, np.float32)
         # the pairs have few images in common with each other, or nearly all: a product of those costs little either way
@@ -133,22 +141,25 @@ class _NearPairs:
         return a[is_near], b[is_near], values[is_near]
 
 
-def _near_hashes(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the places in a and b of hashes that differ in at most `MAX_DISTANCE` bits."""
-    found = [np.flatnonzero(_bit_counts(row ^ b) <= MAX_DISTANCE) for row in a]
-    places = np.repeat(np.arange(len(a), dtype=np.int64), [len(row) for row in found])
-    return places, np.concatenate([*found, np.empty(0, np.int64)])
+def _near_hashes(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], distance: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places in a and b of hashes that differ in at most `distance` bits."""
+    found = [np.empty(0, np.int64)]
+    differences, counts = (np.empty((ROWS_AT_ONCE, len(b)), dtype) for dtype in (np.uint64, np.uint8))
+    for start in range(0, len(a), ROWS_AT_ONCE):
+        rows = a[start : start + ROWS_AT_ONCE, None]
+        differing = np.bitwise_xor(rows, b, out=differences[: len(rows)])
+        is_near = _count_bits(differing, out=counts[: len(rows)]) <= distance
+        found.append(start * len(b) + np.flatnonzero(is_near))
+    first, second = np.divmod(np.concatenate(found), max(len(b), 1))
+    return first, second
 
 
 if hasattr(np, "bitwise_count"):  # NumPy 2
-
-    def _bit_counts(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        counts: NDArray[np.uint8] = np.bitwise_count(values)
-        return counts
-
+    _count_bits: Callable[..., NDArray[np.uint8]] = np.bitwise_count
 else:
     _COUNTS = np.array([i.bit_count() for i in range(2**16)], np.uint8)
 
-    def _bit_counts(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        counts: NDArray[np.uint8] = _COUNTS[values.view(np.uint16).reshape(-1, 4)].sum(1, dtype=np.uint8)
-        return counts
+    def _count_bits(values: NDArray[np.uint64], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return _COUNTS[values.view(np.uint16)].reshape(*values.shape, 4).sum(-1, dtype=np.uint8, out=out)
