@@ -280,7 +280,17 @@ def test_another_model_is_refused_before_the_search(index: Index, tmp_path: Path
     other = write_tiny_model(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(ConfigError, match=r"the dataset photos\.lance was made by .* Leave out the model"):
         LanceSearch(OUT, model=str(other)).search("a cat")
-    assert LanceSearch(OUT).search("a cat").model == index.model_name
+
+
+def test_the_model_of_a_dataset_is_found_from_any_folder(
+    model_file: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_file.parent)
+    index = Index(tmp_path / "named.index", model=model_file.name)
+    index.update(photos)
+    export_lance(index, tmp_path / OUT)
+    monkeypatch.chdir(tmp_path)
+    assert LanceSearch(OUT).search("a cat").model == model_file.name
 
 
 def test_a_dataset_that_cannot_be_searched_is_refused(encoder: oneclip.Encoder) -> None:

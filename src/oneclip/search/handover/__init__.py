@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
-    from oneclip.search.handover.lance_search import LanceSearch
+    from oneclip.search.handover.lance import export_lance
+    from oneclip.search.handover.lance_dataset import is_lance_location
+    from oneclip.search.handover.lance_recall import measure_recall
+    from oneclip.search.handover.lance_search import LanceSearch, LanceStatus
+    from oneclip.search.handover.pgvector import export_pgvector
+    from oneclip.search.handover.qdrant import export_qdrant
+    from oneclip.search.handover.rows import ExportResult
     from oneclip.search.index import Index
 
 _MODULES = {
@@ -64,4 +70,14 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-__all__ = ["open_index", *_MODULES]
+__all__ = [
+    "ExportResult",
+    "LanceSearch",
+    "LanceStatus",
+    "export_lance",
+    "export_pgvector",
+    "export_qdrant",
+    "is_lance_location",
+    "measure_recall",
+    "open_index",
+]

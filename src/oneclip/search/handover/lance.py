@@ -25,6 +25,7 @@ from oneclip.embed.run_lock import RunLock
 from oneclip.errors import ConfigError, DataError, OutputError
 from oneclip.progress import Progress, report_progress
 from oneclip.search.handover.lance_dataset import (
+    LOADED_FROM,
     is_lance_location,
     lance_errors,
     open_lance,
@@ -187,7 +188,7 @@ class _Target:
             else:
                 column = pa.array([row[field.name] for row in facts], field.type)
             table = table.append_column(field, column)
-        return table
+        return table.replace_schema_metadata({**table.schema.metadata, LOADED_FROM: self._export.model})
 
 
 def facts_schema() -> Any:

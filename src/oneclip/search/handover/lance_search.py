@@ -25,6 +25,7 @@ from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.errors import ConfigError, DataError, OutputError
 from oneclip.search.filter_syntax import And, Node, Or, Within, parse_filter
 from oneclip.search.handover.lance_dataset import (
+    LOADED_FROM,
     default_probes,
     lance_errors,
     nearest,
@@ -148,7 +149,10 @@ class LanceSearch:
         Raises:
             ConfigError: if another model made the dataset.
         """
-        found, given = self.metadata, self._given if self._given is not None else self.metadata.model
+        found, given = self.metadata, self._given
+        if given is None:
+            name = (self.dataset.schema.metadata or {}).get(LOADED_FROM.encode(), b"").decode()
+            given = name or found.model
         if isinstance(given, str):
             import oneclip
 

@@ -115,6 +115,7 @@ class IndexExport:
             raise DataError(f"{index.path} has no images; add a folder of images: oneclip index ROOT")
         self.metadata: EmbeddingMetadata = metadata
         self.snapshot: Snapshot = snapshot
+        self.model = str(index.catalogue.info("model") or metadata.model)  # absolute, if it is a path
         self.roots = sorted(index.catalogue.roots(), key=len, reverse=True)
         entries = index.entries()
         contents = np.array([entry.content for entry in entries], np.int64)
