@@ -120,22 +120,28 @@ class EmbeddingMetadata:
         values = [getattr(self, name) for name in _COMPARED_FIELDS if name != "stored"]
         return hashlib.sha256("\0".join(values).encode()).hexdigest()[:16]
 
-    def require_same(self, others: EmbeddingMetadata, location: object) -> None:
-        """Check that existing embeddings were made with the same settings.
-
-        Raises:
-            OutputError: naming the differences.
-        """
+    def differences(self, others: EmbeddingMetadata) -> list[str]:
+        """Return in which settings existing embeddings differ from these, in words; empty if they can be mixed."""
         different = [
             f"{name} {_short(getattr(others, name))}, not {_short(getattr(self, name))}"
             for name in _COMPARED_FIELDS
             if getattr(others, name) != getattr(self, name)
             and (name != "decode" or others.kind == self.kind)  # it follows from the kind
         ]
+        if different and others.model != self.model:
+            different.insert(0, f"model {others.model}, not {self.model}")
+        return different
+
+    def require_same(self, others: EmbeddingMetadata, location: object) -> None:
+        """Check that existing embeddings were made with the same settings.
+
+        Raises:
+            OutputError: naming the differences.
+        """
+        different = self.differences(others)
         if different:
-            names = [f"model {others.model}, not {self.model}"] if others.model != self.model else []
             raise OutputError(
-                f"{location} contains embeddings made with other settings: {'; '.join(names + different)}. "
+                f"{location} contains embeddings made with other settings: {'; '.join(different)}. "
                 "Nothing was changed; choose another output, or use --overwrite to replace it"
             )
 

@@ -23,7 +23,7 @@ from oneclip.hub.atomic import try_file_lock
 from oneclip.search import maintenance
 from oneclip.search.catalogue import FILE, Catalogue
 from oneclip.search.places import index_place
-from oneclip.search.query import encode_queries, parse_queries
+from oneclip.search.query import check_search, encode_queries, parse_queries, require_same_model
 from oneclip.search.ranking import FileSelection, no_images_message, rank
 from oneclip.search.relevance import RelevanceModel
 from oneclip.search.results import Entry, IndexStatus, SearchResults, UpdateResult, VerifyResult
@@ -138,20 +138,14 @@ class Index:
         else:
             encoder = given
         if found is not None:
-            self._require_same(EmbeddingMetadata.for_encoder(encoder, self.decode), found)
-        return encoder
-
-    def _require_same(self, metadata: EmbeddingMetadata, found: EmbeddingMetadata) -> None:
-        try:
-            found.require_same(metadata, self.path)
-        except OutputError as error:
-            reason = str(error).partition(": ")[2].partition(". Nothing was changed")[0]
             roots = " ".join(self.catalogue.roots()) or "ROOT"
-            raise ConfigError(
-                f"the index {self.path} was made by {found.model} with other settings ({reason}). "
-                f"Leave out the model to use that one, or make the index again: "
-                f"oneclip index {roots} --index {self.path} --model {metadata.model} --rebuild"
-            ) from error
+            require_same_model(
+                f"the index {self.path}",
+                found,
+                EmbeddingMetadata.for_encoder(encoder, self.decode),
+                f"make the index again: oneclip index {roots} --index {self.path} --model {encoder.name} --rebuild",
+            )
+        return encoder
 
     @cached_property
     def relevance(self) -> RelevanceModel:
@@ -263,15 +257,8 @@ class Index:
             ConfigError: for a filter that is not valid, or if another model made the index.
             DataError: for an index without images.
         """
-        if top_k < 1:
-            raise ConfigError(f"top_k is {top_k}; expected at least 1")
-        if sort not in ("relevance", "date"):
-            raise ConfigError(f"sort is {sort!r}; expected 'relevance' or 'date'")
-        if min_relevance is not None and not 0 <= min_relevance <= 1:
-            raise ConfigError(f"min_relevance is {min_relevance}; expected a number between 0 and 1")
         parsed = parse_queries(queries, like, exclude)
-        if min_relevance is not None and not any(one.is_text and one.weight > 0 for one in parsed):
-            raise ConfigError("a search for images alone has no relevance; leave out min_relevance")
+        check_search(parsed, top_k=top_k, sort=sort, min_relevance=min_relevance)
         selection = FileSelection(self.catalogue, where, under)
         if self.metadata is None:
             raise DataError(no_images_message(self.path))

@@ -14,6 +14,7 @@ from oneclip.errors import ConfigError, ImageError, TextError
 from oneclip.hub.file_types import is_image
 
 if TYPE_CHECKING:
+    from oneclip.embed.rows import EmbeddingMetadata
     from oneclip.encoder import Encoder, Features
 
 _WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+):(?=\S)")
@@ -57,6 +58,44 @@ def parse_queries(
     for query in map(_parse, _several(exclude)):
         found.append(Query(query.value, query.is_text, -query.weight))
     return found
+
+
+def check_search(queries: Sequence[Query], *, top_k: int, sort: str, min_relevance: float | None) -> None:
+    """Check the other arguments of a search.
+
+    Raises:
+        ConfigError: naming the first that is not valid.
+    """
+    if top_k < 1:
+        raise ConfigError(f"top_k is {top_k}; expected at least 1")
+    if sort not in ("relevance", "date"):
+        raise ConfigError(f"sort is {sort!r}; expected 'relevance' or 'date'")
+    if min_relevance is not None and not 0 <= min_relevance <= 1:
+        raise ConfigError(f"min_relevance is {min_relevance}; expected a number between 0 and 1")
+    if min_relevance is not None and not any(query.is_text and query.weight > 0 for query in queries):
+        raise ConfigError("a search for images alone has no relevance; leave out min_relevance")
+
+
+def require_same_model(
+    location: str, found: EmbeddingMetadata, metadata: EmbeddingMetadata, way_out: str
+) -> None:
+    """Check that queries and stored embeddings have the same model and settings.
+
+    Args:
+        location: of the embeddings, for the message.
+        found: settings of the embeddings.
+        metadata: settings of the queries.
+        way_out: what to do to use the other model.
+
+    Raises:
+        ConfigError: naming the differences.
+    """
+    different = metadata.differences(found)
+    if different:
+        raise ConfigError(
+            f"{location} was made by {found.model} with other settings ({'; '.join(different)}). "
+            f"Leave out the model to use that one, or {way_out}"
+        )
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Features:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -124,25 +125,103 @@ def rank(
     wanted = top_k
     while True:
         found = snapshot.scan.top(vectors, wanted, weights=weights, mask=None if mask.all() else mask)
-        hits = _hits(snapshot, selection, found, _relevances(snapshot, queries, found, relevance))
-        repeated = _repeated(snapshot, found, hits) if distinct else set()
+        relevances = text_relevances(
+            queries,
+            found.parts,
+            snapshot.scan.log_normalizers(found.rows),
+            relevance,
+            snapshot.mean_log_normalizer,
+        )
+        hits, places = _hits(snapshot, selection, found, relevances)
+        repeated = find_repeated(hits, snapshot.scan.vectors(found.rows)[places]) if distinct else set()
         if len(hits) - len(repeated) >= top_k or len(found.rows) == results.searched:
             break
         wanted *= 4
-    kept: list[Hit] = []
-    for i, (_, hit) in enumerate(hits):
-        if len(kept) + results.hidden == top_k:
+    keep_hits(results, hits, repeated, top_k, sort, min_relevance)
+    return results
+
+
+def keep_hits(
+    results: SearchResults,
+    hits: Sequence[Hit],
+    repeated: set[int],
+    top_k: int,
+    sort: str,
+    min_relevance: float | None,
+) -> None:
+    """Put the best hits into the results, and count those that are left out.
+
+    Args:
+        results: receives the hits.
+        hits: best first.
+        repeated: places of hits that look like a better one.
+        top_k: number of hits, before those with a low relevance are left out.
+        sort: "relevance", or "date" for the newest first.
+        min_relevance: least relevance of a hit.
+    """
+    for i, hit in enumerate(hits):
+        if len(results.hits) + results.hidden == top_k:
             break
         if i in repeated:
             results.repeated += 1
         elif min_relevance is not None and (hit.relevance or 0.0) < min_relevance:
             results.hidden += 1
         else:
-            kept.append(hit)
+            results.hits.append(hit)
     if sort == "date":
-        kept.sort(key=lambda hit: hit.taken_at or "", reverse=True)
-    results.hits = kept
-    return results
+        results.hits.sort(key=lambda hit: hit.taken_at or "", reverse=True)
+
+
+def text_relevances(
+    queries: Sequence[Query],
+    cosines: NDArray[np.float32],
+    log_normalizers: NDArray[np.float32],
+    relevance: RelevanceModel,
+    mean_log_normalizer: float | None,
+) -> list[float | None]:
+    """Return the relevance of each result for the texts of a query; None if it wants no text.
+
+    Args:
+        queries: Q parts of the query.
+        cosines: (Q, K) of the parts with the results.
+        log_normalizers: (K,) of the results.
+        relevance: of the model.
+        mean_log_normalizer: over the collection.
+    """
+
+    def probabilities(sign: int) -> NDArray[np.float32] | None:
+        texts = [i for i, query in enumerate(queries) if query.is_text and query.weight * sign > 0]
+        found = [relevance.probability(cosines[i], log_normalizers, mean_log_normalizer) for i in texts]
+        return np.stack(found) if found else None
+
+    wanted = probabilities(1)
+    if wanted is None:
+        return [None] * cosines.shape[1]
+    return [float(value) for value in combine(wanted, probabilities(-1))]
+
+
+def find_repeated(hits: Sequence[Hit], vectors: Features) -> set[int]:
+    """Return the places of hits that look like a better one; without a perceptual hash, only equal files do.
+
+    Args:
+        hits: H hits, best first.
+        vectors: (H, D) their embeddings.
+    """
+    from oneclip.search.duplicates import looks_alike
+
+    kept: list[int] = []
+    repeated = set()
+    for i, hit in enumerate(hits):
+        cosines = (vectors[kept] @ vectors[i]).tolist()
+        if any(
+            hits[j].sha256 == hit.sha256
+            or (hit.width and looks_alike(cosine, hits[j].perceptual_hash, hit.perceptual_hash))
+            for j, cosine in zip(kept, cosines, strict=True)
+        ):
+            repeated.add(i)
+        else:
+            kept.append(i)
+    return repeated
 
 
 def no_images_message(index: object) -> str:
@@ -150,79 +229,23 @@ def no_images_message(index: object) -> str:
     return f"the index {index} has no images; add a folder of images: oneclip index ROOT"
 
 
-def _relevances(
-    snapshot: Snapshot, queries: Sequence[Query], found: TopRows, relevance: RelevanceModel
-) -> list[float | None]:
-    """Return the relevance of each found row for the texts of a query; None if it wants no text."""
-    normalizers = snapshot.scan.log_normalizers(found.rows)
-
-    def probabilities(sign: int) -> NDArray[np.float32] | None:
-        texts = [i for i, query in enumerate(queries) if query.is_text and query.weight * sign > 0]
-        if not texts:
-            return None
-        mean = snapshot.mean_log_normalizer
-        return np.stack([relevance.probability(found.parts[i], normalizers, mean) for i in texts])
-
-    wanted = probabilities(1)
-    if wanted is None:
-        return [None] * len(found.rows)
-    return [float(value) for value in combine(wanted, probabilities(-1))]
-
-
 def _hits(
     snapshot: Snapshot, selection: FileSelection, found: TopRows, relevances: Sequence[float | None]
-) -> list[tuple[int, Hit]]:
-    """Return the files of the found rows, best first, each with the position of its row."""
+) -> tuple[list[Hit], list[int]]:
+    """Return the files of the found rows, best first, and the place of the row of each."""
     contents = snapshot.contents[found.rows].tolist()
     by_content: dict[int, list[Entry]] = {}
     for entry in selection.entries(contents):
         by_content.setdefault(entry.content, []).append(entry)
-    hits = []
-    for place, (content, score, probability) in enumerate(
+    hits, places = [], []
+    for place, (content, score, relevance) in enumerate(
         zip(contents, found.scores.tolist(), relevances, strict=True)
     ):
         for entry in by_content.get(content, ()):  # none if it was removed since the snapshot
-            facts = entry.facts
-            hits.append(
-                (
-                    place,
-                    Hit(
-                        path=entry.path,
-                        score=score,
-                        relevance=probability,
-                        width=facts.width,
-                        height=facts.height,
-                        format=facts.format,
-                        taken_at=facts.taken_at,
-                        camera=facts.camera,
-                        latitude=facts.latitude,
-                        longitude=facts.longitude,
-                        sha256=entry.sha256,
-                        perceptual_hash=facts.perceptual_hash,
-                    ),
-                )
-            )
-    return hits
-
-
-def _repeated(snapshot: Snapshot, found: TopRows, hits: Sequence[tuple[int, Hit]]) -> set[int]:
-    """Return the positions of hits that look like a better one."""
-    from oneclip.search.duplicates import looks_alike
-
-    vectors = snapshot.scan.vectors(found.rows)
-    kept: list[tuple[int, Hit]] = []
-    repeated = set()
-    for i, (place, hit) in enumerate(hits):
-        cosines = vectors[[other for other, _ in kept]] @ vectors[place]
-        if any(
-            better.sha256 == hit.sha256
-            or looks_alike(float(cosine), better.perceptual_hash, hit.perceptual_hash)
-            for cosine, (_, better) in zip(cosines, kept, strict=True)
-        ):
-            repeated.add(i)
-        else:
-            kept.append((place, hit))
-    return repeated
+            facts = asdict(entry.facts)
+            hits.append(Hit(path=entry.path, score=score, relevance=relevance, sha256=entry.sha256, **facts))
+            places.append(place)
+    return hits, places
 
 
 def _under_roots(roots: dict[str, int], folder: str) -> tuple[str, list[Any]]:

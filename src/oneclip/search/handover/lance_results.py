@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneclip.search.handover.lance_dataset import unit, vectors_of
-from oneclip.search.results import Hit, SearchResults
+from oneclip.search.results import Hit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,39 +65,6 @@ class FoundRows:
                 self.names, rows, self.scores.tolist(), relevances, strict=True
             )
         ]
-
-    def repeated(self, hits: Sequence[Hit]) -> set[int]:
-        """Return the places of hits that look like a better one; without perceptual hashes, only equal files."""
-        from oneclip.search.duplicates import looks_alike
-
-        kept: list[int] = []
-        repeated = set()
-        for i, hit in enumerate(hits):
-            cosines = (self.vectors[kept] @ self.vectors[i]).tolist()
-            if any(
-                hits[j].sha256 == hit.sha256
-                or (hit.width and looks_alike(cosine, hits[j].perceptual_hash, hit.perceptual_hash))
-                for j, cosine in zip(kept, cosines, strict=True)
-            ):
-                repeated.add(i)
-            else:
-                kept.append(i)
-        return repeated
-
-
-def keep_hits(
-    hits: Sequence[Hit], repeated: set[int], results: SearchResults, top_k: int, min_relevance: float | None
-) -> None:
-    """Put the best hits into the results, and count those that are left out."""
-    for i, hit in enumerate(hits):
-        if len(results.hits) + results.hidden == top_k:
-            return
-        if i in repeated:
-            results.repeated += 1
-        elif min_relevance is not None and (hit.relevance or 0.0) < min_relevance:
-            results.hidden += 1
-        else:
-            results.hits.append(hit)
 
 
 def log_normalizers_of(table: Any) -> NDArray[np.float32]:

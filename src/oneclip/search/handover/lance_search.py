@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from oneclip.embed.rows import EmbeddingMetadata
-from oneclip.errors import ConfigError, DataError, OutputError
+from oneclip.errors import ConfigError, DataError
 from oneclip.search.filter_syntax import And, Node, Or, Within, parse_filter
 from oneclip.search.handover.lance_dataset import (
     LOADED_FROM,
@@ -39,9 +39,10 @@ from oneclip.search.handover.lance_dataset import (
     vectors_of,
 )
 from oneclip.search.handover.lance_recall import MEASURED, GroundTruth
-from oneclip.search.handover.lance_results import FACTS, FoundRows, keep_hits, log_normalizers_of
-from oneclip.search.query import Query, encode_queries, parse_queries
-from oneclip.search.relevance import RelevanceModel, combine
+from oneclip.search.handover.lance_results import FACTS, FoundRows, log_normalizers_of
+from oneclip.search.query import Query, check_search, encode_queries, parse_queries, require_same_model
+from oneclip.search.ranking import find_repeated, keep_hits, text_relevances
+from oneclip.search.relevance import RelevanceModel
 from oneclip.search.results import SearchResults
 from oneclip.search.where import compile_lance
 
@@ -160,15 +161,12 @@ class LanceSearch:
         else:
             encoder = given
         decode: Any = found.decode
-        try:
-            found.require_same(EmbeddingMetadata.for_encoder(encoder, decode, found.stored), self.location)
-        except OutputError as error:
-            reason = str(error).partition(": ")[2].partition(". Nothing was changed")[0]
-            raise ConfigError(
-                f"the dataset {self.location} was made by {found.model} with other settings ({reason}). "
-                "Leave out the model to use that one, or write another dataset with this model: "
-                "oneclip index export --to lance"
-            ) from error
+        require_same_model(
+            f"the dataset {self.location}",
+            found,
+            EmbeddingMetadata.for_encoder(encoder, decode, found.stored),
+            "write another dataset with this model: oneclip index export --to lance",
+        )
         return encoder
 
     # ----------------------------------------------------------------------------------------------------- searching
@@ -200,19 +198,11 @@ class LanceSearch:
             ConfigError: for other invalid arguments, or if another model made the dataset.
             DataError: for an empty dataset, or a filter over columns that it does not have.
         """
-        if (
-            top_k < 1
-            or (probes is not None and probes < 1)
-            or (refine_factor is not None and refine_factor < 1)
-        ):
-            raise ConfigError("top_k, probes and refine_factor must be at least 1")
-        if sort not in ("relevance", "date"):
-            raise ConfigError(f"sort is {sort!r}; expected 'relevance' or 'date'")
-        if min_relevance is not None and not 0 <= min_relevance <= 1:
-            raise ConfigError(f"min_relevance is {min_relevance}; expected a number between 0 and 1")
+        for name, value in (("probes", probes), ("refine_factor", refine_factor)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
         parsed = parse_queries(queries, like, exclude)
-        if min_relevance is not None and not any(query.is_text and query.weight > 0 for query in parsed):
-            raise ConfigError("a search for images alone has no relevance; leave out min_relevance")
+        check_search(parsed, top_k=top_k, sort=sort, min_relevance=min_relevance)
         results = SearchResults([], self.location, self.model_name)
         condition = self._condition(where, under)
         with lance_errors(self.location, DataError, "searched"):
@@ -226,13 +216,11 @@ class LanceSearch:
                 table = self._nearest(factors @ vectors, wanted, condition, probes, refine_factor)
                 found = FoundRows(table, vectors, factors, constants)
                 hits = found.hits(self._relevances(found, parsed))
-                repeated = found.repeated(hits) if distinct else set()
+                repeated = find_repeated(hits, found.vectors) if distinct else set()
                 if len(hits) - len(repeated) >= top_k or wanted >= results.searched:
-                    keep_hits(hits, repeated, results, top_k, min_relevance)
+                    keep_hits(results, hits, repeated, top_k, sort, min_relevance)
                     break
                 wanted *= 4
-        if sort == "date":
-            results.hits.sort(key=lambda hit: hit.taken_at or "", reverse=True)
         return results
 
     def status(self, *, recall: bool = False) -> LanceStatus:
@@ -353,16 +341,8 @@ class LanceSearch:
             model = self._relevance = RelevanceModel.from_encoder(self.encoder)
         if len(model.texts):
             normalizers = model.log_normalizers(found.vectors)
-
-        def probabilities(sign: int) -> NDArray[np.float32] | None:
-            texts = [i for i, query in enumerate(queries) if query.is_text and query.weight * sign > 0]
-            mean = None if model.bias is not None else self._mean_log_normalizer
-            parts = [model.probability(found.cosines[i], normalizers, mean) for i in texts]
-            return np.stack(parts) if parts else None
-
-        wanted = probabilities(1)
-        assert wanted is not None
-        return [float(value) for value in combine(wanted, probabilities(-1))]
+        mean = None if model.bias is not None else self._mean_log_normalizer
+        return text_relevances(queries, found.cosines, normalizers, model, mean)
 
 
 def _columns_of(node: Node) -> set[str]:
