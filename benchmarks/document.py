@@ -28,6 +28,7 @@ COMMANDS = (
     "loading.py",
     "tokenizer.py",
     "relevance.py",
+    "search.py",
     "training.py",
     "losses.py",
     "gpu.py",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MARGIN = 5.0  # standard deviations of what the scan neglects
 NEGLECTED = 0.15  # share of the standard deviation of the products that unread dimensions may have
+ROWS_OF_A_TURN = 16_384  # of one thread
 FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
 FEW_SHARE = 64  # as a share of all rows: one in so many
 _BF16_STEP = 2.0**-8
@@ -70,9 +71,9 @@ class VectorScan:
         """Return the products (Q, N) float32 of all rows, as accurate as their int8 codes."""
         queries = self._checked(queries)
         found = np.empty((len(queries), len(self)), np.float32)
-        for number in range(len(self.segments)):
-            part = _Partial(self, number, queries)
-            part.read(part.blocks)
+        parts = [_Partial(self, number, queries) for number in range(len(self.segments))]
+        _read(parts, 0.0)
+        for number, part in enumerate(parts):
             found[:, self._slice(number)] = part.scores
         return found
 
@@ -135,11 +136,13 @@ class VectorScan:
         if mask is not None and mask.shape != (len(self),):
             raise ShapeError(f"the mask has shape {mask.shape}; expected ({len(self)},)")
         factors, constants = self._standardize(queries, weights)
-        rows = self._find((factors @ queries).astype(np.float32), queries, k, mask, max(k, candidates))
+        combined = (factors @ queries).astype(np.float32)
+        rows = self._find(combined, queries, k, mask, max(k, candidates))
+        rows = rows[np.lexsort((rows, -self.rescore(combined[None], rows)[0]))[:k]]
         parts = self.rescore(queries, rows)
         scores = (factors @ (parts - constants[:, None])).astype(np.float32)
-        best = np.lexsort((rows, -scores))[:k]
-        return TopRows(rows[best], scores[best], parts[:, best])
+        order = np.lexsort((rows, -scores))
+        return TopRows(rows[order], scores[order], parts[:, order])
 
     def _standardize(
         self, queries: NDArray[np.float32], weights: Sequence[float] | NDArray[np.float32] | None
@@ -177,8 +180,7 @@ class VectorScan:
         parts = [_Partial(self, number, query[None]) for number in range(len(self.segments))]
         approximate = np.empty(len(self), np.float32)
         for share in (NEGLECTED, NEGLECTED / 2, NEGLECTED / 4, 0.0):
-            for part in parts:
-                part.read(part.enough(share))
+            _read(parts, share)
             for number, part in enumerate(parts):
                 approximate[self._slice(number)] = part.scores[0]
             if mask is not None:
@@ -243,18 +245,19 @@ class _Partial:
         found: NDArray[np.float32] = self._scores.numpy()
         return found
 
-    def read(self, blocks: int) -> None:
-        """Add blocks, up to `blocks` in all."""
+    def read(self, rows: slice, blocks: int) -> Tensor:
+        """Add blocks to the scores of some rows, up to `blocks` in all; return these scores."""
         from oneclip.engine.kernels import int8_products
 
+        scores = self._scores[:, rows]
         for number in range(self.read_blocks, blocks):
             query = self._scaled[:, number * BLOCK : (number + 1) * BLOCK].contiguous()
-            self._scores += int8_products(self._codes[number], query)
-        self.read_blocks = max(blocks, self.read_blocks)
+            scores += int8_products(self._codes[number][rows], query)
+        return scores
 
     def enough(self, share: float) -> int:
         """Return how many blocks leave out at most `share` of the standard deviation of the products."""
-        if self.segment.rotation is None:
+        if self.segment.rotation is None or not share:
             return self.blocks
         left = self._variance_after()
         return int(np.argmax(left <= share**2 * left[0]))
@@ -277,7 +280,8 @@ class _Partial:
         """Return the variance of what 0, 1, … B blocks leave out of the products of the first query: (B + 1,)."""
         ends = np.minimum(np.arange(self.blocks + 1) * BLOCK, self.segment.dim)
         sums = np.cumsum(np.append(0, self.rotated[0].astype(np.float64) ** 2 * self.segment.variances))
-        return np.maximum(sums[-1] - sums[ends], 0)
+        left: NDArray[np.float64] = np.maximum(sums[-1] - sums[ends], 0)
+        return left
 
     def _deviation(self) -> float:
         """Return the standard deviation of what is neglected: unread dimensions, and rounding of rows and query."""
@@ -286,3 +290,22 @@ class _Partial:
         steps = self.rotated[0, :read] * self.segment.scales[:read]
         query = (_BF16_STEP * self.rotated[0, :read]) ** 2 @ self.segment.variances[:read] / 12
         return float(np.sqrt(left + (steps @ steps) / 12 + query))
+
+
+def _read(parts: Sequence[_Partial], share: float) -> None:
+    """Read on in all segments, until unread dimensions have at most a share of the standard deviation.
+
+    Threads take turns of rows, not of operations: they wait for each other once.
+    """
+    from oneclip.engine.thread_groups import run_in_groups
+
+    ends = [max(part.enough(share), part.read_blocks) for part in parts]
+    jobs = [
+        (part, slice(start, start + ROWS_OF_A_TURN), end)
+        for part, end in zip(parts, ends, strict=True)
+        if end > part.read_blocks
+        for start in range(0, part.segment.rows, ROWS_OF_A_TURN)
+    ]
+    run_in_groups(lambda job: job[0].read(job[1], job[2]), jobs)
+    for part, end in zip(parts, ends, strict=True):
+        part.read_blocks = end

@@ -35,7 +35,7 @@ ROWS_AT_ONCE = 1_024  # of float32 copies, which stay in the cache of a processo
 ROTATED_FROM = 4  # rows for each dimension; fewer rows are scanned whole, and a rotation would outweigh them
 SUFFIX = ".segment"
 _MAX_HEADER_BYTES = 2**20
-_DTYPES = {"F32": np.dtype("<f4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1")}
 _WAY_OUT = "run `oneclip index verify`"
 
 
@@ -203,14 +203,14 @@ def _encode(vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     tensors: dict[str, NDArray[Any]] = {"mean": mean}
     rotated = vectors - mean
     if rows >= ROTATED_FROM * dim:
-        tensors["rotation"] = _principal_components(rotated)
+        rotation = tensors["rotation"] = _principal_components(rotated)
         for start in range(0, rows, ROWS_AT_ONCE):
-            rotated[start : start + ROWS_AT_ONCE] = (
-                rotated[start : start + ROWS_AT_ONCE] @ tensors["rotation"]
-            )
-    tensors["variances"] = np.mean(rotated**2, axis=0, dtype=np.float64).astype(np.float32)
+            part = rotated[start : start + ROWS_AT_ONCE]
+            part[:] = part @ rotation
+    tensors["variances"] = np.square(rotated).mean(axis=0, dtype=np.float64).astype(np.float32)
     greatest = np.abs(rotated).max(axis=0)
-    scales = tensors["scales"] = np.where(greatest > 1e-30, greatest / 127, 1).astype(np.float32)
+    scales: NDArray[np.float32] = np.where(greatest > 1e-30, greatest / 127, 1).astype(np.float32)
+    tensors["scales"] = scales
     blocks = -(-dim // BLOCK)
     codes = tensors["codes"] = np.zeros((blocks, rows, BLOCK), np.int8)
     residuals = tensors["residuals"] = np.empty((rows, dim), np.int16)
