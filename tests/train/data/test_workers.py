@@ -25,6 +25,13 @@ def samples(tmp_path: Path) -> PairDataset:
     return WebDataset(str(write_tar(tmp_path / "a.tar", files)))
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers from a process that has imported torch; `PROGRAM` below spawns them, as users do."""
+    monkeypatch.setattr("oneclip.train.data.workers.get_context", lambda _method: programs.FORKS)
+
+
+@pytest.mark.usefixtures("forked")
 def test_processes_read_the_same_batches_as_threads(samples: PairDataset) -> None:
     source = BatchLoader(samples, 4, Augment(PreprocessCfg(size=8)), workers=2, threads=1)
     alone = BatchLoader(samples, 4, Augment(PreprocessCfg(size=8)), threads=1)
@@ -36,6 +43,7 @@ def test_processes_read_the_same_batches_as_threads(samples: PairDataset) -> Non
     source.close()
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_a_killed_worker_raises(samples: PairDataset) -> None:
     source = BatchLoader(samples, 4, Augment(PreprocessCfg(size=8)), workers=1, threads=1)
