@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -29,10 +30,22 @@ def checksums(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trained")
+
+
 @pytest.fixture
-def trained(data: Path) -> Path:
-    """Data with a run of one epoch that can be resumed."""
-    assert cli(arguments(data, "--epochs", "1", "--no-tensorboard")) == ExitCode.OK
+def trained(place: Path) -> Path:
+    """Data with a run of one epoch that can be resumed: trained once, and copied back to its folder for each test."""
+    data, kept = place / "data", place / "kept"
+    if kept.exists():
+        shutil.rmtree(data)
+        shutil.copytree(kept, data)
+    else:
+        data.mkdir()
+        assert cli(arguments(write_colours(data), "--epochs", "1", "--no-tensorboard")) == ExitCode.OK
+        shutil.copytree(data, kept)
     return data
 
 
