@@ -79,6 +79,25 @@ def changed(model: Path, result: FinetuneResult) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
+@pytest.fixture(scope="module")
+def results() -> dict[str, FinetuneResult]:
+    return {}
+
+
+@pytest.fixture
+def plain(
+    model: Path,
+    table: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    results: dict[str, FinetuneResult],
+    undrawn: None,
+) -> FinetuneResult:
+    """Return the fine-tuning that others are compared with; one for all tests, without a plot."""
+    if not results:
+        results["plain"] = tune(model, table, tmp_path_factory.mktemp("plain") / "out", alpha="after")
+    return results["plain"]
+
+
 @pytest.mark.draws
 def test_it_writes_a_model_metrics_and_a_plot(
     model: Path, table: Path, reference: Path, tmp_path: Path
@@ -189,8 +208,8 @@ def test_all_captions_of_an_image_are_on_one_side(table: Path) -> None:
         assert len(train) + len(held_out) == len(pairs) == 25
 
 
-def test_full_changes_both_towers(model: Path, table: Path, tmp_path: Path) -> None:
-    names = changed(model, tune(model, table, tmp_path / "out", alpha="after"))
+def test_full_changes_both_towers(model: Path, plain: FinetuneResult) -> None:
+    names = changed(model, plain)
     assert "visual.conv1.weight" in names
     assert "transformer.resblocks.0.mlp.c_fc.weight" in names
 
@@ -240,7 +259,7 @@ def test_lora_writes_adapters_that_give_the_written_model(model: Path, table: Pa
 
 
 def test_the_similarities_of_a_teacher_are_learned(
-    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, table: Path, plain: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -250,11 +269,10 @@ def test_the_similarities_of_a_teacher_are_learned(
 
     monkeypatch.setattr("oneclip.train.finetune.run.load_teacher", recorded)
     teacher = write_tiny_model(tmp_path / "teacher.safetensors", seed=1)
-    alone = tune(model, table, tmp_path / "alone", alpha="after")
     taught = tune(model, table, tmp_path / "taught", alpha="after", teacher=str(teacher))
     assert seen
     assert set(seen) == {8}
-    assert not torch.equal(weights(alone.run.model)["visual.proj"], weights(taught.run.model)["visual.proj"])
+    assert not torch.equal(weights(plain.run.model)["visual.proj"], weights(taught.run.model)["visual.proj"])
 
 
 def test_alpha_0_writes_the_original_model(model: Path, table: Path, tmp_path: Path) -> None:
@@ -277,8 +295,9 @@ def test_a_source_other_than_a_table_is_trained_on(model: Path, table: Path, tmp
     assert changed(model, result)
 
 
-def test_settings_of_a_training_are_used(model: Path, table: Path, tmp_path: Path) -> None:
-    plain = tune(model, table, tmp_path / "plain", alpha="after")
+def test_settings_of_a_training_are_used(
+    model: Path, table: Path, plain: FinetuneResult, tmp_path: Path
+) -> None:
     decayed = tune(model, table, tmp_path / "decayed", alpha="after", train={"layer_decay": 0.5})
     name = "visual.conv1.weight"
     before = weights(model)[name]
@@ -286,12 +305,14 @@ def test_settings_of_a_training_are_used(model: Path, table: Path, tmp_path: Pat
     assert 0 < moved[1] < moved[0]
 
 
-def test_with_ema_the_averaged_weights_are_written(model: Path, table: Path, tmp_path: Path) -> None:
-    results = [
+def test_with_ema_the_averaged_weights_are_written(
+    model: Path, table: Path, plain: FinetuneResult, tmp_path: Path
+) -> None:
+    results = [plain] + [
         tune(
             model, table, tmp_path / f"{method}{ema}", alpha="after", method=method, train={"ema_decay": ema}
         )
-        for ema, method in ((0.0, "full"), (0.9, "full"), (0.0, "lora"), (0.9, "lora"))
+        for ema, method in ((0.9, "full"), (0.0, "lora"), (0.9, "lora"))
     ]
     name = "transformer.resblocks.0.attn.in_proj_weight"
     before = weights(model)[name]
