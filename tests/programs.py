@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
@@ -79,6 +83,37 @@ def begin(
     return process, open(reading)
 
 
+# what a shell starts instead of Python: it sends its arguments, and prints what the program printed
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server, server.makefile("rw", encoding="utf-8") as lines:
+    server.connect(os.path.join(os.path.dirname(__file__), "socket"))
+    print(json.dumps([sys.argv[1:], dict(os.environ)]), file=lines, flush=True)
+    code, out, err = json.loads(lines.readline())
+print(out, end="", flush=True)
+print(err, end="", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@contextmanager
+def for_shell() -> Iterator[str]:
+    """Return the words that run `python` as `run` does, for shell scripts; they work until the context ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        client = Path(folder, "client.py")
+        client.write_text(CLIENT, encoding="utf-8")
+        with socketserver.UnixStreamServer(f"{folder}/socket", _RunForShell) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            yield f'"{sys.executable}" -IS "{client}"'
+            server.shutdown()
+
+
+class _RunForShell(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        done = run(*json.loads(self.rfile.readline()))
+        self.wfile.write(json.dumps([done.returncode, done.stdout, done.stderr]).encode() + b"\n")
+
+
 class _Descriptor:
     """File descriptor passed to a new process."""
 
@@ -103,6 +138,7 @@ def _run_program(
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
+    sys.path[:0] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
     # background jobs of a shell ignore SIGINT, and children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")

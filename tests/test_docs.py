@@ -14,6 +14,7 @@ import pytest
 from oneclip import zoo
 from oneclip.cli.app import run as run_command
 from oneclip.evaluate import Retrieval, TaskSuite, load_pocket_heldout
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -177,14 +178,14 @@ def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not zoo.pocket_path().is_file(), reason="pocket's weights are not in this checkout")
 def test_the_demo_runs_offline(tmp_path: Path) -> None:
-    command = tmp_path / "oneclip"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m oneclip "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
-    python = tmp_path / "python"  # not a link: an environment is identified by the folder of its python
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    demo = ["sh", str(ROOT / "examples" / "demo.sh"), str(command)]
-    done = subprocess.run(demo, capture_output=True, text=True, check=False)
+    with programs.for_shell() as started:
+        command, python = tmp_path / "oneclip", tmp_path / "python"
+        command.write_text(f'#!/bin/sh\nexec {started} -m oneclip "$@"\n', encoding="utf-8")
+        python.write_text(f'#!/bin/sh\nexec {started} "$@"\n', encoding="utf-8")
+        for file in (command, python):
+            file.chmod(0o755)
+        demo = ["sh", str(ROOT / "examples" / "demo.sh"), str(command)]
+        done = subprocess.run(demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cat.png") >= 1
 
