@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # both sides import the cases by the same names
 
 import install  # noqa: E402
+
+from tests import programs  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +41,7 @@ class Reference:
     def __init__(self, package: str, folder: Path, packages: tuple[Path, ...]) -> None:
         self.package, self.results, self.log = package, folder / package, folder / f"{package}.log"
         self.failed = folder / f"{package}.failed"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
         self._seen: dict[str, Any] = {}
         try:
             log = self.log.open("xb")  # the process that creates it runs the package
@@ -49,12 +51,8 @@ class Reference:
         path = os.pathsep.join(map(str, packages))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(HERE / "reference.py"), package, str(self.results)],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+            command = [HERE / "reference.py", package, self.results]
+            self.process = programs.start(command, environment, log.fileno(), log.fileno())
 
     def __getitem__(self, group: str) -> Any:
         if group not in self._seen:
@@ -66,7 +64,7 @@ class Reference:
     def _wait(self, result: Path) -> None:
         until = time.monotonic() + LONGEST
         while not (result.exists() or self.failed.exists()) and time.monotonic() < until:
-            if self.process is not None and self.process.poll() is not None:
+            if self.process is not None and self.process.exitcode is not None:
                 self.failed.touch()
             time.sleep(0.1)
         if not result.exists():
@@ -75,11 +73,12 @@ class Reference:
 
     def end(self, keep: bool) -> None:
         """Wait for the process if others need its results, otherwise end it."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or self.process.exitcode is not None:
             return
         if not keep:
             self.process.kill()
-        if self.process.wait() != 0:
+        self.process.join()
+        if self.process.exitcode != 0:
             self.failed.touch()
 
 

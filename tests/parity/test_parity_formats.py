@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from oneclip.checkpoint.export import Exportable, export
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 from open_clip.push_to_hf_hub import save_for_hf
+from tests import programs
 
 PIXELS, LENGTH = 32, 16
 VIT = CLIPVisionCfg(layers=2, width=64, head_width=64, patch_size=8, image_size=PIXELS)
@@ -110,9 +109,8 @@ def seen(
     for name, safe in PUSHED.items():
         model = models["custom text"]
         save_for_hf(model, open_clip.get_tokenizer("ViT-B-32"), model.cfg.to_dict(), folder / name, safe)
-    program = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("read_formats.py")), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(install.PACKAGES), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    done = programs.run([Path(__file__).with_name("read_formats.py"), folder], environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = torch.load(folder / "seen.pt", weights_only=True)
     return found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import train_runs
 
 import open_clip
+from tests import programs
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "train_runs.py"
@@ -39,12 +38,12 @@ class Side:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)]
         with (folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+            self.process = programs.start([PROGRAM, folder], environment, log.fileno(), log.fileno())
 
     def results(self) -> dict[str, Any]:
-        if self.process.wait() != 0:
+        self.process.join()
+        if self.process.exitcode != 0:
             pytest.fail((self.folder / "log").read_text(errors="replace")[-3000:], pytrace=False)
         results: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
         return results
@@ -67,9 +66,8 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
         yield running[0].results(), running[1].results()
     finally:
         for side in running:
-            if side.process.poll() is None:
-                side.process.kill()
-                side.process.wait()
+            side.process.kill()
+            side.process.join()
 
 
 @pytest.mark.parametrize("name", [*train_runs.RUNS, *train_runs.EVALUATIONS])

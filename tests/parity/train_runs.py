@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import re
 import sys
@@ -84,6 +85,7 @@ def main(folder: str) -> None:
     declare_operators()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    os.chdir(folder)
     data = Path(folder) / "data"
     write(data)
 
