@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from parity_weights import fill, random_ids, random_images
+from parity_weights import fill, random_ids, random_images, without_initial_values
 from torch import Tensor, nn
 
 VIT_B_32 = (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12)  # OpenAI's ten arguments
@@ -20,14 +21,15 @@ FULL = {"ViT-B/32": VIT_B_32, "RN50": RN50}
 def observe(package: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Return the outputs of a `clip.model.CLIP` with the given arguments."""
     torch.manual_seed(0)
-    model = package.model.CLIP(*arguments).eval()
+    with without_initial_values() if arguments in FULL.values() else nullcontext():
+        model = package.model.CLIP(*arguments).eval()
     fill(model)
     seen = _features(model, arguments)
+    if arguments in FULL.values():
+        return seen
     image, text = _inputs(arguments)
     with torch.no_grad():
         seen["per image"], seen["per text"] = model(image, text)
-    if arguments in FULL.values():
-        return seen
     seen["state"] = sorted((name, list(tensor.shape)) for name, tensor in model.state_dict().items())
     seen["short captions"] = model.encode_text(text[:2, :9]).detach()
     seen["prompts"] = _prompts(model, text)
@@ -70,8 +72,8 @@ def of_open_clip(package: Any, name: str) -> dict[str, Any]:
         "heads": heads,
         "layers": text_layers,
     }
-    torch.manual_seed(0)
-    model = package.CLIP(dim, vision, text, quick_gelu=True).eval()
+    with without_initial_values():
+        model = package.CLIP(dim, vision, text, quick_gelu=True).eval()
     fill(model)
     return _features(model, arguments)
 

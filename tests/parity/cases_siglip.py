@@ -12,7 +12,7 @@ import cases_model
 import numpy as np
 import torch
 from install import PACKAGES
-from parity_weights import fill, random_ids, random_images
+from parity_weights import fill, random_ids, random_images, without_initial_values
 from torch import nn
 
 SIZES = {"none": 32, "tanh": 40}  # image size by the kind of GELU of the small tower
@@ -127,8 +127,8 @@ def full(package: Any) -> dict[str, Any]:
     """Return a published architecture with a smaller vocabulary, which does not change the computation."""
     cfg = package.get_model_config(FULL) if hasattr(package, "get_model_config") else _config()
     text = {**cfg["text_cfg"], "vocab_size": 500}
-    torch.manual_seed(0)
-    model = package.CustomTextCLIP(cfg["embed_dim"], cfg["vision_cfg"], text, init_logit_bias=-10).eval()
+    with without_initial_values():
+        model = package.CustomTextCLIP(cfg["embed_dim"], cfg["vision_cfg"], text, init_logit_bias=-10).eval()
     fill(model)
     with torch.no_grad():
         return {

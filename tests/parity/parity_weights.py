@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,19 @@ def fill(model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(random_tensor(name, tensor))
+
+
+@contextmanager
+def without_initial_values() -> Iterator[None]:
+    """Build models without drawing their initial weights, which takes seconds at full size; `fill` sets them."""
+
+    def unchanged(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        return tensor
+
+    with ExitStack() as patches:
+        for name in [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]:
+            patches.enter_context(mock.patch.object(nn.init, name, unchanged))
+        yield
 
 
 def random_tensor(name: str, like: Tensor) -> Tensor:
