@@ -23,6 +23,7 @@ def read_back(package: Any, name: str) -> dict[str, list[str]]:
     with torch.device("meta"):
         model = package.CustomTextCLIP(**cfg)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    shapes["text.token_embedding.weight"] = torch.Size((5, 512))  # of 49,408 rows, to save time
     ours = {key: torch.arange(shape.numel()).float().reshape(shape) for key, shape in shapes.items()}
     ours |= {key: torch.zeros(shapes[key]) for key in shapes if key.endswith(("head.bias", "head.fc.bias"))}
     theirs = MobileCLIP().write(NativeCheckpoint(ours, zoo.architecture(name))).state_dict
