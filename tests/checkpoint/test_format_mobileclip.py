@@ -36,20 +36,22 @@ def written(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_round_trip_gives_the_same_tensors_bit_for_bit(name: str) -> None:
-    read = MobileCLIP().read(ForeignCheckpoint(written(name)))
+    theirs = written(name)
+    read = MobileCLIP().read(ForeignCheckpoint(theirs))
     assert read.state_dict.keys() == model(name).state_dict.keys()
     assert all(torch.equal(read.state_dict[key], tensor) for key, tensor in model(name).state_dict.items())
     again = MobileCLIP().write(NativeCheckpoint(read.state_dict, read.cfg)).state_dict
-    assert again.keys() == written(name).keys()
-    assert all(torch.equal(again[key], tensor) for key, tensor in written(name).items())
+    assert again.keys() == theirs.keys()
+    assert all(torch.equal(again[key], tensor) for key, tensor in theirs.items())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_architecture_is_inferred_from_names(name: str) -> None:
-    form = detect_format(written(name))
+    theirs = written(name)
+    form = detect_format(theirs)
     assert form is not None
     assert form.name == "mobileclip"
-    read = form.read(ForeignCheckpoint(written(name)))
+    read = form.read(ForeignCheckpoint(theirs))
     assert read.cfg == zoo.architecture(name)
     assert read.preprocess_cfg == zoo.preprocess_of(name)
 

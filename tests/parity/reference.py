@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def tokens(package: str, tokenizer: Any, tokenize: Any) -> dict[str, Any]:
     return {"ids": [ids for ids, _ in found], "decoded": [text for _, text in found], "rows": rows.int()}
 
 
+@cache
 def random_texts(package: str) -> list[str]:
     from cases_tokenizer import texts
 
