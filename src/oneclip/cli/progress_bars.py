@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from threading import Timer
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from oneclip.cli.exits import echo_stderr
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from oneclip.embed.throughput import EmbedProgress
 
 QUIET_SECONDS = 2.0  # before anything is shown
@@ -81,7 +83,7 @@ def _log_progress(what: str, total: int) -> Callable[[int], None]:
 
 @contextmanager
 def throughput_bar(what: str) -> Iterator[Callable[[EmbedProgress], None]]:
-    """Show the progress that a run reports, with its rate and bottleneck.
+    """Show the progress that a run reports, with its rate and bottleneck; nothing before the first report.
 
     Args:
         what: the items, in the plural.
@@ -92,20 +94,30 @@ def throughput_bar(what: str) -> Iterator[Callable[[EmbedProgress], None]]:
     if not sys.stderr.isatty():
         yield _log_reports(what)
         return
+    with ExitStack() as stack:
+        bars: list[tuple[Progress, TaskID]] = []
+
+        def show(report: EmbedProgress) -> None:
+            if not bars:
+                bars.append(_open_bar(stack, what))
+            bar, task = bars[0]
+            bar.update(
+                task, completed=report.done, total=report.total, description=_format_report(report, what)
+            )
+            bar.refresh()
+
+        yield show
+
+
+def _open_bar(stack: ExitStack, what: str) -> tuple[Progress, TaskID]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task(what, total=None)
-
-        def show(report: EmbedProgress) -> None:
-            progress.update(
-                task, completed=report.done, total=report.total, description=_format_report(report, what)
-            )
-            progress.refresh()
-
-        yield show
+    bar = stack.enter_context(
+        Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    )
+    return bar, bar.add_task(what, total=None)
 
 
 def _log_reports(what: str) -> Callable[[EmbedProgress], None]:

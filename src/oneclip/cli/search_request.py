@@ -1,0 +1,98 @@
+"""The query of `oneclip search`: tell words, images and folders apart, and check them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import typer
+
+from oneclip.errors import ImageError
+
+USAGE_EXAMPLE = 'as in: oneclip search "a red car" ~/Photos'
+
+
+def split_words(words: Sequence[str], folder: str | None) -> tuple[list[str], str | None]:
+    """Return the queries, and the folder to search if one is given.
+
+    Raises:
+        typer.BadParameter: if there are several folders.
+    """
+    if folder is not None:
+        return list(words), folder
+    queries = [word for word in words if not os.path.isdir(os.path.expanduser(word))]
+    roots = [word for word in words if word not in queries]
+    if len(roots) > 1:
+        raise typer.BadParameter(
+            f"{len(roots)} folders given ({', '.join(roots)}); search one, or put them into one index: "
+            f"oneclip index {' '.join(roots)} --index photos.index"
+        )
+    return queries, roots[0] if roots else None
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """Arguments of `Index.search`, checked.
+
+    Attributes:
+        queries: words, paths of images, and the bytes of an image from stdin.
+        like: images likewise.
+        exclude: what the results should not show.
+    """
+
+    queries: list[object]
+    like: list[object]
+    exclude: list[str]
+
+
+def check_request(
+    texts: Sequence[str], like: Sequence[str], exclude: Sequence[str], min_relevance: float | None
+) -> SearchRequest:
+    """Check the query before anything is indexed or loaded; read the image that stdin stands for.
+
+    Raises:
+        typer.BadParameter: if there is no query, or it has no relevance to cut by.
+        TextError, ImageError, ConfigError: for a part that cannot be searched.
+    """
+    if not texts and not like:
+        raise typer.BadParameter(f"no QUERY given; describe an image, {USAGE_EXAMPLE}")
+    from oneclip.search.query import parse_queries
+
+    for word in texts:
+        _check_path(word)
+    given = [*texts, *like]
+    if given.count("-") > 1:
+        raise typer.BadParameter("`-`, the image from stdin, is given twice")
+    content = _read_stdin() if "-" in given else b""
+    request = SearchRequest(
+        [content if text == "-" else text for text in texts],
+        [content if image == "-" else os.path.expanduser(image) for image in like],
+        list(exclude),
+    )
+    parsed = parse_queries(request.queries, request.like, request.exclude)
+    if min_relevance is not None and not any(query.is_text and query.weight > 0 for query in parsed):
+        raise typer.BadParameter("--min-relevance needs words; images alone have no relevance")
+    return request
+
+
+def _check_path(word: str) -> None:
+    """Refuse a mistyped path, which would be searched as a text."""
+    from oneclip.hub.file_types import is_image
+
+    path = word if os.path.exists(word) else re.sub(r"^[\d.]+:", "", word)  # without the weight
+    if not path.startswith((os.sep, "./", "../", "~/")) and (" " in path or not is_image(path)):
+        return
+    if not os.path.exists(path):
+        raise ImageError(f"{path}: no such file or folder")
+    if not is_image(path):
+        raise ImageError(f"{path}: not an image; to use a file with another suffix: --like {path}")
+
+
+def _read_stdin() -> bytes:
+    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not content:
+        raise ImageError("there is no image on stdin: cat cat.jpg | oneclip search -")
+    return content
