@@ -2,7 +2,6 @@
 
 import copy
 import io
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from oneclip.encoder import Encoder
 from oneclip.image import Preprocess
 from oneclip.model import build_model
 from oneclip.text import CLIPTokenizer
+from tests import programs
 
 TEXTS = ["a dog", "a cat on a mat", "a tree"]
 
@@ -250,9 +250,9 @@ def encode_elsewhere(clip: Encoder) -> tuple[np.ndarray, np.ndarray]:
     return three(clip), clip.encode_texts(TEXTS)
 
 
-def test_an_encoder_can_be_sent_to_a_spawned_process(clip: Encoder) -> None:
+def test_an_encoder_can_be_sent_to_another_process(clip: Encoder) -> None:
     three(clip)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with programs.FORKS.Pool(1) as pool:
         images, texts = pool.apply(encode_elsewhere, [clip])
     np.testing.assert_array_equal(images, three(clip))
     np.testing.assert_array_equal(texts, clip.encode_texts(TEXTS))
