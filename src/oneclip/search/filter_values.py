@@ -104,7 +104,8 @@ def byte_count(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if not found or found[2].lower() not in _UNITS:
         raise ValueError(f"expected a size such as 500kB or 2MB, found {text!r}")
-    return round(decimal(found[1]) * _UNITS[found[2].lower()])
+    count: int = round(decimal(found[1]) * _UNITS[found[2].lower()])
+    return count
 
 
 def kilometres(text: str) -> float:
