@@ -98,8 +98,8 @@ def outcomes(name: str, form: Format, numbers: range) -> Iterator[sandbox.Outcom
             yield made
             return
         unchanged = partial(_attempt, name, form, sound, 0)
-        yield from sandbox.run([(f"{name} unchanged", unchanged)], unchanged)
-        yield from sandbox.run(list(cases(name, form, sound, numbers)), unchanged)
+        changes = cases(name, form, sound, numbers)
+        yield from sandbox.run([(f"{name} unchanged", unchanged), *changes], unchanged)
 
 
 def hostile() -> Iterator[sandbox.Outcome]:

@@ -18,7 +18,7 @@ from pathlib import Path
 SECONDS = 5.0  # limit of processor time for a case
 SILENCE = 300.0  # limit of wall clock time, for cases that wait
 MEMORY = 2 * 2**30  # limit of additional memory, in bytes
-BATCH = 100  # number of cases per process
+BATCH = 250  # number of cases per process
 
 Case = tuple[str, Callable[[], object]]
 
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def run(cases: Sequence[Case], before: Callable[[], object] = lambda: None) -> Iterator[Outcome]:
-    """Run cases in order, up to a hundred per process; a case that crashes its process is its last.
+    """Run cases in order, up to `BATCH` per process; a case that crashes its process is its last.
 
     Args:
         cases: names and what is done.
