@@ -23,7 +23,8 @@ REFERENCE = (
         "oneclip.image",
         "oneclip.text",
     ),
-    *("oneclip.model", "oneclip.checkpoint", "oneclip.engine", "oneclip.embed", "oneclip.evaluate"),
+    *("oneclip.model", "oneclip.checkpoint", "oneclip.engine", "oneclip.embed", "oneclip.search"),
+    "oneclip.evaluate",
     *("oneclip.losses", "oneclip.train", "oneclip.train.data", "oneclip.train.finetune"),
 )
 
