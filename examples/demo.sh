@@ -1,5 +1,5 @@
 #!/bin/sh
-# Classify the images of this folder, then rank them for a sentence: offline, on a CPU. `make demo` runs it.
+# Classify the images of this folder, rank them for a sentence, then search them: offline, on a CPU. `make demo` runs it.
 #
 #     sh examples/demo.sh [COMMAND]      COMMAND: how oneclip is called, `oneclip` if not given
 set -eu
@@ -18,6 +18,13 @@ for sentence in "fruit" "vehicle" "a warm summer day"; do
     echo "\$ python examples/rank.py \"$sentence\" examples/images"
     "$python" "$folder/rank.py" "$sentence" "$folder/images"
 done
+
+ONECLIP_INDEXES="$(mktemp -d)"
+export ONECLIP_INDEXES
+trap 'rm -rf "$ONECLIP_INDEXES"' EXIT
+echo
+echo '$ oneclip search "a red car" examples/images --top 3'
+"$oneclip" search "a red car" "$folder/images" --top 3
 
 echo
 echo "Next, classify images of your own; this model for photographs is downloaded once (605 MB):"

@@ -33,6 +33,7 @@ OURS = [
             "formats.md",
             "losses.md",
             "models.md",
+            "search.md",
             "tokenizers.md",
             "training.md",
         )
@@ -64,6 +65,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pocket: Path, undr
     """Change to a folder like a fresh checkout."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONECLIP_INDEXES", str(tmp_path / "indexes"))
     monkeypatch.setattr("oneclip.train.finetune.reference_task.load_pocket_heldout", few_of_the_sample)
     return tmp_path
 
@@ -123,10 +125,12 @@ def test_the_readme_is_short() -> None:
     assert 100 <= len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_the_notebook_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
+@pytest.mark.parametrize("name", ["tour", "search"])
+def test_a_notebook_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "tour":
+        pytest.importorskip("matplotlib")
     monkeypatch.setenv("MPLBACKEND", "agg")
-    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
         assert not cell.get("outputs"), "clear the outputs before committing"

@@ -20,8 +20,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_the_list_of_commands() -> None:
     assert list(COMMANDS) == [
-        *("classify", "caption", "embed", "models", "pull", "inspect", "convert"),
-        *("evaluate", "finetune", "train", "doctor"),
+        *("classify", "caption", "embed", "search", "index", "duplicates", "sort"),
+        *("models", "pull", "inspect", "convert", "evaluate", "finetune", "train", "doctor"),
     ]
 
 

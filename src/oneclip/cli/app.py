@@ -18,13 +18,17 @@ from oneclip.cli.caption import caption
 from oneclip.cli.classify import classify
 from oneclip.cli.convert import convert
 from oneclip.cli.doctor import doctor
+from oneclip.cli.duplicates import duplicates
 from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, echo_stderr, report_error
 from oneclip.cli.finetune import finetune
+from oneclip.cli.index import index
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
+from oneclip.cli.search import search
+from oneclip.cli.sort import sort
 from oneclip.cli.train import train
 from oneclip.errors import ConfigError, OutputError
 
@@ -76,7 +80,23 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (classify, caption, embed, models, pull, inspect, convert, evaluate, finetune, train, doctor):
+for command in (
+    classify,
+    caption,
+    embed,
+    search,
+    index,
+    duplicates,
+    sort,
+    models,
+    pull,
+    inspect,
+    convert,
+    evaluate,
+    finetune,
+    train,
+    doctor,
+):
     app.command(cls=_Command)(command)
 
 
