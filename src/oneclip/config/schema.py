@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -60,9 +61,9 @@ class Setting(NamedTuple):
 
 def settings_of(kind: type[BaseCfg]) -> list[Setting]:
     """Return all settings of a configuration, ordered by group."""
-    own = [_setting(kind, f) for f in _fields(kind) if f.name != TRAIN_FIELD]
-    names = {*DERIVED, *(setting.name for setting in own)}
-    trainer = [_setting(TrainCfg, f) for f in _fields(TrainCfg) if f.name not in names]
+    own = _settings(kind)
+    names = {setting.name for setting in own}
+    trainer = [setting for setting in _settings(TrainCfg) if setting.name not in names]
     groups = list(dict.fromkeys(setting.group for setting in own + trainer))
     return sorted(own + trainer, key=lambda setting: groups.index(setting.group))
 
@@ -113,8 +114,14 @@ def _fields(kind: Any) -> tuple[Any, ...]:
     return fields(kind)
 
 
-def _setting(kind: Any, f: Any) -> Setting:
-    hint = get_type_hints(kind)[f.name]
+@cache
+def _settings(kind: type[Any]) -> list[Setting]:
+    """Return the settings of one class; evaluating its types takes a while, and every command needs them."""
+    hints = get_type_hints(kind)
+    return [_setting(f, hints[f.name]) for f in _fields(kind) if f.name not in (TRAIN_FIELD, *DERIVED)]
+
+
+def _setting(f: Any, hint: Any) -> Setting:
     parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     tuples = [get_args(part) for part in parts if get_origin(part) is tuple]
     several = next((inner for inner in tuples if ... not in inner), ())  # tuples of a fixed length
