@@ -55,6 +55,8 @@ def export_index(
             for recall, what in ((result.image_recall, "images"), (result.text_recall, "texts"))
             if recall is not None
         ]
-        echo_stderr(f"approximate index {result.vector_index}: {', '.join(recalls)}")
+        echo_stderr(
+            ": ".join([f"approximate index {result.vector_index}", *filter(None, [", ".join(recalls)])])
+        )
     if as_json:
         print(json.dumps(asdict(result), indent=2))

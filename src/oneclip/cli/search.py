@@ -228,10 +228,12 @@ def search(
             under=place.under,
         )
     _report_left_out(results, where, place.under, min_relevance)
-    _print_results(results, files=files, null=null, as_json=as_json, thumbnails=not no_thumbnails)
     shown = ["the image from stdin" if text == "-" else text for text in texts]
     shown += [f"like {image}" for image in like or []] + [f"not {text}" for text in exclude or []]
-    _write_outputs(results, ", ".join(shown), html, copy_to, link_to, place)
+    _write_outputs(
+        results, ", ".join(shown), html, copy_to, link_to, place
+    )  # first: `| head` ends the printing
+    _print_results(results, files=files, null=null, as_json=as_json, thumbnails=not no_thumbnails)
 
 
 def _check_outputs(html: Path | None, copy_to: Path | None, link_to: Path | None) -> None:
