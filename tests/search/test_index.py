@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from images import write_image
 from tiny import write_tiny_model
 
 import oneclip
-from oneclip.errors import ConfigError, DataError, ImageError, QueryError, TextError
+from oneclip.errors import ConfigError, DataError, ImageError, OutputError, QueryError, TextError
 from oneclip.evaluate.pocket_heldout import load_pocket_heldout
 from oneclip.search import Index, maintenance
 from tests import programs
@@ -96,6 +98,13 @@ def test_results_can_be_ordered_by_date(full: Index, photos: Path) -> None:
         ((), {}, ConfigError, "needs words or an image"),
         (("  ",), {}, TextError, "an empty query"),
         (("0:x",), {}, ConfigError, "is 0"),
+        (("2:",), {}, TextError, "an empty query"),
+        (("9" * 400 + ":x",), {}, ConfigError, "at most 1000"),
+        (("x",), {"top_k": 1.5}, ConfigError, "whole number"),
+        (("x",), {"top_k": float("inf")}, ConfigError, "whole number"),
+        (("x",), {"min_relevance": "0.5"}, ConfigError, "between 0 and 1"),
+        (("x",), {"where": 3}, ConfigError, "expected a filter"),
+        (("x",), {"under": 3}, ConfigError, "not the path of a folder"),
         (("x",), {"like": "missing.jpg"}, ImageError, "missing.jpg"),
         (("x",), {"where": "widht > 3"}, QueryError, "width"),
         (("x",), {"top_k": 0}, ConfigError, "at least 1"),
@@ -301,3 +310,65 @@ def test_recall_through_the_index_equals_that_of_evaluate(tmp_path: Path) -> Non
             at[k] += bool(rows & set(found[:k]))
     for k in at:
         assert at[k] / len(wanted) == pytest.approx(expected[f"text_to_image_recall@{k}"], abs=1e-9)
+
+
+def test_a_closed_index_says_so_and_not_that_it_is_damaged(full: Index) -> None:
+    full.close()
+    for use in (full.status, full.entries, full.verify, lambda: full.search("x")):
+        with pytest.raises(ConfigError, match=r"is closed; open it again"):
+            use()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_a_forked_process_writes_outlives_its_parent(full: Index) -> None:
+    go, wait = os.pipe()[::-1]
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            assert full.status().files == 6
+            os.read(wait, 1)  # until the parent has closed its connection, and with it the log of SQLite
+            with full.catalogue.transaction():
+                full.catalogue.write("UPDATE files SET size = ?", [(1,)])
+        os._exit(0)
+    full.close()
+    os.write(go, b"x")
+    os.waitpid(child, 0)
+    assert {entry.size for entry in Index(full.path, create=False).entries()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda path: Index(path, model=3), ConfigError, "expected the name of a model"),  # type: ignore[arg-type]
+        (lambda path: Index(""), ConfigError, "path of the index is empty"),
+        (lambda path: Index("a\0b"), OutputError, "null byte"),
+    ],
+)
+def test_bad_arguments_of_an_index_are_named(
+    tmp_path: Path, make: Callable[[Path], Index], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(tmp_path / "new.index")
+
+
+def test_a_model_may_be_given_as_a_path(tmp_path: Path, model_file: Path, photos: Path) -> None:
+    with Index(tmp_path / "path.index", model=model_file) as index:
+        assert index.update(photos).added == 6
+
+
+def test_an_index_whose_creation_was_interrupted_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "half.index").mkdir()
+    (tmp_path / "half.index" / "catalogue.sqlite").touch()
+    with pytest.raises(DataError, match="was interrupted; run it again"):
+        Index(tmp_path / "half.index", create=False)
+    assert Index(tmp_path / "half.index").status().files == 0
+
+
+def test_the_home_folder_is_found_in_queries(
+    full: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(photos.parent))
+    monkeypatch.setenv("USERPROFILE", str(photos.parent))
+    assert names(full.search("2:~/photos/3.png"))[0] == "3.png"
+    assert names(full.search(like="~/photos/4.png"))[0] == "4.png"
+    assert len(full.search("x", under="~/photos")) == 6

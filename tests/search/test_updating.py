@@ -227,6 +227,57 @@ def test_roots_inside_each_other_are_refused(index: Index, photos: Path) -> None
         index.update(photos.parent)
 
 
+def test_two_new_roots_inside_each_other_are_refused_and_one_given_twice_is_one(
+    index: Index, photos: Path
+) -> None:
+    (photos / "sub").mkdir()
+    write_image(photos / "sub" / "a.png", 11)
+    with pytest.raises(ConfigError, match="one is inside the other"):
+        index.update(photos, photos / "sub")
+    assert index.catalogue.roots() == {}
+    assert counts(index.update(photos, f"{photos}{os.sep}", os.fsencode(photos))) == {
+        "added": 7,
+        "encoded": 7,
+    }
+
+
+@pytest.mark.parametrize("name", ["missing", "0.png"])
+def test_a_mistyped_root_is_refused_and_not_remembered(index: Index, photos: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"no such folder|is a file; expected a folder"):
+        index.update(photos / name)
+    assert index.catalogue.roots() == {}
+
+
+@pytest.mark.parametrize("root", [None, 3, [], "", "a\0b"])
+def test_a_root_that_is_no_path_is_named(index: Index, root: object) -> None:
+    with pytest.raises(ConfigError, match="is not the path of a folder"):
+        index.update(root)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("under", ["..", "../other", f"{os.sep}tmp", "sub/../.."])
+def test_under_stays_inside_the_root(index: Index, photos: Path, under: str) -> None:
+    with pytest.raises(ConfigError, match="expected a folder inside the root"):
+        index.update(photos, under=under)
+
+
+def test_one_pattern_to_exclude_may_be_given_as_a_string(index: Index, photos: Path) -> None:
+    assert counts(index.update(photos, exclude="0.png")) == {"added": 5, "encoded": 5}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders")
+def test_files_that_cannot_be_opened_load_no_model_again(
+    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(photos / "pipe.png")
+    (photos / "link.png").symlink_to("missing.png")
+    assert index.update(photos).failed == 2
+    monkeypatch.setattr(Index, "encoder", property(lambda self: pytest.fail("the model was loaded")))
+    assert counts(index.update()) == {"failed": 2, "unchanged": 6}
+    monkeypatch.undo()
+    write_image(photos / "missing.png", 20)
+    assert counts(index.update()) == {"added": 2, "failed": 1, "unchanged": 6, "encoded": 1}
+
+
 def test_an_index_without_a_root_says_what_to_do(index: Index) -> None:
     with pytest.raises(DataError, match="oneclip index ROOT"):
         index.update()

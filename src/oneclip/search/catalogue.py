@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oneclip.errors import DataError, OutputError
+from oneclip.errors import ConfigError, DataError, OutputError
 from oneclip.search.image_facts import COLUMNS
 from oneclip.search.where import register_functions
 
@@ -69,8 +69,9 @@ class Catalogue:
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder, self.path = folder, folder / FILE
-        self.is_read_only = False
+        self.is_read_only = self._is_closed = False
         self._lock = threading.RLock()
+        self._process = os.getpid()
         is_new = not self.path.exists()
         if is_new and not create:
             raise DataError(f"{folder} is not an index: it has no {FILE}; `oneclip index ROOT` makes one")
@@ -82,13 +83,15 @@ class Catalogue:
                     self._create()
                 elif version != VERSION:
                     self._refuse_version(version)
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
-        register_functions(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
+            self._is_closed = True
             self._connection.close()
 
     # ------------------------------------------------------------------------------------------ reading and writing
@@ -100,7 +103,7 @@ class Catalogue:
         Raises:
             OutputError: if they cannot be written, for example because the disk is full.
         """
-        with self._lock, self._errors():
+        with self._own_connection(), self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -113,7 +116,7 @@ class Catalogue:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Let all queries of a block see the same state, whatever others write meanwhile."""
-        with self._lock, self._errors():
+        with self._own_connection(), self._errors():
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -122,7 +125,7 @@ class Catalogue:
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
-        with self._lock, self._errors():
+        with self._own_connection(), self._errors():
             return self._connection.execute(query, values).fetchall()
 
     def write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -133,10 +136,10 @@ class Catalogue:
         """Execute one insertion inside a `transaction`; return the id of the new row."""
         return int(self._connection.execute(statement, values).lastrowid or 0)
 
-    def generation(self) -> tuple[int, int]:
+    def generation(self) -> tuple[int, ...]:
         """Return a value that differs after every change, by whatever process."""
         ((version,),) = self.rows("PRAGMA data_version")
-        return int(version), self._connection.total_changes
+        return self._process, int(version), self._connection.total_changes
 
     # ------------------------------------------------------------------------------------------------------- contents
 
@@ -204,6 +207,7 @@ class Catalogue:
                     connection.execute("PRAGMA journal_mode = WAL").fetchone()
                     connection.execute("PRAGMA synchronous = FULL").fetchone()
                 self.is_read_only = not address.endswith("rwc") or not os.access(self.folder, os.W_OK)
+                register_functions(connection)
                 return connection
             except sqlite3.OperationalError as error:
                 reason = error
@@ -225,11 +229,27 @@ class Catalogue:
                 f"{self.folder} is an index of version {version}, written by a newer oneclip; this one reads "
                 f"version {VERSION}. Upgrade oneclip, or make another index with --index"
             )
+        if version == 0:
+            raise DataError(f"{self.path} is empty: `oneclip index ROOT` was interrupted; run it again")
         raise DataError(f"{self.path} is damaged: its version is {version}{_RECOVERY}")
+
+    @contextmanager
+    def _own_connection(self) -> Iterator[None]:
+        """Exclude other threads; a forked process connects anew, because it inherits no locks."""
+        if self._process != os.getpid() and not self._is_closed:
+            self._lock = threading.RLock()
+            self._connection.close()  # else SQLite takes the parent's locks on this file for those of this process
+            self._connection, self._process = self._connect(), os.getpid()
+        with self._lock:
+            yield
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn errors of SQLite into our own."""
+        if self._is_closed:
+            raise ConfigError(
+                f"the index {self.folder} is closed; open it again: oneclip.Index({str(self.folder)!r})"
+            )
         try:
             yield
         except sqlite3.OperationalError as error:

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 from oneclip.embed.items import Failure
 from oneclip.embed.sources.files import no_images_message
+from oneclip.errors import ImageError
+from oneclip.hub.addresses import regular_file_size
 from oneclip.hub.file_types import EXCLUDED, UnsupportedFiles, is_excluded, split_images, walk_files
 from oneclip.search.catalogue import FileRow
 
@@ -67,7 +69,9 @@ def find_changes(
     for path in images:
         relative = path[start:]
         row = unseen.pop(os.fsencode(relative), None)
-        if row is None or not _is_unchanged(path, row):
+        if row is not None and row.size is None and row.decoders == decoders and not _can_be_read(path):
+            changes.failed += 1  # before a model is loaded in vain, for example for a link to a missing file
+        elif row is None or not _is_unchanged(path, row):
             changes.candidates.append(relative)
         elif row.content is not None:
             changes.unchanged += 1
@@ -94,6 +98,14 @@ def _is_unchanged(path: str, row: FileRow) -> bool:
     except (OSError, ValueError):
         return False  # it is reported when the file is read
     return row.size == status.st_size and row.mtime_ns == status.st_mtime_ns
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        regular_file_size(path)
+    except (ImageError, OSError):
+        return False
+    return os.access(path, os.R_OK)
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

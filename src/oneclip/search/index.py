@@ -47,8 +47,8 @@ class Index:
 
     Args:
         path: folder of the index; created if it does not exist.
-        model: name of a model as in `oneclip.load`, or a loaded `Encoder`; None for the model of the index, or
-            "pocket" for a new one.
+        model: name or path of a model as in `oneclip.load`, or a loaded `Encoder`; None for the model of the index,
+            or "pocket" for a new one.
         device: of the model, see `oneclip.load`.
         precision: of the model; None for that of the index, or "fp32" for a new one.
         decode: "exact", or "fast" to shrink large JPEGs while they are decoded; None for that of the index.
@@ -57,19 +57,25 @@ class Index:
     Raises:
         DataError: if the folder contains something else, a damaged index, or one of a newer version.
         OutputError: if it cannot be created.
-        ConfigError: at the first use of the model, if another one made the index.
+        ConfigError: if `model` is none of these; at the first use of the model, if another one made the index.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        model: str | Encoder | None = None,
+        model: str | os.PathLike[str] | Encoder | None = None,
         device: str | None = None,
         precision: str | None = None,
         decode: Literal["exact", "fast"] | None = None,
         create: bool = True,
     ) -> None:
+        if not os.fspath(path):
+            raise ConfigError("the path of the index is empty; choose a new folder, such as photos.index")
+        if isinstance(model, os.PathLike):
+            model = os.fspath(model)
+        if not (model is None or isinstance(model, str) or hasattr(model, "embed_dim")):
+            raise ConfigError(f"model is {model!r}; expected the name of a model, or a loaded Encoder")
         self.path = Path(path).expanduser().absolute()
         if create:
             _make_folder(self.path)
@@ -333,8 +339,9 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in os.scandir(path)}
-    except OSError as error:
-        raise OutputError(f"{path} cannot be used for an index: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a ValueError for a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} cannot be used for an index: {reason}") from error
     if names and FILE not in names and not names <= {LOCK, SEGMENTS}:
         raise DataError(
             f"{path} is not an index: it contains {min(names)}. An index is a folder of its own; "

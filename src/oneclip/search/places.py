@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from oneclip.errors import ConfigError
 from oneclip.search.catalogue import FILE
 
 PLACE_VARIABLE = "ONECLIP_INDEXES"
@@ -22,8 +23,18 @@ def index_home() -> Path:
 
 
 def real_root(root: str | os.PathLike[str]) -> str:
-    """Return the absolute path of a root without links, so that two ways to name a folder mean one index."""
-    return os.path.realpath(os.path.expanduser(root))
+    """Return the absolute path of a root without links, so that two ways to name a folder mean one index.
+
+    Raises:
+        ConfigError: if it cannot be a path.
+    """
+    try:
+        path = os.fsdecode(root)
+        if not path:
+            raise ValueError("it is empty; the current folder is '.'")
+        return os.path.realpath(os.path.expanduser(path))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{root!r} is not the path of a folder: {error}") from error
 
 
 def index_place(root: str | os.PathLike[str]) -> Path:

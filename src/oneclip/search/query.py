@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from oneclip.embed.rows import EmbeddingMetadata
     from oneclip.encoder import Encoder, Features
 
-_WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+):(?=\S)")
+_WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+):(?=\S|$)")
+MAX_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def check_search(queries: Sequence[Query], *, top_k: int, sort: str, min_relevan
     Raises:
         ConfigError: naming the first that is not valid.
     """
-    if top_k < 1:
-        raise ConfigError(f"top_k is {top_k}; expected at least 1")
+    if not isinstance(top_k, (int, np.integer)) or top_k < 1:
+        raise ConfigError(f"top_k is {top_k!r}; expected a whole number of at least 1")
     if sort not in ("relevance", "date"):
         raise ConfigError(f"sort is {sort!r}; expected 'relevance' or 'date'")
-    if min_relevance is not None and not 0 <= min_relevance <= 1:
-        raise ConfigError(f"min_relevance is {min_relevance}; expected a number between 0 and 1")
+    is_number = isinstance(min_relevance, (int, float, np.number))
+    if min_relevance is not None and not (is_number and 0 <= min_relevance <= 1):
+        raise ConfigError(f"min_relevance is {min_relevance!r}; expected a number between 0 and 1")
     if min_relevance is not None and not any(query.is_text and query.weight > 0 for query in queries):
         raise ConfigError("a search for images alone has no relevance; leave out min_relevance")
 
@@ -123,16 +125,18 @@ def _parse(value: object, *, is_image_expected: bool = False) -> Query:
     weight = 1.0
     if (match := _WEIGHT.match(value)) and not os.path.exists(value):
         weight, value = float(match[1]), value[match.end() :]
-        if not weight:
+        if not 0 < weight <= MAX_WEIGHT:
             raise ConfigError(
-                f"the weight of {value!r} is 0; leave the query out, or give it a weight above 0"
+                f"the weight of {value!r} is {match[1]}; leave the query out, or give it a weight above 0 and at most "
+                f"{MAX_WEIGHT:.0f}"
             )
     if not value.strip():
         raise TextError("an empty query; give words that describe an image, or the path of one")
-    is_file = os.path.isfile(value) and (is_image(value) or is_image_expected)
+    path = os.path.expanduser(value)  # shells leave the ~ of 2:~/cat.jpg
+    is_file = os.path.isfile(path) and (is_image(path) or is_image_expected)
     if is_image_expected and not is_file:
         raise ImageError(f"{value}: no such image")
-    return Query(value, not is_file, weight)
+    return Query(path if is_file else value, not is_file, weight)
 
 
 def _several(value: object) -> list[object]:

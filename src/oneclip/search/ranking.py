@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from oneclip.errors import DataError
+from oneclip.errors import ConfigError, DataError
 from oneclip.search.catalogue import Catalogue, in_chunks, under_condition
 from oneclip.search.image_facts import COLUMNS, ImageFacts
+from oneclip.search.places import real_root
 from oneclip.search.relevance import RelevanceModel, combine
 from oneclip.search.results import Entry, Hit, SearchResults
 from oneclip.search.snapshot import Snapshot
@@ -50,11 +51,13 @@ class FileSelection:
         self.is_everything = where is None and under is None
         conditions, self._values = ["1"], []
         if where is not None:
+            if not isinstance(where, str):
+                raise ConfigError(f"where is {where!r}; expected a filter such as 'taken_at >= 2023'")
             condition, values = compile_sql(where)
             conditions.append(f"({condition})")
             self._values += values
         if under is not None:
-            condition, values = _under_roots(catalogue.roots(), os.path.realpath(under))
+            condition, values = _under_roots(catalogue.roots(), real_root(under))
             conditions.append(f"({condition})")
             self._values += values
         self._condition = " AND ".join(conditions)

@@ -33,7 +33,7 @@ class Snapshot:
         contents: (N,) int64 id of the content of each row; -1 for rows without a file.
     """
 
-    generation: tuple[int, int]
+    generation: tuple[int, ...]
     scan: VectorScan
     contents: NDArray[np.int64]
 

@@ -44,7 +44,9 @@ def update_index(
     """Update an index; arguments as of `Index.update`. The caller excludes other writers."""
     catalogue, result = index.catalogue, UpdateResult()
     maintenance.remove_unused_segments(catalogue, index.segments)
-    numbers = _register_roots(catalogue, [real_root(root) for root in roots], exclude)
+    under = _check_under(under)
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    numbers = _register_roots(catalogue, list(dict.fromkeys(map(real_root, roots))), exclude)
     if under and len(numbers) != 1:
         raise ConfigError(f"`under` is {under!r}, a folder inside one root; {len(numbers)} roots are given")
     changed: dict[str, tuple[int, bytes, FileRow | None]] = {}
@@ -80,13 +82,16 @@ def _register_roots(
     if not roots and not known:
         raise DataError(f"{catalogue.folder} has no folder of images yet; name one: oneclip index ROOT")
     for root in roots:
-        for other in known:
+        for other in (*known, *roots):
             if _is_inside(root, other) or _is_inside(other, root):
                 raise ConfigError(
-                    f"{root} cannot be added to {catalogue.folder}, which has {other} already: one is inside "
-                    "the other"
+                    f"{root} and {other} cannot both be folders of {catalogue.folder}: one is inside the other"
                 )
     new = [root for root in roots if root not in known]
+    for root in new:
+        if not os.path.isdir(root):
+            what = "is a file; expected a folder" if os.path.exists(root) else "no such folder"
+            raise DataError(f"{root}: {what}")
     if new or exclude is not None:
         with catalogue.transaction():
             for root in new:
@@ -104,6 +109,18 @@ def _register_roots(
                 )
     registered = catalogue.roots()
     return {root: registered[root] for root in roots} if roots else registered
+
+
+def _check_under(under: str | os.PathLike[str]) -> str:
+    """Return a folder relative to its root in its shortest form, "" for the root itself.
+
+    Raises:
+        ConfigError: if it leads out of the root.
+    """
+    path = os.path.normpath(os.fspath(under) or os.curdir)
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise ConfigError(f"`under` is {str(under)!r}; expected a folder inside the root, relative to it")
+    return "" if path == os.curdir else path
 
 
 def _moved_root(catalogue: Catalogue, known: dict[str, int], root: str) -> str | None:
