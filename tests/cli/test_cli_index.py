@@ -252,6 +252,24 @@ def test_a_rebuild_keeps_the_old_index_if_a_folder_is_missing(
         assert (index.model_name, index.status().files) == (str(model), 8)
 
 
+def test_a_pruned_rebuild_forgets_missing_folders_but_never_replaces_an_index_by_an_empty_one(
+    run: Run, images: Path, model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    more = shutil.copytree(images, tmp_path / "more")
+    rebuild = ("--index", tmp_path / "two.index", "-m", other_model, "--rebuild", "--prune")
+    assert run("index", images, more, "--index", tmp_path / "two.index", "-m", model).code == 0
+    shutil.rmtree(more)
+    code, _, err = run("index", images, *rebuild)
+    assert (code, f"{more}: no such folder; left out" in err) == (0, True)
+    with Index(tmp_path / "two.index") as index:
+        assert len(index.status().roots) == 1
+    shutil.move(images, "elsewhere")
+    code, _, err = run("index", images, *rebuild)
+    assert (code, "stays as it was" in err) == (1, True)
+    with Index(tmp_path / "two.index") as index:
+        assert index.status().files == 8
+
+
 def test_watch_updates_until_ctrl_c(
     run: Run, images: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,36 @@ def test_a_subfolder_is_searched_with_the_index_of_the_folder_above(
     assert len(list(indexes.iterdir())) == 1
 
 
+def test_a_folder_that_is_missing_now_is_searched_and_not_taken_for_words(
+    run: Run, searchable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = searchable.rename(searchable.with_name("elsewhere"))
+    monkeypatch.chdir(elsewhere)
+    code, out, err = run("search", "a cat", f"../{searchable.name}", "--top", 1, "--files")
+    assert (code, Path(out.strip()).parent.name) == (0, searchable.name)
+    assert "its images stay in the index" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x", "missing/"], "missing/: no such folder"),
+        (["x", "-d", "IMAGES/missing"], "no such folder"),
+        (["x", "-d", "IMAGES/FIRST"], "is a file; expected a folder"),
+        (["2:-"], "no weight"),
+    ],
+)
+def test_a_mistyped_folder_searches_nothing(
+    run: Run, searchable: Path, indexes: Path, words: list[str], message: str
+) -> None:
+    first = min(searchable.glob("*.png")).name
+    code, out, err = run(
+        "search", *(word.replace("IMAGES", str(searchable)).replace("FIRST", first) for word in words)
+    )
+    assert (code in (1, 2), out, len(list(indexes.iterdir()))) == (True, "", 1)
+    assert message in err
+
+
 def test_an_index_of_a_chosen_place_is_made_and_used(run: Run, images: Path, model: Path) -> None:
     assert run("search", "a cat", images, "--index", "my.index", "-m", model).code == 0
     answer = json.loads(run("search", "a cat", "--index", "my.index", "--json", "--no-update").out)

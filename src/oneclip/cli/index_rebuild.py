@@ -7,7 +7,7 @@ import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from oneclip.cli import options
 from oneclip.cli.exits import echo_stderr
@@ -45,15 +45,19 @@ def _rebuild(place: Path, given: list[str], settings: dict[str, Any], choices: d
         new = _open_beside(beside, settings)
         try:
             for root in {real_root(root): None for root in [*excluded, *given]}:
+                if not os.path.isdir(root):
+                    if choices["prune"]:
+                        echo_stderr(f"{root}: no such folder; left out", kind="note")
+                        continue
+                    _keep_old(f"{root}: no such folder")
                 patterns = choices["exclude"] if choices["exclude"] is not None else excluded.get(root)
                 result = update_with_progress(new, root, **{**choices, "exclude": patterns})
                 report_update(result, new)
                 if result.unlisted and not choices["prune"]:
-                    raise OutputError(
-                        f"{result.unlisted[0]}. The old index stays until everything can be read: run the same "
-                        "command again, or leave this out with --prune"
-                    )
+                    _keep_old(result.unlisted[0])
             status = new.status()
+            if not status.files:
+                raise OutputError(f"no image could be read, so that the index {place} stays as it was")
         finally:
             new.close()
         if old is not None:
@@ -62,6 +66,13 @@ def _rebuild(place: Path, given: list[str], settings: dict[str, Any], choices: d
             publish_folder(beside, place, place.with_name(f"{place.name}.old"))
     echo_stderr(f"{status.files} images by {status.model}: {place}")
     options.note_pocket_scope(status.model)
+
+
+def _keep_old(reason: object) -> NoReturn:
+    raise OutputError(
+        f"{reason}. The old index stays until everything can be read: run the same command again, or leave this out "
+        "with --prune"
+    )
 
 
 def _open_beside(beside: Path, settings: dict[str, Any]) -> Index:

@@ -49,6 +49,7 @@ def find_place(index: str | None, root: str | None, *, no_update: bool) -> Searc
         if (known := _roots_of(path)) is not None:
             return _place_in(path, known, folder if root is not None else None)
     elif (found := covering_index(folder)) is not None:
+        _require_folder(folder, found[1])
         return SearchPlace(found[0], found[1], folder if folder != found[1] else None)
     else:
         path = index_place(folder)
@@ -87,11 +88,19 @@ def _place_in(path: Path, roots: Sequence[str], folder: str | None) -> SearchPla
         return SearchPlace(path)
     for root in roots:
         if folder == root or folder.startswith(root.rstrip(os.sep) + os.sep):
+            _require_folder(folder, root)
             return SearchPlace(path, root, folder)
     raise ConfigError(
         f"{folder} is not in the index {path}, which has {', '.join(roots) or 'no folder'}; "
         f"to add it: oneclip index {folder} --index {path}"
     )
+
+
+def _require_folder(folder: str, root: str) -> None:
+    """Refuse a folder that is missing in an indexed one; where that is missing, its disk may not be mounted."""
+    if os.path.isdir(root) and not os.path.isdir(folder):
+        what = "is a file; expected a folder" if os.path.exists(folder) else "no such folder"
+        raise DataError(f"{folder}: {what}")
 
 
 def is_dataset(location: str | Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import typer
 
-from oneclip.errors import ImageError
+from oneclip.errors import DataError, ImageError
 
 USAGE_EXAMPLE = 'as in: oneclip search "a red car" ~/Photos'
 
@@ -20,17 +20,33 @@ def split_words(words: Sequence[str], folder: str | None) -> tuple[list[str], st
 
     Raises:
         typer.BadParameter: if there are several folders.
+        DataError: for a word that ends like a folder and is none.
     """
     if folder is not None:
         return list(words), folder
-    queries = [word for word in words if not os.path.isdir(os.path.expanduser(word))]
-    roots = [word for word in words if word not in queries]
+    roots = [word for word in words if os.path.isdir(os.path.expanduser(word))]
+    if not roots and len(words) > 1:
+        roots = [word for word in words if _is_missing_root(word)]
+    queries = [word for word in words if word not in roots]
+    for word in queries:
+        if word.endswith(os.sep):
+            raise DataError(f"{word}: no such folder")
     if len(roots) > 1:
         raise typer.BadParameter(
             f"{len(roots)} folders given ({', '.join(roots)}); search one, or put them into one index: "
             f"oneclip index {' '.join(roots)} --index photos.index"
         )
     return queries, roots[0] if roots else None
+
+
+def _is_missing_root(word: str) -> bool:
+    """Return whether a word names an indexed folder that cannot be reached now, as when its disk is not mounted."""
+    from oneclip.search.catalogue import FILE
+    from oneclip.search.places import index_place
+
+    return (
+        bool(word) and not os.path.exists(os.path.expanduser(word)) and (index_place(word) / FILE).is_file()
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,9 @@ def _check_path(word: str) -> None:
     from oneclip.hub.file_types import is_image
 
     path = word if os.path.exists(word) else re.sub(r"^[\d.]+:", "", word)  # without the weight
+    if path == "-" and path != word:
+        raise typer.BadParameter(f"{word}: the image from stdin has no weight; weigh the other parts instead")
+    path = os.path.expanduser(path)
     if not path.startswith((os.sep, "./", "../", "~/")) and (" " in path or not is_image(path)):
         return
     if not os.path.exists(path):
