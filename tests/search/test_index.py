@@ -97,6 +97,7 @@ def test_results_can_be_ordered_by_date(full: Index, photos: Path) -> None:
     [
         ((), {}, ConfigError, "needs words or an image"),
         (("  ",), {}, TextError, "an empty query"),
+        (("a cat " * 60,), {}, TextError, "more than the 77 tokens"),
         (("0:x",), {}, ConfigError, "is 0"),
         (("2:",), {}, TextError, "an empty query"),
         (("9" * 400 + ":x",), {}, ConfigError, "at most 1000"),

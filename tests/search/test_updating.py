@@ -221,6 +221,23 @@ def test_a_root_that_is_mounted_elsewhere_is_recognized(index: Index, photos: Pa
     assert list(index.catalogue.roots()) == [str(moved)]
 
 
+def test_the_index_of_a_renamed_folder_goes_with_it(
+    photos: Path, encoder: oneclip.Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONECLIP_INDEXES", str(photos.with_name("indexes")))
+    other = photos.with_name("others")
+    other.mkdir()
+    write_image(other / "a.png", 40)
+    for root in (photos, other):
+        with Index.for_root(root, model=encoder) as index:
+            index.update(root)
+    renamed = photos.rename(photos.with_name("renamed"))
+    with Index.for_root(renamed, model=encoder) as index:
+        assert index.search("x", top_k=1)[0].path.startswith(str(renamed))
+        assert counts(index.update(renamed)) == {"unchanged": 6}
+    assert len(list(photos.with_name("indexes").iterdir())) == 2
+
+
 def test_roots_inside_each_other_are_refused(index: Index, photos: Path) -> None:
     index.update(photos)
     with pytest.raises(ConfigError, match="one is inside the other"):

@@ -231,11 +231,11 @@ def _places(roots: Sequence[str], index: str | None) -> dict[Path, list[str]]:
     """
     from oneclip.cli.index_updates import require_images
     from oneclip.search.catalogue import FILE
-    from oneclip.search.places import covering_index, index_place, real_root
+    from oneclip.search.places import covering_index, index_for_root, real_root
 
     places: dict[Path, list[str]] = {}
     for root in roots:
-        place = Path(index).expanduser() if index is not None else index_place(root)
+        place = Path(index).expanduser() if index is not None else index_for_root(root)
         if not os.path.isdir(os.path.expanduser(root)) and not (place / FILE).is_file():
             what = "is a file; expected a folder" if os.path.exists(root) else "no such folder"
             raise DataError(f"{root}: {what}")
@@ -318,12 +318,13 @@ def _watch(places: dict[Path, list[str]], settings: dict[str, Any], choices: dic
     from oneclip.search import Index
 
     indexes = {place: Index(place, **settings) for place in places}
+    unread: dict[Path, set[str]] = {place: set() for place in places}  # folders, so that each is named once
     echo_stderr("watching for changes; Ctrl-C ends")
     try:
         while True:
             started = monotonic()
             for place, roots in places.items():
-                _update_watched(indexes[place], roots, choices)
+                _update_watched(indexes[place], roots, choices, unread[place])
             # a look at a large folder on a slow disk should not keep the disk busy
             sleep(max(WATCH_SECONDS, 10 * (monotonic() - started)))
     except KeyboardInterrupt:
@@ -331,14 +332,22 @@ def _watch(places: dict[Path, list[str]], settings: dict[str, Any], choices: dic
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _update_watched(index: Index, roots: Sequence[str], choices: dict[str, Any]) -> None:
+def _update_watched(index: Index, roots: Sequence[str], choices: dict[str, Any], unread: set[str]) -> None:
     try:
         result = index.update(*roots, **choices)
-    except OutputError as error:  # such as a search that updates it now
+    except (
+        DataError,
+        OutputError,
+    ) as error:  # such as a search that updates it now, or a disk that was unmounted
         echo_stderr(f"not updated: {error}", kind="note")
         return
-    if any((result.added, result.changed, result.moved, result.removed)):
+    if result.failures or any((result.added, result.changed, result.moved, result.removed)):
         echo_stderr(f"{' '.join(roots)}: {result}")
+    for failure in result.unlisted:
+        if failure.name not in unread:
+            echo_stderr(f"{failure}; its images stay in the index", kind="note")
+    unread.clear()
+    unread.update(failure.name for failure in result.unlisted)
 
 
 def _print_status(

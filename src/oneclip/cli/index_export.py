@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from oneclip.cli.exits import echo_stderr
+from oneclip.cli.exits import ExitCode, echo_stderr
 from oneclip.cli.progress_bars import progress_bar
 from oneclip.search import Index
 
@@ -60,3 +60,5 @@ def export_index(
         )
     if as_json:
         print(json.dumps(asdict(result), indent=2))
+    if result.skipped:
+        raise typer.Exit(ExitCode.SKIPPED)

@@ -84,7 +84,7 @@ def open_roots(
 
 def _place(root: str, index: str | None) -> tuple[Path, str, str | None]:
     """Return the folder of the index for a root, the real path of the root, and the indexed folder above it."""
-    from oneclip.search.places import covering_index, index_place, real_root
+    from oneclip.search.places import covering_index, index_for_root, real_root
 
     folder = real_root(root)
     if not os.path.isdir(folder):  # also if it is indexed: its disk may not be mounted
@@ -92,7 +92,7 @@ def _place(root: str, index: str | None) -> tuple[Path, str, str | None]:
     if index is not None:
         return Path(index).expanduser(), folder, None
     found = covering_index(folder)
-    return (found[0], folder, found[1]) if found is not None else (index_place(folder), folder, None)
+    return (found[0], folder, found[1]) if found is not None else (index_for_root(folder), folder, None)
 
 
 def _require_index(path: Path, root: str, no_update: bool) -> None:

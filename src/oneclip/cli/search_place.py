@@ -41,7 +41,8 @@ def find_place(index: str | None, root: str | None, *, no_update: bool) -> Searc
         ConfigError: for a folder that should not be indexed without asking.
     """
     from oneclip.cli.index_updates import require_images
-    from oneclip.search.places import covering_index, index_place, real_root
+    from oneclip.search.catalogue import FILE
+    from oneclip.search.places import covering_index, index_for_root, real_root
 
     folder = real_root(root if root is not None else os.curdir)
     if index is not None:
@@ -52,7 +53,9 @@ def find_place(index: str | None, root: str | None, *, no_update: bool) -> Searc
         _require_folder(folder, found[1])
         return SearchPlace(found[0], found[1], folder if folder != found[1] else None)
     else:
-        path = index_place(folder)
+        path = index_for_root(folder)
+        if (path / FILE).is_file():
+            return SearchPlace(path, folder)
     shown = root or "the current folder"
     if no_update:
         where = f"at {index}" if index is not None else f"of {shown}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from oneclip.config.base import BaseCfg
 from oneclip.config.training import TrainCfg
@@ -63,7 +63,7 @@ def settings_of(kind: type[BaseCfg]) -> list[Setting]:
     """Return all settings of a configuration, ordered by group."""
     own = _settings(kind)
     names = {setting.name for setting in own}
-    trainer = [setting for setting in _settings(TrainCfg) if setting.name not in names]
+    trainer = [setting for setting in _settings(cast(Any, TrainCfg)) if setting.name not in names]
     groups = list(dict.fromkeys(setting.group for setting in own + trainer))
     return sorted(own + trainer, key=lambda setting: groups.index(setting.group))
 

@@ -102,7 +102,7 @@ def group_duplicates(
     Raises:
         ConfigError: if `near` is not a cosine, or different models made the indexes.
     """
-    if not 0 < near <= 1:
+    if not isinstance(near, (int, float)) or not 0 < near <= 1:
         raise ConfigError(f"near is {near}; expected a cosine above 0 and at most 1")
     if kind not in KINDS:
         raise ConfigError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")

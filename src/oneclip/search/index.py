@@ -22,7 +22,7 @@ from oneclip.errors import ConfigError, DataError, OutputError
 from oneclip.hub.atomic import try_file_lock
 from oneclip.search import maintenance
 from oneclip.search.catalogue import FILE, Catalogue
-from oneclip.search.places import index_place
+from oneclip.search.places import index_for_root
 from oneclip.search.query import check_search, encode_queries, parse_queries, require_same_model
 from oneclip.search.ranking import FileSelection, no_images_message, rank
 from oneclip.search.relevance import RelevanceModel
@@ -86,7 +86,7 @@ class Index:
     @classmethod
     def for_root(cls, root: str | os.PathLike[str], **options: Any) -> Index:
         """Open or create the index of a folder in the user's data folder; `options` as of the class."""
-        return cls(index_place(root), **options)
+        return cls(index_for_root(root), **options)
 
     def close(self) -> None:
         """Close the index; nothing is lost if this is not called."""

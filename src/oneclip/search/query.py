@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oneclip.errors import ConfigError, ImageError, TextError
+from oneclip.errors import ConfigError, ImageError, TextError, TextTooLongError
 from oneclip.hub.file_types import is_image
 
 if TYPE_CHECKING:
@@ -113,7 +113,12 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Features:
     texts = [i for i, query in enumerate(queries) if query.is_text]
     images = [i for i, query in enumerate(queries) if not query.is_text]
     if texts:
-        vectors[texts] = encoder.encode_texts([queries[i].value for i in texts])
+        try:
+            vectors[texts] = encoder.encode_texts([queries[i].value for i in texts])
+        except TextTooLongError as error:
+            raise TextTooLongError(
+                f"a query has more than the {encoder.context_length} tokens that {encoder.name} reads; shorten it"
+            ) from error
     if images:
         vectors[images] = encoder.encode_images([queries[i].value for i in images])
     return vectors

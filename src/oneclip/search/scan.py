@@ -1,9 +1,9 @@
 """Exact search of segments: an int8 scan of all rows, then exact products of those that may be among the best.
 
-The scan reads the dimensions of greatest variance first, and stops as soon as the others can hardly change the order.
-What they add to the products of a query has the variance `sum(query ** 2 * variances)` over these dimensions, which is
-known in advance. All rows that could still be among the best, by a margin of `MARGIN` standard deviations of all that
-the scan neglects, get their exact product. If they are too many, the scan reads on.
+The scan reads the dimensions of greatest variance first, and stops as soon as few rows can still be among the best. What
+unread dimensions add to the products of a query has the variance `sum(query ** 2 * variances)` over these dimensions,
+which is known in advance; a margin of `MARGIN` standard deviations of all that the scan neglects decides. It then reads
+the other dimensions of the rows that are left, and at last their residuals, for exact products of the last few.
 
 Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the other ("global rows"), M some of them.
 """
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARGIN = 5.0  # standard deviations of what the scan neglects
-NEGLECTED = 0.15  # share of the standard deviation of the products that unread dimensions may have
+UNREAD = (
+    0.35,
+    0.25,
+    0.15,
+    0.05,
+    0.0,
+)  # shares of the standard deviation of the products that it leaves unread, by turns
 ROWS_OF_A_TURN = 16_384  # of one thread
 FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
-FEW_SHARE = 64  # as a share of all rows: one in so many
+LEFT = 16  # the scan stops if one row in so many is left
 _BF16_STEP = 2.0**-8
 
 
@@ -71,7 +77,7 @@ class VectorScan:
         """Return the products (Q, N) float32 of all rows, as accurate as their int8 codes."""
         queries = self._checked(queries)
         found = np.empty((len(queries), len(self)), np.float32)
-        parts = [_Partial(self, number, queries) for number in range(len(self.segments))]
+        parts = [_SegmentScan(segment, self.blocks(i), queries) for i, segment in enumerate(self.segments)]
         _read(parts, 0.0)
         for number, part in enumerate(parts):
             found[:, self._slice(number)] = part.scores
@@ -172,31 +178,51 @@ class VectorScan:
         candidates: int,
     ) -> NDArray[np.int64]:
         """Return rows that contain the best `k` of a query (D,), made of `queries` (Q, D); with few others."""
-        few = max(FEW, len(self) // FEW_SHARE, candidates)
+        few = max(FEW, candidates)
         if mask is not None and (selected := np.flatnonzero(mask)).size <= few:
             return selected
         if len(self) <= few:
             return np.arange(len(self))
-        parts = [_Partial(self, number, query[None]) for number in range(len(self.segments))]
-        approximate = np.empty(len(self), np.float32)
-        for share in (NEGLECTED, NEGLECTED / 2, NEGLECTED / 4, 0.0):
+        parts = [
+            _SegmentScan(segment, self.blocks(i), query[None]) for i, segment in enumerate(self.segments)
+        ]
+        scores = np.empty(len(self), np.float32)
+        for share in UNREAD:
             _read(parts, share)
             for number, part in enumerate(parts):
-                approximate[self._slice(number)] = part.scores[0]
+                scores[self._slice(number)] = part.scores[0]
             if mask is not None:
-                approximate[~mask] = -np.inf
-            rows = np.argpartition(approximate, -candidates)[-candidates:]
-            exact = self.rescore(query[None], rows)[0]
-            kth = float(np.sort(exact)[-k]) if k else np.inf
-            possible = [
-                self.starts[number]
-                + np.flatnonzero(approximate[self._slice(number)] >= part.threshold(kth, queries))
-                for number, part in enumerate(parts)
-            ]
-            found = np.union1d(rows, np.concatenate(possible))
-            if len(found) <= few:
+                scores[~mask] = -np.inf
+            rows = self._possible(np.arange(len(self)), scores, parts, queries, k, candidates)
+            if len(rows) <= max(few, len(self) // LEFT):
                 break
-        return found
+        bounds = np.searchsorted(rows, self.starts)
+        for number, part in enumerate(parts):
+            some = rows[bounds[number] : bounds[number + 1]]
+            scores[some] += part.unread_scores(some - self.starts[number])
+            part.read_blocks = part.blocks
+        return self._possible(rows, scores[rows], parts, queries, k, candidates)
+
+    def _possible(
+        self,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        parts: Sequence[_SegmentScan],
+        queries: NDArray[np.float32],
+        k: int,
+        candidates: int,
+    ) -> NDArray[np.int64]:
+        """Return those of sorted rows (M,), with approximate scores (M,), that may be among the best `k`."""
+        best = np.argpartition(scores, -candidates)[-candidates:]
+        exact = self.rescore(parts[0].queries, rows[best])[0]
+        kth = float(np.sort(exact)[-k]) if k else np.inf
+        bounds = np.searchsorted(rows, self.starts)
+        kept = np.zeros(len(rows), bool)
+        kept[best] = True
+        for number, part in enumerate(parts):
+            some = slice(bounds[number], bounds[number + 1])
+            kept[some] |= scores[some] >= part.threshold(kth, queries)
+        return rows[kept]
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         dim = self.segments[0].dim if self.segments else queries.shape[-1]
@@ -225,20 +251,20 @@ class VectorScan:
         return self._views[number]
 
 
-class _Partial:
-    """Products of the rows of one segment with queries, over the blocks of dimensions that were read so far."""
+class _SegmentScan:
+    """Products of the rows of one segment with queries (Q, D), over the blocks of dimensions that were read so far."""
 
-    def __init__(self, scan: VectorScan, number: int, queries: NDArray[np.float32]) -> None:
+    def __init__(self, segment: Segment, codes: Sequence[Tensor], queries: NDArray[np.float32]) -> None:
         import torch
 
-        self.segment, self._codes = scan.segments[number], scan.blocks(number)
-        self.blocks, self.read_blocks = len(self._codes), 0
-        self.rotated = self.segment.rotate(queries)  # (Q, D)
-        padded = np.zeros((len(queries), self.blocks * BLOCK), np.float32)
-        padded[:, : self.segment.dim] = self.rotated * self.segment.scales
-        self._scaled = torch.from_numpy(padded)
-        self.offsets = self.segment.offsets(queries)
-        self._scores = torch.from_numpy(np.repeat(self.offsets[:, None], self.segment.rows, axis=1))
+        self.segment, self.queries, self._codes = segment, queries, codes
+        self.blocks, self.read_blocks = len(codes), 0
+        self.rotated = segment.rotate(queries)
+        padded = np.zeros((len(queries), self.blocks, BLOCK), np.float32)
+        padded.reshape(len(queries), -1)[:, : segment.dim] = self.rotated * segment.scales
+        self._scaled = torch.from_numpy(np.ascontiguousarray(padded.swapaxes(0, 1)))
+        self.offsets = segment.offsets(queries)
+        self._scores = torch.from_numpy(np.repeat(self.offsets[:, None], segment.rows, axis=1))
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -251,9 +277,20 @@ class _Partial:
 
         scores = self._scores[:, rows]
         for number in range(self.read_blocks, blocks):
-            query = self._scaled[:, number * BLOCK : (number + 1) * BLOCK].contiguous()
-            scores += int8_products(self._codes[number][rows], query)
+            scores += int8_products(self._codes[number][rows], self._scaled[number])
         return scores
+
+    def unread_scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what the unread blocks add to the scores of the first query with rows (M,)."""
+        import torch
+
+        from oneclip.engine.kernels import int8_products
+
+        found, indices = torch.zeros(len(rows)), torch.from_numpy(rows)
+        for number in range(self.read_blocks, self.blocks):
+            found += int8_products(self._codes[number].index_select(0, indices), self._scaled[number, :1])[0]
+        added: NDArray[np.float32] = found.numpy()
+        return added
 
     def enough(self, share: float) -> int:
         """Return how many blocks leave out at most `share` of the standard deviation of the products."""
@@ -292,7 +329,7 @@ class _Partial:
         return float(np.sqrt(left + (steps @ steps) / 12 + query))
 
 
-def _read(parts: Sequence[_Partial], share: float) -> None:
+def _read(parts: Sequence[_SegmentScan], share: float) -> None:
     """Read on in all segments, until unread dimensions have at most a share of the standard deviation.
 
     Threads take turns of rows, not of operations: they wait for each other once.

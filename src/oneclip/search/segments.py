@@ -107,13 +107,19 @@ class Segment:
         self, queries: NDArray[np.float32], rows: NDArray[np.int64] | slice | None = None
     ) -> NDArray[np.float32]:
         """Return the products (Q, M) float32 of queries (Q, D) with the vectors of some rows, or of all."""
+        return self.rotated_products(self.rotate(queries), rows) + self.offsets(queries)[:, None]
+
+    def rotated_products(
+        self, rotated: NDArray[np.float32], rows: NDArray[np.int64] | slice | None = None
+    ) -> NDArray[np.float32]:
+        """Return the products (Q, M) float32 of rotated queries (Q, D) with some rows, or all, less the offsets."""
         indices = self._indices(rows)
-        scaled = self.rotate(queries) * self.scales
-        found = np.empty((len(queries), len(indices)), np.float32)
+        scaled = rotated * self.scales
+        found = np.empty((len(rotated), len(indices)), np.float32)
         for start in range(0, len(indices), ROWS_AT_ONCE):
             part = self._rotated(indices[start : start + ROWS_AT_ONCE])
             found[:, start : start + ROWS_AT_ONCE] = scaled @ part.T
-        return found + self.offsets(queries)[:, None]
+        return found
 
     def rotate(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate queries (Q, D) as the stored rows are, but without centring them."""

@@ -20,7 +20,7 @@ from oneclip.hub.addresses import read_bytes
 from oneclip.search import maintenance
 from oneclip.search.catalogue import Catalogue, FileRow
 from oneclip.search.changes import FolderChanges, find_changes
-from oneclip.search.places import real_root
+from oneclip.search.places import moved_root, real_root
 from oneclip.search.results import UpdateResult
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from oneclip.embed.throughput import EmbedProgress
     from oneclip.search.index import Index
-
-SAMPLED_FILES = 50  # of a root that is missing, to find out whether it was mounted elsewhere
 
 
 def update_index(
@@ -95,7 +93,7 @@ def _register_roots(
     if new or exclude is not None:
         with catalogue.transaction():
             for root in new:
-                if (old := _moved_root(catalogue, known, root)) is not None:
+                if (old := moved_root(catalogue, root)) is not None:
                     catalogue.write(
                         "UPDATE roots SET path = ? WHERE id = ?", [(os.fsencode(root), known.pop(old))]
                     )
@@ -121,27 +119,6 @@ def _check_under(under: str | os.PathLike[str]) -> str:
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
         raise ConfigError(f"`under` is {str(under)!r}; expected a folder inside the root, relative to it")
     return "" if path == os.curdir else path
-
-
-def _moved_root(catalogue: Catalogue, known: dict[str, int], root: str) -> str | None:
-    """Return the root of the index that is missing and whose files are now in `root`, or None."""
-    for old, number in known.items():
-        if os.path.exists(old):
-            continue
-        sample = catalogue.rows(
-            "SELECT path, size FROM files WHERE root = ? LIMIT ?", (number, SAMPLED_FILES)
-        )
-        found = sum(_has_size(os.path.join(root, os.fsdecode(path)), size) for path, size in sample)
-        if sample and 2 * found > len(sample):
-            return old
-    return None
-
-
-def _has_size(path: str, size: int | None) -> bool:
-    try:
-        return size is not None and os.path.getsize(path) == size
-    except OSError:
-        return False
 
 
 def _is_inside(path: str, folder: str) -> bool:
