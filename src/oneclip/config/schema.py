@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from functools import cache
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from oneclip.config.base import BaseCfg
 from oneclip.config.training import TrainCfg
@@ -63,7 +62,7 @@ def settings_of(kind: type[BaseCfg]) -> list[Setting]:
     """Return all settings of a configuration, ordered by group."""
     own = _settings(kind)
     names = {setting.name for setting in own}
-    trainer = [setting for setting in _settings(cast(Any, TrainCfg)) if setting.name not in names]
+    trainer = [setting for setting in _settings(TrainCfg) if setting.name not in names]
     groups = list(dict.fromkeys(setting.group for setting in own + trainer))
     return sorted(own + trainer, key=lambda setting: groups.index(setting.group))
 
@@ -114,9 +113,8 @@ def _fields(kind: Any) -> tuple[Any, ...]:
     return fields(kind)
 
 
-@cache
 def _settings(kind: type[Any]) -> list[Setting]:
-    """Return the settings of one class; evaluating its types takes a while, and every command needs them."""
+    """Return the settings of one class. Evaluating its types takes a while, so it is done once for all of them."""
     hints = get_type_hints(kind)
     return [_setting(f, hints[f.name]) for f in _fields(kind) if f.name not in (TRAIN_FIELD, *DERIVED)]
 
