@@ -8,8 +8,11 @@ first setting of a list that finds 0.999 of the 10 best rows, or the last one. M
 beyond what it held before it opened its index; files that it maps do not count, because the system may drop them. rclip
 runs `RClip.search` on its own database, with a model whose query features are given.
 
-The vectors are drawn: a mean, a spectrum that falls with the inverse of the rank, heavy tails, bursts. Those of a real
-collection are used with `--vectors`: arrays `images` (N, D), `image_queries` and `text_queries` (Q, D), of unit length.
+The vectors are drawn. Images have a mean, a variance that falls with the inverse of the rank of a dimension, heavy
+tails,
+and bursts. Texts have another mean, and in each dimension the variance of images to the power of 0.4, as measured with
+pocket. A real collection is used with `--vectors`: arrays `images` (N, D), `image_queries` and `text_queries`
+(Q, D), of unit length.
 """
 
 from __future__ import annotations
@@ -254,11 +257,12 @@ def draw(rows: int, dim: int, queries: int) -> dict[str, np.ndarray]:
     bursts = images[1::10]
     bursts[:] = images[::10][: len(bursts)] + 0.15 * cloud(len(bursts))
     scenes = images[:: max(1, rows // queries)][:queries] + 0.3 * cloud(queries)
-    words = 0.36 * cloud(queries) + 0.24 * unit(random.standard_normal((queries, dim)))
+    of_words = deviations**0.4 / np.linalg.norm(deviations**0.4)
+    words = (random.standard_normal((queries, dim)) * of_words) @ basis
     return {
         "images": unit(0.75 * images + 0.65 * of_images),
         "image_queries": unit(0.75 * scenes + 0.65 * of_images),
-        "text_queries": unit(words + 0.25 * of_images + 0.6 * of_texts),
+        "text_queries": unit(0.72 * words + 0.25 * of_images + 0.6 * of_texts),
     }
 
 

@@ -1,9 +1,10 @@
 """Exact search of segments: an int8 scan of all rows, then exact products of those that may be among the best.
 
-The scan reads the dimensions of greatest variance first, and stops as soon as few rows can still be among the best. What
-unread dimensions add to the products of a query has the variance `sum(query ** 2 * variances)` over these dimensions,
-which is known in advance; a margin of `MARGIN` standard deviations of all that the scan neglects decides. It then reads
-the other dimensions of the rows that are left, and at last their residuals, for exact products of the last few.
+The scan reads the dimensions of greatest variance first, and stops as soon as few rows can still be among the best.
+What unread dimensions add to the products of a query has the variance `sum(query ** 2 * variances)` over these
+dimensions, which is known in advance; a margin of `MARGIN` standard deviations of all that the scan neglects decides.
+It then reads the other dimensions of the rows that are left, and at last their residuals, for the exact products of the
+last few. Threads take turns of rows, not of operations: they wait for each other once in each step.
 
 Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the other ("global rows"), M some of them.
 """
@@ -25,14 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARGIN = 5.0  # standard deviations of what the scan neglects
-UNREAD = (
-    0.35,
-    0.25,
-    0.15,
-    0.05,
-    0.0,
-)  # shares of the standard deviation of the products that it leaves unread, by turns
-ROWS_OF_A_TURN = 16_384  # of one thread
+UNREAD = (0.2, 0.1, 0.03, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
+TURN = 16_384  # rows that a thread reads at once, of all
+PICKED_TURN = 1_024  # and of those that are left
 FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
 LEFT = 16  # the scan stops if one row in so many is left
 _BF16_STEP = 2.0**-8
@@ -143,9 +139,12 @@ class VectorScan:
             raise ShapeError(f"the mask has shape {mask.shape}; expected ({len(self)},)")
         factors, constants = self._standardize(queries, weights)
         combined = (factors @ queries).astype(np.float32)
-        rows = self._find(combined, queries, k, mask, max(k, candidates))
-        rows = rows[np.lexsort((rows, -self.rescore(combined[None], rows)[0]))[:k]]
-        parts = self.rescore(queries, rows)
+        rows, exact = self._find(combined, queries, k, mask, max(k, candidates))
+        best = np.lexsort((rows, -exact))[:k]
+        rows = rows[best]
+        parts = (
+            exact[None, best] * np.float32(factors[0]) if len(queries) == 1 else self.rescore(queries, rows)
+        )
         scores = (factors @ (parts - constants[:, None])).astype(np.float32)
         order = np.lexsort((rows, -scores))
         return TopRows(rows[order], scores[order], parts[:, order])
@@ -176,53 +175,56 @@ class VectorScan:
         k: int,
         mask: NDArray[np.bool_] | None,
         candidates: int,
-    ) -> NDArray[np.int64]:
-        """Return rows that contain the best `k` of a query (D,), made of `queries` (Q, D); with few others."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows that contain the best `k` of a query (D,), made of `queries` (Q, D), and their exact products."""
         few = max(FEW, candidates)
-        if mask is not None and (selected := np.flatnonzero(mask)).size <= few:
-            return selected
-        if len(self) <= few:
-            return np.arange(len(self))
+        selected = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+        if len(selected) <= few:
+            return selected, self.rescore(query[None], selected)[0]
         parts = [
-            _SegmentScan(segment, self.blocks(i), query[None]) for i, segment in enumerate(self.segments)
+            _SegmentScan(segment, self.blocks(i), query[None], queries)
+            for i, segment in enumerate(self.segments)
         ]
         scores = np.empty(len(self), np.float32)
         for share in UNREAD:
             _read(parts, share)
             for number, part in enumerate(parts):
                 scores[self._slice(number)] = part.scores[0]
-            if mask is not None:
-                scores[~mask] = -np.inf
-            rows = self._possible(np.arange(len(self)), scores, parts, queries, k, candidates)
+            some = scores if mask is None else scores[selected]
+            rows = selected[self._possible(selected, some, parts, k, candidates)]
             if len(rows) <= max(few, len(self) // LEFT):
                 break
-        bounds = np.searchsorted(rows, self.starts)
-        for number, part in enumerate(parts):
-            some = rows[bounds[number] : bounds[number + 1]]
-            scores[some] += part.unread_scores(some - self.starts[number])
-            part.read_blocks = part.blocks
-        return self._possible(rows, scores[rows], parts, queries, k, candidates)
+        if len(rows) > few:
+            bounds = np.searchsorted(rows, self.starts)
+            left = [rows[bounds[i] : bounds[i + 1]] - self.starts[i] for i in range(len(parts))]
+            rows = rows[self._possible(rows, np.concatenate(_read_rows(parts, left)), parts, k, candidates)]
+        return rows, self._exact(parts, rows)
 
     def _possible(
         self,
         rows: NDArray[np.int64],
         scores: NDArray[np.float32],
         parts: Sequence[_SegmentScan],
-        queries: NDArray[np.float32],
         k: int,
         candidates: int,
-    ) -> NDArray[np.int64]:
-        """Return those of sorted rows (M,), with approximate scores (M,), that may be among the best `k`."""
+    ) -> NDArray[np.bool_]:
+        """Return which of sorted rows (M,), with approximate scores (M,), may be among the best `k`: (M,)."""
         best = np.argpartition(scores, -candidates)[-candidates:]
-        exact = self.rescore(parts[0].queries, rows[best])[0]
-        kth = float(np.sort(exact)[-k]) if k else np.inf
+        kth = float(np.sort(self._exact(parts, rows[best]))[-k]) if k else np.inf
         bounds = np.searchsorted(rows, self.starts)
         kept = np.zeros(len(rows), bool)
-        kept[best] = True
         for number, part in enumerate(parts):
             some = slice(bounds[number], bounds[number + 1])
-            kept[some] |= scores[some] >= part.threshold(kth, queries)
-        return rows[kept]
+            kept[some] = scores[some] >= part.threshold(kth)
+        kept[best] = True
+        return kept
+
+    def _exact(self, parts: Sequence[_SegmentScan], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the exact products (M,) of the scanned query with rows (M,)."""
+        found = np.empty(len(rows), np.float32)
+        for number, places in self._by_segment(rows):
+            found[places] = parts[number].exact(rows[places] - self.starts[number])
+        return found
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         dim = self.segments[0].dim if self.segments else queries.shape[-1]
@@ -252,14 +254,29 @@ class VectorScan:
 
 
 class _SegmentScan:
-    """Products of the rows of one segment with queries (Q, D), over the blocks of dimensions that were read so far."""
+    """Products of the rows of one segment with queries, over the blocks of dimensions that were read so far.
 
-    def __init__(self, segment: Segment, codes: Sequence[Tensor], queries: NDArray[np.float32]) -> None:
+    Args:
+        segment: that is scanned.
+        codes: its blocks.
+        queries: (Q, D); of the methods, some use only the first.
+        parts: (P, D), what the first query is made of, for `threshold`.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        codes: Sequence[Tensor],
+        queries: NDArray[np.float32],
+        parts: NDArray[np.float32] | None = None,
+    ) -> None:
         import torch
 
-        self.segment, self.queries, self._codes = segment, queries, codes
+        self.segment, self._codes = segment, codes
         self.blocks, self.read_blocks = len(codes), 0
-        self.rotated = segment.rotate(queries)
+        centred = [] if parts is None else [parts - segment.mean]
+        rotated = segment.rotate(np.concatenate([queries, *centred]))
+        self.rotated, self._centred_parts = rotated[: len(queries)], rotated[len(queries) :]
         padded = np.zeros((len(queries), self.blocks, BLOCK), np.float32)
         padded.reshape(len(queries), -1)[:, : segment.dim] = self.rotated * segment.scales
         self._scaled = torch.from_numpy(np.ascontiguousarray(padded.swapaxes(0, 1)))
@@ -280,17 +297,17 @@ class _SegmentScan:
             scores += int8_products(self._codes[number][rows], self._scaled[number])
         return scores
 
-    def unread_scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return what the unread blocks add to the scores of the first query with rows (M,)."""
+    def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the scores (M,) of the first query with rows (M,), over all blocks."""
         import torch
 
         from oneclip.engine.kernels import int8_products
 
-        found, indices = torch.zeros(len(rows)), torch.from_numpy(rows)
+        indices = torch.from_numpy(rows)
+        scores = self._scores[0].index_select(0, indices)
         for number in range(self.read_blocks, self.blocks):
-            found += int8_products(self._codes[number].index_select(0, indices), self._scaled[number, :1])[0]
-        added: NDArray[np.float32] = found.numpy()
-        return added
+            scores += int8_products(self._codes[number].index_select(0, indices), self._scaled[number, :1])[0]
+        return scores
 
     def enough(self, share: float) -> int:
         """Return how many blocks leave out at most `share` of the standard deviation of the products."""
@@ -299,16 +316,22 @@ class _SegmentScan:
         left = self._variance_after()
         return int(np.argmax(left <= share**2 * left[0]))
 
-    def threshold(self, kth: float, queries: NDArray[np.float32]) -> float:
+    def exact(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the exact products (M,) of the first query with rows (M,)."""
+        found: NDArray[np.float32] = (
+            self.segment.rotated_products(self.rotated[:1], rows)[0] + self.offsets[0]
+        )
+        return found
+
+    def threshold(self, kth: float) -> float:
         """Return the least approximate score of a row that may have a greater exact one than `kth`.
 
-        Besides the usual row, whose neglected part is as random as its variance says, there is the row that equals one
-        of the queries: its neglected part is as great as can be.
+        Besides the usual row, whose neglected part is as random as its variance says, there is the row that equals a
+        part of the query: its neglected part is as great as can be.
         """
         read = min(self.read_blocks * BLOCK, self.segment.dim)
-        aligned = self.segment.rotate(queries - self.segment.mean)
-        whole = aligned @ self.rotated[0] + self.offsets[0]
-        seen = aligned[:, :read] @ self.rotated[0, :read] + self.offsets[0]
+        whole = self._centred_parts @ self.rotated[0] + self.offsets[0]
+        seen = self._centred_parts[:, :read] @ self.rotated[0, :read] + self.offsets[0]
         least = min([kth, *seen[whole >= kth].tolist()])
         rounding = _BF16_STEP * abs(least - self.offsets[0])
         return float(least - rounding - MARGIN * self._deviation())
@@ -330,19 +353,31 @@ class _SegmentScan:
 
 
 def _read(parts: Sequence[_SegmentScan], share: float) -> None:
-    """Read on in all segments, until unread dimensions have at most a share of the standard deviation.
-
-    Threads take turns of rows, not of operations: they wait for each other once.
-    """
+    """Read on in all segments, until unread dimensions have at most a share of the standard deviation."""
     from oneclip.engine.thread_groups import run_in_groups
 
     ends = [max(part.enough(share), part.read_blocks) for part in parts]
     jobs = [
-        (part, slice(start, start + ROWS_OF_A_TURN), end)
+        (part, slice(start, start + TURN), end)
         for part, end in zip(parts, ends, strict=True)
         if end > part.read_blocks
-        for start in range(0, part.segment.rows, ROWS_OF_A_TURN)
+        for start in range(0, part.segment.rows, TURN)
     ]
     run_in_groups(lambda job: job[0].read(job[1], job[2]), jobs)
     for part, end in zip(parts, ends, strict=True):
         part.read_blocks = end
+
+
+def _read_rows(parts: Sequence[_SegmentScan], rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    """Read all dimensions of some rows of each segment; return their scores with the first query."""
+    from oneclip.engine.thread_groups import run_in_groups
+
+    jobs = [
+        (part, piece)
+        for part, some in zip(parts, rows, strict=True)
+        for piece in np.array_split(some, -(-len(some) // PICKED_TURN) or 1)
+    ]
+    found = run_in_groups(lambda job: job[0].read_rows(job[1]), jobs)
+    for part in parts:
+        part.read_blocks = part.blocks
+    return [scores.numpy() for scores in found]

@@ -123,7 +123,13 @@ class Segment:
 
     def rotate(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate queries (Q, D) as the stored rows are, but without centring them."""
-        return queries if self.rotation is None else queries @ self.rotation
+        if self.rotation is None:
+            return queries
+        if len(queries) > 4:
+            found: NDArray[np.float32] = queries @ self.rotation
+            return found
+        # a product of a few rows would wait for all threads of the BLAS, for milliseconds if one is delayed
+        return np.stack([query @ self.rotation for query in queries])
 
     def offsets(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the products (Q,) of queries with the mean, which centring has removed from the rows."""
