@@ -16,7 +16,7 @@ from oneclip.search import scan as scan_module
 from oneclip.search.scan import VectorScan
 from oneclip.search.segments import Segment, write_segment
 
-DIM = 192
+DIM = 384
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

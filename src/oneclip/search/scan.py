@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARGIN = 5.0  # standard deviations of what the scan neglects
-UNREAD = (0.2, 0.1, 0.03, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
-TURN = 16_384  # rows that a thread reads at once, of all
+UNREAD = (0.3, 0.15, 0.05, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
+TURN = 32_768  # rows that a thread reads at once, of all
 PICKED_TURN = 1_024  # and of those that are left
 FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
 LEFT = 16  # the scan stops if one row in so many is left
@@ -209,7 +210,7 @@ class VectorScan:
         candidates: int,
     ) -> NDArray[np.bool_]:
         """Return which of sorted rows (M,), with approximate scores (M,), may be among the best `k`: (M,)."""
-        best = np.argpartition(scores, -candidates)[-candidates:]
+        best = _greatest(scores, candidates)
         kth = float(np.sort(self._exact(parts, rows[best]))[-k]) if k else np.inf
         bounds = np.searchsorted(rows, self.starts)
         kept = np.zeros(len(rows), bool)
@@ -358,10 +359,10 @@ def _read(parts: Sequence[_SegmentScan], share: float) -> None:
 
     ends = [max(part.enough(share), part.read_blocks) for part in parts]
     jobs = [
-        (part, slice(start, start + TURN), end)
+        (part, rows, end)
         for part, end in zip(parts, ends, strict=True)
         if end > part.read_blocks
-        for start in range(0, part.segment.rows, TURN)
+        for rows in _turns(part.segment.rows)
     ]
     run_in_groups(lambda job: job[0].read(job[1], job[2]), jobs)
     for part, end in zip(parts, ends, strict=True):
@@ -381,3 +382,19 @@ def _read_rows(parts: Sequence[_SegmentScan], rows: Sequence[NDArray[np.int64]])
     for part in parts:
         part.read_blocks = part.blocks
     return [scores.numpy() for scores in found]
+
+
+def _turns(rows: int) -> list[slice]:
+    """Divide rows into equal turns."""
+    ends = np.linspace(0, rows, -(-rows // TURN) + 1).astype(int).tolist()
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _greatest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return where the greatest scores are: (count,). Most rows are left out by a guess, which takes less time."""
+    sample = scores[:: max(1, len(scores) // 2_000)]
+    guess = np.quantile(sample, max(0.0, 1 - 4 * (count + 5) / len(scores)))
+    some = np.flatnonzero(scores >= guess)
+    if len(some) < count:
+        return np.argpartition(scores, -count)[-count:]
+    return some[np.argpartition(scores[some], -count)[-count:]]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MAX_ROWS = 65_536
 RESIDUALS = 65_534  # between two codes
-BLOCK = 64  # dimensions that a scan reads at once
+BLOCK = 128  # dimensions that a scan reads at once; a product of 64 takes 0.6 times as long, not half
 ROWS_AT_ONCE = 1_024  # of float32 copies, which stay in the cache of a processor
 ROTATED_FROM = 4  # rows for each dimension; fewer rows are scanned whole, and a rotation would outweigh them
 SUFFIX = ".segment"
