@@ -71,6 +71,7 @@ SLOW = {
     "test_index.py",
     "test_killed_trainings.py",
     "test_kills.py",
+    "test_index_kills.py",
     "test_loader.py",
     "test_loop.py",
     "test_lora.py",

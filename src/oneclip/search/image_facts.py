@@ -44,7 +44,7 @@ _BACKDROP = 128  # gray under transparent pixels: a black and a white drawing bo
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the catalogue keeps of an image, besides its embedding.
+    """Facts about an image that the catalogue keeps besides its embedding.
 
     Attributes:
         width: of the whole image in pixels, upright.

@@ -39,7 +39,7 @@ ROWS_PER_BLOCK = 4096
 
 
 class TextEncoder(Protocol):
-    """What is needed of an `oneclip.Encoder`."""
+    """Interface that relevance needs of an `oneclip.Encoder`."""
 
     @property
     def logit_scale(self) -> float: ...
@@ -84,7 +84,7 @@ class RelevanceModel:
 
     @property
     def has_current_texts(self) -> bool:
-        """Whether the generic texts are those of this version."""
+        """True if the generic texts are those of this version."""
         return self.bias is not None or self.digest == _digest()
 
     def log_normalizers(self, vectors: FloatArray) -> FloatArray:

@@ -56,7 +56,7 @@ class Placement:
 
 @dataclass
 class SortPlan:
-    """What a sort will do.
+    """Plan of a sort.
 
     Attributes:
         into: absolute path of the folder that receives the folders of labels.

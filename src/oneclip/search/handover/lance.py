@@ -34,7 +34,7 @@ from oneclip.search.handover.lance_dataset import (
     update_vector_index,
 )
 from oneclip.search.handover.lance_recall import MEASURED, GroundTruth, calibrate_probes
-from oneclip.search.handover.rows import Batch, ExportResult, IndexExport, unknown_as_number
+from oneclip.search.handover.rows import ExportBatch, ExportResult, IndexExport, unknown_as_number
 
 if TYPE_CHECKING:
     from oneclip.encoder import Features
@@ -170,7 +170,7 @@ class _Target:
         if missing:
             dataset.add_columns(pa.schema(missing))
 
-    def _table(self, batch: Batch) -> Any:
+    def _table(self, batch: ExportBatch) -> Any:
         import pyarrow as pa
 
         rows = EmbeddingRows(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.errors import BrokenExtraError, ConfigError, MissingExtraError, OneCLIPError, OutputError
 from oneclip.progress import Progress, report_progress
-from oneclip.search.handover.rows import Batch, ExportResult, IndexExport
+from oneclip.search.handover.rows import ExportBatch, ExportResult, IndexExport
 
 if TYPE_CHECKING:
     from oneclip.search.index import Index
@@ -192,7 +192,7 @@ class _Target:
             cursor.itersize = 10_000
             yield from cursor.execute(query)
 
-    def _upsert(self, batch: Batch) -> None:
+    def _upsert(self, batch: ExportBatch) -> None:
         """Write rows in one transaction: copied to a temporary table first, which is faster than single statements."""
         from psycopg import sql
 
@@ -216,7 +216,7 @@ class _Target:
                 updates,
             )
 
-    def _rows(self, batch: Batch) -> Iterator[list[Any]]:
+    def _rows(self, batch: ExportBatch) -> Iterator[list[Any]]:
         from pgvector import HalfVector, Vector
 
         convert = HalfVector if self._type == "halfvec" else Vector

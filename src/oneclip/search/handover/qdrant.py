@@ -21,7 +21,7 @@ from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.errors import BrokenExtraError, MissingExtraError, OneCLIPError, OutputError
 from oneclip.hub.http import RETRY_SECONDS
 from oneclip.progress import Progress, report_progress
-from oneclip.search.handover.rows import Batch, ExportResult, IndexExport
+from oneclip.search.handover.rows import ExportBatch, ExportResult, IndexExport
 
 if TYPE_CHECKING:
     from oneclip.search.index import Index
@@ -181,7 +181,7 @@ class _Target:
             if offset is None:
                 return
 
-    def _upsert(self, batch: Batch) -> None:
+    def _upsert(self, batch: ExportBatch) -> None:
         from qdrant_client import models
 
         points = models.Batch(

@@ -31,7 +31,7 @@ UNKNOWN = -1  # size or time of a file that was modified while it was indexed
 
 @dataclass
 class ExportResult:
-    """What an export did; counts of rows.
+    """Outcome of an export; counts of rows.
 
     Attributes:
         location: of the target.
@@ -69,7 +69,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExportBatch:
     """M rows of an index.
 
     Attributes:
@@ -147,7 +147,7 @@ class IndexExport:
                 changed.append(entry)
         return Changes(added, changed, [name for name in known if self._root(name) is not None])
 
-    def batches(self, entries: Sequence[Entry], rows: int | None = None) -> Iterator[Batch]:
+    def batches(self, entries: Sequence[Entry], rows: int | None = None) -> Iterator[ExportBatch]:
         """Yield files with their embeddings.
 
         Args:
@@ -159,7 +159,7 @@ class IndexExport:
             some = list(entries[start : start + step])
             places = self.snapshot.rows_of(np.array([entry.content for entry in some], np.int64))
             scan = self.snapshot.scan
-            yield Batch(some, scan.vectors(places), scan.log_normalizers(places))
+            yield ExportBatch(some, scan.vectors(places), scan.log_normalizers(places))
 
     def facts(self, entry: Entry) -> dict[str, Any]:
         """Return the columns that describe an image: `path` relative to its root, and the fields of `ImageFacts`."""
