@@ -26,12 +26,7 @@ def classify(
         list[str] | None,
         typer.Option("--label", "-l", metavar="TEXT", help="What an image may show; give two or more."),
     ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", metavar="TEXT", help="Sentence with {} where the label goes: 'a photo of a {}'."
-        ),
-    ] = None,
+    template: options.TemplateOption = None,
     top: Annotated[
         int | None,
         typer.Option(

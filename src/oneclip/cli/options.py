@@ -70,6 +70,12 @@ PrefixOption = Annotated[
         help='Prefix of the weight names, if the file contains other weights too, such as "net.".',
     ),
 ]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--template", metavar="TEXT", help="Sentence with {} where the label goes: 'a photo of a {}'."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelAliasOption = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Which index `oneclip search` searches, and which part of it."""
+"""Find the index that `oneclip search` searches, and the folder of it to search."""
 
 from __future__ import annotations
 

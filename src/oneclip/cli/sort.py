@@ -38,12 +38,7 @@ def sort(
         Path | None,
         typer.Option("--into", metavar="DIR", help="Folder that receives a folder for each label."),
     ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", metavar="TEXT", help="Sentence with {} where the label goes: 'a photo of a {}'."
-        ),
-    ] = None,
+    template: options.TemplateOption = None,
     min_probability: Annotated[
         float,
         typer.Option(

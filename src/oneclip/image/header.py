@@ -1,4 +1,4 @@
-"""What an image file says about its image: size, format and EXIF metadata."""
+"""Header of an image file: size, format and EXIF metadata."""
 
 from __future__ import annotations
 

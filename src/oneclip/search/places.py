@@ -1,4 +1,4 @@
-"""Where the index of a folder is stored, and which index covers a folder, also after the folder has moved."""
+"""Find the place of a folder's index, and the index that covers a folder, also after the folder was moved."""
 
 from __future__ import annotations
 
