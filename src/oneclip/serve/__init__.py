@@ -1,0 +1,1 @@
+"""HTTP server: embeddings, classification and search, and a page to look at. Needs the extra `oneclip[serve]`."""

@@ -1,0 +1,53 @@
+"""State of a server process, and the dependencies by which routes reach it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, cast
+
+from fastapi import Depends, Request
+
+from oneclip.serve.errors import NotReadyError
+from oneclip.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from oneclip.serve.embedder import Embedder
+    from oneclip.serve.indexes import ServedIndexes
+
+
+@dataclass
+class ServerState:
+    """State of a server process.
+
+    Attributes:
+        settings: of the server.
+        embedder: None while the model is loaded.
+        indexes: those that are searched.
+        is_draining: whether the server stops: what was accepted is answered, and nothing new.
+    """
+
+    settings: ServeSettings
+    embedder: Embedder | None = None
+    indexes: ServedIndexes | None = None
+    is_draining: bool = field(default=False)
+
+
+def server_state(request: Request) -> ServerState:
+    """Return the state of the server."""
+    return cast(ServerState, request.app.state.server)
+
+
+def ready_embedder(request: Request) -> Embedder:
+    """Return the embedder.
+
+    Raises:
+        NotReadyError: while the model is loaded.
+    """
+    embedder = server_state(request).embedder
+    if embedder is None:
+        raise NotReadyError("the model is being loaded; try again")
+    return embedder
+
+
+State = Annotated[ServerState, Depends(server_state)]
+"""Dependency of a route that needs the state of the server."""
