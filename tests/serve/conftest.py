@@ -42,5 +42,5 @@ def app() -> "FastAPI":
 @pytest.fixture(scope="module")
 def client(app: "FastAPI") -> Iterator[TestClient]:
     """Start the application, and provide a client of it."""
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
