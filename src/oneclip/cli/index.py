@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from oneclip.search import Index, UpdateResult
 
 ACTIONS = ("status", "verify", "compact", "export")
-WATCH_SECONDS = 5.0  # between two looks at the folders, unless one look takes long
 SHOWN_PATHS = 20
 
 FOR_UPDATE, FOR_EXPORT = "To make or update an index", "For export"
@@ -229,9 +228,8 @@ def _places(roots: Sequence[str], index: str | None) -> dict[Path, list[str]]:
         DataError: for a root that does not exist and has no index.
         ConfigError: for a root inside another one that has an index.
     """
-    from oneclip.cli.index_updates import require_images
     from oneclip.search.catalogue import FILE
-    from oneclip.search.places import covering_index, index_for_root, real_root
+    from oneclip.search.places import covering_index, index_for_root, real_root, require_images
 
     places: dict[Path, list[str]] = {}
     for root in roots:
@@ -316,6 +314,7 @@ def _json(result: UpdateResult) -> dict[str, Any]:
 def _watch(places: dict[Path, list[str]], settings: dict[str, Any], choices: dict[str, Any]) -> None:
     """Update whenever files change, until Ctrl-C."""
     from oneclip.search import Index
+    from oneclip.search.updating import watch_pause
 
     indexes = {place: Index(place, **settings) for place in places}
     unread: dict[Path, set[str]] = {place: set() for place in places}  # folders, so that each is named once
@@ -325,8 +324,7 @@ def _watch(places: dict[Path, list[str]], settings: dict[str, Any], choices: dic
             started = monotonic()
             for place, roots in places.items():
                 _update_watched(indexes[place], roots, choices, unread[place])
-            # a look at a large folder on a slow disk should not keep the disk busy
-            sleep(max(WATCH_SECONDS, 10 * (monotonic() - started)))
+            sleep(watch_pause(monotonic() - started))
     except KeyboardInterrupt:
         echo_stderr("watching ended; the index is complete up to here")
         raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -11,8 +11,6 @@ import typer
 
 from oneclip.cli.exits import ExitCode, echo_stderr
 from oneclip.cli.images import echo_not_read
-from oneclip.errors import DataError
-from oneclip.hub.file_types import UnsupportedFiles, image_suffixes, is_image, walk_files
 
 if TYPE_CHECKING:
     from oneclip.search import Index
@@ -71,19 +69,3 @@ def report_update(result: UpdateResult, index: Index, *, pruned: bool = False) -
     if len(result.unlisted) > SHOWN_FOLDERS:
         echo_stderr(f"{len(result.unlisted) - SHOWN_FOLDERS} more folders could not be read", kind="note")
     echo_not_read(result.not_read)
-
-
-def require_images(folder: str) -> None:
-    """Check before torch is imported, and before an index is made, that a folder has an image.
-
-    Raises:
-        DataError: if it has none.
-    """
-    from oneclip.embed.sources.files import no_images_message
-
-    suffixes, not_read = image_suffixes(), UnsupportedFiles()
-    for file in walk_files(folder):
-        if is_image(file, suffixes):
-            return
-        not_read.count_file(file)
-    raise DataError(no_images_message(folder, not_read))

@@ -11,12 +11,13 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.exits import echo_stderr
-from oneclip.cli.search_place import SearchPlace, find_place, is_dataset
+from oneclip.cli.search_place import find_place, is_dataset
 from oneclip.cli.search_request import SearchRequest, check_request, split_words
 from oneclip.errors import OutputError
 
 if TYPE_CHECKING:
     from oneclip.search import Index, SearchResults
+    from oneclip.search.places import SearchPlace
 
 DEFAULT_TOP = 20
 TO_FIND, TO_SHOW = "What to find", "How to show it"
@@ -204,6 +205,8 @@ def search(
     if model is not None:
         options.check_model(model)
     if index is not None and is_dataset(index):
+        from oneclip.search.places import SearchPlace
+
         under = None if root is None else os.path.realpath(os.path.expanduser(root))
         place = SearchPlace(Path(index), under=under)
     else:

@@ -6,13 +6,42 @@ import hashlib
 import os
 import re
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from oneclip.errors import ConfigError, OneCLIPError
+from oneclip.errors import ConfigError, DataError, OneCLIPError
+from oneclip.hub.file_types import UnsupportedFiles, image_suffixes, is_image, walk_files
 from oneclip.search.catalogue import FILE, Catalogue
 
 PLACE_VARIABLE = "ONECLIP_INDEXES"
 SAMPLED_FILES = 50  # of a root that is missing, to find out whether it was moved
+
+
+@dataclass(frozen=True)
+class SearchPlace:
+    """Index to search, and the part of it.
+
+    Attributes:
+        path: folder of the index.
+        root: to update; None for all roots of the index.
+        under: folder to search; None for the whole index.
+    """
+
+    path: Path
+    root: str | None = None
+    under: str | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """True if there is no index yet."""
+        return not (self.path / FILE).is_file()
+
+    @property
+    def relative(self) -> str:
+        """The folder to search, relative to the root; "" for all of it."""
+        if self.under is None or self.root is None or self.under == self.root:
+            return ""
+        return os.path.relpath(self.under, self.root)
 
 
 def index_home() -> Path:
@@ -105,3 +134,59 @@ def covering_index(folder: str | os.PathLike[str]) -> tuple[Path, str] | None:
         if parent == path:
             return None
         path = parent
+
+
+def place_of_folder(folder: str | os.PathLike[str]) -> SearchPlace:
+    """Return the part of an index that a folder of images is; without one, the place for a new index of the folder.
+
+    Raises:
+        DataError: if the folder is missing in an indexed one.
+    """
+    path = real_root(folder)
+    if (found := covering_index(path)) is None:
+        return SearchPlace(index_for_root(path), path)
+    require_folder(path, found[1])
+    return SearchPlace(found[0], found[1], path if path != found[1] else None)
+
+
+def find_index(location: str | os.PathLike[str]) -> SearchPlace:
+    """Return the index that a path names: the folder of an index, or a folder of images.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    path = Path(location).expanduser()
+    if (path / FILE).is_file():
+        return SearchPlace(path.absolute())
+    place = place_of_folder(location)
+    if place.is_new and not os.path.isdir(path):
+        what = "is a file; expected an index or a folder of images" if path.exists() else "no such folder"
+        raise DataError(f"{os.fspath(location)}: {what}")
+    return place
+
+
+def require_folder(folder: str, root: str) -> None:
+    """Refuse a folder that is missing in an indexed one; where that is missing, its disk may not be mounted.
+
+    Raises:
+        DataError: if it is missing.
+    """
+    if os.path.isdir(root) and not os.path.isdir(folder):
+        what = "is a file; expected a folder" if os.path.exists(folder) else "no such folder"
+        raise DataError(f"{folder}: {what}")
+
+
+def require_images(folder: str) -> None:
+    """Check before torch is imported, and before an index is made, that a folder has an image.
+
+    Raises:
+        DataError: if it has none.
+    """
+    from oneclip.embed.sources.files import no_images_message
+
+    suffixes, not_read = image_suffixes(), UnsupportedFiles()
+    for file in walk_files(folder):
+        if is_image(file, suffixes):
+            return
+        not_read.count_file(file)
+    raise DataError(no_images_message(folder, not_read))

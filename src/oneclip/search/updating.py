@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from oneclip.embed.throughput import EmbedProgress
     from oneclip.search.index import Index
 
+WATCH_SECONDS = 5.0  # between two looks at the folders, unless one look takes long
+MAX_WATCH_SECONDS = 600.0
+
+
+def watch_pause(seconds: float) -> float:
+    """Return how long to wait before the folders are looked at again, if the last update took some seconds.
+
+    A look at a large folder on a slow disk should not keep the disk busy.
+    """
+    return min(max(WATCH_SECONDS, 10 * seconds), MAX_WATCH_SECONDS)
+
 
 def update_index(
     index: Index,
