@@ -102,12 +102,12 @@ def outcomes(name: str, form: Format, numbers: range) -> Iterator[sandbox.Outcom
         yield from sandbox.run([(f"{name} unchanged", unchanged), *changes], unchanged)
 
 
-def hostile() -> Iterator[sandbox.Outcome]:
+def hostile(step: int) -> Iterator[sandbox.Outcome]:
     with tempfile.TemporaryDirectory() as root:
         here = os.getcwd()
         os.chdir(root)
         yield from sandbox.run(
-            list(hostile_cases.cases(Path(root))), partial(checkpoint.load, "pocket", device="cpu")
+            list(hostile_cases.cases(Path(root), step)), partial(checkpoint.load, "pocket", device="cpu")
         )
         os.chdir(here)
 
@@ -119,7 +119,14 @@ def main() -> None:
     )
     words.add_argument("--count", type=int, default=20, help="number of the last change of each form")
     words.add_argument("--first", type=int, default=1, help="number of the first change, to go on from there")
-    words.add_argument("--hostile", action="store_true", help="the forged files of tests/checkpoint, too")
+    words.add_argument(
+        "--hostile",
+        type=int,
+        nargs="?",
+        const=1,
+        metavar="N",
+        help="the forged files of tests/checkpoint, too, or every N-th of them",
+    )
     words.add_argument(
         "--only", action="append", default=[], help="forms with this in their name; several times"
     )
@@ -129,7 +136,7 @@ def main() -> None:
     for module in IMPORTED:
         import_module(module)
     if asked.hostile:
-        for outcome in hostile():
+        for outcome in hostile(asked.hostile):
             print(json.dumps(asdict(outcome)), flush=True)
     for name, form in formats().items():
         if asked.only and not any(part in name for part in asked.only):
