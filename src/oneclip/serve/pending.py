@@ -1,0 +1,99 @@
+"""One request whose items are encoded in batches with those of other requests.
+
+Shapes: N items, D joint embedding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oneclip.errors import ConfigError, OneCLIPError
+from oneclip.serve.errors import ItemError, RequestError
+
+if TYPE_CHECKING:
+    from oneclip.encoder import Features
+
+logger = logging.getLogger(__name__)
+
+
+class PendingRequest:
+    """A request that waits for the embeddings of its items. It wakes its event loop once, when all are settled.
+
+    Made in the event loop; other methods may be called in any thread.
+
+    Args:
+        items: N files of images, or texts.
+        embed_dim: D.
+
+    Attributes:
+        answer: the features (N, D), or the error of the first item that failed.
+        token_counts: (N,) number of tokens of each text.
+    """
+
+    def __init__(self, items: Sequence[Any], embed_dim: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Features] = self._loop.create_future()
+        self.token_counts: list[int] = []
+        self._items: Sequence[Any] = items
+        self._features: NDArray[np.float32] = np.empty((len(items), embed_dim), dtype=np.float32)
+        self._unsettled = self._first_failed = len(items)
+        self._error: BaseException | None = None
+        self._is_cancelled = False
+        self._lock = threading.Lock()
+
+    def wants(self, index: int) -> bool:
+        """Return whether the embedding of an item is still of use: not after an item before it has failed."""
+        return not self._is_cancelled and index < self._first_failed
+
+    def items(self, start: int, stop: int) -> Sequence[Any]:
+        """Return items as they were given; none if nobody waits for them any more."""
+        with self._lock:
+            return self._items[start:stop] if self.wants(start) else ()
+
+    def settle(
+        self, index: int, features: Features | None = None, error: BaseException | None = None
+    ) -> None:
+        """End the work on an item, exactly once for each.
+
+        Args:
+            index: of the item.
+            features: (D,).
+            error: why it cannot be encoded.
+        """
+        with self._lock:
+            if features is not None:
+                self._features[index] = features
+            if error is not None and index < self._first_failed:
+                self._first_failed, self._error = index, error
+            self._unsettled -= 1
+            if self._unsettled:
+                return
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._answer)
+
+    def cancel(self) -> None:
+        """Let go of the items: nobody waits for the answer."""
+        with self._lock:
+            self._is_cancelled, self._items = True, ()
+
+    def _answer(self) -> None:
+        if self.answer.done():
+            return
+        if self._error is None:
+            self.answer.set_result(self._features)
+        elif isinstance(self._error, RequestError):
+            self.answer.set_exception(self._error)
+        elif isinstance(self._error, OneCLIPError) and not isinstance(self._error, ConfigError):
+            self.answer.set_exception(ItemError(self._first_failed, self._error))
+        else:  # not the fault of the item
+            logger.error("a request failed", exc_info=self._error)
+            failed = RequestError(500, f"the model failed: {self._error}", code="internal_error")
+            self.answer.set_exception(failed)
