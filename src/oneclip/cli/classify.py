@@ -14,7 +14,7 @@ from oneclip.embed.items import Failure
 from oneclip.errors import TextError
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoded, Encoder, Features
+    from oneclip.encoder import Encoded, Encoder
 
 DEFAULT_TOP = 5  # labels in the table
 USAGE_EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
@@ -53,6 +53,8 @@ def classify(
       oneclip classify drawings/ -l "a tree" -l "a house" --json
       oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --model ViT-B-32-256:datacomp_s34b_b86k
     """
+    from oneclip.text.labels import label_scores
+
     labels = label or []
     if not labels:
         raise typer.BadParameter(f"no labels given; give at least two, {USAGE_EXAMPLE}")
@@ -67,7 +69,13 @@ def classify(
         raise typer.BadParameter(str(error)) from error
     found, interrupted = encode_images(encoder, paths, batch_size)
     skipped += [Failure(one.name, str(one.error)) for one in found.skipped]
-    results = _results(encoder, [paths[i] for i in found.kept], found.features, text_features, labels, top)
+    rankings = label_scores(
+        labels,
+        encoder.probabilities(found.features, text_features),
+        found.features @ text_features.T,
+        top,
+    )
+    results = [{"path": paths[i], "labels": ranking} for i, ranking in zip(found.kept, rankings, strict=True)]
     if as_json:
         skips = [{"path": one.name, "reason": one.reason} for one in skipped]
         answer: dict[str, Any] = {
@@ -125,33 +133,6 @@ def encode_images(encoder: Encoder, paths: list[str], batch_size: int) -> tuple[
     except KeyboardInterrupt:
         interrupted = True
     return Encoded.joined(done, encoder.embed_dim), interrupted
-
-
-def _results(
-    encoder: Encoder,
-    paths: list[str],
-    image_features: Features,
-    text_features: Features,
-    labels: list[str],
-    top: int | None,
-) -> list[dict[str, Any]]:
-    """Return each image's path, and its labels with probability and similarity, best first."""
-    results = []
-    similarities = image_features @ text_features.T
-    for path, row, similar in zip(
-        paths, encoder.probabilities(image_features, text_features), similarities, strict=True
-    ):
-        order = sorted(range(len(labels)), key=lambda i: -row[i])[:top]
-        ranking = [
-            {
-                "label": labels[i],
-                "probability": round(float(row[i]), 6),
-                "similarity": round(float(similar[i]), 6),
-            }
-            for i in order
-        ]
-        results.append({"path": path, "labels": ranking})
-    return results
 
 
 def _print_table(results: list[dict[str, Any]], top: int) -> None:

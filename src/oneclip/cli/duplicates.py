@@ -116,28 +116,7 @@ def _json(opened: Sequence[OpenIndex], groups: Sequence[DuplicateGroup]) -> dict
     return {
         "index": paths[0] if len(paths) == 1 else paths,
         "model": opened[0].index.model_name,
-        "groups": [
-            {
-                "kind": group.kind,
-                "files": [
-                    {
-                        "path": file.path,
-                        "kind": kind,
-                        "similarity": round(similarity, 6),
-                        "bytes": file.size,
-                        "width": file.facts.width,
-                        "height": file.facts.height,
-                        "format": file.facts.format,
-                        "taken_at": file.facts.taken_at,
-                        "sha256": file.sha256,
-                    }
-                    for file, kind, similarity in zip(
-                        group.files, group.kinds, group.similarities, strict=True
-                    )
-                ],
-            }
-            for group in groups
-        ],
+        "groups": [group.to_dict() for group in groups],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import Enum
 from pathlib import Path
@@ -312,7 +313,7 @@ def _print_results(
     if files or null:
         search_output.print_paths((hit.path for hit in results.hits), b"\0" if null else b"\n")
     elif as_json:
-        search_output.print_json(results)
+        print(json.dumps(results.to_dict(), indent=2))
     elif results.hits:
         search_output.print_hits(results, thumbnails=thumbnails)
 

@@ -1,8 +1,7 @@
-"""Results of a search on stdout: a table with or without thumbnails, paths, or JSON."""
+"""Results of a search on stdout: a table with or without thumbnails, or paths."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -25,35 +24,6 @@ def print_paths(paths: Iterable[str], end: bytes) -> None:
         sys.stdout.buffer.flush()
     else:  # a replacement for text, which a test or a closed stream is
         sys.stdout.write(content.decode("utf-8", "surrogateescape"))
-
-
-def print_json(results: SearchResults) -> None:
-    """Print the results as JSON, with absolute paths."""
-    answer = {
-        "index": results.index,
-        "model": results.model,
-        "results": [_json_hit(hit) for hit in results.hits],
-        "hidden": results.hidden,
-        "repeated": results.repeated,
-        "searched": results.searched,
-    }
-    print(json.dumps(answer, indent=2))
-
-
-def _json_hit(hit: Hit) -> dict[str, object]:
-    return {
-        "path": hit.path,
-        "score": round(hit.score, 6),
-        "relevance": None if hit.relevance is None else round(hit.relevance, 6),
-        "width": hit.width,
-        "height": hit.height,
-        "taken_at": hit.taken_at,
-        "sha256": hit.sha256,
-        "camera": hit.camera,
-        "latitude": hit.latitude,
-        "longitude": hit.longitude,
-        "format": hit.format,
-    }
 
 
 def print_hits(results: SearchResults, *, thumbnails: bool) -> None:

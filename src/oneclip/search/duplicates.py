@@ -64,6 +64,27 @@ class DuplicateGroup:
         """Size of all files but the best copy."""
         return sum(file.size or 0 for file in self.files[1:])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `oneclip duplicates --json` prints of a group."""
+        files = zip(self.files, self.kinds, self.similarities, strict=True)
+        return {
+            "kind": self.kind,
+            "files": [
+                {
+                    "path": file.path,
+                    "kind": kind,
+                    "similarity": round(similarity, 6),
+                    "bytes": file.size,
+                    "width": file.facts.width,
+                    "height": file.facts.height,
+                    "format": file.facts.format,
+                    "taken_at": file.facts.taken_at,
+                    "sha256": file.sha256,
+                }
+                for file, kind, similarity in files
+            ],
+        }
+
 
 def find_duplicates(
     index: Index,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 from oneclip.embed.items import Failure
 from oneclip.hub.file_types import UnsupportedFiles
@@ -44,6 +44,22 @@ class Hit:
     sha256: str
     perceptual_hash: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `oneclip search --json` prints."""
+        return {
+            "path": self.path,
+            "score": round(self.score, 6),
+            "relevance": None if self.relevance is None else round(self.relevance, 6),
+            "width": self.width,
+            "height": self.height,
+            "taken_at": self.taken_at,
+            "sha256": self.sha256,
+            "camera": self.camera,
+            "latitude": self.latitude,
+            "longitude": self.longitude,
+            "format": self.format,
+        }
+
 
 @dataclass
 class SearchResults:
@@ -79,6 +95,17 @@ class SearchResults:
 
     def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
         return self.hits[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `oneclip search --json` prints."""
+        return {
+            "index": self.index,
+            "model": self.model,
+            "results": [hit.to_dict() for hit in self.hits],
+            "hidden": self.hidden,
+            "repeated": self.repeated,
+            "searched": self.searched,
+        }
 
 
 @dataclass
@@ -188,3 +215,7 @@ class Entry:
     content: int
     sha256: str
     facts: ImageFacts
+
+    def hit(self, score: float, relevance: float | None) -> Hit:
+        """Return the file as the result of a search."""
+        return Hit(path=self.path, score=score, relevance=relevance, sha256=self.sha256, **vars(self.facts))

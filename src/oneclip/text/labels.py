@@ -89,3 +89,30 @@ def rank_labels(
     """Return labels with their probabilities, best first; ties keep the order given."""
     order = np.argsort(-row, kind="stable")[:top]
     return [(labels[i], float(row[i])) for i in order]
+
+
+def label_scores(
+    labels: Sequence[str],
+    probabilities: NDArray[np.floating[Any]],
+    similarities: NDArray[np.floating[Any]],
+    top: int | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Return what `oneclip classify --json` prints of each image: its labels with their numbers, best first.
+
+    Args:
+        labels: M of them.
+        probabilities: (N, M), see `probabilities`.
+        similarities: (N, M) cosines.
+        top: number of labels to return for each image; None for all.
+    """
+    return [
+        [
+            {
+                "label": labels[i],
+                "probability": round(float(row[i]), 6),
+                "similarity": round(float(similar[i]), 6),
+            }
+            for i in np.argsort(-row, kind="stable")[:top]
+        ]
+        for row, similar in zip(probabilities, similarities, strict=True)
+    ]
