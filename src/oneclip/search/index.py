@@ -27,7 +27,7 @@ from oneclip.search.query import check_search, encode_queries, parse_queries, re
 from oneclip.search.ranking import FileSelection, no_images_message, rank
 from oneclip.search.relevance import RelevanceModel
 from oneclip.search.results import Entry, IndexStatus, SearchResults, UpdateResult, VerifyResult
-from oneclip.search.snapshot import Snapshot, open_snapshot
+from oneclip.search.snapshot import MAX_ATTEMPTS, Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     from oneclip.embed.throughput import EmbedProgress
@@ -43,7 +43,8 @@ DEFAULT_MODEL = "pocket"
 class Index:
     """Embeddings of the images in one or several folders, with what is known of each image.
 
-    Any number of processes may search an index while one updates it; a search sees one state of it throughout.
+    Any number of processes and threads may search an index while one updates it; a search sees one state of it
+    throughout.
 
     Args:
         path: folder of the index; created if it does not exist.
@@ -268,24 +269,32 @@ class Index:
         selection = FileSelection(self.catalogue, where, under)
         if self.metadata is None:
             raise DataError(no_images_message(self.path))
-        return rank(
-            self.snapshot(),
-            selection,
-            parsed,
-            encode_queries(self.encoder, parsed),
-            self.relevance,
-            SearchResults([], str(self.path), self.model_name),
-            top_k=top_k,
-            sort=sort,
-            min_relevance=min_relevance,
-            distinct=distinct,
-        )
+        vectors = encode_queries(self.encoder, parsed)
+        for _ in range(MAX_ATTEMPTS):
+            snapshot = self.snapshot()
+            results = rank(
+                snapshot,
+                selection,
+                parsed,
+                vectors,
+                self.relevance,
+                SearchResults([], str(self.path), self.model_name),
+                top_k=top_k,
+                sort=sort,
+                min_relevance=min_relevance,
+                distinct=distinct,
+            )
+            # else the embeddings and the files may be of two states
+            if self.catalogue.generation() == snapshot.generation:
+                break
+        return results
 
     def snapshot(self) -> Snapshot:
-        """Return the present state of the index."""
-        if self._snapshot is None or self._snapshot.generation != self.catalogue.generation():
-            self._snapshot = open_snapshot(self.catalogue, self.segments)
-        return self._snapshot
+        """Return the present state of the index. Thread-safe."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.generation != self.catalogue.generation():
+            snapshot = self._snapshot = open_snapshot(self.catalogue, self.segments)
+        return snapshot
 
     def entries(self, where: str | None = None, under: str | os.PathLike[str] | None = None) -> list[Entry]:
         """Return the image files of the index, ordered by root and path; `where` and `under` as of `search`."""

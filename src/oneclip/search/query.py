@@ -124,24 +124,36 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Features:
     return vectors
 
 
+def parse_text(text: str) -> Query:
+    """Turn words into a query, without a look at the file system; `2:beach` gives "beach" the weight 2.
+
+    Raises:
+        TextError: for an empty text.
+        ConfigError: for a weight that is not valid.
+    """
+    weight, words = 1.0, text
+    if match := _WEIGHT.match(text):
+        weight, words = float(match[1]), text[match.end() :]
+        if not 0 < weight <= MAX_WEIGHT:
+            raise ConfigError(
+                f"the weight of {words!r} is {match[1]}; leave the query out, or give it a weight above 0 and at most "
+                f"{MAX_WEIGHT:.0f}"
+            )
+    if not words.strip():
+        raise TextError("an empty query; give words that describe an image, or the path of one")
+    return Query(words, is_text=True, weight=weight)
+
+
 def _parse(value: object, *, is_image_expected: bool = False) -> Query:
     if not isinstance(value, str):
         return Query(value, is_text=False)
-    weight = 1.0
-    if (match := _WEIGHT.match(value)) and not os.path.exists(value):
-        weight, value = float(match[1]), value[match.end() :]
-        if not 0 < weight <= MAX_WEIGHT:
-            raise ConfigError(
-                f"the weight of {value!r} is {match[1]}; leave the query out, or give it a weight above 0 and at most "
-                f"{MAX_WEIGHT:.0f}"
-            )
-    if not value.strip():
-        raise TextError("an empty query; give words that describe an image, or the path of one")
-    path = os.path.expanduser(value)  # shells leave the ~ of 2:~/cat.jpg
-    is_file = os.path.isfile(path) and (is_image(path) or is_image_expected)
-    if is_image_expected and not is_file:
-        raise ImageError(f"{value}: no such image")
-    return Query(path if is_file else value, not is_file, weight)
+    query = Query(value, is_text=True) if os.path.exists(value) else parse_text(value)
+    path = os.path.expanduser(query.value)  # shells leave the ~ of 2:~/cat.jpg
+    if os.path.isfile(path) and (is_image(path) or is_image_expected):
+        return Query(path, is_text=False, weight=query.weight)
+    if is_image_expected:
+        raise ImageError(f"{query.value}: no such image")
+    return query
 
 
 def _several(value: object) -> list[object]:

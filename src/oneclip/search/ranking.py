@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from oneclip.search.places import real_root
 from oneclip.search.relevance import RelevanceModel, combine
 from oneclip.search.results import Entry, Hit, SearchResults
 from oneclip.search.snapshot import Snapshot
-from oneclip.search.where import compile_sql
+from oneclip.search.where import SQL_COLUMNS, compile_sql
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +29,22 @@ if TYPE_CHECKING:
 
 _FILES = "FROM files AS f JOIN contents AS c ON c.id = f.content"
 _ENTRY = f"f.root, f.path, f.size, f.mtime_ns, c.id, c.sha256, {', '.join(f'c.{name}' for name in COLUMNS)}"
+
+
+class SelectedFiles(NamedTuple):
+    """Numbers of the files that a filter selects.
+
+    Attributes:
+        ids: (F,) int64 of the files in the catalogue.
+        contents: (F,) int64 id of the content of each.
+        times: (F,) int64 modification times in nanoseconds; 0 if unknown.
+        dates: (F,) int64 ranks of the dates of the photographs, the oldest first; unknown dates before all others.
+    """
+
+    ids: NDArray[np.int64]
+    contents: NDArray[np.int64]
+    times: NDArray[np.int64]
+    dates: NDArray[np.int64]
 
 
 class FileSelection:
@@ -62,15 +77,38 @@ class FileSelection:
             self._values += values
         self._condition = " AND ".join(conditions)
 
+    def summary(self) -> tuple[int, str | None, str | None]:
+        """Return the number of selected files, and their earliest and latest dates."""
+        query = f"SELECT count(*), min(c.taken_at), max(c.taken_at) {_FILES} WHERE {self._condition}"
+        ((count, first, last),) = self._catalogue.rows(query, self._values)
+        return count, first, last
+
+    def values(self, column: str, limit: int) -> list[tuple[Any, int]]:
+        """Return the most frequent values of a column of filters, each with the number of selected files."""
+        query = f"SELECT {SQL_COLUMNS[column]} AS value, count(*) {_FILES} WHERE {self._condition}"
+        order = "GROUP BY value ORDER BY count(*) DESC, value LIMIT ?"
+        return self._catalogue.rows(f"{query} {order}", [*self._values, limit])
+
     def contents(self) -> NDArray[np.int64]:
         """Return the ids of the contents of all selected files."""
         found = self._catalogue.rows(f"SELECT DISTINCT c.id {_FILES} WHERE {self._condition}", self._values)
         return np.array(found, np.int64).reshape(-1)
 
+    def files(self) -> SelectedFiles:
+        """Return the numbers of the selected files, ordered by root and path."""
+        query = f"SELECT f.id, c.id, f.mtime_ns, c.taken_at {_FILES} WHERE {self._condition}"
+        rows = self._catalogue.rows(f"{query} ORDER BY f.root, f.path", self._values)
+        ids, contents, times, dates = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return SelectedFiles(
+            np.array(ids, np.int64),
+            np.array(contents, np.int64),
+            np.array([time or 0 for time in times], np.int64),
+            np.unique([date or "" for date in dates], return_inverse=True)[1].astype(np.int64),
+        )
+
     def entries(self, contents: Sequence[int] | None = None) -> list[Entry]:
         """Return the selected files, ordered by root and path; only those with these contents, if given."""
-        order = "ORDER BY f.root, f.path"
-        query = f"SELECT {_ENTRY} {_FILES} WHERE {self._condition}"
+        query, order = f"SELECT {_ENTRY} {_FILES} WHERE {self._condition}", "ORDER BY f.root, f.path"
         if contents is None:
             rows = self._catalogue.rows(f"{query} {order}", self._values)
         else:
@@ -79,6 +117,19 @@ class FileSelection:
                 rows += self._catalogue.rows(
                     f"{query} AND c.id IN ({marks}) {order}", [*self._values, *values]
                 )
+        return self._described(rows)
+
+    def entries_of(self, files: Sequence[int]) -> dict[int, Entry]:
+        """Return files by their ids in the catalogue; those that no longer exist are left out."""
+        found: dict[int, Entry] = {}
+        for marks, values in in_chunks(files):
+            rows = self._catalogue.rows(f"SELECT f.id, {_ENTRY} {_FILES} WHERE f.id IN ({marks})", values)
+            found.update(
+                zip([row[0] for row in rows], self._described([row[1:] for row in rows]), strict=True)
+            )
+        return found
+
+    def _described(self, rows: Sequence[Any]) -> list[Entry]:
         roots = {root: path for path, root in self._catalogue.roots().items()}
         return [
             Entry(
@@ -192,15 +243,26 @@ def text_relevances(
         mean_log_normalizer: over the collection.
     """
 
+    found = relevance_values(queries, cosines, log_normalizers, relevance, mean_log_normalizer)
+    return [None] * cosines.shape[1] if found is None else found.tolist()
+
+
+def relevance_values(
+    queries: Sequence[Query],
+    cosines: NDArray[np.float32],
+    log_normalizers: NDArray[np.float32],
+    relevance: RelevanceModel,
+    mean_log_normalizer: float | None,
+) -> NDArray[np.float32] | None:
+    """Return the relevances (K,) of results; None if the query wants no text. Arguments as of `text_relevances`."""
+
     def probabilities(sign: int) -> NDArray[np.float32] | None:
         texts = [i for i, query in enumerate(queries) if query.is_text and query.weight * sign > 0]
         found = [relevance.probability(cosines[i], log_normalizers, mean_log_normalizer) for i in texts]
         return np.stack(found) if found else None
 
     wanted = probabilities(1)
-    if wanted is None:
-        return [None] * cosines.shape[1]
-    return [float(value) for value in combine(wanted, probabilities(-1))]
+    return None if wanted is None else combine(wanted, probabilities(-1))
 
 
 def find_repeated(hits: Sequence[Hit], vectors: Features) -> set[int]:
@@ -245,8 +307,7 @@ def _hits(
         zip(contents, found.scores.tolist(), relevances, strict=True)
     ):
         for entry in by_content.get(content, ()):  # none if it was removed since the snapshot
-            facts = asdict(entry.facts)
-            hits.append(Hit(path=entry.path, score=score, relevance=relevance, sha256=entry.sha256, **facts))
+            hits.append(entry.hit(score, relevance))
             places.append(place)
     return hits, places
 

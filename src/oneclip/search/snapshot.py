@@ -56,10 +56,17 @@ class Snapshot:
 
     def rows_of(self, contents: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of contents that have an embedding here; others are left out."""
+        rows = self.row_of_each(contents)
+        return rows[rows >= 0]
+
+    def row_of_each(self, contents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each of some contents (M,): (M,), -1 for those that have no embedding here."""
         known, rows = self._by_content
+        if not len(known):
+            return np.full(len(contents), -1, np.int64)
         places = np.searchsorted(known, contents)
         places[places == len(known)] = 0
-        return rows[places[known[places] == contents]] if len(known) else rows
+        return np.where(known[places] == contents, rows[places], -1)
 
     def mask_of(self, contents: Any) -> NDArray[np.bool_]:
         """Return the (N,) mask of the rows of contents."""

@@ -20,7 +20,7 @@ ToLiteral: TypeAlias = Callable[[str | int | float], str]  # returns the express
 
 EARTH_RADIUS = 6371.0088  # km; the mean radius
 
-_SQL_COLUMNS = {
+SQL_COLUMNS = {
     "path": "path_text(f.path)",
     "name": "path_name(f.path)",
     "folder": "path_folder(f.path)",
@@ -76,7 +76,7 @@ def compile_sql(text: str) -> tuple[str, list[Any]]:
         values.append(value)
         return "?"
 
-    return _Compiler(_SQL_COLUMNS, literal, _contains_in_sql, _within_in_sql).compile(
+    return _Compiler(SQL_COLUMNS, literal, _contains_in_sql, _within_in_sql).compile(
         parse_filter(text)
     ), values
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneclip.errors import OneCLIPError
+from oneclip.errors import OneCLIPError, OutputError
 from oneclip.search.catalogue import FILE, Catalogue
 from oneclip.search.index import Index
 from oneclip.search.places import SearchPlace, find_index, require_images
 from oneclip.search.updating import watch_pause
-from oneclip.serve.errors import RequestError
+from oneclip.serve.errors import DeadlineError, NotReadyError, RequestError
+from oneclip.serve.index_search import IndexSearch
+from oneclip.serve.recent_cache import RecentCache
+from oneclip.serve.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from oneclip.embed.throughput import EmbedProgress
     from oneclip.search.results import UpdateResult
     from oneclip.serve.embedder import Embedder
@@ -27,10 +34,13 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("oneclip")
 STOP_SECONDS = 60.0  # for a batch that is being encoded when the server stops
+THREADS = 4  # that search at once
+RECENT_QUERIES = 2_000  # whose embeddings are kept
+T = TypeVar("T")
 
 
 class _Stopped(Exception):
-    """End of an update because the server stops."""
+    """End of an update, or of a search for duplicates, because the server stops."""
 
 
 @dataclass
@@ -42,14 +52,12 @@ class UpdateState:
         done: images that were read in this update.
         total: images to read; None before they are counted.
         problem: why the index is not up to date; None if it is.
-        is_first_done: whether an update has been completed since the start of the server.
     """
 
     is_updating: bool = False
     done: int = 0
     total: int | None = None
     problem: str | None = None
-    is_first_done: bool = False
 
 
 class ServedIndex:
@@ -68,20 +76,86 @@ class ServedIndex:
     def __init__(self, name: str, place: SearchPlace, embedder: Embedder) -> None:
         self.name, self.place, self.state = name, place, UpdateState()
         self.index = Index(place.path, model=embedder.encoder)
-        self.is_new = self.index.metadata is None
-        if not self.is_new:
+        self._is_known = self.index.metadata is not None
+        if self._is_known:
             _ = self.index.encoder  # compares the model
+        self._search = IndexSearch(self.index, place.under)
+        self._duplicates: RecentCache[Future[dict[str, Any]]] = RecentCache(4)
+        self._lock = threading.Lock()
 
     @property
     def is_ready(self) -> bool:
         """Whether it can be searched: a new one once its first update is complete, by whatever process."""
-        return not self.is_new or self.state.is_first_done or self.updated_at is not None
+        return self._is_known or self.updated_at is not None
 
     @property
     def updated_at(self) -> str | None:
         """Time of the last complete update that changed the index, in ISO 8601."""
         found: str | None = self.index.catalogue.info("updated_at")
         return found
+
+    @property
+    def search(self) -> IndexSearch:
+        """The search of the index.
+
+        Raises:
+            NotReadyError: before the first images are in it.
+        """
+        if self.index.metadata is None:
+            state = self.state
+            if state.problem is not None:
+                raise NotReadyError(f"the index {self.name} cannot be made: {state.problem}", retry_after=10)
+            done = f" ({state.done} of {state.total} images)" if state.total else ""
+            raise NotReadyError(f"the index {self.name} is being made{done}; try again")
+        return self._search
+
+    def describe(self) -> dict[str, Any]:
+        """Return what GET /v1/indexes says about the index."""
+        return {
+            "name": self.name,
+            "path": str(self.index.path),
+            "model": self.index.model_name,
+            "roots": [
+                {"path": root, "is_reachable": os.path.isdir(root)} for root in self.index.catalogue.roots()
+            ],
+            "under": self.place.under,
+            "is_ready": self.is_ready,
+            "update": asdict(self.state),
+            "updated_at": self.updated_at,
+            **self._search.describe(),
+        }
+
+    def duplicates(
+        self, near: float, pool: ThreadPoolExecutor, stop: threading.Event
+    ) -> Future[dict[str, Any]]:
+        """Begin to find duplicates, unless that was done since the last change; return what will be the result.
+
+        Args:
+            near: least cosine of near images.
+            pool: to compute in.
+            stop: ends the computation.
+        """
+        key = (self.index.catalogue.generation(), near)
+        with self._lock:
+            found = self._duplicates.get(key)
+            if found is None or (found.done() and (found.cancelled() or found.exception() is not None)):
+                found = pool.submit(self._find_duplicates, near, stop)
+                self._duplicates.put(key, found)
+            return found
+
+    def _find_duplicates(self, near: float, stop: threading.Event) -> dict[str, Any]:
+        from oneclip.search.duplicates import find_duplicates
+
+        def report(count: int) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        groups = find_duplicates(self.index, near, under=self.place.under, report=report)
+        return {
+            "index": str(self.index.path),
+            "model": self.index.model_name,
+            "groups": [group.to_dict() for group in groups],
+        }
 
     def update(self, stop: threading.Event) -> None:
         """Bring the index up to date; what prevents it becomes the problem of `state`.
@@ -107,7 +181,7 @@ class ServedIndex:
         except (OneCLIPError, OSError) as error:  # such as another process that updates it
             self._set_problem(str(error))
         else:
-            state.is_first_done = True
+            self._is_known = True
             self._set_problem("; ".join(map(str, result.unlisted)) or None)
             _log(self.name, result)
         finally:
@@ -136,6 +210,11 @@ class ServedIndexes:
     """
 
     def __init__(self, settings: ServeSettings, embedder: Embedder) -> None:
+        self.thumbnails = Thumbnails()
+        self.vectors: RecentCache[NDArray[Any]] = RecentCache(RECENT_QUERIES)  # of queries, by their content
+        self._timeout = settings.timeout
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="oneclip-search")
+        self._slow_pool = ThreadPoolExecutor(1, thread_name_prefix="oneclip-duplicates")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._indexes: dict[str, ServedIndex] = {}
@@ -179,6 +258,38 @@ class ServedIndexes:
         """Whether all can be searched: new ones once their first update is complete."""
         return all(index.is_ready for index in self)
 
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in a thread of the searches.
+
+        Raises:
+            DeadlineError: if it takes too long.
+            NotReadyError: if the server stops.
+        """
+        return await self._wait(lambda: self._pool.submit(function, *arguments))
+
+    async def duplicates(self, index: ServedIndex, near: float) -> dict[str, Any]:
+        """Find the duplicates of an index, as `oneclip duplicates --json` prints them.
+
+        Raises:
+            DeadlineError: if it takes too long; it goes on, and a later request gets the result.
+            NotReadyError: if the server stops.
+        """
+        return await self._wait(lambda: index.duplicates(near, self._slow_pool, self._stop))
+
+    async def _wait(self, begin: Callable[[], Future[T]]) -> T:
+        try:
+            future = begin()
+        except RuntimeError as error:  # the pool was shut down
+            raise NotReadyError("the server stops; try another one, or again") from error
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self._timeout)
+        except asyncio.TimeoutError as error:
+            raise DeadlineError(self._timeout) from error
+        except _Stopped as error:
+            raise NotReadyError("the server stops; try another one, or again") from error
+        except OutputError as error:  # such as a catalogue on a disk that was unmounted
+            raise NotReadyError(f"the index cannot be read: {error}", retry_after=10) from error
+
     def start(self) -> None:
         """Begin to update the indexes in a thread, now and whenever files change."""
         if self._indexes:
@@ -190,6 +301,8 @@ class ServedIndexes:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
+        for pool in (self._pool, self._slow_pool):
+            pool.shutdown(cancel_futures=True)
         for index in self:
             index.close()
 
