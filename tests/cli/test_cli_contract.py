@@ -22,6 +22,7 @@ def test_the_list_of_commands() -> None:
     assert list(COMMANDS) == [
         *("classify", "caption", "embed", "search", "index", "duplicates", "sort"),
         *("models", "pull", "inspect", "convert", "evaluate", "finetune", "train", "doctor"),
+        "serve",
     ]
 
 
@@ -104,6 +105,7 @@ UNKNOWN = [
     "train --data pairs.csv --pretrained nosuch --out run",
     "classify cat.png -l a -l b -m nosuch",
     "embed cat.png -o x.npz -m nosuch",
+    "serve -m nosuch",
 ]
 
 

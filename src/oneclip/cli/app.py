@@ -28,6 +28,7 @@ from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
 from oneclip.cli.pull import pull
 from oneclip.cli.search import search
+from oneclip.cli.serve import ENVIRONMENT_PREFIX, serve
 from oneclip.cli.sort import sort
 from oneclip.cli.train import train
 from oneclip.errors import ConfigError, OutputError
@@ -98,6 +99,7 @@ for command in (
     doctor,
 ):
     app.command(cls=_Command)(command)
+app.command(cls=_Command, context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX})(serve)
 
 
 @app.callback()

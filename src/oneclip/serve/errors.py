@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from starlette.responses import Response
 
 from oneclip.errors import OneCLIPError
 
@@ -44,6 +47,10 @@ class RequestError(OneCLIPError):
     def body(self) -> dict[str, Any]:
         """Return the body of the response."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """Return the response. It is ASCII, so that no character of a request can break it."""
+        return Response(json.dumps(self.body()), self.status, self.headers, media_type="application/json")
 
 
 class ItemError(OneCLIPError):

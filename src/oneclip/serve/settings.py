@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from oneclip.config.base import BaseCfg
 from oneclip.errors import ConfigError
-
-SETTINGS_VARIABLE = "ONECLIP_SERVE_SETTINGS"  # JSON, from the command to the processes that it starts
-LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,16 @@ class ServeSettings(BaseCfg):
             raise ConfigError(f"max_wait_ms is {self.max_wait_ms}; expected 0 or more")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; expected a number from 0 to 65535")
+        if self.auth and self.api_key_file is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"host {self.host!r} can be reached from other machines, and there are no keys: name a file of keys "
+                "(api_key_file, --api-key-file), or allow everyone (auth=False, --no-auth)"
+            )
 
-    def export(self) -> None:
-        """Hand the settings to processes that this one starts."""
-        os.environ[SETTINGS_VARIABLE] = json.dumps(self.to_dict())
 
-    @classmethod
-    def imported(cls) -> ServeSettings:
-        """Return the settings that the parent process has exported."""
-        return cls.from_dict(json.loads(os.environ[SETTINGS_VARIABLE]))
+def is_loopback(host: str) -> bool:
+    """Return whether only programs on this machine can reach an address or name of a host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
+from oneclip.serve.api_keys import ApiKeys
 from oneclip.serve.errors import NotReadyError
+from oneclip.serve.metrics import Metrics
 from oneclip.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -21,15 +23,26 @@ class ServerState:
 
     Attributes:
         settings: of the server.
+        keys: that clients need; None if they need none.
+        metrics: of this process.
         embedder: None while the model is loaded.
-        indexes: those that are searched.
+        indexes: those that are searched; None while the model is loaded.
         is_draining: whether the server stops: what was accepted is answered, and nothing new.
+        failure: why the server cannot go on.
     """
 
     settings: ServeSettings
+    keys: ApiKeys | None = None
+    metrics: Metrics = field(default_factory=Metrics)
     embedder: Embedder | None = None
     indexes: ServedIndexes | None = None
-    is_draining: bool = field(default=False)
+    is_draining: bool = False
+    failure: BaseException | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model is loaded, and the first update of new indexes is done."""
+        return self.embedder is not None and self.indexes is not None and self.indexes.is_ready
 
 
 def server_state(request: Request) -> ServerState:
