@@ -23,6 +23,7 @@ from oneclip.serve.state import ServerState
 OPEN_PATHS = ("/", "/health", "/ready", "/ping", "/docs", "/openapi.json", "/favicon.ico")
 """Paths that need no key: what says nothing about the images, and the page, which sends the key with what it asks."""
 OPEN_FOLDER = "/page/"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LEAST_BUDGET = 256_000_000  # bytes of bodies in memory
 SECONDS_TO_DISCARD = 5.0
 GRACE_SECONDS = 1.0  # for a route to report its own deadline, which says more
@@ -115,7 +116,7 @@ class RequestLimits:
     def _check_origin(self, method: str, headers: Headers) -> None:
         """Refuse requests that change or compute something and come from a foreign page."""
         origin, allowed = headers.get("origin"), self.settings.cors
-        if origin is None or method in ("GET", "HEAD", "OPTIONS") or "*" in allowed or origin in allowed:
+        if origin is None or method in SAFE_METHODS or "*" in allowed or origin in allowed:
             return
         try:
             if urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
@@ -266,7 +267,7 @@ def _matches(given: str, accepted: str) -> bool:
 
 def _check_json(headers: Headers, body: bytearray) -> None:
     """Refuse what is not JSON by the letter of RFC 8259: Python's parser would accept NaN and lone surrogates."""
-    if _media_type(headers) != "application/json":
+    if not body or _media_type(headers) != "application/json":
         return
     try:
         orjson.loads(body)

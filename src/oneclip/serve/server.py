@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
@@ -18,7 +18,9 @@ from oneclip.serve.access_log import log_as_json
 from oneclip.serve.api_keys import ApiKeys
 from oneclip.serve.http_protocol import limited_protocol
 from oneclip.serve.settings import ServeSettings
-from oneclip.serve.state import ServerState
+
+if TYPE_CHECKING:
+    from oneclip.serve.state import ServerState
 
 BACKLOG = 2048
 IDLE_SECONDS = 75  # for which a connection is kept open between requests: longer than proxies do
@@ -97,7 +99,7 @@ def run_process(
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=max(1, int(settings.timeout)),
+        timeout_graceful_shutdown=settings.timeout,  # type: ignore[arg-type]  # any number works
     )
     server = _Server(config, state, is_worker=is_worker)
     if hasattr(signal, "SIGHUP"):
