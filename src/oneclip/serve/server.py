@@ -17,6 +17,7 @@ from oneclip.errors import ConfigError
 from oneclip.serve.access_log import log_as_json
 from oneclip.serve.api_keys import ApiKeys
 from oneclip.serve.http_protocol import limited_protocol
+from oneclip.serve.indexes import indexed_model
 from oneclip.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ def serve(settings: ServeSettings, announce: Callable[[str], object]) -> None:
 
     Raises:
         ConfigError: if it cannot listen there, or the keys cannot be read.
+        DataError: for a folder without images.
         OneCLIPError: if the model or an index cannot be loaded.
         KeyboardInterrupt: after SIGINT.
     """
     if settings.api_key_file is not None:
         ApiKeys(settings.api_key_file)  # raises
+    indexed_model(settings)  # likewise, for a folder without images, or a damaged index
     listening = open_socket(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
