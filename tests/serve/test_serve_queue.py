@@ -70,8 +70,15 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 def ask(queue: TowerQueue, values: Sequence[float]) -> PendingRequest:
     """Put the items of one request into a queue."""
     request = PendingRequest(values, 1)
-    queue.announce(len(values))
-    queue.put([QueuedItem(request, index, value) for index, value in enumerate(values)])
+    queue.announce(request)
+    queue.put(request, [QueuedItem(request, index, value) for index, value in enumerate(values)])
+    return request
+
+
+def announce(queue: TowerQueue) -> PendingRequest:
+    """Announce a request of one item that is still being decoded."""
+    request = PendingRequest([None], 1)
+    queue.announce(request)
     return request
 
 
@@ -118,10 +125,9 @@ def test_a_lone_item_does_not_wait(make: Callable[..., TowerQueue]) -> None:
 def test_an_item_waits_for_another_that_was_announced(tower: Tower, make: Callable[..., TowerQueue]) -> None:
     async def main() -> None:
         queue = make(max_wait=10 * LONG)
-        queue.announce(1)
+        late = announce(queue)
         request = ask(queue, [1])
-        late = PendingRequest([2], 1)
-        queue.put([QueuedItem(late, 0, 2)])
+        queue.put(late, [QueuedItem(late, 0, 2)])
         assert await answers(request, late) == [[1], [2]]
 
     run(main())
@@ -131,9 +137,9 @@ def test_an_item_waits_for_another_that_was_announced(tower: Tower, make: Callab
 def test_an_item_does_not_wait_for_one_that_was_withdrawn(make: Callable[..., TowerQueue]) -> None:
     async def main() -> list[Any]:
         queue = make(max_wait=10 * LONG)
-        queue.announce(1)
+        late = announce(queue)
         request = ask(queue, [1])
-        queue.withdraw(1)
+        queue.withdraw(late)
         return await answers(request)
 
     assert run(main()) == [[1]]
@@ -142,12 +148,25 @@ def test_an_item_does_not_wait_for_one_that_was_withdrawn(make: Callable[..., To
 def test_the_wait_for_announced_items_ends(make: Callable[..., TowerQueue]) -> None:
     async def main() -> list[Any]:
         queue = make(max_wait=0.005)
-        queue.announce(1)
+        late = announce(queue)
         found = await answers(ask(queue, [1]))
-        queue.withdraw(1)
+        queue.withdraw(late)
         return found
 
     assert run(main()) == [[1]]
+
+
+def test_items_of_a_request_wait_for_each_other(tower: Tower, make: Callable[..., TowerQueue]) -> None:
+    async def main() -> list[Any]:
+        queue = make(max_wait=0)
+        request = PendingRequest([1, 2, 3], 1)
+        queue.announce(request)
+        for index in range(3):
+            queue.put(request, [QueuedItem(request, index, index)])
+        return await answers(request)
+
+    assert run(main()) == [[0, 1, 2]]
+    assert tower.batches == [[0, 1, 2]]
 
 
 def test_one_item_that_fails_its_batch_fails_alone(tower: Tower, make: Callable[..., TowerQueue]) -> None:
@@ -255,10 +274,9 @@ def test_close_answers_all_that_was_announced(tower: Tower, make: Callable[..., 
         queue = make(max_batch=2)
         held = await hold(tower, queue)
         requests = [ask(queue, [1, 2, 3])]
-        queue.announce(1)
+        late = announce(queue)
         closing = asyncio.create_task(asyncio.to_thread(queue.close, LONG))
-        late = PendingRequest([4], 1)
-        queue.put([QueuedItem(late, 0, 4)])
+        queue.put(late, [QueuedItem(late, 0, 4)])
         tower.open.set()
         await closing
         return await answers(held, *requests, late)

@@ -98,7 +98,7 @@ class Embedder:
             if not images:
                 return np.empty((0, self.encoder.embed_dim), dtype=np.float32)
             request = PendingRequest(images, self.encoder.embed_dim)
-            self._images.announce(len(images))
+            self._images.announce(request)
             self._pool.decode(partial(self._decode, request, index) for index in range(len(images)))
             return await self._answer(request)
 
@@ -125,8 +125,8 @@ class Embedder:
             if not texts:
                 return np.empty((0, self.encoder.embed_dim), dtype=np.float32), []
             request = PendingRequest(texts, self.encoder.embed_dim)
-            self._texts.announce(len(texts))
-            self._pool.submit(self._tokenize, request, len(texts), truncate)
+            self._texts.announce(request)
+            self._pool.submit(self._tokenize, request, truncate)
             return await self._answer(request), request.token_counts
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -200,11 +200,11 @@ class Embedder:
                 began = time.perf_counter()
                 value = self._read(image)
                 self.metrics.decode_seconds.labels("image").observe(time.perf_counter() - began)
-                self._images.put([QueuedItem(request, index, value)])
+                self._images.put(request, [QueuedItem(request, index, value)])
                 return True
         except BaseException as raised:
             error = raised
-        self._images.withdraw(1)
+        self._images.withdraw(request)
         request.settle(index, error=error)
         return False
 
@@ -219,10 +219,10 @@ class Embedder:
             raise ImageError(f"it cannot be read: {type(error).__name__}: {error}") from error
         return pixels
 
-    def _tokenize(self, request: PendingRequest, count: int, truncate: bool) -> None:
+    def _tokenize(self, request: PendingRequest, truncate: bool) -> None:
         """Tokenize the texts of a request for their queue."""
         failed, error = 0, None
-        texts = request.items(0, count)  # none if the request was cancelled
+        texts = request.items()  # none if the request was cancelled
         if texts:
             began = time.perf_counter()
             try:
@@ -230,12 +230,14 @@ class Embedder:
                 request.token_counts = self._tokens.counts(texts)
                 self.metrics.decode_seconds.labels("text").observe(time.perf_counter() - began)
                 values = map(_TokenizedText, texts, ids)
-                self._texts.put([QueuedItem(request, index, value) for index, value in enumerate(values)])
+                self._texts.put(
+                    request, [QueuedItem(request, index, value) for index, value in enumerate(values)]
+                )
                 return
             except BaseException as raised:
                 failed, error = self._tokens.first_bad(texts, raised), raised
-        self._texts.withdraw(count)
-        for index in range(count):
+        self._texts.withdraw(request, request.count)
+        for index in range(request.count):
             request.settle(index, error=error if index == failed else None)
 
     def _arrange_texts(self, items: list[QueuedItem]) -> Iterator[Batch]:

@@ -35,12 +35,15 @@ class PendingRequest:
 
     Attributes:
         answer: the features (N, D), or the error of the first item that failed.
+        count: N.
         token_counts: (N,) number of tokens of each text.
+        expected: items that are not in the queue of their tower yet; kept by that queue.
     """
 
     def __init__(self, items: Sequence[Any], embed_dim: int) -> None:
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Features] = self._loop.create_future()
+        self.count, self.expected = len(items), 0
         self.token_counts: list[int] = []
         self._items: Sequence[Any] = items
         self._features: NDArray[np.float32] = np.empty((len(items), embed_dim), dtype=np.float32)
@@ -53,7 +56,7 @@ class PendingRequest:
         """Return whether the embedding of an item is still of use: not after an item before it has failed."""
         return not self._is_cancelled and index < self._first_failed
 
-    def items(self, start: int, stop: int) -> Sequence[Any]:
+    def items(self, start: int = 0, stop: int | None = None) -> Sequence[Any]:
         """Return items as they were given; none if nobody waits for them any more."""
         with self._lock:
             return self._items[start:stop] if self.wants(start) else ()

@@ -59,8 +59,9 @@ def in_order(items: list[QueuedItem]) -> Iterator[Batch]:
 class TowerQueue:
     """Queue of a tower, with its thread.
 
-    The thread takes what is there. It waits for more only while other items are about to come, because a lone item
-    would gain nothing: `max_wait` seconds for the next one, until there are enough for a batch.
+    The thread takes what is there. Only while more items are about to come does it wait, until there are enough for a
+    batch: `max_wait` seconds for the next one, and longer if no request would be answered sooner, because each that
+    waits has more items to come.
 
     An item that makes its batch fail is found by encoding the items of the batch one by one. If the thread dies,
     another takes its place and its items.
@@ -101,18 +102,19 @@ class TowerQueue:
         self._taken: dict[QueuedItem, None] = {}  # by the thread, and not settled yet; in their order
         self._thread = self._start_thread()
 
-    def announce(self, count: int) -> None:
-        """Say that items are about to come: each by `put`, or by `withdraw` if it does not come after all."""
+    def announce(self, request: PendingRequest) -> None:
+        """Say that the items of a request are about to come: by `put`, or `withdraw` if they do not come after all."""
         with self._changed:
-            self._expected += count
+            self._expected += request.count
+            request.expected = request.count
 
-    def withdraw(self, count: int) -> None:
-        """Say that announced items do not come."""
-        self._arrived([], count)
+    def withdraw(self, request: PendingRequest, count: int = 1) -> None:
+        """Say that items of a request do not come."""
+        self._arrived(request, [], count)
 
-    def put(self, items: Sequence[QueuedItem]) -> None:
-        """Add announced items."""
-        self._arrived(items, len(items))
+    def put(self, request: PendingRequest, items: Sequence[QueuedItem]) -> None:
+        """Add items of a request."""
+        self._arrived(request, items, len(items))
 
     def close(self, timeout: float) -> None:
         """Encode all that was announced, and end the thread; give up after `timeout` seconds."""
@@ -123,16 +125,14 @@ class TowerQueue:
         while (thread := self._thread).is_alive() and (left := until - time.monotonic()) > 0:
             thread.join(left)  # another one may have taken its place
 
-    def _arrived(self, items: Sequence[QueuedItem], count: int) -> None:
+    def _arrived(self, request: PendingRequest, items: Sequence[QueuedItem], count: int) -> None:
         with self._changed:
+            was_empty = not self._waiting
             self._waiting.extend(items)
             self._expected -= count
-            if (
-                len(self._waiting) == len(items)
-                or len(self._waiting) >= self._max_batch
-                or not self._expected
-            ):
-                self._changed.notify()  # for others it would not wake up
+            request.expected -= count
+            if was_empty or not request.expected or len(self._waiting) >= self._max_batch:
+                self._changed.notify()  # for others it would go on waiting
             if not self._thread.is_alive():
                 self._replace_thread()
 
@@ -206,6 +206,9 @@ class TowerQueue:
     def _wait_for_batch(self) -> None:
         """Wait while items are expected and come."""
         while self._expected and len(self._waiting) < self._max_batch:
+            if all(item.request.expected for item in self._waiting):
+                self._changed.wait()
+                continue
             left = self._waiting[-1].queued_at + self._max_wait - time.perf_counter()
             if left <= 0:
                 return
