@@ -159,7 +159,7 @@ def _digests(files: Sequence[bytes]) -> list[str]:
     return [hashlib.sha256(file).hexdigest() for file in files]
 
 
-def _stored_vectors(index: ServedIndex, parts: Sequence[SearchPart]) -> list[Features]:
+def _stored_vectors(index: ServedIndex, parts: Sequence[SearchPart]) -> Features:
     found = []
     for part in parts:
         vector = index.search.stored_vector(part.value)
@@ -171,4 +171,4 @@ def _stored_vectors(index: ServedIndex, parts: Sequence[SearchPart]) -> list[Fea
                 code="unknown_image",
             )
         found.append(vector)
-    return found
+    return np.stack(found)
