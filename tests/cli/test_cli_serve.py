@@ -1,5 +1,6 @@
 """`oneclip serve`: its options, their environment variables, and what is refused before the server listens."""
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,14 @@ def test_an_environment_variable_sets_the_same_field(
     monkeypatch.setenv(variable, value)
     assert run("serve").code == 0
     assert served == [ServeSettings(**expected)]
-    assert f"env var: {variable}" in " ".join(run("serve", "--help").out.split())
 
 
-def test_every_option_is_tested_above(run: Run) -> None:
-    import re
-
-    listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", run("serve", "--help").out, re.MULTILINE))
-    assert {option for option, _, _ in GIVEN} == listed - {"--help"}
+def test_the_help_names_all_options_and_their_variables(run: Run) -> None:
+    text = run("serve", "--help").out
+    listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)) - {"--help"}
+    assert {option for option, _, _ in GIVEN} == listed  # so that each is tested above
+    variables = re.findall(r"env var: ONECLIP_SERVE_([A-Z_]+)", " ".join(text.split()))
+    assert {"--" + name.lower().replace("_", "-") for name in variables} == listed
 
 
 @pytest.mark.parametrize(

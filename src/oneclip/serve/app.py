@@ -176,9 +176,10 @@ async def _answer_validation_error(request: Request, error: Exception) -> Respon
     param = ""
     for part in where:
         param += f"[{part}]" if part.isdigit() else f".{part}" if param else part
+    param = param[:200]
     message = first["msg"].removeprefix("Value error, ")
     return RequestError(
-        422, f"{param}: {message}" if param else message, param=param[:200] or None, code="invalid_value"
+        422, f"{param}: {message}" if param else message, param=param or None, code="invalid_value"
     ).response()
 
 

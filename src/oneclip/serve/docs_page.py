@@ -14,7 +14,7 @@ EXAMPLES = {
 """Bodies of JSON to try, by path."""
 FORMS = {
     "/v1/images/embed": "-H 'Content-Type: image/png' --data-binary @cat.png",
-    "/v1/classify": "-F image=@cat.png -F label='a cat' -F label='a dog'",
+    "/v1/classify": "-F images=@cat.png -F labels='a cat' -F labels='a dog'",
     "/predict": """-F 'entries={"clip":{"textual":{"modelName":"pocket"}}}' -F text='a cat'""",
 }
 STYLE = """

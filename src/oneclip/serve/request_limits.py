@@ -32,6 +32,11 @@ ContentTypes = Callable[[str, str], "tuple[str, ...] | None"]
 """From the method and path of a request to the content types of its body; None if every one is allowed."""
 
 
+def needs_key(path: str) -> bool:
+    """Return whether a path needs a key where there are keys."""
+    return path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER)
+
+
 class ClientLeftError(Exception):
     """The client closed the connection before it had sent the whole body."""
 
@@ -84,7 +89,7 @@ class RequestLimits:
         self._check_host(headers)
         self._check_origin(scope["method"], headers)
         keys = self.state.keys
-        if keys is not None and not _is_open(scope["path"]) and not keys.accept(headers):
+        if keys is not None and needs_key(scope["path"]) and not keys.accept(headers):
             raise RequestError(
                 401,
                 "a known API key is needed: the header Authorization: Bearer KEY, or X-API-Key: KEY",
@@ -240,10 +245,6 @@ class RequestLimits:
         finally:
             for task in (route, watch):
                 await _cancel(task)
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def _is_address(name: str) -> bool:

@@ -61,7 +61,7 @@ def metrics(state: State) -> Response:
     return Response(content, headers={"Content-Type": media_type})
 
 
-@router.get("/docs", summary="This page", response_class=Response)
+@router.get("/docs", summary="Describe all routes, on a page", response_class=Response)
 def docs(request: Request) -> Response:
     """Return a page that describes all routes, made from `/openapi.json`."""
     schema: dict[str, Any] = request.app.openapi()
