@@ -20,7 +20,7 @@ from torch import Tensor
 import oneclip
 from oneclip.errors import ImageTooLargeError, TextTooLongError
 from oneclip.hardware import decoding_threads
-from oneclip.serve.embedder import MAX_CHARACTERS, Embedder
+from oneclip.serve.embedder import MAX_CHARACTERS, TEXTS_PER_IMAGE, Embedder
 from oneclip.serve.errors import DeadlineError, ItemError, NotReadyError, QueueFullError, RequestError
 from oneclip.serve.settings import ServeSettings
 from oneclip.serve.text_tokenizer import TextTokenizer
@@ -352,11 +352,11 @@ def test_equal_texts_are_computed_once(make: Callable[..., Embedder], fake: Fake
 
 
 def test_texts_of_similar_length_share_a_batch(make: Callable[..., Embedder], fake: FakeEncoder) -> None:
-    texts = [" ".join("abcdef"[: 1 + i % 6]) + "x" * i for i in range(24)]
-    features, _ = run(make(max_batch=4).embed_texts(texts))
-    assert features[:, 0].tolist() == [3 + i % 6 for i in range(24)]
+    texts = [" ".join("abcdef"[: 1 + i % 6]) + "x" * i for i in range(6 * TEXTS_PER_IMAGE)]
+    features, _ = run(make(max_batch=1).embed_texts(texts))
+    assert features[:, 0].tolist() == [3 + i % 6 for i in range(len(texts))]
     lengths = [[int((row != 0).sum()) for row in batch] for batch in fake.batches]
-    assert lengths == [[length] * 4 for length in range(3, 9)]
+    assert lengths == [[length] * TEXTS_PER_IMAGE for length in range(3, 9)]
 
 
 def test_close_answers_what_was_accepted_and_refuses_what_is_new(

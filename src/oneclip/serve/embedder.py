@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TEXTS_PER_IMAGE = 16  # in a batch, as in those of the encoder: texts are shorter, and sorted by length
 MAX_CHARACTERS = 2_000_000  # of all texts of a request; the slowest to tokenize take 1 s for each million
 
 
@@ -41,6 +42,8 @@ class Embedder:
 
     The vector of an item is the same in any batch, up to rounding; with int8 arithmetic it is not, because there the
     scale of the activations is that of the whole batch. See `is_batch_invariant`.
+
+    A batch has up to `max_batch` images, or 16 times as many texts.
 
     Args:
         encoder: the model.
@@ -60,20 +63,26 @@ class Embedder:
         self._pool = DecodePool(threads, max_decoded=2 * settings.max_batch + threads)
         images, texts = encoder.pipeline(), encoder.pipeline()
         self._preprocess = images.preprocess
-        self._images = self._queue("image", images.start_images, images.depth, on_taken=self._pool.release)
-        self._texts = self._queue(
+        shared: Any = {
+            "max_wait": settings.max_wait_ms / 1000,
+            "metrics": self.metrics,
+            "depth": images.depth,
+        }
+        self._images = TowerQueue(
+            "image",
+            images.start_images,
+            max_batch=settings.max_batch,
+            on_taken=self._pool.release,
+            **shared,
+        )
+        self._max_texts = TEXTS_PER_IMAGE * settings.max_batch
+        self._texts = TowerQueue(
             "text",
             lambda ids: texts.start_texts(torch.stack(list(ids))),
-            texts.depth,
-            window=settings.max_batch * SORT_WINDOW,
+            max_batch=self._max_texts,
+            window=self._max_texts * SORT_WINDOW,
             arrange=self._arrange_texts,
-        )
-
-    def _queue(self, kind: str, start: Any, depth: int, **options: Any) -> TowerQueue:
-        settings, metrics = self.settings, self.metrics
-        wait = settings.max_wait_ms / 1000
-        return TowerQueue(
-            kind, start, max_batch=settings.max_batch, max_wait=wait, metrics=metrics, depth=depth, **options
+            **shared,
         )
 
     @property
@@ -250,7 +259,7 @@ class Embedder:
         def rows(some: Sequence[str]) -> Tensor:
             return torch.stack([by_text[text][0].value.ids for text in some])
 
-        for positions, ids in bucket_by_length(texts, rows, self.settings.max_batch, self._tokens.pad_id):
+        for positions, ids in bucket_by_length(texts, rows, self._max_texts, self._tokens.pad_id):
             yield [(by_text[texts[position]], row) for position, row in zip(positions, ids, strict=True)]
 
 
