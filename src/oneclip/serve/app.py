@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from oneclip._version import __version__
-from oneclip.errors import ImageError, QueryError, TextError
+from oneclip.errors import ImageError, OneCLIPError, QueryError, TextError
 from oneclip.search.index import DEFAULT_MODEL
 from oneclip.serve.access_log import REQUEST_ID, AccessLog
 from oneclip.serve.api_keys import ApiKeys
@@ -117,7 +118,11 @@ def _load(settings: ServeSettings) -> Encoder:
     indexed_name, indexed_precision = indexed_model(settings) or (DEFAULT_MODEL, "fp32")
     name = settings.model or indexed_name
     precision = settings.precision or (indexed_precision if name == indexed_name else "fp32")
-    return oneclip.load(name, settings.device, precision, max_pixels=settings.max_pixels)
+    encoder = oneclip.load(name, settings.device, precision, max_pixels=settings.max_pixels)
+    with contextlib.suppress(OneCLIPError):  # such as a model without a tokenizer
+        encoder.encode_images([Image.new("RGB", (8, 8))])  # the first of each takes longer than others
+        encoder.encode_texts(["a text"])
+    return encoder
 
 
 def _note_failure(task: asyncio.Future[None], state: ServerState) -> None:
