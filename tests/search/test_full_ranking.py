@@ -63,7 +63,8 @@ def test_results_are_those_of_a_search(full: Index, distinct: bool, cut: bool, s
 def test_scores_and_relevances_are_those_of_a_search(full: Index) -> None:
     expected = full.search("a cat", top_k=99, where="name != 3.png")
     ranking = rank_all(full, "a cat", where="name != 3.png")
-    assert ranking.scores is not None and ranking.relevances is not None
+    assert ranking.scores is not None
+    assert ranking.relevances is not None
     np.testing.assert_allclose(ranking.scores, [hit.score for hit in expected], rtol=1e-5)
     np.testing.assert_allclose(ranking.relevances, [hit.relevance for hit in expected], rtol=1e-4)
 
