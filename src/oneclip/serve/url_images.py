@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from oneclip._version import __version__
-from oneclip.errors import ImageError
+from oneclip.errors import ConfigError, ImageError
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 8192
@@ -71,6 +71,24 @@ class Rule(NamedTuple):
     port: int | None
 
 
+def parse_rule(text: str) -> Rule:
+    """Parse `HOST`, `HOST:PORT` or "*".
+
+    Raises:
+        ConfigError: if it is something else.
+    """
+    try:
+        parts = urlsplit(f"//{text}")
+        rule = Rule(_ascii_host(parts).rstrip("."), parts.port)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a host from which images can be fetched: {error}") from error
+    if not rule.host or parts.path or parts.query or parts.username is not None:
+        raise ConfigError(
+            f"{text!r} is not a host from which images can be fetched; expected HOST or HOST:PORT"
+        )
+    return rule
+
+
 def resolve_host(host: str, port: int) -> list[str]:
     """Return the addresses of a host.
 
@@ -101,7 +119,7 @@ class UrlFetcher:
     """Fetches the images of one request.
 
     Args:
-        allowed: hosts, `HOST` or `HOST:PORT`; "*" for all public ones. Empty: nothing is fetched.
+        allowed: hosts, see `parse_rule`; "*" for all public ones. Empty: nothing is fetched.
         max_bytes: limit of all images together.
         timeout: seconds for all of them together.
         resolve: addresses of a host and a port, see `resolve_host`.
@@ -119,7 +137,7 @@ class UrlFetcher:
         is_allowed: Callable[[str], bool] = is_public_address,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._rules = [_parse_rule(text) for text in allowed]
+        self._rules = [parse_rule(text) for text in allowed]
         self._max_bytes, self._bytes_left, self._lock = max_bytes, max_bytes, threading.Lock()
         self._timeout, self._deadline = timeout, time.monotonic() + timeout
         self._resolve, self._is_allowed, self._tls = resolve, is_allowed, tls
@@ -150,6 +168,8 @@ class UrlFetcher:
                 connection.sock = _DeadlineSocket(sock, self._deadline)
                 connection.request("GET", _target(parts), headers=_HEADERS)
                 return self._read(connection.getresponse(), url)
+        except ImageUrlError:
+            raise
         except TimeoutError as error:
             raise ImageUrlError(f"{host} did not answer within {self._timeout:g} seconds") from error
         except ssl.SSLCertVerificationError as error:
@@ -163,22 +183,21 @@ class UrlFetcher:
             raise ImageUrlError(f"the URL has {len(url)} characters; at most {MAX_URL_CHARS} are read")
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-            ascii_host = (host or "").encode("idna").decode()
-        except (ValueError, UnicodeError) as error:
+            host, port = _ascii_host(parts), parts.port
+        except ValueError as error:  # also for names that IDNA does not have
             raise ImageUrlError(f"{url[:200]!r} is not a URL: {error}") from error
         if parts.scheme not in DEFAULT_PORTS:
             raise ImageUrlError(
                 f"URLs that begin with {parts.scheme[:20]}: are not fetched; use https:// or http://"
             )
-        if not ascii_host:
+        if not host:
             raise ImageUrlError(f"{url[:200]!r} names no host")
         if parts.username is not None or parts.password is not None:
             raise ImageUrlError("the URL contains a user name or a password; images are fetched without")
         port = DEFAULT_PORTS[parts.scheme] if port is None else port
-        if not any(_matches(rule, ascii_host, port) for rule in self._rules):
-            raise ImageUrlError(self._refusal(ascii_host, port))
-        shown = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+        if not any(_matches(rule, host, port) for rule in self._rules):
+            raise ImageUrlError(self._refusal(host, port))
+        shown = f"[{host}]" if ":" in host else host
         return parts._replace(netloc=f"{shown}:{port}"), port
 
     def _refusal(self, host: str, port: int) -> str:
@@ -239,9 +258,9 @@ def _default_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _parse_rule(text: str) -> Rule:
-    parts = urlsplit(f"//{text}")
-    return Rule((parts.hostname or "").rstrip("."), parts.port)
+def _ascii_host(parts: SplitResult) -> str:
+    """Return the host of a URL in lower case, as the name servers know it; "" if there is none."""
+    return (parts.hostname or "").encode("idna").decode("ascii")
 
 
 def _matches(rule: Rule, host: str, port: int) -> bool:
