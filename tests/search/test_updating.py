@@ -11,8 +11,12 @@ from images import write_image
 
 import oneclip
 from oneclip.errors import ConfigError, DataError, OutputError
+from oneclip.hub.cache import sha256_of
 from oneclip.search import Index, UpdateResult
 from oneclip.search import changes as changes_module
+from oneclip.search import store as store_module
+from oneclip.search.catalogue import Catalogue
+from oneclip.search.store import IndexStore
 from tests import programs
 
 
@@ -319,6 +323,42 @@ def test_two_writers_at_once_are_refused(index: Index, photos: Path) -> None:
     index.update(photos)
     with index.writing(), pytest.raises(OutputError, match="another process is updating"):
         Index(index.path).update()
+
+
+def test_an_update_asks_the_catalogue_for_no_content_that_is_new(
+    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.update(photos)
+    write_image(photos / "new.png", 7)
+    shutil.copy2(photos / "3.png", photos / "copy.png")
+    asked, content_of = [], Catalogue.content_of
+    monkeypatch.setattr(
+        Catalogue, "content_of", lambda self, digest: asked.append(digest) or content_of(self, digest)
+    )
+    assert counts(index.update()) == {"added": 2, "unchanged": 6, "encoded": 1}
+    assert asked == [sha256_of(photos / "copy.png")]
+
+
+def test_equal_files_that_are_decoded_at_once_are_stored_once(
+    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("copy1.png", "copy2.png"):
+        shutil.copy2(photos / "0.png", photos / name)
+    # as if each was looked for before another was stored
+    monkeypatch.setattr(IndexStore, "find", lambda self, digest: None)
+    monkeypatch.setattr(store_module, "PART_SECONDS", 0)
+    assert counts(index.update(photos, batch_size=1)) == {"added": 8, "encoded": 6}
+    assert (index.status().contents, index.status().dead_rows) == (6, 0)
+
+
+def test_files_whose_segment_is_damaged_are_encoded_again_when_they_are_read(
+    index: Index, photos: Path
+) -> None:
+    index.update(photos)
+    (segment,) = index.segments.iterdir()
+    segment.write_bytes(b"damaged")
+    os.utime(photos / "0.png", (1_700_000_000, 1_700_000_000))
+    assert counts(index.update()) == {"unchanged": 6, "encoded": 1}
 
 
 def test_an_interrupted_update_keeps_what_is_done(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +101,10 @@ class IndexStore:
         self.dropped: dict[str, int] = {}
         self.unlisted = 0
         self._recorded = _recorded_contents(catalogue, files)
+        # digests of the contents on disk: threads that ask SQLite for every file would wait for each other
+        self._stored = {
+            digest for (digest,) in catalogue.rows("SELECT sha256 FROM contents WHERE segment IS NOT NULL")
+        }
         self._contents: dict[str, tuple[Features, ImageFacts]] = {}  # not yet on disk, by digest
         self._links: dict[str, tuple[str, FileStamp | None]] = {}  # digest and stamp by name
         self._failures: list[tuple[str, str, FileStamp | None, bool]] = []
@@ -140,12 +143,10 @@ class IndexStore:
     def add(self, name: str, digest: str, vector: Features, stamp: FileStamp | None = None) -> None:
         """Add a file with the embedding (D,) of its content."""
         facts = self.facts.pop(name, None)
-        if digest not in self._contents and self._stored_vector(digest) is None:
-            if facts is None:  # two files with one content: only the first was decoded
-                raise AssertionError(f"{name} was encoded without being decoded")
-            self._contents[digest] = (vector, facts)
+        if facts is None or digest in self._contents or digest in self._stored:
+            self.linked.append(digest)  # what `find` returned is not decoded
         else:
-            self.linked.append(digest)
+            self._contents[digest] = (vector, facts)
         self._links[name] = (digest, stamp)
         before = self._files[name][2]
         if self._recorded.get(name) == digest:  # encoded again, because its segment was damaged
@@ -185,7 +186,7 @@ class IndexStore:
                 self._catalogue.write(
                     _INSERT_CONTENT,
                     (
-                        (digest, segment, row, *astuple(facts))
+                        (digest, segment, row, *vars(facts).values())
                         for row, (digest, (_, facts)) in enumerate(self._contents.items())
                     ),
                 )
@@ -203,8 +204,8 @@ class IndexStore:
                     for path, reason, stamp, is_content in self._failures
                 ),
             )
-        with self._lock:
-            self._contents = {}
+        self._stored.update(self._contents)  # first, so that `find` sees each content in one of them
+        self._contents = {}
         self._links, self._failures = {}, []
         self._since = time.monotonic()
 
@@ -226,6 +227,8 @@ class IndexStore:
 
     def _stored_vector(self, digest: str) -> Features | None:
         """Return the embedding of a content on disk; None if there is none, or its segment is damaged."""
+        if digest not in self._stored:
+            return None
         _, number, row = self._catalogue.content_of(digest) or (0, None, None)
         if number is None or row is None:
             return None
@@ -238,7 +241,11 @@ class IndexStore:
                 except DataError:
                     self._segments[number] = None
             segment = self._segments[number]
-            return None if segment is None else segment.vectors(np.array([row]))[0]
+            if segment is not None:
+                vector: Features = segment.vectors(np.array([row]))[0]
+                return vector
+        self._stored.discard(digest)  # so that it is encoded again
+        return None
 
 
 def _recorded_contents(
