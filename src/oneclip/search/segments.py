@@ -237,9 +237,17 @@ def _encode(vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def _principal_components(centred: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the eigenvectors of the covariance as columns, those of the greatest eigenvalues first."""
-    _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-    return np.ascontiguousarray(vectors[:, ::-1], np.float32)
+    """Return the eigenvectors of the covariance as columns, those of the greatest eigenvalues first.
+
+    In one thread: several would wait for each other in each of many small steps, for seconds while images are decoded.
+    """
+    import torch
+
+    from oneclip.engine.thread_groups import get_thread_groups
+
+    covariance = torch.from_numpy((centred.T @ centred).astype(np.float64))
+    (vectors,) = get_thread_groups(1, 1).map(lambda matrix: torch.linalg.eigh(matrix)[1], [covariance])
+    return np.ascontiguousarray(vectors.numpy()[:, ::-1], np.float32)
 
 
 def _checksum(tensors: Mapping[str, NDArray[Any]]) -> str:
