@@ -136,13 +136,14 @@ def perceptual_hash(image: Image.Image) -> int:
         image = Image.alpha_composite(backdrop, image)
     gray = image.convert("L")
     if gray.size == (_SAMPLED, _SAMPLED):
-        gray = gray.reduce(_SAMPLED // _HASHED)  # equals the other, faster
+        gray = gray.reduce(_SAMPLED // _HASHED)  # equals the other up to rounding, faster
     else:
         gray = gray.resize((_HASHED, _HASHED), Image.Resampling.BOX)
     basis = _cosines()
     # (8, 8); rounded, so that the errors of float32 do not decide the bits of a blank image
     frequencies = np.rint(basis @ np.asarray(gray, np.float32) @ basis.T)
-    bits = np.packbits(frequencies > np.median(frequencies))  # row by row, the lowest frequency first
+    low, high = np.sort(frequencies, axis=None)[_KEPT**2 // 2 - 1 :][:2]
+    bits = np.packbits(frequencies > (low + high) / 2)  # row by row, the lowest frequency first
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 
