@@ -1,0 +1,46 @@
+// Images that a person drops, pastes or picks. They stay in this tab; the address has only their id.
+
+const PREFIX = "oneclip-";
+const LARGEST_SIDE = 1024; // of what is sent: models look at fewer pixels
+const LARGEST_FILE = 400_000; // bytes that are sent as they are
+const images = new Map(); // id to data address, for what does not fit in the storage of the tab
+
+export const isDropped = (id) => id.startsWith("drop-");
+
+/** Return the data address of an image; undefined if it belongs to another tab. */
+export const droppedImage = (id) => images.get(id) ?? sessionStorage.getItem(PREFIX + id) ?? undefined;
+
+/** Take the first image of a drop, a paste or a file dialog, and return its id. */
+export async function takeImage(files) {
+  const file = [...files].find(({ type }) => type.startsWith("image/") || !type); // raw files have no type
+  if (!file) throw new Error("This is no image file. Use a JPEG, a PNG or the like.");
+  const id = `drop-${crypto.getRandomValues(new Uint32Array(2)).join("")}`;
+  const blob = await shrink(file);
+  const data = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`${file.name} could not be read`));
+    reader.readAsDataURL(blob);
+  });
+  images.set(id, data);
+  try {
+    sessionStorage.setItem(PREFIX + id, data);
+  } catch {} // full: the image is lost when the page is reloaded
+  return id;
+}
+
+/** Return the file, or a smaller JPEG if it is large. What the browser cannot decode is left to the server. */
+async function shrink(file) {
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  const scale = bitmap && Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+  if (!bitmap || (scale === 1 && file.size <= LARGEST_FILE)) return file;
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.ceil(bitmap.width * scale);
+  canvas.height = Math.ceil(bitmap.height * scale);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff"; // behind what is transparent, as in thumbnails
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob((small) => resolve(small ?? file), "image/jpeg", 0.92));
+}

@@ -1,0 +1,81 @@
+// Full view of one image: the image, its facts, and what to do with it.
+
+import { cancelThumbnail, showThumbnail } from "./api.js";
+import { baseName, copyButton, formatCount, formatDate, formatPercent, h, ui } from "./dom.js";
+
+const SMALLEST = 640; // pixels of the longer side; smaller images are enlarged
+const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
+const isThisMachine = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(location.hostname);
+
+export class Viewer {
+  /** Make the view. onMove(step) and onClose() ask for another image, or the end; actions(hit) returns buttons. */
+  constructor({ onMove, onClose, actions }) {
+    this.actions = actions;
+    ui.close.addEventListener("click", onClose);
+    ui.previous.addEventListener("click", () => onMove(-1));
+    ui.next.addEventListener("click", () => onMove(1));
+    ui.viewer.addEventListener("close", () => this.hit && onClose()); // by the browser, with Escape
+    ui.viewer.addEventListener("keydown", (event) => {
+      if (!STEPS[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      onMove(STEPS[event.key]);
+    });
+    ui.large.addEventListener("load", () => ui.large.classList.add("loaded"));
+    ui.large.addEventListener("error", () => (ui.problem.hidden = false));
+  }
+
+  /** Show an image: result `number` of `total`. */
+  show(hit, index, number, total) {
+    if (this.hit === hit) return;
+    this.hit = hit;
+    ui.problem.hidden = true;
+    ui.large.classList.remove("loaded");
+    const scale = Math.max(1, SMALLEST / Math.max(hit.width, hit.height));
+    for (const [image, size] of [[ui.small, 256], [ui.large, 1600]]) {
+      image.style.width = `${hit.width * scale}px`;
+      image.style.height = `${hit.height * scale}px`;
+      image.removeAttribute("src");
+      showThumbnail(image, index, hit.sha256, size);
+    }
+    ui.large.alt = ui.name.textContent = baseName(hit.path);
+    ui.position.textContent = `${formatCount(number + 1)} of ${formatCount(total)}`;
+    ui.previous.disabled = number === 0;
+    ui.next.disabled = number >= total - 1;
+    ui.facts.replaceChildren(...facts(hit));
+    ui.actions.replaceChildren(...this.actions(hit));
+    const buttons = h("div", { class: "buttons" }, copyButton(hit.path), fileLink(hit.path));
+    ui.path.replaceChildren(h("code", {}, hit.path), buttons);
+    if (!ui.viewer.open) ui.viewer.showModal();
+  }
+
+  /** Close the view; returns whether it was shown. */
+  hide() {
+    const wasShown = Boolean(this.hit);
+    this.hit = null;
+    [ui.small, ui.large].forEach(cancelThumbnail);
+    ui.viewer.close();
+    return wasShown;
+  }
+}
+
+function facts({ relevance, score, taken_at: taken, camera, width, height, latitude, longitude }) {
+  const rows = {
+    Relevance: relevance !== null && formatPercent(relevance),
+    Score: score !== null && score.toFixed(3),
+    Taken: formatDate(taken),
+    Camera: camera,
+    Size: `${width} × ${height}`,
+    Place: latitude !== null && `${latitude.toFixed(5)}, ${longitude.toFixed(5)}`,
+  };
+  return Object.entries(rows).filter(([, value]) => value)
+    .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)));
+}
+
+/** Make a link to a file, where the browser is on the same machine. */
+function fileLink(path) {
+  return isThisMachine && path.isWellFormed?.() !== false && h("a", {
+    class: "button",
+    href: `file:///${encodeURI(path.replaceAll("\\", "/").replace(/^\//, "")).replace(/[?#]/g, encodeURIComponent)}`,
+    title: "Browsers may not follow it: copy its address",
+  }, "Link to the file");
+}
