@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from oneclip.serve.settings import ServeSettings
 PATIENCE = 120  # seconds for what takes one or two
 # an application that needs no model, in all processes: those that are started import this file, too
 LAUNCHER = """
-import asyncio, json, os, sys, types
+import asyncio, json, os, sys, time, types
 from oneclip.errors import DataError
 
 def create_app(settings, in_background):
@@ -47,6 +48,7 @@ def create_app(settings, in_background):
 
     @app.get("/pid")
     async def pid():
+        time.sleep(0.02)  # so that the other process takes the next connection
         return os.getpid()
 
     @app.post("/slow")
@@ -81,7 +83,7 @@ class Running:
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
-        self.answered = 0  # requests for /pid
+        self.answered: list[int] = []  # requests for /pid
         threading.Thread(target=self._read, daemon=True).start()
         self.port = int(re.sub(r".*:(\d+)( .*)?", r"\1", self.line("listening on http://")))
 
@@ -100,7 +102,8 @@ class Running:
         answer = connection.getresponse()
         content = json.loads(answer.read())
         connection.close()
-        self.answered += path == "/pid" and answer.status == 200
+        if path == "/pid" and answer.status == 200:
+            self.answered.append(content)
         return answer.status, content
 
     def wait(self) -> int:
@@ -242,10 +245,15 @@ def test_sighup_reads_the_keys_again(start: Callable[..., Running], tmp_path: Pa
 
 
 def known_pids(running: Running, key: str = "") -> set[int]:
+    """Return the processes that answer, which takes several requests at once: one would always go to the same."""
     pids = set()
-    for _ in range(20):
+
+    def ask(_: int) -> None:
         with contextlib.suppress(ConnectionError):  # of a process that was killed
             pids.add(running.get("/pid", **{"X-API-Key": key})[1])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(16)))
     return pids
 
 
@@ -260,7 +268,7 @@ def test_several_processes_share_a_port_and_are_replaced_when_they_die(
     assert running.process.pid not in pids
     os.kill(min(pids), signal.SIGKILL)
     wait_for(lambda: len(known_pids(running) - {min(pids)}) == 2, running)
-    wait_for(lambda: counted_requests(running) == running.answered, running)
+    wait_for(lambda: counted_requests(running) == len(running.answered), running)
     assert running.stop() == 0
     assert list((tmp_path / "temporary").iterdir()) == []  # the folder of the metrics is gone
 
@@ -371,6 +379,12 @@ def test_a_request_is_logged_in_one_line_of_json(bare: TestClient, caplog: pytes
         "items": 0,
         "bytes": len(answer.content),
     }
+
+
+def test_the_log_counts_the_items_of_a_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "oneclip.serve")
+    client.post("/v1/embeddings", json={"input": ["a cat", "a dog", "a house"]})
+    assert json.loads(JsonFormatter().format(caplog.records[-1]))["items"] == 3
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, 'a"b', "ä"])

@@ -19,6 +19,7 @@ from torch import Tensor
 from oneclip.errors import ImageError, OneCLIPError
 from oneclip.hardware import decoding_threads
 from oneclip.image import open_image
+from oneclip.serve.access_log import count_items
 from oneclip.serve.decode_pool import DecodePool
 from oneclip.serve.errors import DeadlineError, ItemError, NotReadyError, QueueFullError, RequestError
 from oneclip.serve.metrics import Metrics
@@ -174,6 +175,7 @@ class Embedder:
                 raise QueueFullError(waiting)
             self._count(kind, count)
             metrics.items.labels(kind).inc(count)
+            count_items(count)
             try:
                 yield
             finally:

@@ -175,7 +175,7 @@ class RequestLimits:
             ClientLeftError: if it ends early.
         """
 
-        async def read() -> None:
+        with _Limit(self.settings.timeout) as limit:
             more = True
             while more:
                 message = await receive()
@@ -193,16 +193,13 @@ class RequestLimits:
                 self.held += len(chunk)
                 body.extend(chunk)
                 more = message.get("more_body", False)
-
-        try:
-            await asyncio.wait_for(read(), self.settings.timeout)
-        except asyncio.TimeoutError:
+        if limit.is_exceeded:
             raise RequestError(
                 408,
                 f"the body did not arrive within {self.settings.timeout:g} seconds",
                 code="body_too_slow",
                 headers={"Connection": "close"},
-            ) from None
+            )
 
     async def _call(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Call the application; cancel it if the client leaves, or if it takes too long.
@@ -211,14 +208,12 @@ class RequestLimits:
             RequestError: if there is no answer in time.
         """
         begun = ended = False
-        gone = asyncio.Event()
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_again() -> Message:
-            if pending:
-                return pending.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
+            if not pending:
+                await asyncio.Event().wait()  # until it is cancelled
+            return pending.pop()
 
         async def send_checked(message: Message) -> None:
             nonlocal begun, ended
@@ -228,23 +223,60 @@ class RequestLimits:
             ended = ended or (message["type"] == "http.response.body" and not message.get("more_body", False))
             await send(message)
 
-        route = asyncio.ensure_future(self.app(scope, receive_again, send_checked))
-        watch = asyncio.ensure_future(_until_gone(receive))
-        try:
-            await asyncio.wait(
-                {route, watch},
-                timeout=self.settings.timeout + GRACE_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if route.done() or ended:  # once all is sent, watch ends, too
-                await route
-            elif watch.done():
-                gone.set()
-            elif not begun:
-                raise DeadlineError(self.settings.timeout)
-        finally:
-            for task in (route, watch):
-                await _cancel(task)
+        with _Limit(self.settings.timeout + GRACE_SECONDS) as limit:
+
+            def note_gone(task: asyncio.Future[None]) -> None:
+                if (
+                    not task.cancelled() and not ended
+                ):  # once all is sent, there is nothing more to receive, too
+                    limit.cancel()
+
+            watch = asyncio.ensure_future(_until_gone(receive))
+            watch.add_done_callback(note_gone)
+            try:
+                await self.app(scope, receive_again, send_checked)
+            finally:
+                watch.cancel()
+        if limit.is_exceeded and not begun:
+            raise DeadlineError(self.settings.timeout)
+
+
+class _Limit:
+    """Block that is cancelled after some seconds, or by `cancel`, and then left without an error.
+
+    It costs no task, unlike `asyncio.wait_for`. `asyncio.timeout` needs Python 3.11, and has no `cancel`.
+
+    Attributes:
+        is_exceeded: whether the seconds are over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.is_exceeded = False
+        self._task = asyncio.current_task()
+        self._is_cancelled = False
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._exceed)
+
+    def __enter__(self) -> _Limit:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> bool:
+        self._timer.cancel()
+        task, self._task = self._task, None
+        if not self._is_cancelled or kind is not asyncio.CancelledError:
+            return False
+        if hasattr(task, "uncancel"):  # Python 3.11: others may use `asyncio.timeout` in this task
+            task.uncancel()
+        return True
+
+    def cancel(self) -> None:
+        """Cancel the block, if it has not been left."""
+        if self._task is not None and not self._is_cancelled:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    def _exceed(self) -> None:
+        self.is_exceeded = True
+        self.cancel()
 
 
 def _is_address(name: str) -> bool:
@@ -290,13 +322,3 @@ async def _discard(receive: Receive) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _cancel(task: asyncio.Future[None]) -> None:
-    """End a task, and wait until it has ended."""
-    if task.done():
-        return
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()  # nobody waits for it: the client has left, or has another answer
