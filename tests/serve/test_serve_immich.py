@@ -120,3 +120,11 @@ def test_a_form_without_a_meaning_is_answered_with_400_and_the_field_that_is_wro
 ) -> None:
     answer = predict(client, asked, **parts)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "unknown"])
+def test_a_form_in_a_strange_encoding_is_answered_with_400(client: Any, charset: str) -> None:
+    part = '--b\r\nContent-Disposition: form-data; name="entries"\r\n\r\n\\ud800{}\r\n--b--\r\n'
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    answer = client.post("/predict", content=part.encode(), headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")

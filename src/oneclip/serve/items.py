@@ -276,10 +276,5 @@ def bad_item(message: str, param: str, code: str = "invalid_image") -> RequestEr
 
 def describe(value: object) -> str:
     """Say in JSON's words what a value is."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    return {str: "a string", list: "a list"}.get(type(value), "an object")
+    names = {type(None): "null", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else "a file")

@@ -55,8 +55,9 @@ async def read_form(request: Request, max_files: int) -> AsyncIterator[FormData]
         raise RequestError(415, f"the body is {found[:100]!r}; expected {FORM}", code="unsupported_type")
     try:
         form = await request.form(max_files=max_files, max_fields=MAX_FIELDS)
-    except HTTPException as error:
-        raise RequestError(400, f"the form cannot be read: {error.detail}", code="invalid_form") from error
+    except (HTTPException, ValueError) as error:  # also by codecs that a part names
+        reason = getattr(error, "detail", error)
+        raise RequestError(400, f"the form cannot be read: {reason}", code="invalid_form") from error
     try:
         yield form
     finally:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def unit(features: Features) -> Features:
     """Return vectors (N, D) of unit length."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    normalized: Features = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return normalized
 
 
 def check_dimensions(dimensions: int | None, encoder: Encoder, param: str) -> None:
@@ -59,7 +60,8 @@ def to_int8(features: Features) -> NDArray[np.int8]:
     a sample. Its length is lost, not its direction: compare such vectors by their cosine.
     """
     greatest = np.abs(features).max(axis=1, keepdims=True)
-    return np.rint(features * (127 / np.maximum(greatest, np.finfo(np.float32).tiny))).astype(np.int8)
+    scaled: Features = features * (127 / np.maximum(greatest, np.finfo(np.float32).tiny))
+    return np.rint(scaled).astype(np.int8)
 
 
 def to_uint8(features: Features) -> NDArray[np.uint8]:
