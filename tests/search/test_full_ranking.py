@@ -9,7 +9,7 @@ import pytest
 from images import write_image
 
 from oneclip.search import Index
-from oneclip.search.full_ranking import FullRanking
+from oneclip.search.full_ranking import FullRanking, order_rows
 from oneclip.search.query import encode_queries, parse_queries
 from oneclip.search.ranking import FileSelection
 from oneclip.search.scan import VectorScan
@@ -92,7 +92,7 @@ def test_an_order_of_all_rows_is_exact_first_and_nearly_exact_after_that(tmp_pat
     scan = VectorScan([Segment.open(tmp_path / name) for name in names])
     mask = generator.random(3_000) < 0.9
     query = vectors[:1]
-    found = scan.order(query, 100, mask=mask)
+    found = order_rows(scan, query, 100, weights=np.ones(1, np.float32), mask=mask)
     assert sorted(found.rows.tolist()) == np.flatnonzero(mask).tolist()
     np.testing.assert_array_equal(found.rows[:100], scan.top(query, 100, mask=mask).rows)
     assert (np.diff(found.scores) <= 0).all()

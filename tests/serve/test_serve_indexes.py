@@ -13,7 +13,8 @@ from oneclip.errors import ConfigError, DataError
 from oneclip.search import Index
 from oneclip.serve.embedder import Embedder
 from oneclip.serve.errors import NotReadyError, RequestError
-from oneclip.serve.indexes import ServedIndex, ServedIndexes, indexed_model
+from oneclip.serve.indexes import ServedIndexes, indexed_model
+from oneclip.serve.served_index import ServedIndex
 from oneclip.serve.settings import ServeSettings
 
 LONG = 120.0  # seconds; a wait ends much earlier
@@ -197,6 +198,17 @@ def test_another_process_that_updates_is_a_problem_until_it_ends(
             assert not index.is_ready
         other.update(photos)
     assert index.is_ready
+
+
+def test_a_limit_of_pixels_for_requests_is_none_for_indexes(photos: Path) -> None:
+    settings = ServeSettings(index=(str(photos),), max_pixels=100)
+    embedder = Embedder(oneclip.load("pocket", max_pixels=100), settings)
+    indexes = ServedIndexes(settings, embedder)
+    indexes.find().update(threading.Event())
+    assert found(indexes.find()) == {"cat", "car", "sun"}
+    assert embedder.encoder.max_pixels == 100
+    indexes.close()
+    embedder.close()
 
 
 def test_an_update_stops_with_the_server_and_keeps_what_is_done(

@@ -18,6 +18,7 @@ from oneclip.search.catalogue import Catalogue, in_chunks
 from oneclip.search.near_groups import find_leaders
 from oneclip.search.ranking import SelectedFiles, relevance_values
 from oneclip.search.relevance import RelevanceModel
+from oneclip.search.scan import TopRows, VectorScan
 from oneclip.search.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -29,6 +30,40 @@ if TYPE_CHECKING:
 EXACT = 1_000  # embeddings whose scores are exact; those after them are as accurate as their int8 codes
 COMPARED = 10_000  # contents that `distinct` compares; of those after them, only equal files are left out
 BINS, LOGIT = 100, 7.0  # of histograms of relevance; the first and the last bin are beyond these logits
+
+
+def order_rows(
+    scan: VectorScan,
+    queries: NDArray[np.float32],
+    exact: int,
+    *,
+    weights: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+) -> TopRows:
+    """Order rows by score: the best as `VectorScan.top` does, the others as accurately as their int8 codes.
+
+    Args:
+        scan: of N rows.
+        queries: (Q, D) float32 of unit length.
+        exact: number of the best rows.
+        weights: (Q,), see `VectorScan.top`.
+        mask: (N,) the rows that count.
+    """
+    best = scan.top(queries, exact, weights=weights, mask=None if mask.all() else mask)
+    is_left = mask.copy()
+    is_left[best.rows] = False
+    rows = np.flatnonzero(is_left)
+    if not len(rows):
+        return best
+    factors, constants = scan.standardize(queries, weights)
+    parts = scan.scores(queries)[:, rows]
+    scores = (factors @ (parts - constants[:, None])).astype(np.float32)
+    order = np.argsort(-scores, kind="stable")
+    return TopRows(
+        np.concatenate([best.rows, rows[order]]),
+        np.concatenate([best.scores, np.minimum(scores[order], best.scores[-1])]),
+        np.concatenate([best.parts, parts[:, order]], axis=1),
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +125,7 @@ class FullRanking:
         mask = np.zeros(len(snapshot.contents), np.bool_)
         mask[rows[rows >= 0]] = True
         weights = np.array([query.weight for query in queries], np.float32)
-        ordered = snapshot.scan.order(vectors, exact, weights=weights, mask=None if mask.all() else mask)
+        ordered = order_rows(snapshot.scan, vectors, exact, weights=weights, mask=mask)
         relevances = relevance_values(
             queries,
             ordered.parts,

@@ -138,7 +138,7 @@ class VectorScan:
         queries = self._checked(queries)
         if mask is not None and mask.shape != (len(self),):
             raise ShapeError(f"the mask has shape {mask.shape}; expected ({len(self)},)")
-        factors, constants = self._standardize(queries, weights)
+        factors, constants = self.standardize(queries, weights)
         combined = (factors @ queries).astype(np.float32)
         rows, exact = self._find(combined, queries, k, mask, max(k, candidates))
         best = np.lexsort((rows, -exact))[:k]
@@ -150,36 +150,7 @@ class VectorScan:
         order = np.lexsort((rows, -scores))
         return TopRows(rows[order], scores[order], parts[:, order])
 
-    def order(
-        self,
-        queries: NDArray[np.float32],
-        exact: int,
-        *,
-        weights: Sequence[float] | NDArray[np.float32] | None = None,
-        mask: NDArray[np.bool_] | None = None,
-    ) -> TopRows:
-        """Order all rows by score: the best `exact` as `top` does, the others as accurately as their int8 codes.
-
-        Raises:
-            ShapeError: as of `top`.
-        """
-        best = self.top(queries, exact, weights=weights, mask=mask)
-        is_left = np.ones(len(self), np.bool_) if mask is None else mask.copy()
-        is_left[best.rows] = False
-        rows = np.flatnonzero(is_left)
-        if not len(rows):
-            return best
-        factors, constants = self._standardize(queries, weights)
-        parts = self.scores(queries)[:, rows]
-        scores = (factors @ (parts - constants[:, None])).astype(np.float32)
-        order = np.argsort(-scores, kind="stable")
-        return TopRows(
-            np.concatenate([best.rows, rows[order]]),
-            np.concatenate([best.scores, np.minimum(scores[order], best.scores[-1])]),
-            np.concatenate([best.parts, parts[:, order]], axis=1),
-        )
-
-    def _standardize(
+    def standardize(
         self, queries: NDArray[np.float32], weights: Sequence[float] | NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return factors (Q,) and constants (Q,): a score is `factors @ (cosines - constants)`.

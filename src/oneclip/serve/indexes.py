@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import threading
@@ -11,190 +10,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneclip.errors import OneCLIPError, OutputError
+from oneclip.errors import OutputError
+from oneclip.image.decode import pixel_limit
 from oneclip.search.catalogue import FILE, Catalogue
-from oneclip.search.index import Index
 from oneclip.search.places import SearchPlace, find_index, require_images
 from oneclip.search.updating import watch_pause
 from oneclip.serve.errors import DeadlineError, NotReadyError, RequestError
-from oneclip.serve.index_search import IndexSearch
 from oneclip.serve.recent_cache import RecentCache
+from oneclip.serve.served_index import LOGGER, ServedIndex, Stopped
 from oneclip.serve.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from oneclip.embed.throughput import EmbedProgress
-    from oneclip.search.results import UpdateResult
+    from oneclip.encoder import Encoder
     from oneclip.serve.embedder import Embedder
     from oneclip.serve.settings import ServeSettings
 
-LOGGER = logging.getLogger("oneclip")
 STOP_SECONDS = 60.0  # for a batch that is being encoded when the server stops
 THREADS = 4  # that search at once
 RECENT_QUERIES = 2_000  # whose embeddings are kept
 T = TypeVar("T")
-
-
-class _Stopped(Exception):
-    """End of an update, or of a search for duplicates, because the server stops."""
-
-
-@dataclass
-class UpdateState:
-    """What the update of an index does.
-
-    Attributes:
-        is_updating: whether it runs now.
-        done: images that were read in this update.
-        total: images to read; None before they are counted.
-        problem: why the index is not up to date; None if it is.
-    """
-
-    is_updating: bool = False
-    done: int = 0
-    total: int | None = None
-    problem: str | None = None
-
-
-class ServedIndex:
-    """Index that is searched while it is updated.
-
-    Args:
-        name: in addresses.
-        place: of the index, and the part of it to search.
-        embedder: whose model made the index, or will.
-
-    Raises:
-        ConfigError: if another model made the index.
-        DataError, OutputError: if it cannot be opened.
-    """
-
-    def __init__(self, name: str, place: SearchPlace, embedder: Embedder) -> None:
-        self.name, self.place, self.state = name, place, UpdateState()
-        self.index = Index(place.path, model=embedder.encoder)
-        self._is_known = self.index.metadata is not None
-        if self._is_known:
-            _ = self.index.encoder  # compares the model
-        self._search = IndexSearch(self.index, place.under)
-        self._duplicates: RecentCache[Future[dict[str, Any]]] = RecentCache(4)
-        self._lock = threading.Lock()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can be searched: a new one once its first update is complete, by whatever process."""
-        return self._is_known or self.updated_at is not None
-
-    @property
-    def updated_at(self) -> str | None:
-        """Time of the last complete update that changed the index, in ISO 8601."""
-        found: str | None = self.index.catalogue.info("updated_at")
-        return found
-
-    @property
-    def search(self) -> IndexSearch:
-        """The search of the index.
-
-        Raises:
-            NotReadyError: before the first images are in it.
-        """
-        if self.index.metadata is None:
-            state = self.state
-            if state.problem is not None:
-                raise NotReadyError(f"the index {self.name} cannot be made: {state.problem}", retry_after=10)
-            done = f" ({state.done} of {state.total} images)" if state.total else ""
-            raise NotReadyError(f"the index {self.name} is being made{done}; try again")
-        return self._search
-
-    def describe(self) -> dict[str, Any]:
-        """Return what GET /v1/indexes says about the index."""
-        return {
-            "name": self.name,
-            "path": str(self.index.path),
-            "model": self.index.model_name,
-            "roots": [
-                {"path": root, "is_reachable": os.path.isdir(root)} for root in self.index.catalogue.roots()
-            ],
-            "under": self.place.under,
-            "is_ready": self.is_ready,
-            "update": asdict(self.state),
-            "updated_at": self.updated_at,
-            **self._search.describe(),
-        }
-
-    def duplicates(
-        self, near: float, pool: ThreadPoolExecutor, stop: threading.Event
-    ) -> Future[dict[str, Any]]:
-        """Begin to find duplicates, unless that was done since the last change; return what will be the result.
-
-        Args:
-            near: least cosine of near images.
-            pool: to compute in.
-            stop: ends the computation.
-        """
-        key = (self.index.catalogue.generation(), near)
-        with self._lock:
-            found = self._duplicates.get(key)
-            if found is None or (found.done() and (found.cancelled() or found.exception() is not None)):
-                found = pool.submit(self._find_duplicates, near, stop)
-                self._duplicates.put(key, found)
-            return found
-
-    def _find_duplicates(self, near: float, stop: threading.Event) -> dict[str, Any]:
-        from oneclip.search.duplicates import find_duplicates
-
-        def report(count: int) -> None:
-            if stop.is_set():
-                raise _Stopped
-
-        groups = find_duplicates(self.index, near, under=self.place.under, report=report)
-        return {
-            "index": str(self.index.path),
-            "model": self.index.model_name,
-            "groups": [group.to_dict() for group in groups],
-        }
-
-    def update(self, stop: threading.Event) -> None:
-        """Bring the index up to date; what prevents it becomes the problem of `state`.
-
-        Args:
-            stop: ends the update once the present batch is encoded. What is done is kept.
-        """
-        state = self.state
-        state.is_updating, state.done, state.total = True, 0, None
-
-        def report(progress: EmbedProgress) -> None:
-            state.done, state.total = progress.done, progress.total
-            if stop.is_set():
-                raise _Stopped
-
-        try:
-            # a connection of its own: a search does not wait for what the update reads and writes
-            with Index(self.place.path, model=self.index.encoder) as index:
-                roots = [] if self.place.root is None else [self.place.root]
-                result = index.update(*roots, under=self.place.relative, report=report)
-        except _Stopped:
-            return
-        except (OneCLIPError, OSError) as error:  # such as another process that updates it
-            self._set_problem(str(error))
-        else:
-            self._is_known = True
-            self._set_problem("; ".join(map(str, result.unlisted)) or None)
-            _log(self.name, result)
-        finally:
-            state.is_updating = False
-
-    def close(self) -> None:
-        """Close the index."""
-        self.index.close()
-
-    def _set_problem(self, problem: str | None) -> None:
-        if problem is not None and problem != self.state.problem:
-            LOGGER.warning("index %s is not up to date: %s", self.name, problem)
-        self.state.problem = problem
 
 
 class ServedIndexes:
@@ -218,10 +56,11 @@ class ServedIndexes:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._indexes: dict[str, ServedIndex] = {}
+        encoder = _without_limit(embedder.encoder)
         try:
             for place in _places(settings.index):
                 name = _unused_name(place, self._indexes)
-                self._indexes[name] = ServedIndex(name, place, embedder)
+                self._indexes[name] = ServedIndex(name, place, encoder)
         except BaseException:
             self.close()
             raise
@@ -285,7 +124,7 @@ class ServedIndexes:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self._timeout)
         except asyncio.TimeoutError as error:
             raise DeadlineError(self._timeout) from error
-        except _Stopped as error:
+        except Stopped as error:
             raise NotReadyError("the server stops; try another one, or again") from error
         except OutputError as error:  # such as a catalogue on a disk that was unmounted
             raise NotReadyError(f"the index cannot be read: {error}", retry_after=10) from error
@@ -319,6 +158,19 @@ class ServedIndexes:
                 LOGGER.exception("index %s could not be updated", index.name)
                 index.state.problem = "internal error, see the log of the server"
             due[index] = time.monotonic() + watch_pause(time.monotonic() - started)
+
+
+def _without_limit(encoder: Encoder) -> Encoder:
+    """Return the encoder without a limit of pixels that is lower than the usual one.
+
+    Such a limit protects a server from requests. In an index, which other programs search too, it would mark images as
+    unreadable.
+    """
+    if encoder.max_pixels is None or encoder.max_pixels >= pixel_limit():
+        return encoder
+    other = object.__new__(type(encoder))  # a copy would pack the weights once more
+    vars(other).update({**vars(encoder), "max_pixels": None})
+    return other
 
 
 def indexed_model(settings: ServeSettings) -> tuple[str, str] | None:
@@ -364,8 +216,3 @@ def _unused_name(place: SearchPlace, used: dict[str, ServedIndex]) -> str:
     while (unused := name if number == 1 else f"{name}-{number}") in used:
         number += 1
     return unused
-
-
-def _log(name: str, result: UpdateResult) -> None:
-    if result.failures or any((result.added, result.changed, result.moved, result.removed)):
-        LOGGER.info("index %s: %s", name, result)

@@ -20,7 +20,8 @@ from oneclip.serve.items import Part, bad_item, check_text, describe, naming_ite
 if TYPE_CHECKING:
     from oneclip.encoder import Features
     from oneclip.serve.embedder import Embedder
-    from oneclip.serve.indexes import ServedIndex, ServedIndexes
+    from oneclip.serve.indexes import ServedIndexes
+    from oneclip.serve.served_index import ServedIndex
 
 MAX_PARTS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
