@@ -264,7 +264,7 @@ class _Limit:
         task, self._task = self._task, None
         if not self._is_cancelled or kind is not asyncio.CancelledError:
             return False
-        if hasattr(task, "uncancel"):  # Python 3.11: others may use `asyncio.timeout` in this task
+        if task is not None and hasattr(task, "uncancel"):  # Python 3.11: for an outer `asyncio.timeout`
             task.uncancel()
         return True
 
