@@ -1,5 +1,6 @@
 """Images by URL: which addresses are asked, and what is read from them."""
 
+import base64
 import http.server
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -424,20 +426,49 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(secure_site: Site) -> 
         fetcher(f"*:{secure_site.port}").fetch(f"https://images.test:{secure_site.port}/cat.png")
 
 
-def test_a_request_with_a_url_is_answered_with_the_embedding_of_its_image(
-    site: Site, images: dict[str, bytes], encoder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fetching(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start an application that may fetch images from the site, and provide a client of it."""
     testclient = pytest.importorskip("starlette.testclient")
+    monkeypatch.setattr(image_inputs, "UrlFetcher", partial(UrlFetcher, is_allowed=lambda address: True))
+    app = create_app(ServeSettings(allow_urls=(f"localhost:{site.port}",)))
+    with testclient.TestClient(app, base_url="http://localhost") as client:
+        yield client
+
+
+def test_a_request_with_urls_is_answered_with_embeddings_and_the_item_that_is_wrong(
+    site: Site, fetching: Any, images: dict[str, bytes], encoder: Any
+) -> None:
     site.serve("/cat.png", images["cat"])
-    anywhere = partial(UrlFetcher, is_allowed=lambda address: True)
-    monkeypatch.setattr(image_inputs, "UrlFetcher", anywhere)
-    settings = ServeSettings(allow_urls=(f"localhost:{site.port}",))
-    with testclient.TestClient(create_app(settings), base_url="http://localhost") as client:
-        url = f"http://localhost:{site.port}/cat.png"
-        good = client.post("/v1/embeddings", json={"input": [{"image": url}, "a cat"]})
-        bad = client.post("/v1/embeddings", json={"input": ["a cat", {"image_url": {"url": url + "x:9"}}]})
+    url = f"http://localhost:{site.port}/cat.png"
+    good = fetching.post("/v1/embeddings", json={"input": [{"image": f" {url}\n"}, "a cat"]})
+    bad = fetching.post(
+        "/v1/embeddings", json={"input": ["a cat", {"image_url": {"url": "http://other.test/x"}}]}
+    )
     assert good.json()["data"][0]["embedding"] == pytest.approx(
         encoder.encode_images(images["cat"])[0], abs=1e-5
     )
     assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_image_url")
     assert bad.json()["error"]["param"] == "input[1]"
+
+
+def test_slow_hosts_delay_no_other_request(site: Site, fetching: Any, images: dict[str, bytes]) -> None:
+    slow_requests, may_answer = 10, threading.Event()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        may_answer.wait(60)
+        handler.send_error(404)
+
+    site.answers["/slow.png"] = answer
+    slow = {"input": [{"image": f"http://localhost:{site.port}/slow.png"}]}
+    quick = {"input": [{"image": base64.b64encode(images["cat"]).decode()}, "a cat"]}
+    with ThreadPoolExecutor(slow_requests) as clients:
+        waiting = [clients.submit(fetching.post, "/v1/embeddings", json=slow) for _ in range(slow_requests)]
+        until = time.monotonic() + 10
+        while len(site.requests) < slow_requests and time.monotonic() < until:
+            time.sleep(0.01)
+        try:
+            assert fetching.post("/v1/embeddings", json=quick).status_code == 200
+        finally:
+            may_answer.set()
+    assert {request.result().status_code for request in waiting} <= {400, 504}

@@ -54,7 +54,7 @@ async def read_image_files(
 
 def is_url(image: str | bytes) -> bool:
     """Return whether an image is given by its URL."""
-    return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
+    return isinstance(image, str) and image[:100].lstrip().lower().startswith(("http://", "https://"))
 
 
 def decode_image(image: str | bytes) -> bytes:
@@ -110,16 +110,15 @@ async def _fetch_all(
 ) -> list[bytes]:
     def fetch(index: int) -> bytes:
         try:
-            return fetcher.fetch(str(images[index]))
+            return fetcher.fetch(str(images[index]).strip())
         except ImageError as error:
             raise ItemError(index, error) from error
 
     loop = asyncio.get_running_loop()
     tasks = [loop.run_in_executor(_FETCH_POOL, fetch, index) for index in urls]
     try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.gather(*tasks)
-    except TimeoutError as error:
+        return await asyncio.wait_for(asyncio.gather(*tasks), timeout)
+    except asyncio.TimeoutError as error:
         raise DeadlineError(timeout) from error
     finally:
         for task in tasks:
