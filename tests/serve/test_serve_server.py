@@ -406,6 +406,7 @@ def test_the_documentation_names_all_routes_and_loads_nothing(bare: TestClient) 
     } <= set(schema["paths"])
     for path in schema["paths"]:
         assert f"{path}</code>" in page.text
+    assert "curl http://localhost/v1/models" in page.text
     assert not re.findall(r"<(?:script|link|img|iframe)|@import|url\(", page.text)
     assert "default-src 'none'" in page.headers["content-security-policy"]
 

@@ -28,11 +28,12 @@ pre { overflow-x: auto; padding: .7rem; border: 1px solid var(--line); border-ra
 """
 
 
-def docs_page(schema: dict[str, Any]) -> str:
+def docs_page(schema: dict[str, Any], host: str) -> str:
     """Make the page.
 
     Args:
         schema: of OpenAPI 3.
+        host: name and port of the server, for examples.
 
     Returns:
         HTML.
@@ -47,7 +48,7 @@ def docs_page(schema: dict[str, Any]) -> str:
         f"<td>{escape(operation.get('summary', ''))}</td></tr>"
         for method, path, operation in operations
     )
-    sections = "".join(_section(schema, *each) for each in operations)
+    sections = "".join(_section(schema, host, *each) for each in operations)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>OneCLIP API</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
@@ -63,7 +64,7 @@ def _anchor(method: str, path: str) -> str:
     return escape((method + path).replace("/", "-").replace("{", "").replace("}", ""), quote=True)
 
 
-def _section(schema: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
+def _section(schema: dict[str, Any], host: str, method: str, path: str, operation: dict[str, Any]) -> str:
     """Make the section of one route: what it takes, and an example."""
     rows = [(each["name"], each["in"], each) for each in operation.get("parameters", ())]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
@@ -87,7 +88,7 @@ def _section(schema: dict[str, Any], method: str, path: str, operation: dict[str
     return (
         f'<h2 id="{_anchor(method, path)}"><code>{method} {escape(path)}</code></h2>'
         f"<p>{escape(operation.get('summary', ''))}</p>"
-        f"<p>{escape(operation.get('description', ''))}</p>{table}<pre>{escape(_example(method, path))}</pre>"
+        f"<p>{escape(operation.get('description', ''))}</p>{table}<pre>{escape(_example(host, method, path))}</pre>"
     )
 
 
@@ -112,9 +113,9 @@ def _type(schema: dict[str, Any], part: dict[str, Any]) -> str:
     return str(part.get("type", "any"))
 
 
-def _example(method: str, path: str) -> str:
+def _example(host: str, method: str, path: str) -> str:
     """Return a command that tries a route."""
-    command = f"curl http://127.0.0.1:7997{path}"
+    command = f"curl http://{host}{path}"
     if path in FORMS:
         return f"{command} {FORMS[path]}"
     if method == "GET":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ router = APIRouter()
 
 HEALTH_SECONDS = 5.0
 PAUSE_SECONDS = 0.02
+_HOST = re.compile(r"[\w.\[\]:-]+", re.ASCII)
 
 
 @router.get("/health", summary="Send a small text through the queue; 503 if it does not come back")
@@ -66,6 +68,11 @@ def docs(request: Request) -> Response:
     """Return a page that describes all routes, made from `/openapi.json`."""
     schema: dict[str, Any] = request.app.openapi()
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        host = "127.0.0.1:7997"
     return Response(
-        docs_page(schema), media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy}
+        docs_page(schema, host),
+        media_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": policy},
     )
