@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -319,3 +320,16 @@ def test_a_request_wakes_its_event_loop_once(make: Callable[..., TowerQueue]) ->
         return len(calls)
 
     assert run(main()) == 1
+
+
+def test_an_idle_queue_keeps_nothing_of_the_last_request(make: Callable[..., TowerQueue]) -> None:
+    async def main() -> None:
+        queue = make()
+        request = ask(queue, [1])
+        await answers(request)
+        kept = weakref.ref(request)
+        del request
+        while kept() is not None:
+            await asyncio.sleep(0.002)
+
+    run(main())

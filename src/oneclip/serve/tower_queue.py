@@ -164,14 +164,22 @@ class TowerQueue:
     def _work(self) -> None:
         """Encode batches until the queue is closed and empty."""
         started: deque[_StartedBatch] = deque()
-        while (items := self._take(block=not started)) is not None:
-            for batch in self._arrange(items) if items else ():
-                if (one := self._start(batch)) is not None:
-                    started.append(one)
-                if len(started) > self._depth:
-                    self._finish(started.popleft())
-            if started and not items:
+        while self._encode_waiting(started):
+            pass
+
+    def _encode_waiting(self, started: deque[_StartedBatch]) -> bool:
+        """Encode what waits; return False at the end. While it waits for more, it keeps nothing of older items."""
+        items = self._take(block=not started)
+        if items is None:
+            return False
+        for batch in self._arrange(items) if items else ():
+            if (one := self._start(batch)) is not None:
+                started.append(one)
+            if len(started) > self._depth:
                 self._finish(started.popleft())
+        if started and not items:
+            self._finish(started.popleft())
+        return True
 
     def _take(self, block: bool) -> list[QueuedItem] | None:
         """Take the items that wait.
