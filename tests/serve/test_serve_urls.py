@@ -21,8 +21,9 @@ import pytest
 from oneclip.errors import ConfigError
 from oneclip.serve import image_inputs
 from oneclip.serve.app import create_app
+from oneclip.serve.public_addresses import is_public_address
 from oneclip.serve.settings import ServeSettings
-from oneclip.serve.url_images import ImageUrlError, UrlFetcher, is_public_address
+from oneclip.serve.url_images import ImageUrlError, UrlFetcher
 
 NOT_PUBLIC = [
     "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "100.127.255.255", "127.0.0.1", "127.8.8.8",

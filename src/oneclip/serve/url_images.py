@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import socket
 import ssl
 import threading
@@ -21,6 +20,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from oneclip._version import __version__
 from oneclip.errors import ConfigError, ImageError
+from oneclip.serve.public_addresses import is_public_address
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 8192
@@ -28,31 +28,6 @@ REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 EVERY_HOST = "*"
 _CHUNK = 1 << 16
-
-_NEVER_V4 = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "192.0.0.0/24",  # IETF protocols; the standard library knows its first eight addresses only
-            "192.88.99.0/24",  # relays of 6to4
-            "168.63.129.16/32",  # public by number, but inside Azure a service of the host
-        ),
-    )
-)
-_GLOBAL_V6 = ipaddress.ip_network(
-    "2000::/3"
-)  # leaves out mapped, compatible, NAT64, local and multicast ranges
-_NEVER_V6 = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "2001::/23",  # IETF protocols, among them Teredo, which contains an IPv4 address
-            "2001:db8::/32",  # documentation
-            "2002::/16",  # 6to4, which contains an IPv4 address
-            "3fff::/20",  # documentation
-        ),
-    )
-)
 
 
 class ImageUrlError(ImageError):
@@ -97,22 +72,6 @@ def resolve_host(host: str, port: int) -> list[str]:
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def is_public_address(address: str) -> bool:
-    """Return whether an IP address is one of the public internet.
-
-    Not public are private, loopback, link-local, shared (CGNAT), reserved, documentation and multicast addresses, and
-    all IPv6 ranges that stand for an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo).
-    """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv4Address):
-        refused = not ip.is_global or ip.is_multicast or ip.is_reserved
-        return not refused and not any(ip in network for network in _NEVER_V4)
-    return ip in _GLOBAL_V6 and ip.is_global and not any(ip in network for network in _NEVER_V6)
 
 
 class UrlFetcher:
