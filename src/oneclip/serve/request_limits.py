@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -62,12 +63,13 @@ class RequestLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers, body = Headers(scope=scope), bytearray()
+        headers, parts = Headers(scope=scope), _Parts()
         try:
             await self._check(scope, headers, receive)
-            await self._read(body, headers, receive)
+            await self._read(parts, receive)
+            body = parts.joined()
             _check_json(headers, body)
-            await self._call(scope, bytes(body), receive, send)
+            await self._call(scope, body, receive, send)
         except RequestError as error:
             if "expect" in headers:  # whether the body follows is up to the client, so nothing else can
                 error.headers["Connection"] = "close"
@@ -75,7 +77,7 @@ class RequestLimits:
         except ClientLeftError:
             pass
         finally:
-            self.held -= len(body)
+            self.held -= parts.size
 
     # ------------------------------------------------------------------------------------------- before the body
 
@@ -108,8 +110,7 @@ class RequestLimits:
         names = headers.getlist("host")
         if not names or (self.state.keys is not None and not is_loopback(self.settings.host)):
             return
-        name = names[0].rpartition(":")[0] if names[0].rpartition(":")[2].isdigit() else names[0]
-        name = name.strip("[]").lower()
+        name = re.sub(r":\d*$", "", names[0]).strip("[]").lower()
         if len(names) == 1 and (name in self.hosts or name == "localhost" or _is_address(name)):
             return
         raise RequestError(
@@ -136,7 +137,7 @@ class RequestLimits:
 
     def _check_length(self, headers: Headers) -> None:
         declared = headers.get("content-length", "0")
-        if not declared.isdigit():
+        if not (declared.isascii() and declared.isdigit()):
             raise RequestError(400, "Content-Length is not a number", code="invalid_header")
         self._check_size(int(declared[:20]))
 
@@ -167,7 +168,7 @@ class RequestLimits:
 
     # ----------------------------------------------------------------------------------------- the body, and the call
 
-    async def _read(self, body: bytearray, headers: Headers, receive: Receive) -> None:
+    async def _read(self, parts: _Parts, receive: Receive) -> None:
         """Read the body, counting its bytes against the limits of this request and of all together.
 
         Raises:
@@ -182,7 +183,7 @@ class RequestLimits:
                 if message["type"] == "http.disconnect":
                     raise ClientLeftError
                 chunk = message.get("body", b"")
-                self._check_size(len(body) + len(chunk))
+                self._check_size(parts.size + len(chunk))
                 if self.held + len(chunk) > self.budget:
                     raise RequestError(
                         503,
@@ -191,7 +192,7 @@ class RequestLimits:
                         headers={"Retry-After": "1"},
                     )
                 self.held += len(chunk)
-                body.extend(chunk)
+                parts.add(chunk)
                 more = message.get("more_body", False)
         if limit.is_exceeded:
             raise RequestError(
@@ -239,6 +240,23 @@ class RequestLimits:
                 watch.cancel()
         if limit.is_exceeded and not begun:
             raise DeadlineError(self.settings.timeout)
+
+
+class _Parts:
+    """Parts of a body, and their size in bytes, which stays when they were joined."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._parts: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.size += len(part)
+
+    def joined(self) -> bytes:
+        """Return the whole, and keep nothing."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 class _Limit:
@@ -298,7 +316,7 @@ def _matches(given: str, accepted: str) -> bool:
     return given == accepted
 
 
-def _check_json(headers: Headers, body: bytearray) -> None:
+def _check_json(headers: Headers, body: bytes) -> None:
     """Refuse what is not JSON by the letter of RFC 8259: Python's parser would accept NaN and lone surrogates."""
     if not body or _media_type(headers) != "application/json":
         return
