@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneclip.errors import OutputError
+from oneclip.errors import DataError, OutputError
 from oneclip.image.decode import pixel_limit
 from oneclip.search.catalogue import FILE, Catalogue
 from oneclip.search.places import SearchPlace, find_index, require_images
@@ -126,7 +126,7 @@ class ServedIndexes:
             raise DeadlineError(self._timeout) from error
         except Stopped as error:
             raise NotReadyError("the server stops; try another one, or again") from error
-        except OutputError as error:  # such as a catalogue on a disk that was unmounted
+        except (DataError, OutputError) as error:  # such as a catalogue on a disk that was unmounted
             raise NotReadyError(f"the index cannot be read: {error}", retry_after=10) from error
 
     def start(self) -> None:
