@@ -123,10 +123,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Write the logs of this library and of uvicorn to stderr as JSON."""
+    """Write the logs of this library, and warnings of all others, to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name, level in (("oneclip", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("", logging.WARNING), ("oneclip", logging.INFO), ("uvicorn", logging.WARNING)):
         each = logging.getLogger(name)
         each.setLevel(level)
         each.handlers, each.propagate = [handler], False
+    logging.captureWarnings(True)
+    # it would log bytes of damaged forms, of which the client learns from the answer
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
