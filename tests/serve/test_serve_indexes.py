@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from tiny import write_tiny_model
 import oneclip
 from oneclip.errors import ConfigError, DataError
 from oneclip.search import Index
+from oneclip.search.query import Query
 from oneclip.serve.embedder import Embedder
 from oneclip.serve.errors import NotReadyError, RequestError
+from oneclip.serve.index_search import SearchPage
 from oneclip.serve.indexes import ServedIndexes, indexed_model
 from oneclip.serve.served_index import ServedIndex
 from oneclip.serve.settings import ServeSettings
@@ -80,6 +83,21 @@ def test_a_new_index_is_ready_once_its_images_are_in_it(
     wait_for(lambda: indexes.is_ready)
     assert found(indexes.find()) == {"cat", "car", "sun"}
     assert [path.name[:7] for path in home.iterdir()] == ["photos-"]  # where `oneclip search` finds it
+
+
+@pytest.mark.parametrize("words", [["a cat"], []])
+def test_an_index_whose_first_images_are_being_encoded_has_no_results(
+    open_indexes: Callable[..., ServedIndexes], photos: Path, words: list[str]
+) -> None:
+    index = open_indexes(photos).find()
+    index.index.record_model()
+    vectors = index.index.encoder.encode_texts(words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = index.search.search(
+            [Query(text, is_text=True) for text in words], vectors, SearchPage(offset=0)
+        )
+    assert (answer["results"], answer["total"]) == ([], 0)
 
 
 def test_an_index_that_exists_is_ready_at_once_and_updated(

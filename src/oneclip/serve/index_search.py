@@ -173,7 +173,7 @@ class IndexSearch:
         exact: int,
     ) -> FullRanking:
         selected = self._selected.find((snapshot.generation, where), selection.files)
-        if not queries:
+        if not queries or not snapshot.is_live.any():
             return FullRanking.by_date(snapshot, selected)
         return FullRanking.of_query(snapshot, selected, queries, vectors, self._index.relevance, exact)
 
