@@ -309,6 +309,16 @@ def test_full_view_follows_keys_and_gives_the_focus_back(page):
     assert "open=" not in page.url
 
 
+def test_full_view_keeps_the_focus_when_its_buttons_change(page):
+    page.goto("/?q=a+cat")
+    wait_for_first(page, "cat.png")
+    page.locator("#grid .open").first.click()
+    page.locator("#path a").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.querySelector('#position').textContent === '3 of 9'")
+
+
 def test_address_of_the_full_view_opens_it_and_back_closes_it(page):
     page.goto("/?q=a+cat")
     wait_for_first(page, "cat.png")
@@ -421,7 +431,7 @@ def test_key_is_asked_for_and_sent_with_every_request(page):
     page.keyboard.press("Enter")
     wait_for_first(page, "cat.png")
     page.locator("#grid .loaded").first.wait_for()
-    assert page.locator("#grid img").first.get_attribute("src").startswith("blob:")
+    assert page.locator("#grid .loaded img").first.get_attribute("src").startswith("blob:")
 
 
 def answer_with_many(route: "Route", request: "Request") -> None:

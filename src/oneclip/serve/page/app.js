@@ -1,4 +1,4 @@
-// The page: connects its state, which is the address, with the search, the grid, the full view and the other views.
+// The page: connects its state, which is the address, with the views and with the server.
 
 import { isAbort, request, showThumbnail } from "./api.js";
 import { drawChips, drawCut, drawFilters, relevanceAt } from "./controls.js";
@@ -16,8 +16,8 @@ const POLL_MS = { updating: 1000, idle: 20_000 };
 
 let state = readState(location.search);
 let indexes = [];
-let shown = null; // what was searched for the images that are shown, as text
-let wanted = null; // what is being searched
+let shown = null; // request of the images that are shown, as text
+let wanted = null; // request that is in progress
 let controller = new AbortController();
 let isStarted = false;
 let openNumber = -1; // of the image in the full view
@@ -111,6 +111,7 @@ async function search(scroll = 0) {
     shown = key;
     grid.show(answer.results, answer.total, async (...range) => (await fetchPage(...range)).results);
     scrollTo(0, scroll);
+    if (!state.open) openNumber = 0;
     drawCounts(answer);
     await drawOpen();
   } catch (error) {
@@ -130,7 +131,7 @@ function drawCounts({ total, hidden, repeated }) {
   ui.empty.hidden = total > 0;
   if (total) return;
   const change = (label, values) => button(label, () => navigate(values));
-  let advice = ["There are no images yet", "Put some into the folder of the index: the server notices them."];
+  let advice = ["There are no images yet", "Put some into the folder of the index."];
   if (hidden) advice = ["No image is as relevant as that", change("Show the others", { min: "" })];
   else if (whereOf(state)) advice = ["No image matches the filters", change("Clear the filters", noFilters())];
   else if (!currentIndex().is_ready) advice = ["The images are being indexed", "They appear here when that is done."];
@@ -150,7 +151,7 @@ function makeTile({ path, sha256, relevance }, number) {
   }, image);
   const actions = [
     iconButton("like", `More like ${name}`, () => like(sha256)),
-    iconButton("minus", `Exclude images like ${name}`, () => addImage(sha256, true)),
+    iconButton("minus", `Not like ${name}`, () => addImage(sha256, true)),
   ];
   const bar = h("i");
   bar.style.width = `${100 * relevance}%`;
@@ -256,7 +257,7 @@ listen("min", "input", () => {
   cutLater(min);
 });
 listen("filters", "change", ({ target: { name, type, checked, value } }) =>
-  navigate({ [name]: type === "checkbox" ? (checked ? "1" : "") : value }));
+  navigate({ [name]: type === "checkbox" ? (checked ? "1" : "") : value }, { kind: name }));
 listen("filters", "reset", (event) => {
   event.preventDefault();
   navigate(noFilters());
@@ -272,16 +273,14 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   ui.q.select();
 });
-addEventListener("dragover", (event) => {
-  event.preventDefault();
-  ui.drop.hidden = false;
-});
-addEventListener("dragleave", (event) => (ui.drop.hidden = !event.relatedTarget));
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  ui.drop.hidden = true;
-  useImage(event.dataTransfer.files);
-});
+for (const type of ["dragover", "dragleave", "drop"]) {
+  addEventListener(type, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    ui.drop.hidden = type === "drop" || (type === "dragleave" && !event.relatedTarget);
+    if (type === "drop") useImage(event.dataTransfer.files);
+  });
+}
 addEventListener("paste", ({ clipboardData: { files } }) => files.length && useImage(files));
 
 // indexing

@@ -62,6 +62,3 @@ export const formatDate = (taken) => (taken ?? "").slice(0, 16).replace("T", " "
 
 export const formatPercent = (share) =>
   share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-
-export const formatBytes = (bytes) =>
-  bytes < 1e6 ? `${Math.ceil((bytes ?? 0) / 1000)} kB` : `${formatCount(Math.round(bytes / 1e5) / 10)} MB`;

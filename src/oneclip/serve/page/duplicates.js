@@ -1,7 +1,7 @@
 // Groups of equal and similar images, the best copy first. Nothing is deleted from here.
 
 import { request, showThumbnail } from "./api.js";
-import { baseName, copyButton, formatBytes, formatDate, h, plural } from "./dom.js";
+import { baseName, copyButton, formatCount, formatDate, h, plural } from "./dom.js";
 
 const KINDS = { bytes: "same file", pixels: "same image", near: "alike" };
 const AT_ONCE = 40; // groups that are added when the end comes near
@@ -40,11 +40,11 @@ export class Duplicates {
     const image = h("img", { alt: `Images like ${name}`, onerror: () => image.replaceWith(`${name} cannot be read`) });
     showThumbnail(image, this.index, sha256);
     return h("li", {},
-      h("a", { class: "frame", href: `?like=${sha256}` }, image),
+      h("a", { class: "frame", href: `?index=${encodeURIComponent(this.index)}&like=${sha256}` }, image),
       h("p", { class: i ? null : "best" }, i ? KINDS[kind] : "best copy",
         kind === "near" && ` (${similarity.toFixed(3)})`),
       h("p", {}, path),
-      h("p", { class: "soft" }, [`${width} × ${height}`, formatBytes(bytes), formatDate(taken)].filter(Boolean).join(" · ")),
+      h("p", { class: "soft" }, `${width} × ${height} · ${formatCount(Math.ceil(bytes / 1000))} kB ${formatDate(taken)}`),
       copyButton(path));
   }
 }

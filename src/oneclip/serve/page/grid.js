@@ -7,7 +7,6 @@ import { GAP, placeImages, rowHeight } from "./layout.js";
 
 export const BLOCK = 60; // results of one request
 const MARGIN = 500; // pixels above and below the window in which images are kept
-const MOST_PIXELS = 15_000_000; // browsers draw no higher element
 const FAST = 1000; // pixels in one frame; nothing is fetched before the scrolling is slower than this
 const STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 
@@ -15,8 +14,7 @@ export class Grid {
   /**
    * Make the grid of a list element.
    *
-   * makeTile(hit, number) returns a list item with the properties `image`, `load` (a function that shows it) and
-   * `buttons`, the first of which opens it.
+   * makeTile(hit, number) returns a list item with `image`, `load()` and `buttons`, the first of which opens it.
    */
   constructor(list, makeTile, onError) {
     Object.assign(this, { list, makeTile, onError, total: 0, blocks: [], tiles: new Map(), width: 0, view: 0 });
@@ -31,7 +29,6 @@ export class Grid {
 
   /** Show new results: the first block, the number of all, and how to fetch others: (offset, count, signal). */
   show(hits, total, fetchBlock) {
-    this.settle.cancel();
     this.blocks.forEach((block) => block.controller?.abort());
     [...this.tiles.keys()].forEach((number) => this.remove(number));
     Object.assign(this, { total, fetchBlock, active: 0 });
@@ -63,7 +60,7 @@ export class Grid {
     const covered = GAP + Math.max(0, ui.top.getBoundingClientRect().bottom, ui.header.getBoundingClientRect().bottom);
     const view = this.above();
     scrollBy(0, Math.min(0, box.y - view - covered) || Math.max(0, box.y + box.height + GAP - view - innerHeight));
-    this.active = number;
+    this.setActive(number);
     this.render(true);
     this.tiles.get(number)?.buttons[0].focus({ preventScroll: true });
   }
@@ -126,7 +123,7 @@ export class Grid {
       top += block.height;
     }
     this.width = width;
-    this.list.style.height = `${Math.min(top, MOST_PIXELS)}px`;
+    this.list.style.height = `${top}px`;
   }
 
   /** Return the box of an image in the list; undefined if it was not fetched. */
@@ -176,6 +173,7 @@ export class Grid {
   add(number) {
     const tile = this.makeTile(this.blocks[Math.floor(number / BLOCK)].hits[number % BLOCK], number);
     tile.number = number;
+    tile.buttons.forEach((button) => (button.tabIndex = -1));
     tile.setAttribute("aria-posinset", number + 1);
     tile.setAttribute("aria-setsize", this.total);
     this.place(tile, number);
@@ -200,8 +198,10 @@ export class Grid {
 
   /** Make one image the one that the Tab key leads to. */
   setActive(number) {
+    for (const [one, tab] of [[this.active, -1], [number, 0]]) {
+      this.tiles.get(one)?.buttons.forEach((button) => (button.tabIndex = tab));
+    }
     this.active = number;
-    this.tiles.forEach((tile) => tile.buttons.forEach((button) => (button.tabIndex = tile.number === number ? 0 : -1)));
   }
 
   onKey(event) {

@@ -29,7 +29,7 @@ export class Labels {
     const list = [...new Set(this.input.value.split(",").map((label) => label.trim()).filter(Boolean))];
     this.controller?.abort();
     this.controller = new AbortController();
-    this.status.textContent = "Give an image and two labels or more to see how probable each label is.";
+    this.status.textContent = "Give an image, and two labels or more.";
     this.rows.replaceChildren();
     if (!image || !list.length) return;
     try {

@@ -3,14 +3,13 @@
 export const GAP = 4; // pixels between images
 const [NARROWEST, WIDEST] = [0.55, 2.4]; // aspect ratios; others are cropped
 
-/** Return the wanted height of a row, in pixels: six images across a screen, three across a phone. */
-export const rowHeight = (width) => Math.max(124, Math.min(210, width / 6));
+/** Return the wanted height of a row, in pixels: seven images across a screen, three across a phone. */
+export const rowHeight = (width) => Math.max(124, Math.min(190, width / 7));
 
 /**
  * Place the images of a block. All rows but the last one of the last block fill the width.
  *
- * Returns a box {x, y, width, height} of each image, the height of the block with the gap below it, and the sum of the
- * aspect ratios.
+ * Returns the box of each image, the height of the block with the gap below it, and the sum of the aspect ratios.
  */
 export function placeImages(hits, width, isLast) {
   const target = rowHeight(width);

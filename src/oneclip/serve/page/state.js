@@ -4,7 +4,7 @@ export const FILTERS = ["from", "to", "folder", "camera", "size", "shape", "dist
 const FIELDS = ["view", "index", "q", ...FILTERS, "min", "sort", "labels", "image", "open"];
 const PARTS = { and: "text", not: "text", like: "image", unlike: "image" };
 
-/** Read an address: fields as text, "" if not given, and the parts of the query besides `q`, in order. */
+/** Read an address: fields as text, "" if not given, and the parts of the query besides `q`. */
 export function readState(search) {
   const parameters = new URLSearchParams(search);
   const state = Object.fromEntries(FIELDS.map((field) => [field, parameters.get(field) ?? ""]));

@@ -8,7 +8,7 @@ const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 const isThisMachine = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(location.hostname);
 
 export class Viewer {
-  /** Make the view. onMove(step) and onClose() ask for another image, or the end; actions(hit) returns buttons. */
+  /** Make the view. onMove(step) and onClose() ask for another image, or the end; actions(hit) makes buttons. */
   constructor({ onMove, onClose, actions }) {
     this.actions = actions;
     ui.close.addEventListener("click", onClose);
@@ -46,6 +46,7 @@ export class Viewer {
     const buttons = h("div", { class: "buttons" }, copyButton(hit.path), fileLink(hit.path));
     ui.path.replaceChildren(h("code", {}, hit.path), buttons);
     if (!ui.viewer.open) ui.viewer.showModal();
+    if (!ui.viewer.contains(document.activeElement)) ui.close.focus(); // it was on a button that was replaced
   }
 
   /** Close the view; returns whether it was shown. */
