@@ -43,6 +43,8 @@ def create_app(settings, in_background):
     state.embedder = object()
     app = FastAPI()
     app.state.server = state
+    if settings.model == "slow":
+        time.sleep(3600)
     if settings.model == "broken":
         state.failure = DataError("the index of sorrow is damaged")
 
@@ -196,6 +198,13 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
     requests = [json.loads(line) for line in running.lines[1:] if '"request"' in line]
     assert len(requests) == sum(map(len, answers))
     assert {each["route"] for each in requests} <= {"/v1/embeddings", None}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_ends_a_server_that_is_still_starting(start: Callable[..., Running]) -> None:
+    running = start(model="slow")
+    running.process.send_signal(signal.SIGHUP)
+    assert running.stop() == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")

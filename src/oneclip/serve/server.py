@@ -44,6 +44,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], object]) -> None:
         ApiKeys(settings.api_key_file)  # raises
     indexed_model(settings)  # likewise, for a folder without images, or a damaged index
     listening = open_socket(settings.host, settings.port)
+    handle_early_signals()
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     if settings.workers > 1:
@@ -75,6 +76,13 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror} ({hint})") from error
 
 
+def handle_early_signals() -> None:
+    """Let SIGTERM end this process as if it had served, and SIGHUP do nothing, until it serves."""
+    signal.signal(signal.SIGTERM, lambda *_: _end_at_once(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def run_process(
     settings: ServeSettings, sockets: Sequence[socket.socket], *, is_worker: bool = False
 ) -> int | None:
@@ -86,9 +94,10 @@ def run_process(
     Raises:
         OneCLIPError: if the model or an index cannot be loaded.
     """
+    handle_early_signals()
+    log_as_json()
     from oneclip.serve.app import create_app  # imports torch: seconds in which the socket already listens
 
-    log_as_json()
     app = create_app(settings, in_background=True)
     state: ServerState = app.state.server
     config = uvicorn.Config(
