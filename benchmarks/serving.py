@@ -37,7 +37,7 @@ import numpy as np
 from contest import given, photographs
 from contest.arena import ROOT, machine, ours
 
-CLIENTS, TURNS, IN_ONE, TEXTS_AT_ONCE, LATENCY_TURNS = 64, 2, 32, 8, 20
+CLIENTS, IN_ONE, TEXTS_AT_ONCE, LATENCY_TURNS = 64, 32, 8, 20
 START_SECONDS = 300
 GOALS = {"32 images, form": 0.95, "64 clients, one image": 0.90}
 NAMES = (
@@ -51,12 +51,17 @@ NAMES = (
 
 
 class Inputs:
-    """Images and texts of all tasks."""
+    """Images and texts of all tasks.
 
-    def __init__(self, folder: Path) -> None:
-        photographs.write_jpegs(folder, CLIENTS * TURNS, (640, 480))
+    Args:
+        folder: where to write files.
+        turns: requests of each client.
+    """
+
+    def __init__(self, folder: Path, turns: int) -> None:
+        photographs.write_jpegs(folder, CLIENTS * turns, (640, 480))
         self.images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-        self.texts = given.captions(CLIENTS * TURNS * TEXTS_AT_ONCE)
+        self.texts = given.captions(CLIENTS * turns * TEXTS_AT_ONCE)
         uris = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in self.images]
         self.uris = uris
 
@@ -212,7 +217,8 @@ def measure(model: str, folder: Path, inputs: Inputs, options: argparse.Namespac
             )
         }
         if options.infinity_python and model != "pocket":
-            command = [options.infinity_python, "-m", "infinity_emb", "v2", "--engine", "torch"]
+            program = Path(options.infinity_python).with_name("infinity_emb")
+            command = [str(program), "v2", "--engine", "torch"]
             command += ["--model-id", str(folder / model / "transformers"), "--served-model-name", "model"]
             command += ["--device", "cpu", "--no-bettertransformer", "--host", "127.0.0.1"]
             port = stack.enter_context(serving(command, "/health", folder / "infinity.log"))
@@ -235,7 +241,7 @@ def measure(model: str, folder: Path, inputs: Inputs, options: argparse.Namespac
             if not number:  # a warm-up
                 seconds.clear()
             print(f"{model}: round {number} of {options.rounds}", file=sys.stderr, flush=True)
-    report(model, seconds, latencies)
+    report(model, options.turns, seconds, latencies)
 
 
 def check(encoder: Any, sides: dict[str, tuple[int, dict[str, list[bytes]]]], inputs: Inputs) -> None:
@@ -260,6 +266,7 @@ def _timed(function: Callable[[], Any]) -> float:
 
 def report(
     model: str,
+    turns: int,
     seconds: dict[tuple[str, str], list[float]],
     latencies: dict[tuple[str, str], list[float]],
 ) -> None:
@@ -271,8 +278,8 @@ def report(
         )
         return statistics.median((theirs + more) / mine for theirs, mine in pairs)
 
-    counts = {"32": IN_ONE, "64": CLIENTS * TURNS, "on": 1}
-    given.say(f"{model}, fp32; one load average of the last minute: {os.getloadavg()[0]:.1f}")
+    counts = {"32": IN_ONE, "64": CLIENTS * turns, "on": 1}
+    given.say(f"{model}, fp32; load average of the last minute: {os.getloadavg()[0]:.1f}")
     given.say(f"{'':44} {'a second':>10} {'x encoder':>10} {'goal':>6} {'p99, ms':>9} {'x infinity':>11}")
     for task in NAMES:
         for side in ("encoder", "oneclip serve", "infinity"):
@@ -296,6 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "pocket"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=2, help="requests of each of the 64 clients in a round")
     parser.add_argument("--infinity-python", metavar="PATH", help="Python of an environment with infinity")
     options = parser.parse_args()
     ours()
@@ -303,7 +311,7 @@ def main() -> None:
     given.say("Ratios above 1 are in favour of the server; of one text: (encoder + 2 ms) / server.\n")
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        inputs = Inputs(folder)
+        inputs = Inputs(folder, options.turns)
         for model in options.models:
             measure(model, folder, inputs, options)
 
