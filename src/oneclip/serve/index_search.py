@@ -80,6 +80,14 @@ class IndexSearch:
         """
         return FileSelection(self._index.catalogue, where, self._under)
 
+    def prepare(self) -> None:
+        """Read what the first search after a change of the index would have to wait for."""
+        snapshot = self._snapshot()
+        if snapshot.is_live.any():
+            self._files(snapshot, self.selection(), None)
+            _ = snapshot.mean_log_normalizer
+        self.describe()
+
     def stored_vector(self, sha256: str) -> Features | None:
         """Return the embedding (D,) of an indexed image, or None."""
         found = self._index.catalogue.content_of(sha256)
@@ -172,10 +180,13 @@ class IndexSearch:
         where: str | None,
         exact: int,
     ) -> FullRanking:
-        selected = self._selected.find((snapshot.generation, where), selection.files)
+        selected = self._files(snapshot, selection, where)
         if not queries or not snapshot.is_live.any():
             return FullRanking.by_date(snapshot, selected)
         return FullRanking.of_query(snapshot, selected, queries, vectors, self._index.relevance, exact)
+
+    def _files(self, snapshot: Snapshot, selection: FileSelection, where: str | None) -> SelectedFiles:
+        return self._selected.find((snapshot.generation, where), selection.files)
 
     def describe(self) -> dict[str, Any]:
         """Return the number of images, and the values of their facts that a filter may use."""

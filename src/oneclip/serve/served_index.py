@@ -160,7 +160,9 @@ class ServedIndex:
             # a connection of its own: a search does not wait for what the update reads and writes
             with Index(self.place.path, model=self.index.encoder) as index:
                 roots = [] if self.place.root is None else [self.place.root]
+                self._search.prepare()
                 result = index.update(*roots, under=self.place.relative, report=report)
+                self._search.prepare()
         except Stopped:
             return
         except (OneCLIPError, OSError) as error:  # such as another process that updates it
