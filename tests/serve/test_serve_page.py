@@ -139,23 +139,37 @@ def browser() -> Iterator["Browser"]:
         browser.close()
 
 
-@pytest.fixture
-def page(request, address, browser) -> Iterator["Page"]:
-    """Open a tab. At its end, nothing may have been requested from another host, and no script may have failed."""
-    options = getattr(request, "param", {})
-    context = browser.new_context(base_url=address, **{"viewport": {"width": 1280, "height": 800}, **options})
+@pytest.fixture(scope="module")
+def tab(address, browser) -> "Page":
+    """Open the one tab of all tests: a new one for each would cost more than the tests."""
+    context = browser.new_context(base_url=address)
     context.set_default_timeout(TIMEOUT_MS)
-    page = context.new_page()
+    return context.new_page()
+
+
+@pytest.fixture
+def page(request, address, tab) -> Iterator["Page"]:
+    """Empty the tab. At the end, nothing may have been requested from another host, and no script may have failed."""
+    is_phone = getattr(request, "param", "") == "phone"
+    tab.set_viewport_size({"width": 390, "height": 844} if is_phone else {"width": 1000, "height": 600})
+    tab.emulate_media(color_scheme="dark" if is_phone else "light", reduced_motion="reduce")
+    tab.goto("/page/style.css")
+    tab.evaluate("sessionStorage.clear()")
     addresses: list[str] = []
     problems: list[str] = []
-    page.on("request", lambda one: addresses.append(one.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "console",
-        lambda message: problems.append(message.text) if "Security Policy" in message.text else None,
-    )
-    yield page
-    context.close()
+    listeners = {
+        "request": lambda one: addresses.append(one.url),
+        "pageerror": lambda error: problems.append(str(error)),
+        "console": lambda message: problems.extend(
+            [message.text] if "Security Policy" in message.text else []
+        ),
+    }
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    yield tab
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
+    tab.unroute_all()
     assert [url for url in addresses if not url.startswith((address, "data:", f"blob:{address}"))] == []
     assert problems == []
 
@@ -473,7 +487,7 @@ def test_only_visible_images_of_100_000_are_in_the_document(page):
     page.wait_for_function("() => document.activeElement.ariaLabel === '99999.jpg'")
 
 
-@pytest.mark.parametrize("page", [{"viewport": {"width": 390, "height": 844}}], indirect=True)
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_phone_is_never_scrolled_sideways(page):
     for path, ready in {
         "/?q=a+cat&not=a+building+with+a+long+description&camera=x": "#chips li",
@@ -486,12 +500,7 @@ def test_phone_is_never_scrolled_sideways(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-@pytest.mark.parametrize(
-    "page",
-    [{"color_scheme": "light"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}],
-    ids=["light", "dark phone"],
-    indirect=True,
-)
+@pytest.mark.parametrize("page", ["screen", "phone"], indirect=True)
 def test_axe_finds_no_serious_problem(page):
     found = importlib.util.find_spec("axe_playwright_python")
     if found is None or found.origin is None:
