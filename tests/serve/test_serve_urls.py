@@ -473,3 +473,8 @@ def test_slow_hosts_delay_no_other_request(site: Site, fetching: Any, images: di
         finally:
             may_answer.set()
     assert {request.result().status_code for request in waiting} <= {400, 504}
+
+
+def test_a_rule_that_is_no_host_is_refused_before_the_start() -> None:
+    with pytest.raises(ConfigError, match="expected HOST or HOST:PORT"):
+        ServeSettings(allow_urls=("https://example.com/images",))

@@ -96,3 +96,17 @@ def test_a_damaged_tokenizer_is_not_reported_as_missing(siglip: Path) -> None:
     (siglip / "tokenizer.json").write_text("{")
     with pytest.raises(errors.CheckpointError, match=r"tokenizer\.json"):
         oneclip.load(siglip, device="cpu")
+
+
+def test_a_server_refuses_to_start(siglip: Path) -> None:
+    pytest.importorskip("fastapi")
+    from starlette.testclient import TestClient
+
+    from oneclip.serve.app import create_app
+    from oneclip.serve.settings import ServeSettings
+
+    with (
+        pytest.raises(errors.TokenizerNotFoundError, match="tokenizer"),
+        TestClient(create_app(ServeSettings(model=str(siglip)))),
+    ):
+        pass

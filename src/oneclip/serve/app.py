@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from oneclip._version import __version__
-from oneclip.errors import ImageError, OneCLIPError, QueryError, TextError
+from oneclip.errors import ImageError, QueryError, TextError
 from oneclip.search.index import DEFAULT_MODEL
 from oneclip.serve.access_log import REQUEST_ID, AccessLog
 from oneclip.serve.api_keys import ApiKeys
@@ -119,9 +119,8 @@ def _load(settings: ServeSettings) -> Encoder:
     name = settings.model or indexed_name
     precision = settings.precision or (indexed_precision if name == indexed_name else "fp32")
     encoder = oneclip.load(name, settings.device, precision, max_pixels=settings.max_pixels)
-    with contextlib.suppress(OneCLIPError):  # such as a model without a tokenizer
-        encoder.encode_images([Image.new("RGB", (8, 8))])  # the first of each takes longer than others
-        encoder.encode_texts(["a text"])
+    encoder.encode_images([Image.new("RGB", (8, 8))])  # the first of each takes longer than others
+    encoder.encode_texts(["a text"])  # raises if the files of the tokenizer are missing
     return encoder
 
 

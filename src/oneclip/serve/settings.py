@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from oneclip.config.base import BaseCfg
 from oneclip.errors import ConfigError
+from oneclip.serve.url_images import parse_rule
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class ServeSettings(BaseCfg):
             raise ConfigError(f"max_wait_ms is {self.max_wait_ms}; expected 0 or more")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; expected a number from 0 to 65535")
+        for host in self.allow_urls:
+            parse_rule(host)
         if self.auth and self.api_key_file is None and not is_loopback(self.host):
             raise ConfigError(
                 f"host {self.host!r} can be reached from other machines, and there are no keys: name a file of keys "
