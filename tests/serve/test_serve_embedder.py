@@ -1,11 +1,14 @@
 """Embedder of the server: its numbers against the encoder, its limits, and what happens under load."""
 
 import asyncio
+import contextlib
+import gc
 import io
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +25,7 @@ from oneclip.errors import ImageTooLargeError, TextTooLongError
 from oneclip.hardware import decoding_threads
 from oneclip.serve.embedder import MAX_CHARACTERS, TEXTS_PER_IMAGE, Embedder
 from oneclip.serve.errors import DeadlineError, ItemError, NotReadyError, QueueFullError, RequestError
+from oneclip.serve.pending import PendingRequest
 from oneclip.serve.settings import ServeSettings
 from oneclip.serve.text_tokenizer import TextTokenizer
 
@@ -411,3 +415,26 @@ def test_processes_share_their_metrics(tmp_path: Path) -> None:
             [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
         )
         assert f'oneclip_requests_total{{route="/ping",status="200"}} {count}.0' in done.stdout
+
+
+def test_a_request_that_failed_is_freed_without_the_garbage_collector(
+    make: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[PendingRequest]] = []
+
+    def note(*arguments: Any) -> PendingRequest:
+        request = PendingRequest(*arguments)
+        made.append(weakref.ref(request))
+        return request
+
+    async def main() -> None:
+        with contextlib.suppress(ItemError):
+            await make().embed_images([b"x" * 1000, *dots(1, 2)])
+        await until(lambda: made[0]() is None)
+
+    monkeypatch.setattr("oneclip.serve.embedder.PendingRequest", note)
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()

@@ -196,11 +196,11 @@ class Embedder:
 
     async def _answer(self, request: PendingRequest) -> Features:
         seconds = self.settings.timeout
+        timer = asyncio.get_running_loop().call_later(seconds, request.cancel, DeadlineError(seconds))
         try:
-            return await asyncio.wait_for(request.answer, seconds)
-        except asyncio.TimeoutError as error:
-            raise DeadlineError(seconds) from error
+            return await request.answer
         finally:
+            timer.cancel()
             request.cancel()
 
     def _decode(self, request: PendingRequest, index: int) -> bool:

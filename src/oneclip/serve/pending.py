@@ -48,7 +48,7 @@ class PendingRequest:
         self._items: Sequence[Any] = items
         self._features: NDArray[np.float32] = np.empty((len(items), embed_dim), dtype=np.float32)
         self._unsettled = self._first_failed = len(items)
-        self._error: BaseException | None = None
+        self._error: OneCLIPError | None = None
         self._is_cancelled = False
         self._lock = threading.Lock()
 
@@ -75,28 +75,42 @@ class PendingRequest:
             if features is not None:
                 self._features[index] = features
             if error is not None and index < self._first_failed:
-                self._first_failed, self._error = index, error
+                self._first_failed, self._error = index, _as_answer(index, error)
             self._unsettled -= 1
             if self._unsettled:
                 return
         with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._answer)
 
-    def cancel(self) -> None:
-        """Let go of the items: nobody waits for the answer."""
+    def cancel(self, error: OneCLIPError | None = None) -> None:
+        """Let go of the items and the answer, or answer with an error. To be called in the event loop."""
         with self._lock:
             self._is_cancelled, self._items = True, ()
+        if error is not None and not self.answer.done():
+            self.answer.set_exception(error)
+        elif error is None:  # an error that was raised refers to this request, which should not refer to it
+            self.answer = self._loop.create_future()
+            self.answer.cancel()
 
     def _answer(self) -> None:
         if self.answer.done():
             return
         if self._error is None:
             self.answer.set_result(self._features)
-        elif isinstance(self._error, RequestError):
+        else:
             self.answer.set_exception(self._error)
-        elif isinstance(self._error, OneCLIPError) and not isinstance(self._error, ConfigError):
-            self.answer.set_exception(ItemError(self._first_failed, self._error))
-        else:  # not the fault of the item
-            logger.error("a request failed", exc_info=self._error)
-            failed = RequestError(500, f"the model failed: {self._error}", code="internal_error")
-            self.answer.set_exception(failed)
+            self._error = None
+
+
+def _as_answer(index: int, error: BaseException) -> OneCLIPError:
+    """Return the error that a request is answered with: 400 for its item, or 500 if the item is not to blame."""
+    is_of_item = isinstance(error, OneCLIPError) and not isinstance(error, ConfigError)
+    if not is_of_item:
+        logger.error("a request failed", exc_info=error)
+    # the traceback holds the request and its images, and the request holds the error: a cycle
+    error = error.with_traceback(None)
+    if isinstance(error, RequestError):
+        return error
+    if is_of_item:
+        return ItemError(index, error)
+    return RequestError(500, f"the model failed: {error}", code="internal_error")
