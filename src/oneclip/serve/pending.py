@@ -104,13 +104,10 @@ class PendingRequest:
 
 def _as_answer(index: int, error: BaseException) -> OneCLIPError:
     """Return the error that a request is answered with: 400 for its item, or 500 if the item is not to blame."""
-    is_of_item = isinstance(error, OneCLIPError) and not isinstance(error, ConfigError)
-    if not is_of_item:
+    # a traceback holds the request and its images, and the request holds the error: a cycle
+    if not isinstance(error, OneCLIPError) or isinstance(error, ConfigError):
         logger.error("a request failed", exc_info=error)
-    # the traceback holds the request and its images, and the request holds the error: a cycle
-    error = error.with_traceback(None)
-    if isinstance(error, RequestError):
-        return error
-    if is_of_item:
-        return ItemError(index, error)
-    return RequestError(500, f"the model failed: {error}", code="internal_error")
+        error.with_traceback(None)
+        return RequestError(500, f"the model failed: {error}", code="internal_error")
+    bare = error.with_traceback(None)
+    return bare if isinstance(bare, RequestError) else ItemError(index, bare)
