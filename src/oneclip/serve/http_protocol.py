@@ -108,7 +108,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection once it is idle; if it is, in a moment."""
         if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(IDLE_GRACE_SECONDS, super().shutdown)
+            close = super().shutdown
+            # in two steps: after a pause, a loop may call what is due before it reads what has come meanwhile
+            self.loop.call_later(IDLE_GRACE_SECONDS, self.loop.call_later, IDLE_GRACE_SECONDS / 10, close)
         else:
             super().shutdown()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 
 from oneclip.errors import ConfigError
+from oneclip.hardware import available_processors
 from oneclip.serve.access_log import log_as_json
 from oneclip.serve.api_keys import ApiKeys
 from oneclip.serve.http_protocol import limited_protocol
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from oneclip.serve.state import ServerState
 
 BACKLOG = 2048
+M_ARENA_MAX = -8  # of glibc's malloc.h
 IDLE_SECONDS = 75  # for which a connection is kept open between requests: longer than proxies do
 
 
@@ -96,6 +101,7 @@ def run_process(
     """
     handle_early_signals()
     log_as_json()
+    _share_heaps()
     from oneclip.serve.app import create_app  # imports torch: seconds in which the socket already listens
 
     app = create_app(settings, in_background=True)
@@ -149,6 +155,40 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop; is called ten times in a second."""
         return await super().on_tick(counter) or self._state.failure is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was accepted, and refuse what has connected: to close its queue would reset its connections."""
+        waiting: list[socket.socket] = []
+        for listening in sockets or ():
+            listening.setblocking(False)
+            with contextlib.suppress(OSError):  # BlockingIOError: no more
+                while True:
+                    waiting.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for listening in sockets or ():
+            listening.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol = self.config.http_protocol_class
+        return protocol(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+def _share_heaps() -> None:
+    """Let glibc use as many heaps as there are processors, not eight times as many.
+
+    A thread keeps to its heap, and what is free in one is of no use to threads of the others: the memory of a server
+    whose threads decode images of all sizes would go on growing.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, max(2, available_processors()))
 
 
 def _end_at_once(code: int) -> NoReturn:
