@@ -209,7 +209,7 @@ def measure(model: str, folder: Path, inputs: Inputs, options: argparse.Namespac
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     latencies: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        command = [sys.executable, "-m", "oneclip", "serve", "-m", place, "--no-page"]
+        command = [sys.executable, "-m", "oneclip", "serve", "-m", place, "--no-page", "--timeout", "600"]
         sides = {
             "oneclip serve": (
                 stack.enter_context(serving(command, "/ready", folder / "oneclip.log")),
