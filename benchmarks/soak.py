@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from soaking.good import SECRET, GoodRequests
+from soaking.good import SECRET, SIZES, GoodRequest, GoodRequests
 from soaking.hostile import HostileRequests, attack
 from soaking.process import ROOT, Held, ServerProcess, serving
 from soaking.wire import CLOSED, Connection, encode
@@ -91,18 +91,23 @@ class Traffic:
         await asyncio.gather(watching, return_exceptions=True)
 
     async def warm_up(self, tally: Tally) -> None:
-        """Send many requests of each kind at once, so that all pools of the server have all of their threads."""
+        """Bring the server to the size at which it should stay.
+
+        Many requests of each kind at once start all threads of its pools; requests with all numbers of texts and images
+        have kernels compiled for these sizes of batches, which oneDNN keeps.
+        """
         for kind in self.good.kinds:
-            requests = [self.good.draw(kind, Random(number)) for number in range(BURST)]
-            connections = [Connection(self.port) for _ in requests]
-            await asyncio.gather(
-                *(
-                    _ask(connection, kind, request.data, request.problem, tally)
-                    for connection, request in zip(connections, requests, strict=True)
-                )
-            )
-            for connection in connections:
-                connection.abort()
+            await self._burst([self.good.draw(kind, Random(number)) for number in range(BURST)], tally)
+        for request in self.good.sizes():
+            await self._burst([request], tally)
+
+    async def _burst(self, requests: Sequence[GoodRequest], tally: Tally) -> None:
+        """Send requests at once, each on a connection of its own."""
+        connections = [Connection(self.port) for _ in requests]
+        pairs = zip(connections, requests, strict=True)
+        await asyncio.gather(*(_ask(connection, request, tally) for connection, request in pairs))
+        for connection in connections:
+            connection.abort()
 
     async def _client(
         self, turns: Iterator[tuple[int, str, bool]], tally: Tally, gate: asyncio.Semaphore, seed: int
@@ -113,38 +118,36 @@ class Traffic:
             if is_hostile:
                 tally.count(kind, *await attack(self.port, self.hostile.draw(kind, random), gate))
             else:
-                request = self.good.draw(kind, random)
-                await _ask(connection, kind, request.data, request.problem, tally)
+                await _ask(connection, self.good.draw(kind, random), tally)
         connection.abort()
 
     async def _watch_health(self, tally: Tally) -> None:
-        connection, data = Connection(self.port), encode("GET", "/health")
+        connection = Connection(self.port)
+        request = GoodRequest(HEALTH, encode("GET", "/health"), _health_problem)
         try:
             while True:
-                await _ask(connection, HEALTH, data, _health_problem, tally)
+                await _ask(connection, request, tally)
                 await asyncio.sleep(HEALTH_PAUSE)
         finally:
             connection.abort()
 
 
-async def _ask(
-    connection: Connection, kind: str, data: bytes, problem: Callable[[Any], str | None], tally: Tally
-) -> None:
+async def _ask(connection: Connection, request: GoodRequest, tally: Tally) -> None:
     """Send a request that must be answered rightly."""
     start = time.perf_counter()
     try:
         async with asyncio.timeout(PATIENCE):
-            answer = await connection.ask(data)
+            answer = await connection.ask(request.data)
     except TimeoutError:
         connection.abort()
-        tally.count(kind, CLOSED, f"no answer within {PATIENCE} s")
+        tally.count(request.kind, CLOSED, f"no answer within {PATIENCE} s")
         return
     except ConnectionError as error:
-        tally.count(kind, CLOSED, f"no connection: {error}")
+        tally.count(request.kind, CLOSED, f"no connection: {error}")
         return
-    tally.seconds[kind].append(time.perf_counter() - start)
-    found = problem(answer) if answer.status == 200 else f"{answer.status}: {answer.body[:300]!r}"
-    tally.count(kind, answer.status, found)
+    tally.seconds[request.kind].append(time.perf_counter() - start)
+    found = request.problem(answer) if answer.status == 200 else f"{answer.status}: {answer.body[:300]!r}"
+    tally.count(request.kind, answer.status, found)
 
 
 def _health_problem(answer: Any) -> str | None:
@@ -270,7 +273,7 @@ def main() -> None:
     say(f"{options.requests:,} requests of {options.clients} clients in {seconds:.0f} s\n")
     report(tally, list(traffic.good.kinds), "good requests")
     report(tally, list(traffic.hostile.kinds), "hostile requests")
-    report(tally, [HEALTH], "throughout")
+    report(tally, [HEALTH, SIZES], "also")
     everything = [second for kind in traffic.good.kinds for second in tally.seconds[kind]]
     p50, p99 = _milliseconds(everything).split()
     say(f"all good requests: p50 {p50} ms, p99 {p99} ms")

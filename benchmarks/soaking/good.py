@@ -9,7 +9,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -30,6 +30,8 @@ PROBABILITY_ROUNDING = 1e-4  # similarities are multiplied by the logit scale, 1
 NOUNS = ["cat", "dog", "car", "fish", "flower", "house", "sun", "tree", "apple", "boat", "horse", "cup"]
 WORDS = ["red", "blue", "green", "small", "large", "old", "new", "bright", "dark", "round", "wooden", "happy"]
 MORE_PATHS = ("/", "/docs", "/metrics", "/v1/models", "/v1/indexes", "/ready", "/ping", "/openapi.json")
+SIZES = "batches of all sizes"
+MANY_TEXTS, MANY_IMAGES = range(1, 81), range(1, 33)
 BINARY = ("Accept", "application/octet-stream")
 
 
@@ -66,7 +68,7 @@ class GoodRequests:
         self.texts = [
             f"{SECRET} {random.choice(WORDS)} {random.choice(NOUNS)} {number}" for number in range(count)
         ]
-        self.images = [*self.indexed, *(vary(image, random) for image in self.indexed for _ in range(4))]
+        self.images = [*self.indexed, *(vary(image, random) for image in self.indexed for _ in range(2))]
         self.large = _flat_png(2400, 1800)
         self.text_features = encoder.encode_texts(self.texts)
         self.image_features = encoder.encode_images([*self.images, self.large])
@@ -95,10 +97,22 @@ class GoodRequests:
         """Make a request of a kind."""
         return GoodRequest(kind, *self.kinds[kind](random))
 
+    def sizes(self) -> Iterator[GoodRequest]:
+        """Make requests with all numbers of images and texts that other requests together may have in a batch."""
+        for texts, images in [*((count, 0) for count in MANY_TEXTS), *((0, count) for count in MANY_IMAGES)]:
+            some = [number % len(self.texts) for number in range(texts)]
+            others = [number % len(self.images) for number in range(images)]
+            yield GoodRequest(SIZES, *self._embeddings(some, others, "float"))
+
     # ------------------------------------------------------------------------------------------------ embeddings
 
     def _openai(self, random: Random, encoding_format: str) -> tuple[bytes, Any]:
         texts, images = self._some(random, self.texts), self._some(random, self.images)
+        return self._embeddings(texts, images, encoding_format)
+
+    def _embeddings(
+        self, texts: list[int], images: list[int], encoding_format: str
+    ) -> tuple[bytes, Callable[[Answer], str | None]]:
         items = [self.texts[i] for i in texts] + [{"image": data_uri(self.images[i])} for i in images]
         body = {"input": items, "model": "pocket", "encoding_format": encoding_format}
         expected = np.concatenate([self.text_features[texts], self.image_features[images]])

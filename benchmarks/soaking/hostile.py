@@ -153,9 +153,9 @@ class HostileRequests:
         self.images, self.timeout = images, timeout
         self.bombs = [
             *_huge_headers(images[0]),
-            _png(20_000, 10_000, zlib.compress(bytes(10_000 * 2_501)), 1),
+            _png(20_000, 10_000, zlib.compress(bytes(10_000 * 2_501), 1), 1),
         ]
-        text = SECRET.encode() + b"\0\0" + zlib.compress(bytes(100_000_000))
+        text = SECRET.encode() + b"\0\0" + zlib.compress(bytes(50_000_000), 1)
         self.metadata_bombs = [
             _png(8, 8, zlib.compress(bytes(8 * 25)), 8, 2, _chunk(name, text)) for name in (b"zTXt", b"iCCP")
         ]
@@ -191,7 +191,7 @@ class HostileRequests:
         return self._with_image(random.choice(self.bombs), random, (400,))
 
     def _metadata_bomb(self, random: Random) -> Attack:
-        """A text of 100 MB in 100 kB, beside pixels that can be read: they may be, but not it."""
+        """A text of 50 MB in 200 kB, beside pixels that can be read: they may be, but not it."""
         return self._with_image(random.choice(self.metadata_bombs), random, (200, 400))
 
     def _with_image(self, image: bytes, random: Random, statuses: Sequence[int]) -> Attack:
