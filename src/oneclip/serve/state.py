@@ -45,22 +45,21 @@ class ServerState:
         return self.embedder is not None and self.indexes is not None and self.indexes.is_ready
 
 
-def server_state(request: Request) -> ServerState:
-    """Return the state of the server."""
+async def server_state(request: Request) -> ServerState:
+    """Return the state of the server; `async`, because FastAPI calls other dependencies in a thread."""
     return cast(ServerState, request.app.state.server)
 
 
-def ready_embedder(request: Request) -> Embedder:
+State = Annotated[ServerState, Depends(server_state)]
+"""Dependency of a route that needs the state of the server."""
+
+
+async def ready_embedder(state: State) -> Embedder:
     """Return the embedder.
 
     Raises:
         NotReadyError: while the model is loaded.
     """
-    embedder = server_state(request).embedder
-    if embedder is None:
+    if state.embedder is None:
         raise NotReadyError("the model is being loaded; try again")
-    return embedder
-
-
-State = Annotated[ServerState, Depends(server_state)]
-"""Dependency of a route that needs the state of the server."""
+    return state.embedder

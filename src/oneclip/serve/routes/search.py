@@ -73,7 +73,7 @@ class SearchRequest(BaseModel):
     index: str | None = Field(None, description="name of the index; the first one by default")
 
 
-def ready_indexes(state: State) -> ServedIndexes:
+async def ready_indexes(state: State) -> ServedIndexes:
     """Return the indexes.
 
     Raises:
