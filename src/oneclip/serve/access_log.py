@@ -131,5 +131,8 @@ def log_as_json() -> None:
         each.setLevel(level)
         each.handlers, each.propagate = [handler], False
     logging.captureWarnings(True)
+    import huggingface_hub.utils.logging  # when it is imported, its logger gets a handler for plain text
+
+    logging.getLogger("huggingface_hub").handlers.clear()
     # it would log bytes of damaged forms, of which the client learns from the answer
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
