@@ -11,6 +11,7 @@ import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib import import_module
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -131,8 +132,7 @@ def log_as_json() -> None:
         each.setLevel(level)
         each.handlers, each.propagate = [handler], False
     logging.captureWarnings(True)
-    import huggingface_hub.utils.logging  # when it is imported, its logger gets a handler for plain text
-
+    import_module("huggingface_hub.utils.logging")  # its logger then gets a handler for plain text
     logging.getLogger("huggingface_hub").handlers.clear()
     # it would log bytes of damaged forms, of which the client learns from the answer
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
