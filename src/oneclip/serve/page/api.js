@@ -10,7 +10,7 @@ export const isAbort = (error) => error.name === "AbortError";
 
 const storedKey = () => sessionStorage.getItem(KEY);
 
-/** Send a request. Asks for a key if one is needed, and waits if the server is not ready. */
+/** Send a request. Asks for a key if one is needed, and waits if the server is not ready. Errors have its `param`. */
 async function send(path, options) {
   for (;;) {
     const key = storedKey();
@@ -19,7 +19,7 @@ async function send(path, options) {
       throw isAbort(error) ? error : new Error("The server does not answer. Is it running?");
     });
     if (response.ok) return response;
-    const message = await response.json().then(({ error }) => error.message, () => `Error ${response.status}`);
+    const { message, param } = await response.json().then(({ error }) => error, () => ({}));
     const seconds = Number(response.headers.get("Retry-After"));
     if (response.status === 401) {
       if (storedKey() === key) await (asking ??= askForKey(key ? message : ""));
@@ -27,7 +27,7 @@ async function send(path, options) {
       ui.waiting.textContent = message;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
       ui.waiting.textContent = "";
-    } else throw new Error(message);
+    } else throw Object.assign(new Error(message ?? `Error ${response.status}`), { param });
   }
 }
 

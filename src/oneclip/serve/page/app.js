@@ -3,7 +3,7 @@
 import { isAbort, request, showThumbnail } from "./api.js";
 import { drawChips, drawCut, drawFilters, relevanceAt } from "./controls.js";
 import { baseName, button, debounce, formatCount, formatPercent, h, icon, iconButton, plural, ui } from "./dom.js";
-import { takeImage } from "./dropped.js";
+import { droppedImage, droppedName, isDropped, takeImage } from "./dropped.js";
 import { Duplicates } from "./duplicates.js";
 import { BLOCK, Grid } from "./grid.js";
 import { Labels } from "./labels.js";
@@ -49,6 +49,7 @@ function navigate(change, { kind = "", replace = false } = {}) {
 
 function draw(scroll) {
   ui.error.hidden = true;
+  drawUpdate();
   const view = indexes.length ? state.view : "labels";
   for (const link of ui.views.children) {
     link.href = address({ ...readState(""), index: state.index, view: link.dataset.view });
@@ -58,11 +59,18 @@ function draw(scroll) {
   ui.duplicates.hidden = view !== "duplicates";
   ui.labels.hidden = view !== "labels";
   if (view === "") {
+    const parts = state.parts.filter(({ image }) => !isDropped(image) || droppedImage(image));
+    if (parts.length < state.parts.length) {
+      navigate({ parts }, { replace: true });
+      showError(new Error("One image of this search was dropped in another tab; drop it again."));
+      return;
+    }
     drawSearch();
     search(scroll);
     return;
   }
-  ui.empty.hidden = true;
+  ui.empty.hidden = indexes.length > 0;
+  ui.empty.replaceChildren("To search a folder: ", h("code", {}, "oneclip serve --index FOLDER"));
   viewer.hide();
   if (view === "labels") labels.show(state.image, state.labels);
   else duplicates.show(currentIndex().name).catch(showError);
@@ -94,7 +102,7 @@ async function search(scroll = 0) {
   const key = JSON.stringify(body);
   if (key === wanted) return;
   controller.abort();
-  wanted = null;
+  wanted = ui.grid.ariaBusy = null;
   if (!currentIndex().is_ready) return drawCounts({ total: 0 });
   if (key === shown) return drawOpen();
   wanted = key;
@@ -115,18 +123,29 @@ async function search(scroll = 0) {
     drawCounts(answer);
     await drawOpen();
   } catch (error) {
-    showError(error);
+    if (!removeRefused(error, body)) showError(error);
   }
   if (wanted !== key) return;
   wanted = ui.grid.ariaBusy = null;
 }
 
-function drawCounts({ total, hidden, repeated }) {
+/** Remove the chip of an image that was given and that the server cannot read; return whether it was that. */
+function removeRefused({ param, message }, body) {
+  const [, list, i] = /^(like|not)\[(\d+)\]/.exec(param) ?? [];
+  const refused = body[list]?.[i];
+  const at = state.parts.findIndex(({ image }) => isDropped(image) && droppedImage(image) === refused);
+  if (at < 0) return false;
+  const name = droppedName(state.parts[at].image);
+  navigate({ parts: state.parts.toSpliced(at, 1) }, { replace: true });
+  showError(new Error(message.replace(param, () => name)));
+  return true;
+}
+
+function drawCounts({ total, hidden }) {
   ui.count.textContent = [
     plural(total, "image"),
     !isQuery(state) && (state.parts.length ? "add words or an image to exclude something" : "newest first"),
     hidden && `${formatCount(hidden)} hidden: too little relevance`,
-    repeated && `${plural(repeated, "look-alike")} hidden`,
   ].filter(Boolean).join(" · ");
   ui.empty.hidden = total > 0;
   if (total) return;
@@ -256,8 +275,7 @@ listen("min", "input", () => {
   drawCut(min);
   cutLater(min);
 });
-listen("filters", "change", ({ target: { name, type, checked, value } }) =>
-  navigate({ [name]: type === "checkbox" ? (checked ? "1" : "") : value }, { kind: name }));
+listen("filters", "change", ({ target: { name, value } }) => navigate({ [name]: value }, { kind: name }));
 listen("filters", "reset", (event) => {
   event.preventDefault();
   navigate(noFilters());
@@ -285,17 +303,25 @@ addEventListener("paste", ({ clipboardData: { files } }) => files.length && useI
 
 // indexing
 
-/** Look at the indexes: show the progress of a first indexing, and new images where nobody is looking at others. */
+/** Show the progress of a first indexing, and why results may be out of date. */
+function drawUpdate() {
+  const index = currentIndex();
+  if (!index) return;
+  const { problem, done, total } = index.update;
+  const lost = index.roots.find((root) => !root.is_reachable);
+  let notice = "";
+  if (lost) notice = `The folder ${lost.path} cannot be reached; results may be out of date.`;
+  else if (problem) notice = `The index is not up to date: ${problem}`;
+  else if (!index.is_ready) notice = `Indexing images: ${formatCount(done)} of ${total ? formatCount(total) : "many"}`;
+  ui.notice.textContent = notice;
+}
+
+/** Look at the indexes, and show new images where nobody is looking at others. */
 async function look() {
   const before = currentIndex();
   ({ indexes } = await request("/v1/indexes"));
   const index = currentIndex();
-  ui.progress.hidden = !index || index.is_ready;
-  if (!ui.progress.hidden) {
-    const { done, total } = index.update;
-    ui.progressText.textContent = `Indexing images: ${formatCount(done)} of ${total ? formatCount(total) : "many"}`;
-    if (total) Object.assign(ui.progressBar, { max: total, value: done });
-  }
+  drawUpdate();
   const isNew = index?.updated_at !== before?.updated_at || index?.is_ready !== before?.is_ready;
   if (isStarted && (!isNew || state.view || state.open || scrollY > 100)) return;
   isStarted = true;

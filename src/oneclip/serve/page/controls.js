@@ -2,27 +2,22 @@
 
 import { showThumbnail } from "./api.js";
 import { formatCount, formatPercent, h, iconButton, ui } from "./dom.js";
-import { droppedImage, isDropped } from "./dropped.js";
-import { SHAPES, SIZES, UNKNOWN } from "./query.js";
+import { droppedImage, droppedName, isDropped } from "./dropped.js";
+import { SIZES, UNKNOWN } from "./query.js";
 import { FILTERS } from "./state.js";
 
-const STEEPNESS = Math.log(999) / 50; // the slider goes from 0.1 % to 99.9 %, on a scale of log odds
-
-/** Return the least relevance at a position of the slider, from 0 (none) to 100. */
-export const relevanceAt = (position) =>
-  position > 0 ? Number((1 / (1 + Math.exp(-STEEPNESS * (position - 50)))).toPrecision(3)) : 0;
-
-const positionOf = (relevance) =>
-  relevance > 0 ? Math.max(1, Math.min(100, 50 + Math.log(relevance / (1 - relevance)) / STEEPNESS)) : 0;
+/** Return the least relevance at a position of the slider, from 0 (none) to 100; it is fine where most images are. */
+export const relevanceAt = (position) => position ** 2 / 10_000;
 
 /** Show the chips. names: of images, by SHA-256. */
 export function drawChips(parts, index, names, onRemove) {
   ui.chips.replaceChildren(...parts.map(({ not, text, image: id }, i) => {
-    const name = text ?? names.get(id) ?? "an image";
-    const image = id && h("img", { alt: `like ${name}`, title: name });
+    const name = text ?? names.get(id) ?? droppedName(id) ?? "an image";
+    const label = h("span", {}, name);
+    const image = id && h("img", { alt: `like ${name}`, title: name, onerror: () => image.replaceWith(label) });
     if (id && !isDropped(id)) showThumbnail(image, index, id);
-    else if (droppedImage(id)) image.src = droppedImage(id);
-    return h("li", { class: not ? "chip not" : "chip" }, not && h("b", {}, "not"), image || h("span", {}, text),
+    else if (id) image.src = droppedImage(id);
+    return h("li", { class: not ? "chip not" : "chip" }, not && h("b", {}, "not"), image || label,
       iconButton("close", `Remove ${not ? "not " : ""}${name}`, () => onRemove(i)));
   }));
 }
@@ -34,7 +29,6 @@ export function drawFilters(state, { folders, cameras }) {
     folder: folders.map(counted).filter(([value]) => value !== UNKNOWN),
     camera: cameras.map(counted),
     size: Object.entries(SIZES).map(([value, [label]]) => [value, label]),
-    shape: SHAPES.map((shape) => [shape, shape]),
   };
   for (const name of FILTERS) {
     const control = ui.filters.elements[name];
@@ -43,8 +37,7 @@ export function drawFilters(state, { folders, cameras }) {
       if (chosen && !choices[name].some(([value]) => value === chosen)) choices[name].push([chosen, chosen]);
       control.replaceChildren(...[["", "any"], ...choices[name]].map(([value, label]) => h("option", { value }, label)));
     }
-    if (control.type === "checkbox") control.checked = Boolean(chosen);
-    else control.value = chosen;
+    control.value = chosen;
   }
   const count = FILTERS.filter((name) => state[name]).length;
   ui.filterButton.textContent = count ? `Filters (${count})` : "Filters";
@@ -53,6 +46,6 @@ export function drawFilters(state, { folders, cameras }) {
 /** Show the least relevance. */
 export function drawCut(relevance) {
   const text = relevance ? `≥ ${formatPercent(relevance)}` : "any";
-  if (document.activeElement !== ui.min) ui.min.value = positionOf(relevance);
+  if (document.activeElement !== ui.min) ui.min.value = 100 * Math.sqrt(relevance);
   ui.min.ariaValueText = ui.minValue.textContent = text;
 }

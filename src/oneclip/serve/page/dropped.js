@@ -5,7 +5,10 @@ const LARGEST_SIDE = 1024; // of what is sent: models look at fewer pixels
 const LARGEST_FILE = 400_000; // bytes that are sent as they are
 const images = new Map(); // id to data address, for what does not fit in the storage of the tab
 
-export const isDropped = (id) => id.startsWith("drop-");
+export const isDropped = (id) => Boolean(id?.startsWith("drop-"));
+
+/** Return the name of the file, which is a part of the id; undefined for an image of the index. */
+export const droppedName = (id) => /^drop-\d+-(.+)/s.exec(id)?.[1];
 
 /** Return the data address of an image; undefined if it belongs to another tab. */
 export const droppedImage = (id) => images.get(id) ?? sessionStorage.getItem(PREFIX + id) ?? undefined;
@@ -14,7 +17,7 @@ export const droppedImage = (id) => images.get(id) ?? sessionStorage.getItem(PRE
 export async function takeImage(files) {
   const file = [...files].find(({ type }) => type.startsWith("image/") || !type); // raw files have no type
   if (!file) throw new Error("This is no image file. Use a JPEG, a PNG or the like.");
-  const id = `drop-${crypto.getRandomValues(new Uint32Array(2)).join("")}`;
+  const id = `drop-${crypto.getRandomValues(new Uint32Array(2)).join("")}-${file.name}`;
   const blob = await shrink(file);
   const data = await new Promise((resolve, reject) => {
     const reader = new FileReader();

@@ -2,7 +2,7 @@
 
 import { request } from "./api.js";
 import { debounce, formatPercent, h, icon } from "./dom.js";
-import { droppedImage } from "./dropped.js";
+import { droppedImage, droppedName } from "./dropped.js";
 
 const EXAMPLES = "a cat, a dog, a person, a landscape, food, something else";
 
@@ -10,12 +10,13 @@ export class Labels {
   /** Make the view. onChange(labels) gets the labels, with commas between them; onPick(files) what a person picks. */
   constructor(section, { onChange, onPick, onError }) {
     this.image = h("img", { alt: "The image to label", onerror: () => (this.image.hidden = true) });
+    this.name = h("span");
     const pick = h("input", { type: "file", accept: "image/*", class: "sr", onchange: () => onPick(pick.files) });
     this.input = h("input", { oninput: debounce(() => onChange(this.input.value), 200) });
     this.rows = h("ul", { role: "list", "aria-label": "Labels" });
     this.status = h("p", { role: "status", class: "soft" });
     section.append(
-      h("label", { class: "zone" }, this.image, icon("image"), "Drop or paste an image, or choose one", pick),
+      h("label", { class: "zone" }, this.image, this.name, icon("image"), "Drop or paste an image, or choose one", pick),
       h("div", {}, h("label", {}, "Labels, with commas between them", this.input), this.rows, this.status));
     this.onError = onError;
   }
@@ -24,6 +25,7 @@ export class Labels {
   async show(id, labels) {
     const image = id && droppedImage(id);
     this.image.hidden = !image;
+    this.name.textContent = image ? droppedName(id) : "";
     if (image) this.image.src = image;
     if (document.activeElement !== this.input) this.input.value = labels || EXAMPLES;
     const list = [...new Set(this.input.value.split(",").map((label) => label.trim()).filter(Boolean))];
@@ -34,7 +36,6 @@ export class Labels {
     if (!image || !list.length) return;
     try {
       const answer = await request("/v1/classify", this.controller.signal, { images: [image], labels: list });
-      if (!answer.images.length) throw new Error(answer.skipped[0].reason);
       const found = answer.images[0].labels;
       this.rows.replaceChildren(...found.map(({ label, probability }) => {
         const bar = h("i");
@@ -43,6 +44,7 @@ export class Labels {
       }));
       this.status.textContent = `Most probable of these labels, for ${answer.model}: ${found[0].label}`;
     } catch (error) {
+      if (error.param) error.message = error.message.replace(error.param, () => droppedName(id));
       this.onError(error);
     }
   }

@@ -7,20 +7,18 @@ export const SIZES = {
   1: ["1 megapixel or more", "megapixels >= 1"],
   12: ["12 megapixels or more", "megapixels >= 12"],
 };
-export const SHAPES = ["landscape", "portrait", "square"];
 export const UNKNOWN = "?"; // camera of images without one
 
 const quote = (text) => `"${text.replaceAll('"', '""')}"`;
 
 /** Return the filter expression of a state; "" if nothing is filtered. */
-export function whereOf({ from, to, folder, camera, size, shape }) {
+export function whereOf({ from, to, folder, camera, size }) {
   return [
     from && `taken_at >= ${quote(from)}`,
     to && `taken_at <= ${quote(to)}`,
     folder && `(folder = ${quote(folder)} or path ~ ${quote(`${folder}/`)})`,
     camera && (camera === UNKNOWN ? "camera is empty" : `camera = ${quote(camera)}`),
     SIZES[size]?.[1],
-    SHAPES.includes(shape) && `orientation = ${shape}`,
   ].filter(Boolean).join(" and ");
 }
 
@@ -38,11 +36,11 @@ export const isQuery = (state) => partsOf(state).some((part) => !part.not);
 
 export const hasTexts = (state) => isQuery(state) && partsOf(state).some((part) => part.text);
 
-/** Return the body of the request. Images of another tab are left out. */
+/** Return the body of the request. */
 export function searchBody(state) {
   const image = (id) => (isDropped(id) ? droppedImage(id) : { sha256: id });
   const select = (not, kind) => partsOf(state).filter((part) => part.not === not && part[kind])
-    .map((part) => (kind === "image" ? image(part.image) : part.text)).filter(Boolean);
+    .map((part) => (kind === "image" ? image(part.image) : part.text));
   return {
     query: select(false, "text"),
     like: select(false, "image"),
@@ -50,7 +48,6 @@ export function searchBody(state) {
     where: whereOf(state) || undefined,
     sort: state.sort || undefined,
     min_relevance: state.min && hasTexts(state) ? Number(state.min) : undefined,
-    distinct: Boolean(state.distinct),
     index: state.index || undefined,
   };
 }

@@ -1,6 +1,6 @@
 // State of the page: it is the address, so that back, forward and bookmarks work.
 
-export const FILTERS = ["from", "to", "folder", "camera", "size", "shape", "distinct"];
+export const FILTERS = ["from", "to", "folder", "camera", "size"];
 const FIELDS = ["view", "index", "q", ...FILTERS, "min", "sort", "labels", "image", "open"];
 const PARTS = { and: "text", not: "text", like: "image", unlike: "image" };
 

@@ -3,7 +3,6 @@
 import { cancelThumbnail, showThumbnail } from "./api.js";
 import { baseName, copyButton, formatCount, formatDate, formatPercent, h, ui } from "./dom.js";
 
-const SMALLEST = 640; // pixels of the longer side; smaller images are enlarged
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 const isThisMachine = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(location.hostname);
 
@@ -30,10 +29,9 @@ export class Viewer {
     this.hit = hit;
     ui.problem.hidden = true;
     ui.large.classList.remove("loaded");
-    const scale = Math.max(1, SMALLEST / Math.max(hit.width, hit.height));
     for (const [image, size] of [[ui.small, 256], [ui.large, 1600]]) {
-      image.style.width = `${hit.width * scale}px`;
-      image.style.height = `${hit.height * scale}px`;
+      image.style.width = `${hit.width}px`;
+      image.style.height = `${hit.height}px`;
       image.removeAttribute("src");
       showThumbnail(image, index, hit.sha256, size);
     }
