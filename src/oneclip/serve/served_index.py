@@ -119,6 +119,9 @@ class ServedIndex:
             near: least cosine of near images.
             pool: to compute in.
             stop: ends the computation.
+
+        The result raises NotReadyError if a folder of the index is not there: its files would be missing from the
+        groups, and the index does not change when it returns.
         """
         key = (self.index.catalogue.generation(), near)
         with self._lock:
@@ -135,12 +138,29 @@ class ServedIndex:
             if stop.is_set():
                 raise Stopped
 
+        self._check_roots()
         groups = find_duplicates(self.index, near, under=self.place.under, report=report)
+        self._check_roots()  # again, since it may have left meanwhile
         return {
             "index": str(self.index.path),
             "model": self.index.model_name,
             "groups": [group.to_dict() for group in groups],
         }
+
+    def _check_roots(self) -> None:
+        """Raise NotReadyError if a searched folder cannot be read, such as one on a disk that was unmounted."""
+        for root in self.index.catalogue.roots():
+            try:
+                with os.scandir(root) as entries:
+                    is_there = any(entries)
+            except OSError:
+                is_there = False
+            if not is_there and self._is_searched(root):
+                raise NotReadyError(f"the folder {root} cannot be read", retry_after=10)
+
+    def _is_searched(self, root: str) -> bool:
+        under = self.place.under
+        return under is None or os.path.commonpath((root, under)) in (root, under)
 
     def update(self, stop: threading.Event) -> None:
         """Bring the index up to date; what prevents it becomes the problem of `state`.
