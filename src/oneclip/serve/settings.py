@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from oneclip.config.base import BaseCfg
 from oneclip.errors import ConfigError
 from oneclip.serve.url_images import parse_rule
+
+# as browsers write it: in lower case, without a path
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._\[\]:-]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,18 @@ class ServeSettings(BaseCfg):
             raise ConfigError(f"port is {self.port}; expected a number from 0 to 65535")
         for host in self.allow_urls:
             parse_rule(host)
+        for origin in self.cors:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{origin!r} is not the origin of a page (cors, --cors); expected scheme and host in lower case, "
+                    "as in 'https://example.com', or '*' for all"
+                )
+        for host in self.allow_hosts:
+            if not _HOST_NAME.fullmatch(host):
+                raise ConfigError(
+                    f"{host!r} is not a name of this server (allow_hosts, --allow-host); expected a host without "
+                    "scheme and port, as in 'photos.example.com'"
+                )
         if self.auth and self.api_key_file is None and not is_loopback(self.host):
             raise ConfigError(
                 f"host {self.host!r} can be reached from other machines, and there are no keys: name a file of keys "
