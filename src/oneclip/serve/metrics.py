@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+KINDS = ("image", "text")
+ERRORS = (
+    *KINDS,
+    "queue_full",
+    "timeout",
+    "not_ready",
+    "cancelled",
+    "internal",
+    "too_many_items",
+    "too_many_characters",
+)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -26,7 +39,7 @@ class Metrics:
         batch_items: items of a batch, by kind.
         decode_seconds: of decoding and preprocessing one image, or tokenizing the texts of one request, by kind.
         compute_seconds: of one batch in its tower, by kind.
-        errors: by kind of error: "image", "text", "queue_full", "timeout", "not_ready", "cancelled", "internal".
+        errors: by kind of error, see `ERRORS`.
         threads_replaced: threads of towers that died, by kind.
     """
 
@@ -73,6 +86,11 @@ class Metrics:
         self.threads_replaced = Counter(
             "oneclip_threads_replaced", "Threads of towers that died.", labels, registry=registry
         )
+        for kind in KINDS:  # a counter that appears with its first event has no increase to be seen
+            for metric in (self.items, self.queued, self.threads_replaced):
+                metric.labels(kind)
+        for kind in ERRORS:
+            self.errors.labels(kind)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request.
@@ -91,7 +109,20 @@ class Metrics:
         if os.environ.get(MULTIPROCESS_VARIABLE):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return generate_latest(_WithoutCreated(registry)), CONTENT_TYPE_LATEST
+
+
+class _WithoutCreated(Collector):
+    """Metrics of a registry without the times at which they were created: half of its lines, of no use here."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
 
 
 def forget_process(pid: int) -> None:
