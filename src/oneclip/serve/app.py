@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from PIL import Image
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
 ROUTERS = (openai, cohere, images, classify, search, immich, status, page)
+PROBED_PATHS = ("/health", "/ready", "/ping", "/v1/models")  # also with HEAD, as load balancers do
 POLL_SECONDS = 0.2
 T = TypeVar("T")
 logger = logging.getLogger("oneclip.serve")
@@ -71,19 +74,51 @@ def create_app(settings: ServeSettings, *, in_background: bool = False) -> FastA
     app.state.server = state
     for module in ROUTERS:
         app.include_router(module.router)
+    _answer_probes(app)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(RequestLimits, state=state, content_types=_content_types(app))
     if settings.cors:
         app.add_middleware(
-            CORSMiddleware,
+            _Cors,
             allow_origins=settings.cors,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID, "Retry-After"),
+            expose_headers=(REQUEST_ID, "Retry-After", images.SHAPE_HEADER, images.DTYPE_HEADER),
         )
     app.add_middleware(AccessLog, metrics=state.metrics)
     return app
+
+
+class _Cors(CORSMiddleware):
+    """CORS whose refusals have the shape of all errors."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer what a browser asks before it sends the request of a page."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == 200:
+            return answer
+        origin, method = request_headers["origin"], request_headers["access-control-request-method"]
+        return RequestError(
+            403,
+            f"pages of {origin[:100]!r} may not send {method[:20]} here; expected GET or POST, of an origin that "
+            "the server was started with (--cors)",
+            code="origin_not_allowed",
+            headers={"Vary": "Origin"},
+        ).response()
+
+
+def _answer_probes(app: FastAPI) -> None:
+    """Answer HEAD like GET; the server leaves out the body. The schema, and so the documentation, stay as they are."""
+    for route in (route for module in ROUTERS for route in module.router.routes):
+        if isinstance(route, APIRoute) and route.path in PROBED_PATHS:
+            app.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                response_class=route.response_class,
+                include_in_schema=False,
+            )
 
 
 # ------------------------------------------------------------------------------------------------- beginning and end
@@ -182,9 +217,16 @@ async def _answer_validation_error(request: Request, error: Exception) -> Respon
         param += f"[{part}]" if part.isdigit() else f".{part}" if param else part
     param = param[:200]
     message = first["msg"].removeprefix("Value error, ")
-    return RequestError(
-        422, f"{param}: {message}" if param else message, param=param or None, code="invalid_value"
-    ).response()
+    if first["type"] in _NO_OBJECT:
+        message = "must be a JSON object" if param else "the body must be a JSON object"
+    if param:
+        message = f"{param}: {message}"
+    if first["type"] == "extra_forbidden":
+        message = f"unknown field {param!r}"
+    return RequestError(422, message, param=param or None, code="invalid_value").response()
+
+
+_NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")  # of pydantic
 
 
 _HANDLERS = {
