@@ -134,7 +134,7 @@ def test_a_file_of_keys_without_a_key_is_named(run: Run, tmp_path: Path) -> None
 def test_a_port_in_use_is_named(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        assert f"is port {port} in use?" in one_error(run, "--port", port)
+        assert f"port {port}: the port is in use" in one_error(run, "--port", port)
 
 
 def test_a_missing_package_is_an_error_that_names_the_extra(

@@ -209,6 +209,32 @@ def test_an_error_names_the_part(client: TestClient, body: dict[str, Any], statu
     assert (response.status_code, response.json()["error"]["param"]) == (status, param)
 
 
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        ({"query": "2:"}, "query is empty; give words that describe an image"),
+        ({"query": "a cat " * 60}, "; shorten it"),
+    ],
+    ids=str,
+)
+def test_an_error_advises_nothing_that_a_search_cannot_do(
+    client: TestClient, body: dict[str, Any], end: str
+) -> None:
+    message = client.post("/v1/search", json=body).json()["error"]["message"]
+    assert message.endswith(end)
+
+
+def test_an_image_that_ends_early_is_to_be_sent_whole(client: TestClient, images: dict[str, bytes]) -> None:
+    cut = data_uri(images["cat"][: len(images["cat"]) // 2])
+    message = client.post("/v1/search", json={"like": cut}).json()["error"]["message"]
+    assert message.endswith("; send the complete file")
+
+
+def test_a_text_that_is_too_long_may_be_cut_where_the_request_has_a_field_for_it(client: TestClient) -> None:
+    message = client.post("/v1/embeddings", json={"input": "a cat " * 60}).json()["error"]["message"]
+    assert message.endswith('; shorten it, or allow truncation with the field "truncate"')
+
+
 # ------------------------------------------------------------------------------------------- indexes and thumbnails
 
 
@@ -281,3 +307,17 @@ def test_duplicates_are_those_of_the_index(client: TestClient, index: Index) -> 
         "fish.png",
         "copy of fish.png",
     ]
+
+
+def test_duplicates_wait_for_a_folder_that_was_unplugged(
+    client: TestClient, index: Index, photos: Path
+) -> None:
+    address = "/v1/indexes/photos/duplicates?near=0.99"  # not asked for before
+    photos.rename(photos.with_name("unplugged"))
+    try:
+        answer = client.get(address)
+    finally:
+        photos.with_name("unplugged").rename(photos)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert f"the folder {photos} cannot be read" in answer.json()["error"]["message"]
+    assert client.get(address).json()["groups"] == [group.to_dict() for group in index.duplicates(0.99)] != []

@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 from oneclip.errors import ConfigError
 from oneclip.serve.access_log import JsonFormatter
 from oneclip.serve.app import create_app
+from oneclip.serve.metrics import Metrics
 from oneclip.serve.server import open_socket
 from oneclip.serve.settings import ServeSettings
 
@@ -304,12 +305,12 @@ def test_what_cannot_be_loaded_ends_the_server_with_its_reason(
 def test_a_port_in_use_is_an_error_that_names_it() -> None:
     with open_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} in use"):
+        with pytest.raises(ConfigError, match=f"port {port}: the port is in use; --port 0"):
             open_socket("127.0.0.1", port)
 
 
 def test_a_host_of_another_machine_is_an_error_that_names_it() -> None:
-    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1"):
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is not an address of this machine"):
         open_socket("192.0.2.1", 0)
 
 
@@ -356,6 +357,22 @@ def test_a_value_of_the_wrong_type_is_named(client: TestClient) -> None:
     answer = client.post("/v1/embeddings", json={"input": "a cat", "dimensions": "many"})
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]["param"] == "dimensions"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/search", b'{"query": "a", "foo": 1}', "unknown field 'foo'"),
+        ("/v1/search", b"[1]", "the body must be a JSON object"),
+        ("/v1/embeddings", b'"a cat"', "the body must be a JSON object"),
+        ("/v1/classify", b"[1]", "the body must be a JSON object"),
+    ],
+)
+def test_a_body_of_the_wrong_kind_is_explained_in_words_of_json(
+    client: TestClient, path: str, body: bytes, message: str
+) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, message)
 
 
 def test_a_fault_is_logged_with_its_traceback_and_the_name_of_the_request(
@@ -456,6 +473,55 @@ def test_health_is_bad_if_a_text_does_not_come_back(
     monkeypatch.setattr("oneclip.serve.routes.status.HEALTH_SECONDS", 0.05)
     answer = client.get("/health")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/ping", "/v1/models"])
+def test_a_load_balancer_may_probe_with_head(client: TestClient, path: str) -> None:
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert set(client.get("/openapi.json").json()["paths"][path]) == {"get"}
+
+
+def test_counters_exist_before_their_first_event() -> None:
+    text = Metrics().render()[0].decode()
+    for sample in (
+        'threads_replaced_total{kind="image"}',
+        'errors_total{kind="internal"}',
+        'items_total{kind="image"}',
+    ):
+        assert f"\noneclip_{sample} 0.0\n" in text
+    assert "_created" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cors": ("example.com",)}, "'https://example.com'"),
+        ({"cors": ("https://example.com/",)}, "'https://example.com'"),
+        ({"allow_hosts": ("https://photos.example.com",)}, "'photos.example.com'"),
+        ({"allow_hosts": ("photos.example.com:7997",)}, "'photos.example.com'"),
+    ],
+)
+def test_a_name_that_would_never_match_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ServeSettings(**settings)
+
+
+def test_a_foreign_page_that_asks_for_permission_gets_an_error_of_the_usual_shape() -> None:
+    foreign = TestClient(create_app(ServeSettings(cors=("https://a.example",))), base_url="http://localhost")
+    headers = {"Origin": "https://b.example", "Access-Control-Request-Method": "POST"}
+    answer = foreign.options("/v1/embeddings", headers=headers)
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "origin_not_allowed"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_page_may_read_the_shape_of_embeddings() -> None:
+    page = TestClient(create_app(ServeSettings(cors=("https://a.example",))), base_url="http://localhost")
+    exposed = page.get("/ping", headers={"Origin": "https://a.example"}).headers[
+        "access-control-expose-headers"
+    ]
+    assert {"X-Embeddings-Shape", "X-Embeddings-Dtype"} <= set(exposed.split(", "))
 
 
 def test_metrics_count_requests_by_route(client: TestClient) -> None:

@@ -221,6 +221,13 @@ def test_no_spelling_of_this_machine_is_asked(site: Site, host: str) -> None:
     assert not site.requests
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "[::1]"])
+def test_no_option_is_recommended_that_would_not_help(host: str) -> None:
+    with pytest.raises(ImageUrlError, match="not public") as caught:
+        UrlFetcher(["*"], 100, 60).fetch(f"http://{host}:8000/x")
+    assert "--allow-urls" not in str(caught.value)
+
+
 def test_a_host_is_refused_if_one_of_its_addresses_is_not_public(site: Site) -> None:
     rule, url = local(site)
 

@@ -33,6 +33,8 @@ MAX_PARTS = 2048  # OpenAI's limit of inputs
 MAX_TEXT_CHARS = 100_000  # no model reads as much; a longer text would only occupy a processor
 
 _TEXT_NUMBER = re.compile(r"^text \d+(?: \(and \d+ others\))?")  # among those of one batch
+_TRUNCATED_HINT = re.compile(r"; to use the part that is left, .*$", re.DOTALL)  # an option of the library
+_TOO_LONG_HINT = re.compile(r"; shorten it or allow truncation$")
 _PART_KEYS = ("text", "image", "image_url")
 _CODES = (
     (ImageUrlError, "invalid_image_url"),
@@ -159,8 +161,12 @@ class Items:
         files = await read_images(self.images, embedder, self._settings)
         self.images = [image._replace(value=file) for image, file in zip(self.images, files, strict=True)]
 
-    async def embed(self, embedder: Embedder, *, truncate: bool = False) -> tuple[Features, int]:
+    async def embed(self, embedder: Embedder, *, truncate: bool | None = None) -> tuple[Features, int]:
         """Encode the items.
+
+        Args:
+            embedder: of the server.
+            truncate: the field of the request that lets texts be cut; None if it can have none.
 
         Returns:
             (N, D) float32 of unit length, and the number of tokens of all texts.
@@ -184,10 +190,11 @@ class Items:
         files = [image.value for image in self.images]
         return await naming_items(embedder.embed_images(files), [image.param for image in self.images])
 
-    async def _embed_texts(self, embedder: Embedder, truncate: bool) -> tuple[Features, list[int]]:
+    async def _embed_texts(self, embedder: Embedder, truncate: bool | None) -> tuple[Features, list[int]]:
         texts = [text.value for text in self.texts]
         params = [text.param for text in self.texts]
-        return await naming_items(embedder.embed_texts(texts, truncate=truncate), params)
+        encoding = embedder.embed_texts(texts, truncate=bool(truncate))
+        return await naming_items(encoding, params, can_truncate=truncate is not None)
 
 
 def check_text(text: object, param: str) -> str:
@@ -226,8 +233,15 @@ async def read_images(images: Sequence[Part], embedder: Embedder, settings: Serv
     return await naming_items(files, [image.param for image in images])
 
 
-async def naming_items(encoding: Coroutine[Any, Any, T], params: Sequence[str]) -> T:
+async def naming_items(
+    encoding: Coroutine[Any, Any, T], params: Sequence[str], *, can_truncate: bool = False
+) -> T:
     """Wait for what is made of images or texts, and answer the error of one with its name in the request.
+
+    Args:
+        encoding: what to wait for.
+        params: names of the images or texts.
+        can_truncate: whether the request may have a field "truncate".
 
     Raises:
         RequestError: 400, for an image or a text that cannot be read.
@@ -235,13 +249,16 @@ async def naming_items(encoding: Coroutine[Any, Any, T], params: Sequence[str]) 
     try:
         return await encoding
     except ItemError as error:
-        raise item_error(error.error, params[error.index]) from error
+        raise item_error(error.error, params[error.index], can_truncate=can_truncate) from error
 
 
-def item_error(error: Exception, param: str) -> RequestError:
-    """Return the answer for an image or a text that cannot be encoded."""
+def item_error(error: Exception, param: str, *, can_truncate: bool = False) -> RequestError:
+    """Return the answer for an image or a text that cannot be encoded, with advice that a client can follow."""
     code = next(code for kind, code in _CODES if isinstance(error, kind))
     message = _TEXT_NUMBER.sub("it", str(error), count=1)
+    message = _TRUNCATED_HINT.sub("; send the complete file", message)
+    cut = ', or allow truncation with the field "truncate"' if can_truncate else ""
+    message = _TOO_LONG_HINT.sub(f"; shorten it{cut}", message)
     return RequestError(400, f"{param}: {message}", param=param, code=code)
 
 

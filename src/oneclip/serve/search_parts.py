@@ -90,7 +90,11 @@ def _parse_words(value: Any, param: str) -> SearchPart:
     text = check_text(value, param)
     try:
         query = parse_text(text)
-    except (ConfigError, TextError) as error:
+    except TextError as error:
+        raise bad_item(
+            f"{param} is empty; give words that describe an image", param, "invalid_value"
+        ) from error
+    except ConfigError as error:
         raise bad_item(f"{param}: {error}", param, "invalid_value") from error
     return SearchPart("text", query.value, param, query.weight)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -77,8 +78,13 @@ def open_socket(host: str, port: int) -> socket.socket:
     except socket.gaierror as error:
         raise ConfigError(f"host {host!r} is not an address of this machine: {error.strerror}") from error
     except OSError as error:
-        hint = f"is port {port} in use? 0 takes any free one"
-        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror} ({hint})") from error
+        reasons = {
+            errno.EADDRINUSE: "the port is in use; --port 0 takes any free one",
+            errno.EADDRNOTAVAIL: f"{host} is not an address of this machine",
+            errno.EACCES: f"port {port} needs rights that this process lacks; take one from 1024 on",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror)
+        raise ConfigError(f"cannot listen on {host}, port {port}: {reason}") from error
 
 
 def handle_early_signals() -> None:

@@ -154,6 +154,10 @@ class UrlFetcher:
         if parts.username is not None or parts.password is not None:
             raise ImageUrlError("the URL contains a user name or a password; images are fetched without")
         port = DEFAULT_PORTS[parts.scheme] if port is None else port
+        if not all(
+            map(self._is_allowed, _numeric_addresses(host))
+        ):  # no rule would help, so none is recommended
+            raise ImageUrlError(f"{host} is an address that is not public; it is not asked for images")
         if not any(_matches(rule, host, port) for rule in self._rules):
             raise ImageUrlError(self._refusal(host, port))
         shown = f"[{host}]" if ":" in host else host
@@ -215,6 +219,15 @@ _HEADERS = {"User-Agent": f"oneclip/{__version__}", "Accept": "image/*", "Accept
 @cache
 def _default_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
+
+
+def _numeric_addresses(host: str) -> list[str]:
+    """Return the address that a host is in numbers, in whatever spelling; nothing for a name."""
+    try:
+        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        return []
+    return [str(address[0]) for *_, address in found]
 
 
 def _ascii_host(parts: SplitResult) -> str:
