@@ -150,8 +150,8 @@ def serve(
 ) -> None:
     """Serve embeddings, classification and search over HTTP.
 
-    There is a page to look at, too. Clients of OpenAI, Cohere and Immich work unchanged; /docs lists all routes. SIGTERM and Ctrl-C answer what was
-    accepted, then stop. Lists in environment variables are separated by spaces.
+    There is a page to look at, too. Clients of OpenAI, Cohere and Immich work unchanged; /docs lists all routes.
+    SIGTERM and Ctrl-C answer what was accepted, then stop. Lists in environment variables are separated by spaces.
 
     \b
     Examples:
