@@ -49,6 +49,21 @@ def test_ranks_wait_for_one_that_evaluates_for_longer_than_a_step_may_take(tmp_p
     assert not list(tmp_path.glob("stalled*"))
 
 
+def test_a_rank_that_went_on_while_it_read_the_heartbeats_has_not_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchdog = Watchdog(tmp_path, rank=0, world_size=2, stall_seconds=60)
+    watchdog._has_started, watchdog._last_progress = True, time.monotonic() - 61
+
+    def read(directory: HeartbeatDir, own: Heartbeat) -> list[Heartbeat]:
+        watchdog.step_done(6)
+        return [own, heartbeat(1, "between steps", 6, is_overdue=False, exit_reason="done")]
+
+    monkeypatch.setattr(HeartbeatDir, "read", read)
+    assert watchdog._heartbeat(1).is_overdue
+    assert watchdog._check(1) is None
+
+
 def test_a_single_process_ends_too(tmp_path: Path) -> None:
     before = time.monotonic()
     done = programs.run([SCRIPT, "data", tmp_path], timeout=60)

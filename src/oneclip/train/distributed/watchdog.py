@@ -159,6 +159,9 @@ class Watchdog:
         all_ranks = self._heartbeats.read(own)
         if any(beat.is_on_time(self._limit) for beat in all_ranks):
             return None
+        # meanwhile the rank that all waited for may have gone on to the end, and this one with it
+        if not self._heartbeat(count).is_overdue:
+            return None
         return self._heartbeats.report_stall(stall_message(all_ranks, self._limit, self._out))
 
     def _heartbeat(self, count: int, *, stacks_written: bool = False) -> Heartbeat:
