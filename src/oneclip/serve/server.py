@@ -137,7 +137,7 @@ def run_process(
 
 
 class _Server(uvicorn.Server):
-    """Server that refuses new requests once it is told to stop, and stops at once if it is told again."""
+    """Server that refuses new requests after a signal to stop, and stops at once after a second one."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState, *, is_worker: bool) -> None:
         super().__init__(config)

@@ -83,7 +83,7 @@ class _Workers:
         return process
 
     def _watch(self) -> int | None:
-        """Hand on signals and replace processes that die, until they are told to stop and have.
+        """Pass on signals, and replace processes that die, until a signal to stop arrives and all have ended.
 
         Returns:
             The signal that ended them.
@@ -98,7 +98,7 @@ class _Workers:
                 number = self.signals.pop(0)
                 if number in (signal.SIGTERM, signal.SIGINT):
                     if stopped_by is not None:
-                        return stopped_by  # told again: end at once
+                        return stopped_by  # a second signal: end at once
                     stopped_by = number
                     self.listening.close()
                     number = signal.SIGTERM
