@@ -1,4 +1,4 @@
-"""Which IP addresses are of the public internet, so that a server may ask them on behalf of a client."""
+"""Tell IP addresses of the public internet, which a server may call for a client, from all others."""
 
 from __future__ import annotations
 

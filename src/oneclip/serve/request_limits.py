@@ -1,4 +1,4 @@
-"""What is refused before a route sees it: foreign pages, unknown keys, bodies that are too large, too slow or no JSON.
+"""Middleware that refuses foreign pages, unknown keys, and bodies that are too large, too slow or no JSON.
 
 The body is read before the route is called, so that the server can watch whether the client leaves meanwhile: then
 the route is cancelled, and what it has queued is skipped.

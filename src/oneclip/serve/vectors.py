@@ -1,4 +1,4 @@
-"""What becomes of embeddings before they are sent: fewer dimensions, base64, and integers.
+"""Convert embeddings to the forms that clients request: fewer dimensions, base64, integers, bits.
 
 Shapes: N embeddings, D numbers each.
 """
