@@ -261,9 +261,9 @@ def main() -> None:
             held: list[Held] = []
             asyncio.run(traffic.warm_up(tally))
             for start in range(0, options.requests, part):
-                numbers, begun = range(start, min(start + part, options.requests)), time.monotonic()
+                numbers, started = range(start, min(start + part, options.requests)), time.monotonic()
                 asyncio.run(traffic.send(numbers, tally, clients=options.clients, seed=options.seed))
-                seconds += time.monotonic() - begun
+                seconds += time.monotonic() - started
                 held.append(idle(server) if numbers.stop == options.requests or not held else server.held())
                 print(
                     f"{numbers.stop:,} requests, {held[-1].memory / 1e6:.0f} MB", file=sys.stderr, flush=True

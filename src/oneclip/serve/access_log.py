@@ -77,7 +77,7 @@ class AccessLog:
             await self.app(scope, receive, send_counted)
         except Exception:
             logger.exception("error in a request", extra={"fields": {"id": request_id}})
-            if record.status != CLIENT_LEFT:  # the response has begun
+            if record.status != CLIENT_LEFT:  # the response has started
                 raise
             error = RequestError(500, f"this is a bug in oneclip; the log has more on {request_id}")
             await error.response()(scope, receive, send_counted)

@@ -208,7 +208,7 @@ class RequestLimits:
         Raises:
             RequestError: if there is no answer in time.
         """
-        begun = ended = False
+        started = ended = False
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_again() -> Message:
@@ -217,9 +217,9 @@ class RequestLimits:
             return pending.pop()
 
         async def send_checked(message: Message) -> None:
-            nonlocal begun, ended
+            nonlocal started, ended
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
             ended = ended or (message["type"] == "http.response.body" and not message.get("more_body", False))
             await send(message)
@@ -227,9 +227,8 @@ class RequestLimits:
         with _Limit(self.settings.timeout + GRACE_SECONDS) as limit:
 
             def note_gone(task: asyncio.Future[None]) -> None:
-                if (
-                    not task.cancelled() and not ended
-                ):  # once all is sent, there is nothing more to receive, too
+                # once all is sent, `receive` also reports that the client is gone
+                if not task.cancelled() and not ended:
                     limit.cancel()
 
             watch = asyncio.ensure_future(_until_gone(receive))
@@ -238,7 +237,7 @@ class RequestLimits:
                 await self.app(scope, receive_again, send_checked)
             finally:
                 watch.cancel()
-        if limit.is_exceeded and not begun:
+        if limit.is_exceeded and not started:
             raise DeadlineError(self.settings.timeout)
 
 

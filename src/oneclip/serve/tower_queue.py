@@ -60,7 +60,7 @@ class TowerQueue:
     """Queue of a tower, with its thread.
 
     The thread takes what is there. Only while more items are about to come does it wait, until there are enough for a
-    batch: `max_wait` seconds for the next one, and longer if no request would be answered sooner, because each that
+    batch: `max_wait` seconds for the next one, and longer if no request would be answered earlier, because each that
     waits has more items to come.
 
     An item that makes its batch fail is found by encoding the items of the batch one by one. If the thread dies,
