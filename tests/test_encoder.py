@@ -428,7 +428,7 @@ oneclip.hub.download, oneclip.config.ModelCfg, oneclip.engine.accelerate, onecli
 
 
 def test_the_package_exports_these_names() -> None:
-    names = ["Encoder", "Index", "__version__", "accelerate", "errors", "list_models", "load"]
+    names = ["Encoder", "Index", "LinearProbe", "__version__", "accelerate", "errors", "list_models", "load"]
     assert sorted(oneclip.__all__) == names
     assert {"zoo", "evaluate", "image", "search", "train", "checkpoint"} <= set(dir(oneclip))
     assert set(oneclip.__all__) <= set(dir(oneclip))

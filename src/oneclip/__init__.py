@@ -17,11 +17,13 @@ from oneclip import errors
 from oneclip._version import __version__
 
 if TYPE_CHECKING:
+    from oneclip import adapters as adapters
     from oneclip import checkpoint as checkpoint
     from oneclip import config as config
     from oneclip import embed as embed
     from oneclip import engine as engine
     from oneclip import evaluate as evaluate
+    from oneclip import explain as explain
     from oneclip import hub as hub
     from oneclip import image as image
     from oneclip import losses as losses
@@ -32,22 +34,24 @@ if TYPE_CHECKING:
     from oneclip import zoo as zoo
     from oneclip.encoder import Encoder, load
     from oneclip.engine.accelerate import accelerate
+    from oneclip.evaluate.linear_probe import LinearProbe
     from oneclip.search import Index
     from oneclip.zoo import list_models
 
 _ATTRIBUTE_MODULES = {
     "Encoder": "encoder",
     "Index": "search",
+    "LinearProbe": "evaluate",
     "accelerate": "engine",
     "list_models": "zoo",
     "load": "encoder",
 }
 _SUBMODULES = (
-    *("checkpoint", "config", "embed", "encoder", "engine", "evaluate"),
+    *("adapters", "checkpoint", "config", "embed", "encoder", "engine", "evaluate", "explain"),
     *("hub", "image", "losses", "model", "search", "text", "train", "zoo"),
 )
 
-__all__ = ["Encoder", "Index", "__version__", "accelerate", "errors", "list_models", "load"]
+__all__ = ["Encoder", "Index", "LinearProbe", "__version__", "accelerate", "errors", "list_models", "load"]
 
 
 def __getattr__(name: str) -> Any:

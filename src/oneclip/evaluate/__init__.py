@@ -1,8 +1,10 @@
 """Evaluation of a model: zero-shot classification and image-text retrieval."""
 
+from oneclip.evaluate.data import EvaluationDataset, open_dataset, open_suite
 from oneclip.evaluate.feature_extractor import EncoderAdapter, FeatureExtractor, ModuleAdapter
 from oneclip.evaluate.image_folder import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
+from oneclip.evaluate.linear_probe import LinearProbe
 from oneclip.evaluate.pocket_heldout import load_pocket_heldout
 from oneclip.evaluate.recall import ranks, recall_at_k
 from oneclip.evaluate.retrieval import Retrieval
@@ -16,8 +18,10 @@ __all__ = [
     "TEMPLATES",
     "Classification",
     "EncoderAdapter",
+    "EvaluationDataset",
     "EvaluationHook",
     "FeatureExtractor",
+    "LinearProbe",
     "ModuleAdapter",
     "Retrieval",
     "Task",
@@ -26,6 +30,8 @@ __all__ = [
     "class_names",
     "fill_templates",
     "load_pocket_heldout",
+    "open_dataset",
+    "open_suite",
     "open_task",
     "ranks",
     "read_templates",

@@ -1,0 +1,1 @@
+"""HTML report of evaluations: one self-contained page."""

@@ -1,0 +1,1 @@
+"""Heat maps: where in an image is the text."""
