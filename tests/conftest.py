@@ -57,7 +57,7 @@ SLOW = {
     "test_devices.py",
     "test_encoder_object.py",
     "test_end_of_text.py",
-    "test_export.py",
+    "test_convert.py",
     "test_finetune_ranks.py",
     "test_format_big_vision.py",
     "test_format_mobileclip.py",

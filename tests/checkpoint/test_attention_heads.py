@@ -14,7 +14,7 @@ from tiny import tiny_cfg
 from torch import Tensor
 
 from oneclip import zoo
-from oneclip.checkpoint import DeclaredFacts, Exportable, export, load, resolve_evidence, save
+from oneclip.checkpoint import ConvertibleModel, DeclaredFacts, convert, load, resolve_evidence, save
 from oneclip.checkpoint.readers.read import Checkpoint
 from oneclip.checkpoint.resolve.attention_heads import head_counts
 from oneclip.checkpoint.resolve.evidence import CheckpointEvidence
@@ -130,7 +130,7 @@ def test_openai_format_has_heads_of_width_64(tmp_path: Path) -> None:
     cfg = ModelCfg(
         16, replace(VISION, width=128, head_width=64), replace(TEXT, vocab_size=49408, heads=1), True
     )
-    export(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
+    convert(ConvertibleModel(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
     assert load(tmp_path / "m.pt").cfg == cfg
 
 
@@ -140,7 +140,7 @@ def test_openai_format_is_refused_for_an_architecture_with_other_heads(
     cfg = ModelCfg(
         16, replace(VISION, width=128, head_width=64), replace(TEXT, vocab_size=49408, heads=1), True
     )
-    export(Exportable(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
+    convert(ConvertibleModel(weights(cfg), cfg, PIXELS), tmp_path / "m.pt", "openai")
     other = replace(cfg, vision_cfg=replace(cfg.vision_cfg, head_width=32))
     monkeypatch.setitem(catalogue._rows(), "narrow", other.to_dict())
     with pytest.raises(ConfigError, match="with 2 heads in its image tower, but narrow has 4: load it as"):
@@ -164,8 +164,10 @@ def test_given_facts_have_priority_over_an_architecture_found_by_shapes(tiny: Pa
 
 
 def test_preprocess_must_agree_with_the_metadata(tiny: Path) -> None:
-    export(
-        Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "ours.pt", "safetensors"
+    convert(
+        ConvertibleModel(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)),
+        tiny / "ours.pt",
+        "safetensors",
     )
     assert load(tiny / "ours.pt", preprocess="openai").preprocess_cfg == PreprocessCfg(size=32)
     with pytest.raises(ConfigError, match="another preprocessing of images than preprocess="):
@@ -205,8 +207,10 @@ def test_written_files_contain_their_activation_and_heads(
     cfg = tiny_cfg(quick_gelu=True)
     cfg.vision_cfg.head_width, cfg.text_cfg.heads = 8, 4
     path = tiny / FORMS[form]
-    export(
-        Exportable(weights(cfg), cfg, PreprocessCfg(size=32)), path, "safetensors" if form == "pt" else form
+    convert(
+        ConvertibleModel(weights(cfg), cfg, PreprocessCfg(size=32)),
+        path,
+        "safetensors" if form == "pt" else form,
     )
     file = path / WEIGHTS[form] if form in WEIGHTS else path
     if moved:
@@ -218,12 +222,14 @@ def test_written_files_contain_their_activation_and_heads(
     ):
         load(f"tiny:{file}")
     same = tiny_cfg()
-    export(Exportable(weights(same), same, PreprocessCfg(size=32)), tiny / "same.pt", "safetensors")
+    convert(ConvertibleModel(weights(same), same, PreprocessCfg(size=32)), tiny / "same.pt", "safetensors")
     assert load(f"tiny:{tiny}/same.pt").cfg == same
 
 
 def test_a_configuration_must_agree_with_the_file_next_to_it(tiny: Path) -> None:
-    export(Exportable(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "out", "open_clip")
+    convert(
+        ConvertibleModel(weights(tiny_cfg()), tiny_cfg(), PreprocessCfg(size=32)), tiny / "out", "open_clip"
+    )
     config = tiny / "out" / "open_clip_config.json"
     config.write_text(config.read_text().replace('"head_width": 16', '"head_width": 32'))
     with pytest.raises(

@@ -13,7 +13,7 @@ import transformers
 from test_tokenizer_in_folder import CFG, written
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, export, pool_at_end_of_text
+from oneclip.checkpoint import ConvertibleModel, convert, pool_at_end_of_text
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.model import build_model
@@ -84,11 +84,11 @@ def test_other_formats_keep_the_pooling(
     grown: Path, expected: torch.Tensor, tmp_path: Path, form: str
 ) -> None:
     target = tmp_path / ("m.safetensors" if form == "safetensors" else "out")
-    model = Exportable.from_loaded(checkpoint.load(grown, device="cpu"))
+    model = ConvertibleModel.from_loaded(checkpoint.load(grown, device="cpu"))
     if form == "safetensors":
         text = replace(model.cfg.text_cfg, hf_tokenizer_name=str(grown))
         model = replace(model, cfg=replace(model.cfg, text_cfg=text))
-    export(model, target, form)
+    convert(model, target, form)
     torch.testing.assert_close(
         features_of(checkpoint.load(target, device="cpu")), expected, rtol=1e-4, atol=1e-5
     )
@@ -104,7 +104,7 @@ def test_a_configuration_that_names_a_tokenizer_folder(
     grown: Path, expected: torch.Tensor, tmp_path: Path
 ) -> None:
     """As in open_clip, where the tower pools at the greatest id."""
-    model = Exportable.from_loaded(checkpoint.load(grown, device="cpu"))
+    model = ConvertibleModel.from_loaded(checkpoint.load(grown, device="cpu"))
     text = replace(model.cfg.text_cfg, hf_tokenizer_name=str(grown), pool_type="argmax", eos_id=2)
     config = {"model_cfg": replace(model.cfg, text_cfg=text).to_dict(), "preprocess_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
@@ -120,8 +120,8 @@ def test_added_tokens_of_our_tokenizer_are_written_for_transformers(tmp_path: Pa
     cfg = pool_at_end_of_text(replace(CFG, text_cfg=text))
     assert (cfg.text_cfg.pool_type, cfg.text_cfg.eos_id) == ("eos", END)
     torch.manual_seed(0)
-    export(
-        Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32)),
+    convert(
+        ConvertibleModel(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32)),
         tmp_path / "out",
         "transformers",
     )

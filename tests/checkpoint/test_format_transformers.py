@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import oneclip
-from oneclip.checkpoint import Exportable, build_uninitialized, export, load_into
+from oneclip.checkpoint import ConvertibleModel, build_uninitialized, convert, load_into
 from oneclip.checkpoint.formats import (
     ForeignCheckpoint,
     NativeCheckpoint,
@@ -250,8 +250,10 @@ def test_a_query_without_its_key_is_named() -> None:
 def test_a_written_folder_loads_with_its_processor(tmp_path: Path) -> None:
     vision = CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=32)
     cfg = ModelCfg(24, vision, CLIPTextCfg(width=64, heads=1, layers=1), quick_gelu=True)
-    export(
-        Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(32)), tmp_path / "out", "transformers"
+    convert(
+        ConvertibleModel(build_model(cfg).state_dict(), cfg, PreprocessCfg(32)),
+        tmp_path / "out",
+        "transformers",
     )
     processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "out")
     image = Image.new("RGB", (40, 50), (255, 0, 0))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import ConvertibleModel, convert
 from oneclip.checkpoint.formats.base import NativeCheckpoint
 from oneclip.checkpoint.formats.big_vision import BigVision
 from oneclip.config import CLIPVisionCfg, ModelCfg, PreprocessCfg
@@ -50,22 +50,22 @@ def small_cfg(tokenizer: str) -> ModelCfg:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Exportable:
+def model(tmp_path_factory: pytest.TempPathFactory) -> ConvertibleModel:
     tokenizer = tmp_path_factory.mktemp("tokenizer")
     siglip2(tokenizer)
     cfg = small_cfg(str(tokenizer))
     torch.manual_seed(0)
-    return Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32, resize_mode="squash"))
+    return ConvertibleModel(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=32, resize_mode="squash"))
 
 
 @pytest.fixture(autouse=True)
-def architecture(monkeypatch: pytest.MonkeyPatch, model: Exportable) -> None:
+def architecture(monkeypatch: pytest.MonkeyPatch, model: ConvertibleModel) -> None:
     monkeypatch.setitem(catalogue._rows(), "small-SigLIP2", model.cfg.to_dict())
 
 
-def transformers_folder(model: Exportable, folder: Path) -> str:
+def transformers_folder(model: ConvertibleModel, folder: Path) -> str:
     """A folder as in Google's repositories, without information on how texts are cleaned."""
-    export(model, folder / "hf", "transformers")
+    convert(model, folder / "hf", "transformers")
     config = json.loads((folder / "hf" / "config.json").read_text())
     del config["oneclip"]
     (folder / "hf" / "config.json").write_text(json.dumps(config))
@@ -74,30 +74,30 @@ def transformers_folder(model: Exportable, folder: Path) -> str:
     return str(folder / "hf")
 
 
-def open_clip_folder(model: Exportable, folder: Path) -> str:
-    export(model, folder / "open", "open_clip")
+def open_clip_folder(model: ConvertibleModel, folder: Path) -> str:
+    convert(model, folder / "open", "open_clip")
     return str(folder / "open")
 
 
-def big_vision(model: Exportable, folder: Path) -> str:
+def big_vision(model: ConvertibleModel, folder: Path) -> str:
     """A file of the authors' code, loaded as a named architecture."""
     theirs = BigVision().write(NativeCheckpoint(dict(model.state_dict), model.cfg)).state_dict
     np.savez(folder / "siglip2.npz", **{name: tensor.numpy() for name, tensor in theirs.items()})
     return f"small-SigLIP2:{folder}/siglip2.npz"
 
 
-def bare(model: Exportable, folder: Path) -> str:
+def bare(model: ConvertibleModel, folder: Path) -> str:
     checkpoint.save(folder / "bare.safetensors", model.state_dict)
     return f"small-SigLIP2:{folder}/bare.safetensors"
 
 
-def with_metadata(model: Exportable, folder: Path) -> str:
-    export(model, folder / "ours.safetensors", "safetensors")
+def with_metadata(model: ConvertibleModel, folder: Path) -> str:
+    convert(model, folder / "ours.safetensors", "safetensors")
     return str(folder / "ours.safetensors")
 
 
 @pytest.mark.parametrize("make", [transformers_folder, open_clip_folder, big_vision, bare, with_metadata])
-def test_texts_are_cleaned_as_in_open_clip(model: Exportable, tmp_path: Path, make: object) -> None:
+def test_texts_are_cleaned_as_in_open_clip(model: ConvertibleModel, tmp_path: Path, make: object) -> None:
     assert callable(make)
     loaded = checkpoint.load(make(model, tmp_path), device="cpu")
     tokenizer = loaded.tokenizer()

@@ -12,7 +12,7 @@ from hub_server import Hub, in_this_process
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from oneclip import checkpoint
-from oneclip.checkpoint.export import FOLDER_CONFIG, Exportable, export
+from oneclip.checkpoint.convert import FOLDER_CONFIG, ConvertibleModel, convert
 from oneclip.checkpoint.formats import TransformersCLIP
 from oneclip.checkpoint.formats.base import NativeCheckpoint
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
@@ -30,7 +30,9 @@ TEXT = "w7 w3 w9"
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with CLIP's vocabulary size, and CLIP's tokenizer next to it."""
     folder = tmp_path_factory.mktemp("model") / "clip"
-    export(Exportable(build_model(CFG).state_dict(), CFG, PreprocessCfg(size=32)), folder, "transformers")
+    convert(
+        ConvertibleModel(build_model(CFG).state_dict(), CFG, PreprocessCfg(size=32)), folder, "transformers"
+    )
     return folder
 
 
@@ -92,18 +94,18 @@ def test_a_damaged_tokenizer_is_not_replaced_by_clips(other: Path) -> None:
 
 @pytest.mark.parametrize("form", ["transformers", "open_clip"])
 def test_the_tokenizer_is_written_in_other_formats(other: Path, tmp_path: Path, form: str) -> None:
-    export(Exportable.from_loaded(checkpoint.load(other, device="cpu")), tmp_path / "out", form)
+    convert(ConvertibleModel.from_loaded(checkpoint.load(other, device="cpu")), tmp_path / "out", form)
     again = checkpoint.load(tmp_path / "out", device="cpu")
     assert isinstance(again.tokenizer(), HFTokenizer)
     assert again.tokenizer().encode(TEXT) == [7, 3, 9]
 
 
 def test_a_written_configuration_names_the_folder_itself(other: Path, tmp_path: Path) -> None:
-    model = Exportable.from_loaded(checkpoint.load(other, device="cpu"))
-    export(model, tmp_path / "hub", "open_clip")
+    model = ConvertibleModel.from_loaded(checkpoint.load(other, device="cpu"))
+    convert(model, tmp_path / "hub", "open_clip")
     config = json.loads((tmp_path / "hub" / FOLDER_CONFIG).read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "local-dir:."
-    export(model, tmp_path / "theirs", "transformers")
+    convert(model, tmp_path / "theirs", "transformers")
     assert "oneclip" not in json.loads((tmp_path / "theirs" / "config.json").read_text())
 
 

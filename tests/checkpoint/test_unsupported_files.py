@@ -15,7 +15,7 @@ from tiny import tiny_cfg
 from torch import Tensor
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import ConvertibleModel, convert
 from oneclip.config import PreprocessCfg
 from oneclip.errors import CheckpointError
 from oneclip.model import build_model
@@ -192,7 +192,9 @@ def sentence_transformers_folder(folder: Path, kind: str = "CLIPModel", path: st
     """A folder as `SentenceTransformer.save` writes a CLIP."""
     folder.mkdir()
     cfg = tiny_cfg(quick_gelu=True)
-    export(Exportable(model_weights(), cfg, PreprocessCfg(size=32)), folder / "0_CLIPModel", "transformers")
+    convert(
+        ConvertibleModel(model_weights(), cfg, PreprocessCfg(size=32)), folder / "0_CLIPModel", "transformers"
+    )
     modules = [{"idx": 0, "name": "0", "path": path, "type": f"sentence_transformers.models.{kind}"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     return folder

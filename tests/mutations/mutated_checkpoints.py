@@ -69,7 +69,9 @@ def our_folder(folder: Path) -> None:
 def transformers_folder(folder: Path) -> None:
     """Write a model in the format of transformers, with our export."""
     cfg = ModelCfg(16, VISION, CLIPTextCfg(width=16, heads=2, layers=1))
-    checkpoint.export(checkpoint.Exportable(weights(cfg), cfg, PIXELS), folder, "transformers", force=True)
+    checkpoint.convert(
+        checkpoint.ConvertibleModel(weights(cfg), cfg, PIXELS), folder, "transformers", force=True
+    )
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):  # CLIP's own, whose comparison is slow
         (folder / name).unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ import torch
 from parity_compare import compare
 
 import open_clip
-from oneclip.checkpoint.export import Exportable, export
+from oneclip.checkpoint.convert import ConvertibleModel, convert
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, MultimodalCfg, PreprocessCfg
 from oneclip.model import build_model
 from open_clip.push_to_hf_hub import save_for_hf
@@ -102,8 +102,8 @@ def seen(
     torch.save(inputs, folder / "inputs.pt")
     for name, model in models.items():
         form = "openai" if name.startswith("openai") else "open_clip"
-        written = Exportable(model.state_dict(), model.cfg, PreprocessCfg(size=PIXELS))
-        notes = export(written, folder / name, form)
+        written = ConvertibleModel(model.state_dict(), model.cfg, PreprocessCfg(size=PIXELS))
+        notes = convert(written, folder / name, form)
         if model.cfg.text_cfg.hf_model_name:
             name_its_tower_by_its_path(folder / name, notes)
     for name, safe in PUSHED.items():

@@ -1,6 +1,6 @@
 """Load, inspect, convert and write checkpoints."""
 
-from oneclip.checkpoint.export import Exportable, check_target, export, write_folder
+from oneclip.checkpoint.convert import ConvertibleModel, check_target, convert, write_folder
 from oneclip.checkpoint.interpolate_pos_embed import resize_positions
 from oneclip.checkpoint.load import LoadedModel, check_size, load
 from oneclip.checkpoint.load_state_dict import load_into
@@ -22,8 +22,8 @@ from oneclip.checkpoint.skip_init import build_uninitialized
 __all__ = [
     "Checkpoint",
     "CheckpointEvidence",
+    "ConvertibleModel",
     "DeclaredFacts",
-    "Exportable",
     "Heads",
     "LoadedModel",
     "Preprocessing",
@@ -31,7 +31,7 @@ __all__ = [
     "build_uninitialized",
     "check_size",
     "check_target",
-    "export",
+    "convert",
     "gather_evidence",
     "infer_openai_config",
     "load",

@@ -25,7 +25,7 @@ ROUNDING_TOLERANCE = 2e-4  # larger relative differences are not rounding
 OURS_KEY, TRANSFORMERS_KEY = "read back", "by transformers"
 
 
-class ExportFormat(str, Enum):
+class TargetFormat(str, Enum):
     """Choices of --to."""
 
     transformers = "transformers"
@@ -35,7 +35,7 @@ class ExportFormat(str, Enum):
 
 
 def convert(
-    export_format: Annotated[ExportFormat, typer.Option("--to", help="Format to write.")],
+    target_format: Annotated[TargetFormat, typer.Option("--to", help="Format to write.")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -91,19 +91,19 @@ def convert(
     from oneclip import checkpoint
     from oneclip.checkpoint import compare
 
-    checkpoint.check_target(target, export_format.value, force=force)
+    checkpoint.check_target(target, target_format.value, force=force)
     with message_if_slow(f"reading and running {source} …"):
         declared = checkpoint.DeclaredFacts(quick_gelu, _heads(heads), preprocess)
         loaded, stored = _read(source, declared, part, prefix)
-        exportable = checkpoint.Exportable.from_loaded(loaded, stored)
+        convertible = checkpoint.ConvertibleModel.from_loaded(loaded, stored)
         before = compare.run_model(loaded)
         del loaded  # to have one model at a time in memory
     with message_if_slow(f"writing {target} …"):
-        notes = checkpoint.export(exportable, target, export_format.value, force=force)
+        notes = checkpoint.convert(convertible, target, target_format.value, force=force)
     with message_if_slow(f"reading and running {target} …"):
         again, stored = _read(target)
         count = compare.require_equal_tensors(
-            exportable.state_dict, checkpoint.Exportable.from_loaded(again, stored).state_dict
+            convertible.state_dict, checkpoint.ConvertibleModel.from_loaded(again, stored).state_dict
         )
         found = {
             OURS_KEY: compare.relative_differences(
@@ -111,7 +111,7 @@ def convert(
             )
         }
         del again, stored
-        if export_format is ExportFormat.transformers and (
+        if target_format is TargetFormat.transformers and (
             by_them := _differences_in_transformers(target, before)
         ):
             found[TRANSFORMERS_KEY] = by_them
@@ -122,7 +122,7 @@ def convert(
             f"the tokenizer of {source} was not found; the models were compared with token ids instead of texts",
             kind="note",
         )
-    _print_result(target, export_format, count, found, as_json)
+    _print_result(target, target_format, count, found, as_json)
     worst = max(value for each in found.values() for value in each.values())
     if found[OURS_KEY] != dict.fromkeys(found[OURS_KEY], 0.0) or worst > ROUNDING_TOLERANCE:
         raise CheckpointError(f"{target} was written, but its outputs differ from those of {source}")
@@ -202,12 +202,12 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _print_result(
-    target: Path, export_format: ExportFormat, count: int, found: dict[str, dict[str, float]], as_json: bool
+    target: Path, target_format: TargetFormat, count: int, found: dict[str, dict[str, float]], as_json: bool
 ) -> None:
     from oneclip.cli.table_output import Column, print_table
 
     if as_json:
-        content: dict[str, Any] = {"path": str(target), "format": export_format.value, "tensors": count}
+        content: dict[str, Any] = {"path": str(target), "format": target_format.value, "tensors": count}
         print(json.dumps(content | {"differences": found}, indent=2))
         return
     print(f"{target}: {count} tensors, all bits equal")

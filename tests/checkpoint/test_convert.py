@@ -1,4 +1,4 @@
-"""Exporting models: round trips in all formats, refusals, and no incomplete output."""
+"""Converting models: round trips in all formats, refusals, and no incomplete output."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import torch
 from tiny import tiny_cfg
 
 from oneclip import checkpoint, zoo
-from oneclip.checkpoint.export import EXPORT_FORMATS, Exportable, export, transformers_format
+from oneclip.checkpoint.convert import FORMATS, ConvertibleModel, convert, transformers_format
 from oneclip.checkpoint.formats.transformers_clip import read_config as read_clip_config
 from oneclip.checkpoint.formats.transformers_clip import write_config as write_clip_config
 from oneclip.checkpoint.formats.transformers_common import read_tokenizer_fields
@@ -103,7 +103,7 @@ SUPPORTED = {  # all other models are refused
     "open_clip": set(MODELS),
     "safetensors": set(MODELS),
 }
-PAIRS = [(form, name) for form in EXPORT_FORMATS for name in MODELS]
+PAIRS = [(form, name) for form in FORMATS for name in MODELS]
 TARGETS = {"transformers": "out", "open_clip": "out", "openai": "out.pt", "safetensors": "out.safetensors"}
 
 
@@ -125,7 +125,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(request: pytest.FixtureRequest, tmp_path: Path, words: Path) -> Exportable:
+def model(request: pytest.FixtureRequest, tmp_path: Path, words: Path) -> ConvertibleModel:
     torch.manual_seed(0)
     (tmp_path / "text").mkdir()
     cfg = MODELS[request.param](tmp_path / "text")
@@ -140,15 +140,15 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, words: Path) -> Export
         name: tensor.half() if name.endswith("token_embedding.weight") else tensor
         for name, tensor in build_model(cfg).state_dict().items()
     }
-    return Exportable(state_dict, cfg, pixels)
+    return ConvertibleModel(state_dict, cfg, pixels)
 
 
 @pytest.mark.parametrize(
     ("form", "model"), [p for p in PAIRS if p[1] in SUPPORTED[p[0]]], indirect=["model"], ids=str
 )
-def test_a_round_trip_gives_the_same_model(form: str, model: Exportable, tmp_path: Path) -> None:
+def test_a_round_trip_gives_the_same_model(form: str, model: ConvertibleModel, tmp_path: Path) -> None:
     target = tmp_path / TARGETS[form]
-    export(model, target, form)
+    convert(model, target, form)
     again = checkpoint.load(target)
     cfg = model.cfg.to_dict()
     if form == "open_clip" and model.cfg.text_cfg.hf_model_name:  # the folder contains its configuration
@@ -165,18 +165,18 @@ def test_a_round_trip_gives_the_same_model(form: str, model: Exportable, tmp_pat
     ("form", "model"), [p for p in PAIRS if p[1] not in SUPPORTED[p[0]]], indirect=["model"], ids=str
 )
 def test_a_model_that_a_format_cannot_represent_is_refused_with_the_reason(
-    form: str, model: Exportable, tmp_path: Path
+    form: str, model: ConvertibleModel, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"transformers'|OpenAI's form"):
-        export(model, tmp_path / TARGETS[form], form)
+        convert(model, tmp_path / TARGETS[form], form)
     assert not (tmp_path / TARGETS[form]).exists()
 
 
 @pytest.mark.parametrize("model", ["QuickGELU", "SigLIP"], indirect=True)
 @pytest.mark.parametrize("form", ["transformers", "open_clip", "safetensors"])
-def test_stored_precision_is_kept(form: str, model: Exportable, tmp_path: Path) -> None:
+def test_stored_precision_is_kept(form: str, model: ConvertibleModel, tmp_path: Path) -> None:
     target = tmp_path / TARGETS[form]
-    export(model, target, form)
+    convert(model, target, form)
     file = next(target.glob("*.safetensors")) if target.is_dir() else target
     dtypes = {str(tensor.dtype) for tensor in checkpoint.read(file).state_dict.values()}
     assert dtypes == {"torch.float32", "torch.float16"}
@@ -184,43 +184,45 @@ def test_stored_precision_is_kept(form: str, model: Exportable, tmp_path: Path) 
 
 @pytest.mark.parametrize("model", ["SigLIP"], indirect=True)
 @pytest.mark.parametrize("form", ["transformers", "open_clip"])
-def test_a_folder_moves_with_its_tokenizer(form: str, model: Exportable, tmp_path: Path) -> None:
-    export(model, tmp_path / "out", form)
+def test_a_folder_moves_with_its_tokenizer(form: str, model: ConvertibleModel, tmp_path: Path) -> None:
+    convert(model, tmp_path / "out", form)
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     tokenizer = checkpoint.load(tmp_path / "elsewhere").tokenizer()
     assert tokenizer(["a cat"]).tolist()[0][:2] == [3, 4]
 
 
 @pytest.mark.parametrize("model", ["QuickGELU"], indirect=True)
-@pytest.mark.parametrize("form", EXPORT_FORMATS)
-def test_existing_output_is_replaced_only_with_force(form: str, model: Exportable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_existing_output_is_replaced_only_with_force(
+    form: str, model: ConvertibleModel, tmp_path: Path
+) -> None:
     target = tmp_path / TARGETS[form]
-    export(model, target, form)
+    convert(model, target, form)
     with pytest.raises(OutputError, match="it is replaced only with force=True"):
-        export(model, target, form)
-    export(model, target, form, force=True)
+        convert(model, target, form)
+    convert(model, target, form, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([target.name, "text"])
 
 
 @pytest.mark.parametrize("model", ["QuickGELU"], indirect=True)
-def test_a_folder_with_other_files_is_not_replaced(model: Exportable, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_replaced(model: ConvertibleModel, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match=r"thesis\.txt"):
-        export(model, tmp_path / "out", "open_clip", force=True)
+        convert(model, tmp_path / "out", "open_clip", force=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("model", ["QuickGELU"], indirect=True)
-def test_a_failed_export_leaves_nothing(
-    model: Exportable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_conversion_leaves_nothing(
+    model: ConvertibleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["oneclip.checkpoint.export"], "save", full)
+    monkeypatch.setattr(sys.modules["oneclip.checkpoint.convert"], "save", full)
     with pytest.raises(OutputError, match="No space left"):
-        export(model, tmp_path / "out", "open_clip")
+        convert(model, tmp_path / "out", "open_clip")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
@@ -248,6 +250,6 @@ def test_published_architectures_survive_transformers_configuration() -> None:
 
 def test_openai_format_refuses_other_preprocessing(tmp_path: Path) -> None:
     cfg = ModelCfg(24, VIT, TEXT, quick_gelu=True)
-    model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS, mean=HALF))
+    model = ConvertibleModel(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS, mean=HALF))
     with pytest.raises(ConfigError, match=r"preprocessing is fixed.*mean"):
-        export(model, tmp_path / "out.pt", "openai")
+        convert(model, tmp_path / "out.pt", "openai")

@@ -1,4 +1,4 @@
-"""Export a model in any of four formats, as a folder or a file that is never left incomplete."""
+"""Write a model in any of four formats, as a folder or a file that is never left incomplete."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FOLDER_CONFIG, FOLDER_WEIGHTS = "open_clip_config.json", "open_clip_model.safete
 
 
 @dataclass(frozen=True)
-class Exportable:
-    """Weights and configurations of a model, for `export`.
+class ConvertibleModel:
+    """Weights and configurations of a model, for `convert`.
 
     Attributes:
         state_dict: tensors by the names of this library's models.
@@ -55,7 +55,7 @@ class Exportable:
     cache_dir: str | os.PathLike[str] | None = None
 
     @classmethod
-    def from_loaded(cls, loaded: LoadedModel, stored: Mapping[str, Tensor] | None = None) -> Exportable:
+    def from_loaded(cls, loaded: LoadedModel, stored: Mapping[str, Tensor] | None = None) -> ConvertibleModel:
         """Take the weights and configurations of a loaded model.
 
         Args:
@@ -68,15 +68,15 @@ class Exportable:
         return cls(tensors, loaded.cfg, loaded.preprocess_cfg, loaded.home, loaded.cache_dir)
 
 
-def export(
-    model: Exportable, path: str | os.PathLike[str], target_format: str, *, force: bool = False
+def convert(
+    model: ConvertibleModel, path: str | os.PathLike[str], target_format: str, *, force: bool = False
 ) -> tuple[str, ...]:
-    """Write a model in one of the `EXPORT_FORMATS`.
+    """Write a model in one of the `FORMATS`.
 
     Args:
         model: weights and configurations.
         path: a folder for "transformers" and "open_clip", a file for the others.
-        target_format: one of `EXPORT_FORMATS`.
+        target_format: one of `FORMATS`.
         force: replace existing files.
 
     Returns:
@@ -89,20 +89,18 @@ def export(
         DownloadError: for a folder, if the tokenizer is not on this machine and cannot be downloaded.
     """
     check_target(path, target_format, force=force)
-    return EXPORT_FORMATS[target_format](model, Path(path), force)
+    return FORMATS[target_format](model, Path(path), force)
 
 
 def check_target(path: str | os.PathLike[str], target_format: str, *, force: bool = False) -> None:
-    """Check that `export` may write to a path, before a model is loaded for it.
+    """Check that `convert` may write to a path, before a model is loaded for it.
 
     Raises:
         ConfigError: for an unknown format.
         OutputError: if files exist and `force` is False, or the name has the wrong suffix.
     """
-    if target_format not in EXPORT_FORMATS:
-        raise ConfigError(
-            f"{target_format!r} is not an export format; expected one of {', '.join(EXPORT_FORMATS)}"
-        )
+    if target_format not in FORMATS:
+        raise ConfigError(f"{target_format!r} is not a format to convert to; expected one of {', '.join(FORMATS)}")
     if target_format in SUFFIXES:
         _check_file(Path(path), force, SUFFIXES[target_format])
     elif names_in(Path(path)) and not force:
@@ -110,7 +108,7 @@ def check_target(path: str | os.PathLike[str], target_format: str, *, force: boo
 
 
 def write_folder(
-    model: LoadedModel | Exportable, folder: str | os.PathLike[str], *, force: bool = False
+    model: LoadedModel | ConvertibleModel, folder: str | os.PathLike[str], *, force: bool = False
 ) -> None:
     """Write a self-contained folder in open_clip's format; it can be loaded by its path, offline.
 
@@ -119,13 +117,13 @@ def write_folder(
         folder: is created.
         force: replace a folder that contains such a model.
 
-    Raises: the errors of `export`.
+    Raises: the errors of `convert`.
     """
-    exportable = model if isinstance(model, Exportable) else Exportable.from_loaded(model)
-    export(exportable, folder, "open_clip", force=force)
+    convertible = model if isinstance(model, ConvertibleModel) else ConvertibleModel.from_loaded(model)
+    convert(convertible, folder, "open_clip", force=force)
 
 
-def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
+def _open_clip(model: ConvertibleModel, folder: Path, force: bool) -> tuple[str, ...]:
     with replace_folder(folder, force=force) as temporary:
         cfg = write_text_tower(model.cfg, temporary)
         config = _config_dict(cfg, model.preprocess_cfg)
@@ -136,7 +134,7 @@ def _open_clip(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
     return _notes_for_open_clip(model, str(cfg.text_cfg.hf_model_name) if has_text_tower else None)
 
 
-def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ...]:
+def _transformers(model: ConvertibleModel, folder: Path, force: bool) -> tuple[str, ...]:
     published = transformers_format(model.cfg).write(
         NativeCheckpoint(dict(model.state_dict), model.cfg, model.preprocess_cfg)
     )
@@ -155,20 +153,20 @@ def _transformers(model: Exportable, folder: Path, force: bool) -> tuple[str, ..
     return published.notes
 
 
-def _openai(model: Exportable, path: Path, _force: bool) -> tuple[str, ...]:
+def _openai(model: ConvertibleModel, path: Path, _force: bool) -> tuple[str, ...]:
     published = OpenAI().write(NativeCheckpoint(dict(model.state_dict), model.cfg, model.preprocess_cfg))
     _make_parent(path)
     save(path, published.state_dict)
     return published.notes
 
 
-def _safetensors(model: Exportable, path: Path, _force: bool) -> tuple[str, ...]:
+def _safetensors(model: ConvertibleModel, path: Path, _force: bool) -> tuple[str, ...]:
     _make_parent(path)
     save(path, model.state_dict, _config_dict(model.cfg, model.preprocess_cfg))
     return ()
 
 
-EXPORT_FORMATS: Mapping[str, Callable[[Exportable, Path, bool], tuple[str, ...]]] = {
+FORMATS: Mapping[str, Callable[[ConvertibleModel, Path, bool], tuple[str, ...]]] = {
     "transformers": _transformers,
     "open_clip": _open_clip,
     "openai": _openai,
@@ -196,7 +194,7 @@ def _config_dict(cfg: ModelCfg, preprocess_cfg: PreprocessCfg) -> dict[str, Any]
     return {"model_cfg": cfg.to_dict(), "preprocess_cfg": values}
 
 
-def _notes_for_open_clip(model: Exportable, tower: str | None) -> tuple[str, ...]:
+def _notes_for_open_clip(model: ConvertibleModel, tower: str | None) -> tuple[str, ...]:
     """List what open_clip_torch does differently; `tower` names a text tower whose configuration is in the folder."""
     vision, notes = model.cfg.vision_cfg, []
     if vision.pool_type == "map" and not vision.timm_model_name:
@@ -216,7 +214,7 @@ def _notes_for_open_clip(model: Exportable, tower: str | None) -> tuple[str, ...
     return tuple(notes)
 
 
-def _write_tokenizer(model: Exportable, folder: Path) -> bool:
+def _write_tokenizer(model: ConvertibleModel, folder: Path) -> bool:
     """Write the files of the model's tokenizer; return False for CLIP's own tokenizer, which needs none."""
     try:
         return bool(write_tokenizer(model.cfg.text_cfg, folder, model.home, model.cache_dir))
