@@ -16,6 +16,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[2] / ".parity"
 PACKAGES = FOLDER / "packages"
 TRANSFORMERS4 = FOLDER / "transformers4"
+CLIP_BENCHMARK = FOLDER / "clip_benchmark"
 PUBLISHED_TESTS = FOLDER / "published_tests"
 
 REQUIREMENTS = (
@@ -44,13 +45,21 @@ REQUIREMENTS_OF_CAPTIONING = (
     "charset-normalizer==3.5.2",
 )
 
+# it imports packages of the first list, and scikit-learn of the tests' environment
+REQUIREMENTS_OF_EVALUATION = ("clip-benchmark==1.6.2",)
+
 # only the source distribution contains the tests
 SOURCE = (
     "open_clip_torch==3.3.0",
     "--hash=sha256:904b1a9f909df8281bb3de60ab95491cd2994a509177ea4f9d6292a84fe24d6d",
 )
 
-CONTENTS = {PACKAGES: REQUIREMENTS, TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING, PUBLISHED_TESTS: SOURCE}
+CONTENTS = {
+    PACKAGES: REQUIREMENTS,
+    TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING,
+    CLIP_BENCHMARK: REQUIREMENTS_OF_EVALUATION,
+    PUBLISHED_TESTS: SOURCE,
+}
 
 
 def installed(folder: Path = PACKAGES) -> bool:
