@@ -52,6 +52,7 @@ from oneclip.encoder.encoded import (
 from oneclip.encoder.pipeline import EncodePipeline, pipelined
 from oneclip.engine import InferenceModel, logit_scale_and_bias, mean_class_embeddings, resolve_device
 from oneclip.errors import TextError
+from oneclip.explain import Maps, Method, explain
 from oneclip.image import FastPreprocess, Preprocess, Truncated
 from oneclip.image.decode import ImageSource
 from oneclip.image.prefetch import is_single_image, prefetch_images
@@ -447,6 +448,39 @@ class Encoder:
         rows = self.probabilities(self.encode_images(images), label_features)
         rankings = [rank_labels(names, row, top) for row in rows]
         return rankings[0] if is_single_image(images) else rankings
+
+    def explain(
+        self,
+        image: ImageSource,
+        texts: Labels,
+        *,
+        method: Method = "auto",
+        template: Templates | None = None,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> Maps:
+        """Compute heat maps: where in an image is each text.
+
+        Each map is contrasted with the other texts; one text is contrasted with generic texts.
+
+        Args:
+            image: one image, as in `encode_images`.
+            texts: what to look for, all different; or one.
+            method: "dense" compares the patches of one pass with the texts, "gradient" is LeGrad, "windows" encodes
+                overlapping parts of the image and works with any tower; "auto" is "dense" where the tower has patches
+                that can be compared, else "windows".
+            template: as of `classify`.
+            image_size: of the input, in pixels, for "dense" and "gradient": larger inputs give finer maps; None for
+                that of the model, or the multiple of it that has 7 patches per side.
+
+        Returns:
+            Maps with `values` (T, H, W), in the order of `texts` and the coordinates of the image.
+
+        Raises:
+            ImageError: for an image that cannot be read.
+            TextError: as of `classify`.
+            ConfigError: if the tower does not support the method or the size, or `preprocess` has no configuration.
+        """
+        return explain(self, image, texts, method=method, template=template, image_size=image_size)
 
     @overload
     def caption(self, images: ImageSource, **options: Any) -> str: ...

@@ -22,7 +22,6 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from oneclip.errors import DataError
 from oneclip.hub.atomic import replace_file
+from oneclip.text.generic_texts import generic_texts
 
 FloatArray = NDArray[np.float32]
 VERSION = 1  # of the file
@@ -48,12 +48,6 @@ class TextEncoder(Protocol):
     def logit_bias(self) -> float | None: ...
 
     def encode_texts(self, texts: Sequence[str], /) -> FloatArray: ...
-
-
-@cache
-def generic_texts() -> tuple[str, ...]:
-    """Return the generic texts of this version: things, places, people, symbols and kinds of image."""
-    return tuple(Path(__file__).with_name("generic_texts.txt").read_text(encoding="utf-8").splitlines())
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _update_scalar_indexes(dataset: Any) -> None:
 
 def _text_vectors(index: Index) -> Features:
     """Return embeddings of texts to measure with: (Q, D)."""
-    from oneclip.search.relevance import generic_texts
+    from oneclip.text.generic_texts import generic_texts
 
     texts = index.relevance.texts
     if not len(texts):
