@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / ".parity"
 PACKAGES = FOLDER / "packages"
 TRANSFORMERS4 = FOLDER / "transformers4"
 CLIP_BENCHMARK = FOLDER / "clip_benchmark"
+ADAPTED = FOLDER / "adapted"
 PUBLISHED_TESTS = FOLDER / "published_tests"
 
 REQUIREMENTS = (
@@ -48,6 +49,17 @@ REQUIREMENTS_OF_CAPTIONING = (
 # it imports packages of the first list, and scikit-learn of the tests' environment
 REQUIREMENTS_OF_EVALUATION = ("clip-benchmark==1.6.2",)
 
+# for the adapters; polars is left out, which MTEB imports for its tables of results alone and weighs 150 MB
+REQUIREMENTS_OF_ADAPTERS = (
+    "sentence-transformers==6.2.0",
+    "mteb==2.26.24",
+    "datasets==5.2.0",
+    "dill==0.4.1",
+    "multiprocess==0.70.19",
+    "xxhash==4.1.0",
+    "pytrec-eval-terrier==0.5.11",
+)
+
 # only the source distribution contains the tests
 SOURCE = (
     "open_clip_torch==3.3.0",
@@ -58,6 +70,7 @@ CONTENTS = {
     PACKAGES: REQUIREMENTS,
     TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING,
     CLIP_BENCHMARK: REQUIREMENTS_OF_EVALUATION,
+    ADAPTED: REQUIREMENTS_OF_ADAPTERS,
     PUBLISHED_TESTS: SOURCE,
 }
 
