@@ -207,7 +207,7 @@ def matrix_rate(device: str, shapes: tuple[tuple[int, int, int], ...]) -> Callab
 def compare(architecture: str, options: argparse.Namespace) -> None:
     """Measure one architecture and print its table."""
     from oneclip import zoo
-    from oneclip.checkpoint.export import transformers_format
+    from oneclip.checkpoint.convert import transformers_format
     from oneclip.checkpoint.formats import NativeCheckpoint
     from oneclip.config import PreprocessCfg
     from oneclip.engine.plan import make_image_plan, make_text_plan

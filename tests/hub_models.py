@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from tiny import PIXELS, tiny_cfg
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import ConvertibleModel, convert
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.model import build_model
 
@@ -141,7 +141,7 @@ def written(files: dict[str, bytes], folder: Path) -> Path:
 
 def _exported(cfg: ModelCfg, form: str, seed: int) -> dict[str, bytes]:
     torch.manual_seed(seed)
-    model = Exportable(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
+    model = ConvertibleModel(build_model(cfg).state_dict(), cfg, PreprocessCfg(size=PIXELS))
     with TemporaryDirectory() as folder:
-        export(model, Path(folder) / "model", form)
+        convert(model, Path(folder) / "model", form)
         return {path.name: path.read_bytes() for path in (Path(folder) / "model").iterdir()}

@@ -22,7 +22,7 @@ def write_model(folder: Path, architecture: str, onnx_batch: int = 0) -> None:
     OpenAI's package computes every model with QuickGELU; all else has the architecture's own activation.
     """
     from oneclip import zoo
-    from oneclip.checkpoint.export import Exportable, export
+    from oneclip.checkpoint.convert import ConvertibleModel, convert
     from oneclip.config import PreprocessCfg
     from oneclip.model import build_model
 
@@ -31,9 +31,9 @@ def write_model(folder: Path, architecture: str, onnx_batch: int = 0) -> None:
     model: Any = build_model(cfg).eval()
     pixels = PreprocessCfg(size=cfg.vision_cfg.image_size)
     for form, name in (("open_clip", "model"), ("transformers", "transformers")):
-        export(Exportable(model.state_dict(), cfg, pixels), folder / name, form)
+        convert(ConvertibleModel(model.state_dict(), cfg, pixels), folder / name, form)
     quick = replace(cfg, quick_gelu=True)
-    export(Exportable(model.state_dict(), quick, pixels), folder / "openai.pt", "openai")
+    convert(ConvertibleModel(model.state_dict(), quick, pixels), folder / "openai.pt", "openai")
     (folder / "architecture.txt").write_text(architecture, encoding="utf-8")
     if onnx_batch:
         write_onnx(model, folder / "image.onnx", onnx_batch)

@@ -12,7 +12,7 @@ from parity_compare import compare
 from write_files import PIXELS, TEXTS, TOY
 
 from oneclip import checkpoint
-from oneclip.checkpoint import Exportable, export
+from oneclip.checkpoint import ConvertibleModel, convert
 from oneclip.errors import AmbiguousModelError, CheckpointError
 
 TOLERANCE = 1e-5  # relative
@@ -68,7 +68,7 @@ def test_texts_are_pooled_at_their_end_whatever_was_added(
     path = open_clip_folder(folder, tmp_path / "folder")
     if form is not None:
         target = tmp_path / ("out.safetensors" if form == "safetensors" else "out")
-        export(Exportable.from_loaded(checkpoint.load(path, device="cpu")), target, form)
+        convert(ConvertibleModel.from_loaded(checkpoint.load(path, device="cpu")), target, form)
         path = target
     loaded = checkpoint.load(path, device="cpu")
     same(loaded, seen, "added tokens")

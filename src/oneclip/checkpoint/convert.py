@@ -100,7 +100,9 @@ def check_target(path: str | os.PathLike[str], target_format: str, *, force: boo
         OutputError: if files exist and `force` is False, or the name has the wrong suffix.
     """
     if target_format not in FORMATS:
-        raise ConfigError(f"{target_format!r} is not a format to convert to; expected one of {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"{target_format!r} is not a format to convert to; expected one of {', '.join(FORMATS)}"
+        )
     if target_format in SUFFIXES:
         _check_file(Path(path), force, SUFFIXES[target_format])
     elif names_in(Path(path)) and not force:

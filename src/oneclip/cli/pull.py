@@ -124,7 +124,7 @@ def _write(name: str, folder: Path, force: bool) -> PulledModel:
     model = checkpoint.build_uninitialized(found.cfg)
     checkpoint.load_into(model, found.checkpoint.state_dict, source=str(found.path))
     loaded = checkpoint.LoadedModel(model, found.cfg, found.preprocess_cfg, name, found.home)
-    whole = checkpoint.Exportable.from_loaded(loaded, found.checkpoint.state_dict)
+    whole = checkpoint.ConvertibleModel.from_loaded(loaded, found.checkpoint.state_dict)
     if found.checkpoint.format == "quantized":  # keep it quantized, which only this library can read
         whole = replace(whole, state_dict=checkpoint.quantize_state_dict(whole.state_dict))
     checkpoint.write_folder(whole, folder, force=force)

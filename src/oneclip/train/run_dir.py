@@ -126,7 +126,7 @@ class RunDir:
             OutputError: if it cannot be written; an earlier model is then unchanged.
         """
         tensors = {name: tensor.detach().cpu() for name, tensor in state_dict.items()}
-        model = checkpoint.Exportable(tensors, start.cfg, start.preprocess_cfg, start.home)
+        model = checkpoint.ConvertibleModel(tensors, start.cfg, start.preprocess_cfg, start.home)
         checkpoint.write_folder(model, self.model, force=True)
         return self.model
 
