@@ -36,7 +36,7 @@ def test_a_folder_of_classes_is_classified_and_printed_as_json(run: Run, model: 
     answer = json.loads(result.out)
     assert (answer["data"], answer["images"], answer["skipped"]) == ("classes", 2, [])
     assert set(answer["per_class"]) == {"cat", "tree"}
-    assert set(answer["results"]) == {"top1", "mean_per_class"}
+    assert set(answer["results"]) == {"acc1", "mean_per_class_recall"}
 
 
 def test_an_unreadable_image_is_counted_and_named(run: Run, model: Path, table: Path) -> None:

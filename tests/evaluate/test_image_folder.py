@@ -38,7 +38,7 @@ def test_class_names_are_folder_names(classes: Path) -> None:
 def test_accuracy_is_over_images_and_its_mean_over_classes(classes: Path) -> None:
     task = Classification.from_folder(classes, templates=["a {} thing"])
     results = task(extractor())
-    assert results == pytest.approx({"top1": 4 / 5, "mean_per_class": (1 + 1 / 2 + 1) / 3})
+    assert results == pytest.approx({"acc1": 4 / 5, "mean_per_class_recall": (1 + 1 / 2 + 1) / 3})
     assert task.per_class == {"blue": 1.0, "light green": 0.5, "red": 1.0}
 
 
@@ -46,15 +46,15 @@ def test_more_than_five_classes_have_a_top_5(tmp_path: Path) -> None:
     for name in ("red", "green", "blue", "a", "b", "c"):
         paint(tmp_path / name / "1.png", name if len(name) > 1 else "red")
     results = open_task(tmp_path)(extractor())
-    assert results["top1"] == 0.5
-    assert 0.5 <= results["top5"] <= 1.0
+    assert results["acc1"] == 0.5
+    assert 0.5 <= results["acc5"] <= 1.0
 
 
 def test_constant_features_have_an_accuracy_of_zero(classes: Path) -> None:
     model = ByColour()
     model.encode_image = lambda image: torch.ones(len(image), 3)  # type: ignore[method-assign]
     model.encode_text = lambda text: torch.ones(len(text), 3)  # type: ignore[method-assign]
-    assert open_task(classes)(extractor(model))["top1"] == 0.0
+    assert open_task(classes)(extractor(model))["acc1"] == 0.0
 
 
 def test_images_that_cannot_be_read_are_named(classes: Path) -> None:

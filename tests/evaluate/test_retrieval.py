@@ -25,13 +25,13 @@ def test_an_image_with_several_texts_counts_once(tmp_path: Path) -> None:
     task = rows(tmp_path, ("red", "red"), ("red", "more red"), ("blue", "blue"), ("green", "green"))
     assert len(task) == 3
     results = task(extractor())
-    assert results["image_to_text_recall@1"] == results["text_to_image_recall@1"] == 1.0
+    assert results["text_retrieval_recall@1"] == results["image_retrieval_recall@1"] == 1.0
 
 
 def test_any_image_of_a_text_is_correct(tmp_path: Path) -> None:
     task = rows(tmp_path, ("red", "red"), ("red2", "red"), ("blue", "blue"))
     results = task(extractor())
-    assert results["text_to_image_recall@1"] == 1.0  # both red images tie, and both are correct
+    assert results["image_retrieval_recall@1"] == 1.0  # both red images tie, and both are correct
     assert results["mean_recall@1"] == 1.0
 
 

@@ -310,7 +310,7 @@ def test_recall_through_the_index_equals_that_of_evaluate(tmp_path: Path) -> Non
         for k in at:
             at[k] += bool(rows & set(found[:k]))
     for k in at:
-        assert at[k] / len(wanted) == pytest.approx(expected[f"text_to_image_recall@{k}"], abs=1e-9)
+        assert at[k] / len(wanted) == pytest.approx(expected[f"image_retrieval_recall@{k}"], abs=1e-9)
 
 
 def test_a_closed_index_says_so_and_not_that_it_is_damaged(full: Index) -> None:

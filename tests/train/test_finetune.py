@@ -286,7 +286,7 @@ def test_another_table_or_a_folder_of_classes_may_be_held_out(
         (tmp_path / "classes" / colour).mkdir(parents=True)
         (tmp_path / "classes" / colour / "1.png").write_bytes((table.parent / f"{i}.png").read_bytes())
     result = tune(model, table, tmp_path / "out", eval_data=tmp_path / "classes")
-    assert (result.sweep.new_name, result.sweep.new_metric) == ("classes", "top1")
+    assert (result.sweep.new_name, result.sweep.new_metric) == ("classes", "acc1")
     assert not (tmp_path / "out" / "data").exists()
 
 

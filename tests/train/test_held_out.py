@@ -155,19 +155,19 @@ def held_out(folder: Path, captions: list[str], **options: Any) -> EvaluationHoo
 
 def test_recall_is_one_for_a_perfect_model_and_a_third_if_two_texts_are_swapped(tmp_path: Path) -> None:
     results = held_out(tmp_path, ["red", "green", "blue"])(ByColour())
-    assert results["text_to_image_recall@1"] == results["image_to_text_recall@1"] == 1.0
+    assert results["image_retrieval_recall@1"] == results["text_retrieval_recall@1"] == 1.0
     confused = held_out(tmp_path, ["red", "blue", "green"])(ByColour())
-    assert confused["text_to_image_recall@1"] == pytest.approx(1 / 3)
+    assert confused["image_retrieval_recall@1"] == pytest.approx(1 / 3)
     assert confused["loss"] > results["loss"]
     assert set(results) == {"loss", "mean_recall@1"} | {
-        f"{way}_recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 2)
+        f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 2)
     }
 
 
 def test_broken_images_are_left_out_and_reported(tmp_path: Path) -> None:
     evaluation = held_out(tmp_path, ["red", "green", "blue"])
     (tmp_path / "red.png").write_bytes(b"not an image")
-    assert evaluation(ByColour())["text_to_image_recall@1"] == 1.0
+    assert evaluation(ByColour())["image_retrieval_recall@1"] == 1.0
     assert list(evaluation.skipped) == ["red.png"]
     for name in ("green", "blue"):
         (tmp_path / f"{name}.png").write_bytes(b"")

@@ -382,9 +382,9 @@ def test_a_figure_that_is_not_a_number_is_never_the_best() -> None:
 def test_the_best_needs_an_evaluation_and_its_figure(run: Path) -> None:
     with pytest.raises(ConfigError, match="need held-out data; set eval_data"):
         make(run, patience=3)
-    trainer, _ = evaluated(run, keep_best=True, best_metric="top1")
+    trainer, _ = evaluated(run, keep_best=True, best_metric="acc1")
     with pytest.raises(
-        ConfigError, match=r"no metric 'top1' \(best_metric\); available: 'score', 'val_loss'"
+        ConfigError, match=r"no metric 'acc1' \(best_metric\); available: 'score', 'val_loss'"
     ):
         trainer.fit()
     with pytest.raises(ConfigError, match="need the name of one metric"):
@@ -393,9 +393,9 @@ def test_the_best_needs_an_evaluation_and_its_figure(run: Path) -> None:
 
 def test_a_gradient_that_did_not_fit_into_fp16_is_null_in_the_metrics(run: Path) -> None:
     metrics = MetricsFile(run / "metrics.jsonl")
-    metrics.write({"step": 1, "grad_norm": float("nan"), "loss": 2.0, "evaluation": {"top1": float("inf")}})
+    metrics.write({"step": 1, "grad_norm": float("nan"), "loss": 2.0, "evaluation": {"acc1": float("inf")}})
     text = (run / "metrics.jsonl").read_text()
-    assert text == '{"step": 1, "grad_norm": null, "loss": 2.0, "evaluation": {"top1": null}}\n'
+    assert text == '{"step": 1, "grad_norm": null, "loss": 2.0, "evaluation": {"acc1": null}}\n'
 
 
 def test_resuming_another_model_names_what_does_not_fit_and_loads_nothing(run: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_model_trained_on_six_colours_classifies_them(
     (data / "pairs.csv").write_text("\n".join([header, *rows * 20]))
     held_out = ["--eval-data", str(data / "held_out.csv"), "--lr", "3e-3"]
     assert cli(arguments(data, "--epochs", "4", *held_out)) == ExitCode.OK
-    assert "text_to_image_recall@1: 1" in capsys.readouterr().out
+    assert "image_retrieval_recall@1: 1" in capsys.readouterr().out
     model = oneclip.load(str(data / "run" / "model"), device="cpu")
     labels = [f"something {word}" for word in COLOURS.values()]
     for colour, word in COLOURS.items():

@@ -41,7 +41,7 @@ class Classification:
         DataError: if there are no images, fewer than two classes, or two classes with the same name.
     """
 
-    headline = "top1"
+    headline = "acc1"
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Classification:
         """Evaluate a model.
 
         Returns:
-            `top1` and, with more than five classes, `top5`: accuracy, where a class that ties with the right one
-            counts as ranked before it; `mean_per_class`: the mean of `top1` over the classes.
+            `acc1` and, with at least five classes, `acc5`: accuracy, where a class that ties with the right one
+            counts as ranked before it; `mean_per_class_recall`: the mean of `acc1` over the classes.
 
         Raises:
             DataError: if no image can be read.
@@ -109,9 +109,9 @@ class Classification:
             for i, name in enumerate(self.classes)
             if (class_ids == i).any()
         }
-        top5 = {"top5": float((rank < 5).double().mean())} if len(self.classes) > 5 else {}
+        acc5 = {"acc5": float((rank < 5).double().mean())} if len(self.classes) >= 5 else {}
         mean = sum(self.per_class.values()) / len(self.per_class)
-        return {"top1": float(correct.mean())} | top5 | {"mean_per_class": mean}
+        return {"acc1": float(correct.mean())} | acc5 | {"mean_per_class_recall": mean}
 
 
 def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], UnsupportedFiles]:
@@ -123,32 +123,48 @@ def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], Unsuppo
     Raises:
         DataError: if there are fewer than two classes, or a class has no images.
     """
-    class_folders = _class_folders(folder)
+    folders = class_folders(folder)
     images: list[str] = []
     labels: list[int] = []
     not_read = UnsupportedFiles()
-    for label, path in enumerate(class_folders):
-        found, unsupported = split_images(walk_files(path))
-        not_read.update(unsupported)
-        if not found:
-            raise DataError(
-                f"the class {path} has no images (.jpg, .png, .webp, …); remove the folder, or add images"
-                + (f". {unsupported.sentence}" if unsupported else "")
-            )
+    for label, path in enumerate(folders):
+        found = images_of_class(path, not_read)
         images += found
         labels += [label] * len(found)
-    if len(class_folders) < 2:
+    if len(folders) < 2:
         raise DataError(
-            f"{folder} has {len(class_folders)} folders; expected one folder of images for each of two or more "
+            f"{folder} has {len(folders)} folders; expected one folder of images for each of two or more "
             "classes, or a table of images and captions"
         )
-    return images, labels, [path.name.replace("_", " ").strip() for path in class_folders], not_read
+    return images, labels, [class_name(path.name) for path in folders], not_read
 
 
 def has_classes(folder: Path) -> bool:
     """Return True if the first folder inside `folder` contains images."""
-    return any(split_images(walk_files(path))[0] for path in _class_folders(folder)[:1])
+    return any(split_images(walk_files(path))[0] for path in class_folders(folder)[:1])
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders inside a folder that are not hidden, sorted."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def class_name(folder: str) -> str:
+    """Return the class that a folder is named for: underscores are spaces."""
+    return folder.replace("_", " ").strip()
+
+
+def images_of_class(folder: Path, not_read: UnsupportedFiles) -> list[str]:
+    """List the images of one class, sorted, and add the files in other formats to `not_read`.
+
+    Raises:
+        DataError: if there are no images.
+    """
+    found, unsupported = split_images(walk_files(folder))
+    not_read.update(unsupported)
+    if not found:
+        raise DataError(
+            f"the class {folder} has no images (.jpg, .png, .webp, …); remove the folder, or add images"
+            + (f". {unsupported.sentence}" if unsupported else "")
+        )
+    return found

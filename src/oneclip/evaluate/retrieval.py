@@ -5,19 +5,28 @@ Shapes: P images, C texts, D joint embedding.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.errors import ConfigError, DataError
+from oneclip.evaluate.classification import check_not_empty
+from oneclip.evaluate.data.dataset import EvaluationDataset
+from oneclip.evaluate.encoded import Embeddings, EncodedSplit, Score, TextEncoder
 from oneclip.evaluate.feature_extractor import FeatureExtractor
-from oneclip.evaluate.recall import first_ranks
+from oneclip.evaluate.recall import Vectors, first_ranks, top_candidates
+from oneclip.evaluate.statistics import bootstrap_interval
 from oneclip.hub.pairs import CaptionPairs, with_existing_images
 from oneclip.image import ImageSource
 from oneclip.losses import ClipLoss, SigLipLoss
+
+KINDS = ("image", "text")  # of what is found
 
 
 class Retrieval:
@@ -49,8 +58,7 @@ class Retrieval:
         *,
         at: Sequence[int] = (1, 5, 10),
     ) -> None:
-        if not at or min(at) < 1:
-            raise ConfigError(f"at is {tuple(at)}; expected values of k, each at least 1")
+        check_recall_at(at)
         if len(images) != len(texts):
             raise DataError(
                 f"{name} has {len(images)} images and {len(texts)} texts; expected one text per image"
@@ -107,8 +115,8 @@ class Retrieval:
 
         Returns:
             `loss`, the mean over the pairs in their order, in batches of the extractor's size;
-            `text_to_image_recall@k` and `image_to_text_recall@k`; and `mean_recall@k`, the mean of both directions at
-            the smallest k.
+            `image_retrieval_recall@k` (by text), `text_retrieval_recall@k` (by image), and `mean_recall@k`, their
+            mean at the smallest k.
 
         Raises:
             DataError: if no image can be read.
@@ -125,21 +133,12 @@ class Retrieval:
         texts = extractor.encode_texts([self.texts[text] for text in used])
         pairs = [(row[image], column[text]) for image, text in self.pairs if image in row]
         recalls = {}
-        for direction, queries, candidates, query_side in (
-            ("text_to_image", texts, images, 1),
-            ("image_to_text", images, texts, 0),
-        ):
-            targets: list[list[int]] = [[] for _ in range(len(queries))]
-            for pair in pairs:
-                targets[pair[query_side]].append(pair[1 - query_side])
-            rank = first_ranks(queries, candidates, targets)
+        ranked = dict(zip(KINDS, pair_ranks(images, texts, pairs), strict=True))
+        for kind, candidates in zip(KINDS, (images, texts), strict=True):
             for k in [k for k in self.at if k < len(candidates)] or [1]:
-                recalls[f"{direction}_recall@{k}"] = float((rank < k).double().mean())
+                recalls[f"{kind}_retrieval_recall@{k}"] = float((ranked[kind] < k).double().mean())
         least = min(self.at)
-        both = [
-            recalls.get(f"{direction}_recall@{least}", 1.0)
-            for direction in ("text_to_image", "image_to_text")
-        ]
+        both = [recalls.get(f"{kind}_retrieval_recall@{least}", 1.0) for kind in KINDS]
         return {"loss": _mean_loss(extractor, images, texts, pairs), self.headline: sum(both) / 2} | recalls
 
 
@@ -164,3 +163,116 @@ def _mean_loss(
 def _image_key(image: ImageSource, row: int) -> Hashable:
     """Return a key that is equal for equal paths; images that are not paths are all different."""
     return os.path.normpath(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else row
+
+
+def score_retrieval(
+    dataset: EvaluationDataset,
+    split: EncodedSplit,
+    text: TextEncoder,
+    *,
+    at: Sequence[int] = (1, 5, 10),
+    compat: bool = False,
+) -> Score:
+    """Evaluate retrieval of images by text and of texts by image.
+
+    Args:
+        dataset: for its name.
+        split: P images with their captions; an image without captions only distracts.
+        text: the text side of the model.
+        at: the values of k.
+        compat: compute exactly as CLIP_benchmark, where equal captions of two images are different texts, and the order
+            of ties is torch's. Otherwise equal captions are one text, for which each of their images is correct, and
+            what ties with the right answer counts as ranked before it.
+
+    Returns:
+        `image_retrieval_recall@k`, the share of texts with one of their images among the k most similar, and
+        `text_retrieval_recall@k`, the share of images with one of their texts there; NaN if k is larger than the
+        number of candidates. Items and intervals are over images: the texts of one image are resampled together.
+
+    Raises:
+        ConfigError: for an invalid k.
+        DataError: if there are no images or captions.
+    """
+    check_recall_at(at)
+    check_not_empty(dataset, split)
+    captions = [(caption, row) for row, sample in enumerate(split.samples) for caption in sample.texts]
+    if not captions:
+        raise DataError(f"the images of {dataset.name} have no captions; expected at least one")
+    texts = list(dict.fromkeys(caption for caption, _ in captions))
+    column = {caption: i for i, caption in enumerate(texts)}
+    embeddings = text.encode(texts)
+    pairs = [(row, column[caption]) for caption, row in captions]
+    found = _hits_by_topk if compat else _hits_by_rank
+    metrics: dict[str, float] = {}
+    items: dict[str, NDArray[np.float64]] = {}
+    for name, hits, images in found(split.embeddings, embeddings, pairs, at):
+        counts = np.bincount(images, minlength=len(split))
+        sums = np.bincount(images, weights=hits, minlength=len(split))[counts > 0]
+        metrics[name] = float(hits.mean())
+        items[name] = sums * len(sums) / len(hits)  # their mean is that of the hits
+    missing = dict.fromkeys(recall_names(at), math.nan)
+    intervals = {name: bootstrap_interval(values) for name, values in items.items()}
+    details = {"images": len(split), "texts": len(captions) if compat else len(texts)}
+    return Score(missing | metrics, recall_names(at)[0], items, intervals, details=details)
+
+
+def recall_names(at: Sequence[int]) -> list[str]:
+    """Return the names of the metrics, image and text retrieval in turn, from the smallest k."""
+    return [f"{kind}_retrieval_recall@{k}" for k in sorted(at) for kind in ("image", "text")]
+
+
+def check_recall_at(at: Sequence[int]) -> None:
+    """Raise ConfigError if values of k are not valid."""
+    if not at or min(at) < 1:
+        raise ConfigError(f"at is {tuple(at)}; expected values of k, each at least 1")
+
+
+def pair_ranks(images: Vectors, texts: Vectors, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Rank the best image of each text (C,) and the best text of each image (P,); see `first_ranks`.
+
+    Args:
+        images: (P, D).
+        texts: (C, D).
+        pairs: (image, text) that belong together.
+    """
+    of_text: list[list[int]] = [[] for _ in range(len(texts))]
+    of_image: list[list[int]] = [[] for _ in range(len(images))]
+    for image, text in pairs:
+        of_text[text].append(image)
+        of_image[image].append(text)
+    return first_ranks(texts, images, of_text), first_ranks(images, texts, of_image)
+
+
+Hits = Iterator[tuple[str, NDArray[np.float64], NDArray[np.int64]]]
+"""Name of a metric, whether each query found what belongs to it, and the row of each query's image."""
+
+
+def _hits_by_rank(
+    images: Embeddings, texts: Embeddings, pairs: Sequence[tuple[int, int]], at: Sequence[int]
+) -> Hits:
+    text_ranks, image_ranks = (ranks.numpy() for ranks in pair_ranks(images, texts, pairs))
+    image_of_text = {text: image for image, text in reversed(pairs)}
+    owner = np.array([image_of_text[text] for text in range(len(texts))])
+    described = np.unique([image for image, _ in pairs])  # images with texts
+    for k in at:
+        if k <= len(images):
+            yield f"image_retrieval_recall@{k}", (text_ranks < k).astype(np.float64), owner
+        if k <= len(texts):
+            yield f"text_retrieval_recall@{k}", (image_ranks[described] < k).astype(np.float64), described
+
+
+def _hits_by_topk(
+    images: Embeddings, texts: Embeddings, pairs: Sequence[tuple[int, int]], at: Sequence[int]
+) -> Hits:
+    rows, columns = np.array(pairs).T
+    texts = texts[columns]  # one for each caption, also for equal ones
+    everyone = np.arange(len(images))
+    for k in at:
+        for kind, queries, candidates, query_image, candidate_image in (
+            ("image", texts, images, rows, everyone),
+            ("text", images, texts, everyone, rows),
+        ):
+            if k <= len(candidates):
+                found = torch.cat(list(top_candidates(queries, candidates, k))).numpy()
+                hits = (candidate_image[found] == query_image[:, None]).any(axis=1)
+                yield f"{kind}_retrieval_recall@{k}", hits.astype(np.float64), query_image

@@ -92,7 +92,7 @@ def test_a_model_trained_on_a_folder_of_classes_recognizes_them(classes: Path, t
         train={"lr": 3e-3},
     )
     result = train(cfg)
-    assert result.outcome.evaluation["top1"] == 1.0
+    assert result.outcome.evaluation["acc1"] == 1.0
     model = oneclip.load(result.model, device="cpu")
     labels = [f"a {name} thing" for name in ("red", "dark green", "blue")]
     assert model.classify(classes / "dark_green" / "2.png", labels)[0][0] == "a dark green thing"
