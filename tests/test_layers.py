@@ -1,6 +1,8 @@
 """Import rows: a module imports only from rows above its own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,25 @@ def test_imports_point_up(path: Path) -> None:
     assert own in ROW, f"{own} stands in no row: add it to ROWS here"
     for used in imports(path) - {own}:
         assert ROW[used] < ROW[own], f"{own} (row {ROW[own]}) imports {used} (row {ROW[used]})"
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it raises
+import oneclip.config, oneclip.hub, oneclip.text.labels, oneclip.zoo
+from oneclip.image import FastPreprocess, Preprocess
+from oneclip.image.prefetch import prefetch_images
+from oneclip.text import CLIPTokenizer
+
+((pixels,),) = prefetch_images([sys.argv[1]], Preprocess().array, 4)
+print(pixels.shape, FastPreprocess(Preprocess().cfg).cfg.size, CLIPTokenizer(7).token_ids(["a cat"]).tolist())
+"""
+
+
+def test_images_are_preprocessed_and_texts_tokenized_without_torch() -> None:
+    image = SRC.parent / "examples" / "images" / "cat.png"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(image)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(3, 224, 224) 224 [[49406, 320, 2368, 49407, 0, 0, 0]]\n"

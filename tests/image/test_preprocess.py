@@ -106,6 +106,7 @@ def assert_same(image: Image.Image, cfg: PreprocessCfg) -> None:
     assert found.dtype == torch.float32
     assert found.is_contiguous()
     assert torch.equal(found, expected)
+    assert np.array_equal(preprocess.array(image), expected.numpy())
 
 
 def loses_an_edge(image: Image.Image, cfg: PreprocessCfg) -> bool:
@@ -229,6 +230,13 @@ def test_fused_steps_equal_the_steps_one_by_one(resize_mode):
         for step in preprocess.transforms:
             expected = step(expected)
         assert torch.equal(preprocess(image), expected)
+
+
+def test_edited_steps_need_torch():
+    preprocess = Preprocess()
+    preprocess.transforms.append(lambda tensor: tensor * 2)
+    with pytest.raises(ConfigError, match="edited"):
+        preprocess.array(random_image("RGB", 30, 20))
 
 
 def test_it_can_be_pickled_and_its_repr_lists_the_steps():

@@ -11,20 +11,22 @@ import math
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance
-from torch import Tensor
 
 from oneclip.config import AugmentCfg, PreprocessCfg
 from oneclip.image.preprocess import apply_steps, check_image_size, flatten_steps, tensor_steps
 from oneclip.image.steps import ToRGB, require_image, resampling_filter, resize_image
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 _MAX_ATTEMPTS = 10  # random crops before the centre crop is used
 
-Generator = torch.Generator | None
+Generator: TypeAlias = "torch.Generator | None"
 
 
 class RandomResizedCrop:
@@ -115,6 +117,8 @@ class Augment:
             ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
         if isinstance(generator, int):
+            import torch
+
             generator = torch.Generator().manual_seed(generator)
         steps = [
             partial(step, generator=generator) if isinstance(step, self.RANDOM) else step
@@ -134,6 +138,8 @@ def draw_crop(
 
     If ten draws do not fit into the image, the result is the largest centre crop with an allowed aspect ratio.
     """
+    import torch
+
     log_ratio = torch.log(torch.tensor(cfg.ratio, dtype=torch.float32)).tolist()  # float32 as in torchvision
     for _ in range(_MAX_ATTEMPTS):
         area = height * width * _uniform(cfg.scale[0], cfg.scale[1], generator).item()
@@ -164,6 +170,8 @@ def draw_color_jitter(
     Returns:
         Functions that change an image, to apply in order.
     """
+    import torch
+
     order = torch.randperm(4, generator=generator).tolist()
     changes: list[Callable[[Image.Image], Image.Image] | None] = []
     for enhancer, amount in zip(
@@ -197,6 +205,8 @@ def _turn_hue(share: float) -> Callable[[Image.Image], Image.Image]:
 
 
 def _uniform(low: float, high: float, generator: torch.Generator | None) -> Tensor:
+    import torch
+
     return torch.empty(1).uniform_(low, high, generator=generator)
 
 
@@ -204,4 +214,6 @@ def _chance(probability: float, generator: torch.Generator | None) -> bool:
     """Return True with this probability, drawn from Python's global generator if there is no other."""
     if generator is None:
         return random.random() < probability
+    import torch
+
     return torch.rand(1, generator=generator).item() < probability

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from oneclip.config import PreprocessCfg, as_pair
-from oneclip.image.preprocess import Step, apply_steps, flatten_steps, resize_steps, tensor_steps
+from oneclip.image.preprocess import (
+    Step,
+    apply_steps,
+    apply_steps_to_array,
+    flatten_steps,
+    resize_steps,
+    tensor_steps,
+)
 from oneclip.image.steps import CenterCrop, Resize, Size, conversion_error, require_image, resampling_filter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # input pixels of the resize for each output pixel; with 2 the largest difference is 30 times as large
 MARGIN = 3.0
@@ -57,6 +68,10 @@ class FastPreprocess:
         """
         tensor: Tensor = apply_steps(self.transforms, image)
         return tensor
+
+    def array(self, image: Image.Image) -> NDArray[np.float32]:
+        """Preprocess one image without torch; the numbers, shape and errors are those of a call."""
+        return apply_steps_to_array(self.transforms, image)
 
     def __repr__(self) -> str:
         return f"FastPreprocess({self.cfg})"

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from oneclip.errors import ImageError, OneCLIPError, ShapeError
 from oneclip.hardware import decoding_threads
 from oneclip.image.arrays import to_8_bits
 from oneclip.image.decode import ImageSource, Truncated, open_image
 
-Preprocessing: TypeAlias = Callable[[Image.Image], Tensor]
+Pixels = TypeVar("Pixels")
+Preprocessing: TypeAlias = Callable[[Image.Image], Pixels]
 
 
 @dataclass(frozen=True)
@@ -47,30 +48,36 @@ def is_single_image(images: object) -> bool:
     return callable(getattr(images, "read", None))
 
 
+def is_tensor(value: object) -> bool:
+    """Return whether this is a tensor of torch, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def prefetch_images(
     images: ImageSource | Iterable[ImageSource],
-    preprocess: Preprocessing,
+    preprocess: Preprocessing[Pixels],
     batch_size: int,
     *,
     max_pixels: int | None = None,
     truncated: Truncated = "refuse",
-) -> Generator[list[Tensor | SkippedImage], None, None]:
+) -> Generator[list[Pixels | SkippedImage], None, None]:
     """Open and preprocess images up to two batches ahead.
 
     Args:
         images: several images, or one.
-        preprocess: converts one image to a tensor.
+        preprocess: converts one image to a tensor or an array.
         batch_size: images per batch; the last batch may be smaller.
         max_pixels: images with more pixels are skipped; None for the limit of `open_image`.
         truncated: as in `open_image`.
 
     Yields:
-        For each batch, in the given order, a tensor or a `SkippedImage` for each image.
+        For each batch, in the given order, the pixels or a `SkippedImage` for each image.
 
     Raises:
         ShapeError: if `images` is a tensor.
     """
-    if isinstance(images, Tensor):
+    if is_tensor(images):
         raise ShapeError(
             "encode_images takes images, not tensors; pass a preprocessed tensor to encode_pixels"
         )
@@ -80,7 +87,7 @@ def prefetch_images(
     items = enumerate(several)
     min_size = getattr(preprocess, "min_size", None)  # of `FastPreprocess`
 
-    def read(index: int, item: ImageSource) -> Tensor | SkippedImage:
+    def read(index: int, item: ImageSource) -> Pixels | SkippedImage:
         try:
             image = open_image(item, max_pixels=max_pixels, min_size=min_size, truncated=truncated)
             if isinstance(item, Image.Image):  # only files are scaled to 8 bits by open_image
@@ -95,7 +102,7 @@ def prefetch_images(
             unexpected.__cause__ = error
             return _skip(index, item, unexpected)
 
-    pending: deque[Future[Tensor | SkippedImage]] = deque()
+    pending: deque[Future[Pixels | SkippedImage]] = deque()
     pool = ThreadPoolExecutor(decoding_threads(), thread_name_prefix="oneclip-read")
     try:
         pending.extend(pool.submit(read, *item) for item in islice(items, 2 * batch_size))

@@ -7,10 +7,11 @@ open_clip's pipelines both resize and crop in the mode of the image, and convert
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from oneclip.config import PreprocessCfg, as_pair
 from oneclip.errors import ConfigError
@@ -22,8 +23,11 @@ from oneclip.image.steps import (
     ResizeKeepRatio,
     ToRGB,
     ToTensor,
-    normalized_tensor,
+    normalized_array,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Step = Callable[[Any], Any]
 
@@ -68,6 +72,14 @@ class Preprocess:
         tensor: Tensor = apply_steps(self.transforms, image)
         return tensor
 
+    def array(self, image: Image.Image) -> NDArray[np.float32]:
+        """Preprocess one image without torch; the numbers, shape and errors are those of a call.
+
+        Raises:
+            ConfigError: if `transforms` was edited and no longer ends with the steps of a tensor.
+        """
+        return apply_steps_to_array(self.transforms, image)
+
     def __repr__(self) -> str:
         return f"Preprocess({' -> '.join(map(repr, self.transforms))})"
 
@@ -77,9 +89,29 @@ def apply_steps(steps: list[Step], image: Any) -> Any:
     for position, step in enumerate(steps):
         following = steps[position + 1] if position + 1 < len(steps) else None
         if isinstance(step, ToTensor) and isinstance(following, Normalize) and _is_rgb(image, following):
-            return apply_steps(steps[position + 2 :], normalized_tensor(image, following))
+            import torch
+
+            return apply_steps(steps[position + 2 :], torch.from_numpy(normalized_array(image, following)))
         image = step(image)
     return image
+
+
+def apply_steps_to_array(steps: list[Step], image: Any) -> NDArray[np.float32]:
+    """Apply steps that end with `ToRGB`, `ToTensor` and `Normalize`, without torch.
+
+    Returns:
+        (3, H, W) float32, the numbers of `apply_steps`.
+
+    Raises:
+        ConfigError: for other steps.
+    """
+    normalize = steps[-1] if steps else None
+    usual = [type(step) for step in steps[-3:]] == [ToRGB, ToTensor, Normalize]
+    if not (usual and isinstance(normalize, Normalize) and len(normalize.mean) == 3):
+        raise ConfigError(
+            "the steps of the preprocessing were edited, so they can only be applied with torch"
+        )
+    return normalized_array(apply_steps(steps[:-2], image), normalize)
 
 
 def flatten_steps(cfg: PreprocessCfg) -> list[Step]:

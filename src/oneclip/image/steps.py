@@ -1,4 +1,4 @@
-"""Steps from a PIL image to a normalized tensor.
+"""Steps from a PIL image to a normalized array or tensor; importing this module imports no torch.
 
 Each equals the torchvision transform of the same name bit for bit, accepts any PIL image, and can be mixed with
 torchvision's. Sizes are (height, width) as in torchvision; Pillow's are (width, height).
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from oneclip.config import as_pair
 from oneclip.errors import ConfigError, ImageError, ImageTooLargeError, ShapeError
 from oneclip.image.decode import load_pixels, pixel_limit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Size = tuple[int, int]  # (height, width)
 
@@ -132,6 +134,8 @@ class ToTensor:
     """Conversion to a (C, H, W) tensor: float32 in [0, 1] for 8-bit samples, the values themselves for others."""
 
     def __call__(self, image: Image.Image) -> Tensor:
+        import torch
+
         image = require_image(image)
         samples = torch.from_numpy(np.array(image, _WIDE_MODES.get(image.mode, np.uint8)))
         if image.mode == "1":
@@ -151,6 +155,9 @@ class Normalize:
             )
 
     def __call__(self, tensor: Tensor) -> Tensor:
+        import torch
+        from torch import Tensor
+
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.ndim >= 3):
             found = (
                 f"{tensor.dtype} {tuple(tensor.shape)}"
@@ -172,7 +179,7 @@ class Normalize:
         return f"Normalize(mean={self.mean}, std={self.std})"
 
 
-def normalized_tensor(image: Image.Image, normalize: Normalize) -> Tensor:
+def normalized_array(image: Image.Image, normalize: Normalize) -> NDArray[np.float32]:
     """Compute `ToTensor` and `Normalize` of an RGB image, one channel at a time and without a thread pool.
 
     The three float32 operations have the same order: divide by 255, subtract the mean, divide by the deviation.
@@ -186,7 +193,7 @@ def normalized_tensor(image: Image.Image, normalize: Normalize) -> Tensor:
         np.divide(samples, np.float32(255), out=plane, dtype=np.float32)
         plane -= np.float32(mean)
         plane /= np.float32(std)
-    return torch.from_numpy(planes)
+    return planes
 
 
 def resize_image(image: Image.Image, size: Size, interpolation: str) -> Image.Image:

@@ -9,15 +9,18 @@ Shapes: B batch, (H, W) pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from oneclip.image.fast_preprocess import FastPreprocess
 from oneclip.image.preprocess import Preprocess, Step, apply_steps
 from oneclip.image.steps import Normalize, Size, ToRGB, ToTensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class UInt8Preprocess:
@@ -57,6 +60,8 @@ class UInt8Preprocess:
         Raises:
             ImageError: if it is not a PIL image, is truncated or empty, or its mode cannot be converted to RGB.
         """
+        import torch
+
         return torch.from_numpy(np.array(apply_steps(self._steps, image))).permute(2, 0, 1)
 
 
@@ -68,6 +73,8 @@ class NormalizeUInt8:
     """
 
     def __init__(self, normalize: Normalize, device: torch.device) -> None:
+        import torch
+
         rows = ((255.0,) * 3, normalize.mean, normalize.std)
         self._white, self._mean, self._std = torch.tensor(rows, dtype=torch.float32, device=device).view(
             3, 3, 1, 1

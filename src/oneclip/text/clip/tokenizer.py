@@ -10,6 +10,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oneclip.errors import ConfigError
 from oneclip.text.batching.padding import (
@@ -100,16 +101,26 @@ class CLIPTokenizer:
         """
         import torch
 
+        return torch.from_numpy(self.token_ids(texts, context_length, overflow=overflow))  # type: ignore[return-value]
+
+    def token_ids(
+        self,
+        texts: str | Iterable[str],
+        context_length: int | None = None,
+        *,
+        overflow: Literal["truncate", "error"] = "truncate",
+    ) -> NDArray[np.int64]:
+        """Tokenize texts without torch; arguments, result and errors as of a call, as an array."""
         length = self._length(context_length)
         check_overflow(overflow)
         texts = as_text_list(texts)
         if self.reduction_fn is not None and overflow == "truncate":
-            return self.reduction_fn(texts, length, self.sot_token_id, self.eot_token_id, self.encode)
+            reduced = self.reduction_fn(texts, length, self.sot_token_id, self.eot_token_id, self.encode)
+            return reduced.numpy()
         ids, counts = self._encode_flat(texts)
         if overflow == "error":
             check_lengths(texts, counts + 2, length)
-        rows = pack_rows(ids, counts, length, [self.sot_token_id], [self.eot_token_id], self.pad_token_id)
-        return torch.from_numpy(rows)  # type: ignore[return-value]
+        return pack_rows(ids, counts, length, [self.sot_token_id], [self.eot_token_id], self.pad_token_id)
 
     def encode(self, text: str) -> list[int]:
         """Return all ids of one text, without start and end of text.

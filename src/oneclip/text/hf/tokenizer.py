@@ -137,14 +137,23 @@ class HFTokenizer:
         """
         import torch
 
+        return torch.from_numpy(self.token_ids(texts, context_length, overflow=overflow))  # type: ignore[return-value]
+
+    def token_ids(
+        self,
+        texts: str | Iterable[str],
+        context_length: int | None = None,
+        *,
+        overflow: Literal["truncate", "error"] = "truncate",
+    ) -> NDArray[np.int64]:
+        """Tokenize texts without torch; arguments, result and errors as of a call, as an array."""
         length = self._length(context_length)
         check_overflow(overflow)
         texts = as_text_list(texts)
         encoded = self.backend.encode(list(map(self.clean_fn, texts)))
         if overflow == "error":
             check_lengths(texts, _counts(encoded) + self._special_count, length)
-        rows = (self._clips_rows if self.tokenizer_mode == "clips" else self._rows)(encoded, length)
-        return torch.from_numpy(rows)  # type: ignore[return-value]
+        return (self._clips_rows if self.tokenizer_mode == "clips" else self._rows)(encoded, length)
 
     def encode(self, text: str) -> list[int]:
         """Return all ids of one text, without special tokens around it."""
