@@ -155,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(data, {"X-Repo-Commit": commit, "ETag": f'"{git_sha1(data)}"'}, fault)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._describe(match[1], match[2] or "main", token)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(.+)", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/(.+)", path):
             return self._resolve(match[1], match[2], token)
         return self._reply(404)
 

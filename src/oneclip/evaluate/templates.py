@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from oneclip.errors import ConfigError, DataError
@@ -33,10 +33,23 @@ def read_templates(source: str) -> Sequence[str]:
             f"templates is {source!r}; expected {names}, a text file, or a prompt that contains {{}}"
         )
     try:
-        lines = [line.strip() for line in Path(source).read_text(encoding="utf-8-sig").splitlines()]
+        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the prompts in {source} cannot be read: {error}") from error
-    templates = [line for line in lines if line]
+    return check_templates(lines, source)
+
+
+def check_templates(lines: Iterable[str], source: str) -> list[str]:
+    """Return the templates that lines contain; CLIP_benchmark's placeholder `{c}` becomes `{}`.
+
+    Args:
+        lines: one template each; empty ones are skipped.
+        source: for messages.
+
+    Raises:
+        DataError: if there are none, or one has no placeholder.
+    """
+    templates = [line.strip().replace("{c}", "{}") for line in lines if line.strip()]
     invalid = [line for line in templates if not has_placeholder(line)]
     if not templates or invalid:
         found = repr(invalid[0]) if invalid else "no lines"

@@ -34,7 +34,7 @@ def hub_file(
     sizes; the checksum is verified here.
 
     Args:
-        repo: `owner/name`.
+        repo: `owner/name`, or `datasets/owner/name` for a data set.
         names: the file, or several of which the first that exists is used; those known to be missing are tried last.
         subfolder: folder in the repository.
         revision: branch, tag or commit.
@@ -120,8 +120,8 @@ def _download(repo: str, path: str, revision: str | None, cache_dir: str | os.Pa
         try:
             return Path(
                 hf_hub_download(
-                    repo,
-                    path,
+                    **_client_repo(repo),
+                    filename=path,
                     revision=revision,
                     cache_dir=Path(cache_dir) if cache_dir else None,
                     library_name="oneclip",
@@ -151,7 +151,7 @@ def _exists_now(repo: str, path: str, revision: str | None) -> bool:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        get_hf_file_metadata(hf_hub_url(repo, path, revision=revision))
+        get_hf_file_metadata(hf_hub_url(**_client_repo(repo), filename=path, revision=revision))
     except _network_errors():
         return False
     return True
@@ -169,7 +169,7 @@ def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
     etag = (
         blob.name
         if path.is_symlink()
-        else get_hf_file_metadata(hf_hub_url(repo, name, revision=revision)).etag
+        else get_hf_file_metadata(hf_hub_url(**_client_repo(repo), filename=name, revision=revision)).etag
     )
     if not etag or not re.fullmatch(r"[0-9a-f]{64}", etag):
         return
@@ -181,6 +181,14 @@ def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
             f"{name} of {_repo_label(repo, None, revision)} has the sha256 {found}; the hub has {etag}. The file was "
             "deleted. Try again, or use another network: a proxy may change the content"
         )
+
+
+def _client_repo(repo: str) -> dict[str, str]:
+    """Return the arguments by which the hub's client knows a repository."""
+    kind, _, name = repo.partition("/")
+    if kind == "datasets" and "/" in name:
+        return {"repo_id": name, "repo_type": "dataset"}
+    return {"repo_id": repo}
 
 
 def _repo_label(repo: str, subfolder: str | None, revision: str | None) -> str:
@@ -221,7 +229,7 @@ def _cached(
 
     path = f"{subfolder}/{name}" if subfolder else name
     folder = Path(cache_dir).expanduser() if cache_dir else None
-    found = try_to_load_from_cache(repo, path, cache_dir=folder, revision=revision)
+    found = try_to_load_from_cache(**_client_repo(repo), filename=path, cache_dir=folder, revision=revision)
     return Path(found) if isinstance(found, str) else None if found is None else False
 
 
