@@ -86,6 +86,7 @@ LONGEST = 1800.0  # seconds
 BESIDE: dict[str, tuple[Path, ...]] = {  # each run, and the packages on its path
     "open_clip": (install.PACKAGES,),
     "clip": (install.PACKAGES,),
+    "clip_benchmark": (install.CLIP_BENCHMARK, install.PACKAGES),
     "captioning": (
         install.TRANSFORMERS4,
         install.PACKAGES,
@@ -127,6 +128,11 @@ def published_open_clip() -> Reference:
 @pytest.fixture(scope="session")
 def published_clip() -> Reference:
     return published("clip")
+
+
+@pytest.fixture(scope="session")
+def published_clip_benchmark() -> Reference:
+    return published("clip_benchmark")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import write_files
@@ -30,10 +30,11 @@ def main(package_name: str, folder: str) -> None:
     torch.set_num_threads(1)
     sys.path.append(str(HERE.parent))
     prepare()
-    package = importlib.import_module({"captioning": "open_clip"}.get(package_name, package_name))
+    run = RUNS[package_name]
+    package = importlib.import_module(run.imported)
     if PACKAGES not in Path(str(package.__file__)).parents:
-        raise SystemExit(f"{package_name} was imported from {package.__file__}, and not the published one")
-    groups = {"open_clip": of_open_clip, "clip": of_clip, "captioning": of_captioning}[package_name](package)
+        raise SystemExit(f"{run.imported} was imported from {package.__file__}, and not the published one")
+    groups = run.groups(package)
     if package_name == "open_clip":
         groups = {"files": lambda: write_files.write_all(package, Path(folder, "written")), **groups}
     for group, observe in groups.items():
@@ -140,6 +141,35 @@ def tokens(package: str, tokenizer: Any, tokenize: Any) -> dict[str, Any]:
     found = [(ids, decoded) for _, ids, decoded in outcomes(tokenizer, random_texts(package))]
     rows = tokenize(list(texts(2_000, seed=1)))
     return {"ids": [ids for ids, _ in found], "decoded": [text for _, text in found], "rows": rows.int()}
+
+
+def of_clip_benchmark(package: Any) -> Groups:
+    """Return the metrics of CLIP_benchmark, for models of open_clip_torch."""
+    import cases_evaluate
+    import run_clip_benchmark
+
+    run_clip_benchmark.prepare()
+    return {"evaluate": lambda: cases_evaluate.of_clip_benchmark(package)}
+
+
+class Run(NamedTuple):
+    """What a process computes.
+
+    Attributes:
+        imported: package with the models.
+        groups: results that are computed with it.
+    """
+
+    imported: str
+    groups: Callable[[Any], Groups]
+
+
+RUNS = {
+    "open_clip": Run("open_clip", of_open_clip),
+    "clip": Run("clip", of_clip),
+    "captioning": Run("open_clip", of_captioning),
+    "clip_benchmark": Run("open_clip", of_clip_benchmark),
+}
 
 
 @cache
