@@ -12,13 +12,14 @@ from oneclip.errors import ConfigError, DataError
 from oneclip.evaluate.image_folder import has_classes
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES
 from oneclip.hub.addresses import expand_pattern, is_address
+from oneclip.hub.dataset_rows import has_image_column, is_dataset
 from oneclip.hub.file_types import TAR_SUFFIXES
 from oneclip.hub.pairs import is_pairs_table, read_pairs
 from oneclip.hub.tables import PARQUET_SUFFIXES
 from oneclip.progress import Progress
 from oneclip.text.prompts import Template
 from oneclip.train.data.dataset import PairDataset
-from oneclip.train.data.hf_dataset import HFDataset, has_image_column, is_dataset
+from oneclip.train.data.hf_dataset import HFDataset
 from oneclip.train.data.image_folder import ImageFolderDataset
 from oneclip.train.data.mixture import MixtureDataset
 from oneclip.train.data.pairs_table import TableDataset
