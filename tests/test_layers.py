@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("_version", "installation"),
     ("errors",),
-    ("config", "hardware", "progress"),
+    ("config", "hardware", "html", "progress"),
     ("hub", "zoo"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),

@@ -14,7 +14,8 @@ from PIL import Image
 from tiny import picture
 
 from oneclip.errors import OutputError
-from oneclip.search.contact_sheet import make_thumbnail, write_contact_sheet
+from oneclip.image.thumbnail import make_thumbnail
+from oneclip.search.contact_sheet import write_contact_sheet
 from oneclip.search.results import Hit, SearchResults
 
 VOID = {"meta", "img"}

@@ -20,10 +20,11 @@ from oneclip.cli.app import run as cli
 from oneclip.cli.exits import ExitCode
 from oneclip.config.toml_file import read_settings
 from oneclip.errors import DataError, MissingExtraError, OutputError, UnknownModelError
+from oneclip.html import html_table
 from oneclip.installation import install_command
 from oneclip.train import RunCfg, TrainCfg, TrainingReport, World
 from oneclip.train.initial_model import InitialModel
-from oneclip.train.reporting.html_page import Section, html_image, html_table, render_page
+from oneclip.train.reporting.html_page import Section, html_image, render_page
 from oneclip.train.reporting.reporters import ReporterGroup, TensorBoard
 from oneclip.train.run import FinishedTraining, run
 from oneclip.train.run_dir import RunDir

@@ -49,7 +49,7 @@ def print_with_thumbnails(rows: Iterable[tuple[str, Sequence[str]]], protocol: P
     """
     from rich.cells import set_cell_size
 
-    from oneclip.search.contact_sheet import make_thumbnail
+    from oneclip.image.thumbnail import make_thumbnail
 
     width = max(10, shutil.get_terminal_size().columns - CELLS - 3)
     for path, texts in rows:

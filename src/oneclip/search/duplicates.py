@@ -308,7 +308,7 @@ def _mean_colours(path: str, mtime_ns: int | None, cells: int) -> NDArray[np.int
     """Return the mean colours of a grid (cells, cells, 3), or None if the file cannot be read."""
     from PIL import Image
 
-    from oneclip.search.contact_sheet import make_thumbnail
+    from oneclip.image.thumbnail import make_thumbnail
 
     image = make_thumbnail(path, _THUMBNAIL_PIXELS)
     if image is None:

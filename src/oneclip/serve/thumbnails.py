@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
-from oneclip.search.contact_sheet import JPEG_QUALITY, make_thumbnail
+from oneclip.image.thumbnail import encode_thumbnail, make_thumbnail
 from oneclip.search.duplicates import read_status
 from oneclip.serve.recent_cache import RecentCache
 
@@ -42,8 +41,7 @@ class Thumbnails:
             image = make_thumbnail(entry.path, pixels)
             if image is None or read_status(entry) is None:
                 continue
-            file = io.BytesIO()
-            image.save(file, "JPEG", quality=JPEG_QUALITY, icc_profile=image.info.get("icc_profile"))
-            self._made.put((sha256, pixels), file.getvalue())
-            return file.getvalue()
+            file = encode_thumbnail(image)
+            self._made.put((sha256, pixels), file)
+            return file
         return None

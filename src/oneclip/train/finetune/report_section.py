@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from oneclip.html import html_table
 from oneclip.train.finetune.wise_ft import AlphaSweep
-from oneclip.train.reporting.html_page import Section, html_image, html_paragraph, html_table
+from oneclip.train.reporting.html_page import Section, html_image, html_paragraph
 
 
 def sweep_section(sweep: AlphaSweep, png: bytes | None) -> Section:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oneclip.errors import MissingExtraError
+from oneclip.html import html_table
 from oneclip.train.reporting.html_page import (
     Section,
     curves_section,
     environment_section,
     html_paragraph,
-    html_table,
     render_page,
     settings_section,
 )
