@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from oneclip.errors import ConfigError, DataError
 from oneclip.evaluate.data.dataset import EvaluationDataset, Templates
+from oneclip.evaluate.data.text_files import parse_json, read_text
 from oneclip.evaluate.imagenet import class_names
 from oneclip.evaluate.templates import check_templates, read_templates
 
@@ -42,11 +42,11 @@ def read_class_names(source: ClassSource, dataset: str = "") -> list[str] | dict
             f"classes is {str(source)!r}; expected 'imagenet', or a text or JSON file with the names of the classes"
         )
     if path.suffix.lower() != ".json":
-        names = _read_text(path).splitlines()
+        names = read_text(path).splitlines()
         while names and not names[-1].strip():
             names.pop()
         return _check_names([name.strip() for name in names], path)
-    content = _of_dataset(_read_json(path), dataset, list)
+    content = _of_dataset(parse_json(read_text(path), str(path)), dataset, list)
     if isinstance(content, dict) and all(isinstance(new, str) for new in content.values()):
         _check_names(list(content.values()), path)
         return content
@@ -98,7 +98,7 @@ def read_prompts(source: Templates | str | os.PathLike[str], dataset: str = "") 
     path = Path(source)
     if path.suffix.lower() != ".json":
         return read_templates(os.fspath(source))
-    content = _of_dataset(_read_json(path), dataset, (list, dict))
+    content = _of_dataset(parse_json(read_text(path), str(path)), dataset, (list, dict))
     if isinstance(content, list) and all(isinstance(line, str) for line in content):
         return check_templates(content, str(path))
     is_by_class = isinstance(content, dict) and all(
@@ -125,20 +125,6 @@ def _of_dataset(content: Any, dataset: str, kind: type | tuple[type, ...]) -> An
         if isinstance(content.get(name), kind):
             return content[name]
     return content
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
 
 
 def _check_names(names: list[Any], source: Path) -> list[str]:

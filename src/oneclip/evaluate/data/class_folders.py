@@ -64,11 +64,6 @@ def open_class_folders(folder: Path, split: str | None = None) -> EvaluationData
     return dataset
 
 
-def has_class_folders(folder: Path) -> bool:
-    """Return whether a folder contains folders, which `open_class_folders` would take for classes."""
-    return bool(class_folders(folder))
-
-
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders of splits by name; empty if the folders inside are classes."""
     inside = class_folders(folder)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from oneclip.errors import DataError
+from oneclip.evaluate.data.caption_pairs import (
+    EXAMPLES,
+    SUGAR_CREPE_KINDS,
+    find_sugar_crepe,
+    find_winoground,
+    open_sugar_crepe,
+    open_winoground,
+)
 from oneclip.evaluate.data.class_files import ClassSource, read_class_names, read_prompts, rename_classes
-from oneclip.evaluate.data.class_folders import has_class_folders, open_class_folders
+from oneclip.evaluate.data.class_folders import open_class_folders
 from oneclip.evaluate.data.dataset import EvaluationDataset, Templates
+from oneclip.evaluate.data.hf_datasets import open_hf_dataset
 from oneclip.evaluate.data.remote_files import FindFile, files_at_address, files_in_folder, files_on_hub
 from oneclip.evaluate.data.tables import TableColumns, open_table
 from oneclip.evaluate.data.webdataset_folders import has_webdataset_folders, open_webdataset_folders
+from oneclip.evaluate.image_folder import class_folders, has_classes
 from oneclip.hub.addresses import is_address
+from oneclip.hub.dataset_rows import has_image_column, is_dataset
 from oneclip.hub.pairs import is_pairs_table
+from oneclip.hub.tables import PARQUET_SUFFIXES
 
 HUB_OWNER = "clip-benchmark"
 _HUB_PAGE = re.compile(r"(?:https?://huggingface\.co/|hf://)datasets/([^/]+/[^/@]+)(?:/tree/|@)?(.*)")
@@ -67,30 +81,41 @@ def open_dataset(
     """
     source = os.fspath(source)
     given = None if classes is None else read_class_names(classes, name or default_name(source))
-    columns = TableColumns(
-        image_column or TableColumns.image,
-        caption_column or TableColumns.caption,
-        label_column,
-        group_column,
-        separator,
+    path, names = Path(source), given if isinstance(given, list) else []
+    rows = partial(
+        open_hf_dataset,
+        path,
+        split=split,
+        image_column=image_column,
+        caption_column=caption_column,
+        label_column=label_column,
+        group_column=group_column,
+        classes=names,
     )
-    path = Path(source)
     if (remote := _remote_files(source)) is not None:
         dataset = open_webdataset_folders(
             remote, default_name(source), source, split=split, group_column=group_column
         )
     elif path.is_dir():
-        dataset = _open_folder(path, split, group_column)
+        dataset = _open_folder(path, split, group_column, images, rows)
     elif not path.exists():
         raise DataError(f"{source} does not exist; {EXPECTED}")
+    elif path.stem in SUGAR_CREPE_KINDS and path.suffix == ".json":
+        dataset = open_sugar_crepe([path], images)
+    elif path.name == EXAMPLES:
+        dataset = open_winoground(path, images, group_column)
+    elif path.suffix.lower() in PARQUET_SUFFIXES and has_image_column(path, image_column):
+        dataset = rows()
     elif is_pairs_table(path):
+        columns = TableColumns(
+            image_column or TableColumns.image,
+            caption_column or TableColumns.caption,
+            label_column,
+            group_column,
+            separator,
+        )
         dataset = open_table(
-            path,
-            columns,
-            images=images,
-            split=split,
-            classes=given if isinstance(given, list) else (),
-            skip_missing=skip_missing,
+            path, columns, images=images, split=split, classes=names, skip_missing=skip_missing
         )
     else:
         raise DataError(f"{source} has an unknown format; {EXPECTED}")
@@ -131,18 +156,31 @@ def _remote_files(source: str) -> FindFile | None:
     return files_on_hub(source) if _HUB_NAME.fullmatch(source) else None
 
 
-def _open_folder(folder: Path, split: str | None, group_column: str | None) -> EvaluationDataset:
+def _open_folder(
+    folder: Path,
+    split: str | None,
+    group_column: str | None,
+    images: str | os.PathLike[str] | None,
+    rows: Callable[[], EvaluationDataset],
+) -> EvaluationDataset:
     if has_webdataset_folders(folder):
         name = default_name(str(folder.resolve()))
         return open_webdataset_folders(
             files_in_folder(folder), name, str(folder), split=split, group_column=group_column
         )
-    if has_class_folders(folder):
-        if group_column is not None:
-            raise DataError(
-                f"{folder} is a folder of classes and has no columns, so there is no {group_column!r}; use a table "
-                "with the columns filepath, label and that of the groups"
-            )
+    if (examples := find_winoground(folder)) is not None:
+        return open_winoground(examples, images, group_column)
+    if paths := find_sugar_crepe(folder):
+        return open_sugar_crepe(paths, images)
+    is_classes = has_classes(folder)
+    if not is_classes and is_dataset(folder):  # which looks for Parquet files everywhere below
+        return rows()
+    if group_column is not None and is_classes:
+        raise DataError(
+            f"{folder} is a folder of classes and has no column {group_column!r}; use a table with the columns "
+            "filepath, label and that of the groups"
+        )
+    if is_classes or class_folders(folder):
         return open_class_folders(folder, split)
     raise DataError(f"{folder} has no data set; {EXPECTED}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from oneclip.hub.addresses import with_slashes
 from oneclip.hub.pairs import CaptionPairs, read_pairs, with_existing_images
 from oneclip.hub.tables import TableReader
 
-LABEL_COLUMNS = ("label", "labels", "class", "category")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 SPLIT_COLUMN = "split"
 SEVERAL = "|"  # between the classes of a multilabel image
 
@@ -74,7 +74,9 @@ def open_table(
     names = [row.image for row in rows]
     with_existing_images(CaptionPairs(str(path), names, names), folder, missing if skip_missing else None)
     kind: Kind = "multilabel" if label == "labels" else "classes"
-    numbers = _label_numbers(rows, classes, f"{path}, column {label!r}")
+    numbers = label_numbers(
+        (label for row in rows for label in row.labels), classes, f"{path}, column {label!r}"
+    )
     dataset = EvaluationDataset(path.stem, kind, {}, list(classes or numbers), source=str(path))
     by_split: dict[str, list[_Row]] = {}
     for row in rows:
@@ -158,16 +160,21 @@ def _read_rows(path: Path, columns: TableColumns) -> list[_Row]:
     return list(dict.fromkeys(rows))
 
 
-def _label_numbers(rows: Sequence[_Row], classes: Sequence[str], where: str) -> dict[str, int]:
-    """Return the index of each label.
+def label_numbers(labels: Iterable[str], classes: Sequence[str], where: str) -> dict[str, int]:
+    """Return the number of each label.
+
+    Args:
+        labels: as written in a table.
+        classes: names in the order of their numbers; empty for the sorted labels.
+        where: for the message.
 
     Raises:
         DataError: for a label that is neither one of the given classes nor the number of one.
     """
-    labels = sorted({label for row in rows for label in row.labels})
+    labels = sorted(set(labels))
     if not classes:
-        return {label: index for index, label in enumerate(labels)}
-    known = {name: index for index, name in enumerate(classes)}
+        return {label: number for number, label in enumerate(labels)}
+    known = {name: number for number, name in enumerate(classes)}
     unknown = [label for label in labels if label not in known]
     if unknown and all(label.isdecimal() and int(label) < len(classes) for label in labels):
         return {label: int(label) for label in labels}

@@ -22,6 +22,7 @@ from oneclip.embed.items import Failure, Item
 from oneclip.errors import DataError
 from oneclip.evaluate.data.dataset import EvaluationDataset, Kind, LazySplit, Sample, arrange_splits
 from oneclip.evaluate.data.remote_files import FindFile
+from oneclip.evaluate.data.text_files import read_text
 from oneclip.evaluate.templates import check_templates
 from oneclip.hub.ranges import read_ranges
 from oneclip.hub.tars import TAR_ERRORS, iter_members, open_tar
@@ -98,10 +99,7 @@ def _read_text(find: FindFile, name: str) -> str | None:
     path = find(name)
     if path is None:
         return None
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    return read_text(path)
 
 
 def _split_samples(
