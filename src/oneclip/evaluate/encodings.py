@@ -211,7 +211,7 @@ class _EmbeddingColumn:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._rows = 0
         self._batch: list[tuple[int, str, Any]] = []  # row, digest, pixels
-        self._started: deque[tuple[list[int], list[str], Callable[[], Embeddings]]] = deque()
+        self._started: deque[tuple[Sequence[int], Sequence[str], Callable[[], Embeddings]]] = deque()
 
     def close(self) -> None:
         """Close the file; embeddings that are mapped from it stay readable."""
@@ -243,9 +243,9 @@ class _EmbeddingColumn:
         )
 
     def _start(self) -> None:
-        rows, digests, pixels = ([entry[i] for entry in self._batch] for i in range(3))
-        self._batch = []
-        if rows:
+        if self._batch:
+            rows, digests, pixels = zip(*self._batch, strict=True)
+            self._batch = []
             self._started.append((rows, digests, self._pipeline.start_images(pixels)))
 
     def _store(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -65,7 +67,7 @@ class EvaluatedModel:
             return f"pocket of {__version__}"
         if source.path is None:
             return str(source.pretrained or (source.repo, source.subfolder, source.revision))
-        return f"{source.architecture} {source_stamp(source.path)}"
+        return f"{source.architecture} {file_stamp(source.path)}"
 
     @property
     def encoder(self) -> Encoder:
@@ -98,24 +100,19 @@ class EvaluatedModel:
         }
 
 
-def source_stamp(path: str | os.PathLike[str]) -> str:
-    """Return a digest of the names, sizes and modification times of a file, or of all files of a folder."""
-    import hashlib
-
+def file_stamp(*paths: str | os.PathLike[str]) -> str:
+    """Return a digest of the names, sizes and modification times of files, and of all files of folders."""
     digest = hashlib.sha256()
-    folders = (
-        sorted(os.walk(path))
-        if os.path.isdir(path)
-        else [(os.path.dirname(path), [], [os.path.basename(path)])]
-    )
-    for folder, _, names in folders:
-        for name in sorted(names):
-            file = os.path.join(folder, name)
-            try:
-                status = os.stat(file)
-            except OSError:  # a broken link; it is reported when it is read
-                continue
-            digest.update(f"{os.path.relpath(file, path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for path in dict.fromkeys(paths):
+        folders = sorted(os.walk(path)) if os.path.isdir(path) else [(str(path), [], [""])]
+        for folder, _, names in folders:
+            for name in sorted(names):
+                file = os.path.join(folder, name) if name else folder
+                with suppress(OSError):  # a broken link; it is reported when it is read
+                    status = os.stat(file)
+                    digest.update(
+                        f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace")
+                    )
     return digest.hexdigest()
 
 

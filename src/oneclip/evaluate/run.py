@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from oneclip.embed.items import Failure
 from oneclip.errors import ConfigError, DataError, OneCLIPError, OutputError
-from oneclip.evaluate.data import EvaluationDataset, open_dataset
+from oneclip.evaluate.data import EvaluationDataset, Sample, open_dataset
 from oneclip.evaluate.data.suites import SuiteEntry
 from oneclip.evaluate.encoded import EncodedSplit
 from oneclip.evaluate.encodings import EmbeddingCaches, Report, default_cache, encode_split, text_encoder
-from oneclip.evaluate.evaluated_model import EvaluatedModel, source_stamp
+from oneclip.evaluate.evaluated_model import EvaluatedModel, file_stamp
+from oneclip.evaluate.published import published_figures
 from oneclip.evaluate.result import Result
 from oneclip.evaluate.result_files import ResultFolder
 from oneclip.evaluate.scoring import (
@@ -174,8 +175,7 @@ class _Run:
         if isinstance(data, EvaluationDataset):
             return data
         if isinstance(data, SuiteEntry):
-            dataset = open_dataset(data.source, **{**data.options, **opening})
-            dataset = replace(dataset, name=data.name)
+            dataset = open_dataset(data.source, **{"name": data.name, **data.options, **opening})
         else:
             dataset = open_dataset(data, **opening)
         source = str(dataset.source or data)
@@ -187,8 +187,9 @@ class _Run:
         self, dataset: EvaluationDataset, tasks: Sequence[str], opening: Mapping[str, Any]
     ) -> Iterator[Result]:
         earlier: dict[tuple[str, int], Result] = {}
+        stamp = _data_stamp(dataset) if self.folder is not None else ""
         settings = {
-            (task, i): self._settings(model, dataset, task, opening)
+            (task, i): self._settings(model, dataset, task, {**opening, "stamp": stamp})
             for task in tasks
             for i, model in enumerate(self.models)
         }
@@ -257,23 +258,33 @@ class _Run:
             used["test"],
             [failure for one in used.values() for failure in one.skipped],
             made_by,
+            _published(model, dataset, score.headline),
         )
 
     def _settings(
         self, model: EvaluatedModel, dataset: EvaluationDataset, task: str, opening: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return what decides the figures of a result, as JSON values, without loading the model."""
-        local = [dataset.source, str(opening.get("images") or "")] if self.folder is not None else []
         return {
             "model": model.identity,
             "loading": model.loading,
-            "data": [dataset.source, *(source_stamp(path) for path in local if os.path.exists(path))],
-            "opening": {key: str(value) for key, value in sorted(opening.items()) if value is not None},
+            "source": dataset.source,
+            "opening": {key: str(value) for key, value in sorted(opening.items())},
             "classes": dataset.classes,
             "templates": describe_templates(templates_of(dataset)) if dataset.classes else None,
             "task": task,
             "options": relevant_options(task, self.options),
         }
+
+
+def _data_stamp(dataset: EvaluationDataset) -> str:
+    """Return a digest of the files of a data set on this machine; "" for others, whose names say what they are."""
+    if os.path.isdir(dataset.source):
+        return file_stamp(dataset.source)
+    if not os.path.isfile(dataset.source):
+        return ""
+    samples = (sample for split in dataset.splits.values() for sample in split if isinstance(sample, Sample))
+    return file_stamp(dataset.source, *(sample.item.file for sample in samples if sample.item.file))
 
 
 def _open_caches(cache: Cache) -> EmbeddingCaches:
@@ -288,6 +299,12 @@ def _open_caches(cache: Cache) -> EmbeddingCaches:
     except OSError:
         return EmbeddingCaches(None)
     return EmbeddingCaches(folder if os.access(folder, os.W_OK) else None)
+
+
+def _published(model: EvaluatedModel, dataset: EvaluationDataset, metric: str) -> float | None:
+    """Return the published value of a metric, if there is one."""
+    figures = published_figures(model.architecture, model.pretrained, dataset.name, len(dataset.classes))
+    return figures[metric].value if metric in figures else None
 
 
 def _name_of(data: Data) -> str:

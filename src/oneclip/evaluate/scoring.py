@@ -156,7 +156,8 @@ def score_task(
 
         return score_caption_selection(dataset, test, text, compat=compat)
     if task == "linear-probe":
-        from oneclip.evaluate.linear_probe import CompatSchedule, score_linear_probe
+        from oneclip.evaluate.compat_linear_probe import CompatSchedule
+        from oneclip.evaluate.linear_probe import score_linear_probe
 
         schedule = CompatSchedule() if compat else None
         return score_linear_probe(dataset, splits, seed=options.seed, compat=schedule)
