@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import picture
 
 from oneclip.config import PreprocessCfg
-from oneclip.encoder.pipeline import pipelined
+from oneclip.encoding.pipeline import pipelined
 from oneclip.image import FastPreprocess, Preprocess
 from oneclip.image.steps import Normalize
 from oneclip.image.uint8 import NormalizeUInt8, UInt8Preprocess

@@ -16,7 +16,7 @@ ROWS = (
     ("hub", "zoo"),
     ("image", "text", "model", "losses"),
     ("checkpoint", "engine"),
-    ("explain",),
+    ("explain", "encoding"),
     ("encoder", "runtime"),
     ("embed", "export"),
     ("evaluate",),

@@ -99,7 +99,7 @@ class EmbeddingMetadata:
         }
         return cls(
             model=encoder.name,
-            weights=weights_digest(encoder),
+            weights=encoder.weights_digest(),
             settings=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
             precision=encoder.precision,
             decode=decode,
@@ -160,18 +160,6 @@ class EmbeddingMetadata:
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 METADATA_FIELDS = tuple(field.name for field in fields(EmbeddingMetadata))
 _COMPARED_FIELDS = METADATA_FIELDS[1:]
-
-
-def weights_digest(encoder: Encoder) -> str:
-    """Return the SHA-256 of the names, types, shapes and bytes of all tensors of a model, sorted by name."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy())  # raw bytes, also of bfloat16
-    return digest.hexdigest()
 
 
 def check_names(names: list[str], digests: list[str], location: object) -> None:

@@ -7,12 +7,11 @@ Shapes: N items, M labels, B items of a batch, L tokens, D joint embedding, H an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sized
+import hashlib
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from functools import partial
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,43 +26,23 @@ from oneclip.encoder.array_types import (
     match_type,
 )
 from oneclip.encoder.captioning import CaptionedImages, Captioner
-from oneclip.encoder.checks import (
-    cfg_of,
-    check_choice,
-    check_int8,
-    check_model,
-    check_positive,
-    check_preprocess,
-    check_tokenizer,
-    is_tokenizer,
-)
-from oneclip.encoder.encoded import (
-    Decode,
-    Encoded,
-    Features,
-    Images,
-    Labels,
-    Places,
-    Raise,
-    Ranking,
-    Skip,
-    split_skipped,
-)
-from oneclip.encoder.pipeline import EncodePipeline, pipelined
+from oneclip.encoder.checks import check_int8, check_model
+from oneclip.encoder.pipeline import EncodePipeline
+from oneclip.encoding.base import BaseEncoder, count_images
+from oneclip.encoding.checks import check_preprocess
+from oneclip.encoding.encoded import Decode, Features, Images, Labels, Raise, Skip
 from oneclip.engine import InferenceModel, logit_scale_and_bias, mean_class_embeddings, resolve_device
-from oneclip.errors import TextError
 from oneclip.explain import Maps, Method, explain
 from oneclip.image import FastPreprocess, Preprocess, Truncated
 from oneclip.image.decode import ImageSource
-from oneclip.image.prefetch import is_single_image, prefetch_images
+from oneclip.image.prefetch import is_single_image
 from oneclip.model import CLIP, CustomTextCLIP
 from oneclip.progress import Progress, report_progress
 from oneclip.text import Tokenizer
-from oneclip.text.batching.length_buckets import bucket_by_length
-from oneclip.text.labels import Templates, check_distinct, label_prompts, probabilities, rank_labels
+from oneclip.text.labels import Templates, probabilities
 
 
-class Encoder:
+class Encoder(BaseEncoder):
     """A model with its preprocessing and its tokenizer.
 
     Each of the three can be assigned, and takes effect at the next call. An encoder can be copied and pickled; the copy
@@ -96,10 +75,8 @@ class Encoder:
         truncated: Truncated = "refuse",
         precision: str | None = None,
     ) -> None:
-        self.cfg, self.name, self.max_pixels, self.truncated = cfg, name, max_pixels, truncated
-        self._preprocess, self._precision = preprocess, precision
-        self._tokenizer: Tokenizer | None = tokenizer if is_tokenizer(tokenizer) else None
-        self._find_tokenizer = cast("Callable[[], Tokenizer]", tokenizer)
+        super().__init__(tokenizer, name=name, max_pixels=max_pixels, truncated=truncated)
+        self.cfg, self._preprocess, self._precision = cfg, preprocess, precision
         self._set_model(model)
 
     def _set_model(self, model: CLIP | CustomTextCLIP) -> None:
@@ -144,32 +121,6 @@ class Encoder:
         check_preprocess(preprocess)
         self._preprocess = preprocess
         self.inference.image_size = self.image_size
-
-    @property
-    def preprocess_cfg(self) -> PreprocessCfg:
-        """Configuration of `preprocess`.
-
-        Raises:
-            ConfigError: if `preprocess` has no configuration.
-        """
-        return cfg_of(self.preprocess)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer of texts to (N, L) ids.
-
-        Raises:
-            TokenizerNotFoundError, DownloadError: if its files are missing; the message names them.
-            ConfigError: when assigned, if it is not a tokenizer.
-        """
-        if self._tokenizer is None:
-            self._tokenizer = self._find_tokenizer()
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Tokenizer) -> None:
-        check_tokenizer(tokenizer)
-        self._tokenizer = tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -239,93 +190,6 @@ class Encoder:
         preprocess: Any = self.preprocess if exact else FastPreprocess(self.preprocess_cfg)
         return EncodePipeline(self.inference, preprocess, self.embed_dim)
 
-    @overload
-    def encode_images(
-        self,
-        images: Images,
-        *,
-        batch_size: int = ...,
-        on_error: Raise = ...,
-        decode: Decode = ...,
-        progress: Progress = ...,
-    ) -> Features: ...
-
-    @overload
-    def encode_images(
-        self,
-        images: Images,
-        *,
-        batch_size: int = ...,
-        on_error: Skip,
-        decode: Decode = ...,
-        progress: Progress = ...,
-    ) -> Encoded: ...
-
-    def encode_images(
-        self,
-        images: Images,
-        *,
-        batch_size: int = 32,
-        on_error: Raise | Skip = "raise",
-        decode: Decode = "exact",
-        progress: Progress = False,
-    ) -> Features | Encoded:
-        """Encode images.
-
-        Args:
-            images: paths, bytes, open files, PIL images and arrays (H, W, 3), in any mixture; or one of these.
-            batch_size: number of images that go through the model at once.
-            on_error: "raise" an error for the first image that cannot be read, or "skip" the image.
-            decode: "exact" for `preprocess`, bit for bit as published; "fast" is faster for large images and gives
-                nearly the same pixels, see `oneclip.image.FastPreprocess`.
-            progress: True for a bar on stderr, or a function that is called with the number of images just done.
-
-        Returns:
-            (N, D) float32 of unit length, always with two axes: (1, D) for one image, (0, D) for none.
-            With `on_error="skip"` an `Encoded`, which can be unpacked: `features, kept, skipped = …`.
-
-        Raises:
-            ImageError: for an image that cannot be read; the message names the image.
-        """
-        parts: list[Encoded] = []
-        with report_progress(progress, _count(images), "images") as advance:
-            for part in self.stream_images(images, batch_size=batch_size, on_error=on_error, decode=decode):
-                parts.append(part)
-                advance(len(part.kept) + len(part.skipped))
-        encoded = Encoded.joined(parts, self.embed_dim)
-        return encoded.features if on_error == "raise" else encoded
-
-    def stream_images(
-        self,
-        images: Images,
-        *,
-        batch_size: int = 32,
-        on_error: Raise | Skip = "raise",
-        decode: Decode = "exact",
-    ) -> Generator[Encoded, None, None]:
-        """Encode images batch by batch; arguments as of `encode_images`.
-
-        Yields:
-            An `Encoded` for each batch; its indices count from the first of all images.
-        """
-        check_choice("decode", decode, ("exact", "fast"))
-        pipeline = self.pipeline(decode)
-        batches = self._read(images, pipeline.preprocess, batch_size, on_error)
-        with closing(pipelined(batches, pipeline.start_images, pipeline.depth)) as started:
-            for (kept, skipped), pending in started:
-                yield Encoded(pending(), kept, skipped)
-
-    def _read(
-        self, images: Images, preprocess: Preprocess, batch_size: int, on_error: Raise | Skip
-    ) -> Generator[tuple[Places, list[Tensor]], None, None]:
-        """Open and preprocess images in threads; see `split_skipped` for the batches."""
-        check_choice("on_error", on_error, ("raise", "skip"))
-        check_positive("batch_size", batch_size)
-        batches = prefetch_images(
-            images, preprocess, batch_size, max_pixels=self.max_pixels, truncated=self.truncated
-        )
-        return split_skipped(batches, on_error)
-
     def encode_pixels(self, batch: Array) -> Array:
         """Run the image tower only: (B, 3, H, W) floats, as `preprocess` makes them, on any device.
 
@@ -341,54 +205,6 @@ class Encoder:
             ConfigError: if `preprocess` makes images of another size than the model takes.
         """
         return match_type(batch, self.inference.encode_pixels(as_tensor(batch, "batch")))
-
-    def encode_texts(
-        self,
-        texts: str | Iterable[str],
-        *,
-        batch_size: int = 512,
-        overflow: Literal["error", "truncate"] = "error",
-        progress: Progress = False,
-    ) -> Features:
-        """Encode texts; equal texts are computed once, and shared prefixes once if the tower allows it.
-
-        Args:
-            texts: several texts, or one.
-            batch_size: number of texts that go through the model at once.
-            overflow: "error" or "truncate", for a text with more tokens than the model reads.
-            progress: True for a bar on stderr, or a function that is called with the number of texts just done.
-
-        Returns:
-            (N, D) float32 of unit length, in the order of `texts`; (1, D) for one text, (0, D) for none.
-
-        Raises:
-            TextTypeError: for a text that is not a string.
-            TextTooLongError: for a text that is too long, unless it may be truncated; the message names the text.
-        """
-        check_choice("overflow", overflow, ("error", "truncate"))
-        check_positive("batch_size", batch_size)
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:  # the tokenizer's files may be missing
-            return np.empty((0, self.embed_dim), dtype=np.float32)
-        try:
-            unique = list(dict.fromkeys(texts))
-        except TypeError:  # an item is not hashable, so it is not a string: the tokenizer raises for it
-            unique = texts
-        features = np.empty((len(unique), self.embed_dim), dtype=np.float32)
-        tokenize = partial(self.tokenizer, context_length=self.context_length, overflow=overflow)
-        with report_progress(progress, len(texts), "texts") as advance:
-            try:
-                pipeline = self.pipeline()
-                batches = bucket_by_length(unique, tokenize, batch_size, self.tokenizer.pad_token_id)
-                for rows, pending in pipelined(batches, pipeline.start_texts, pipeline.depth):
-                    features[rows] = pending()
-                    advance(len(rows))
-            except TextError:
-                tokenize(texts)  # raises the same error with the index in the caller's list
-                raise
-            advance(len(texts) - len(unique))
-        row_of = {text: row for row, text in enumerate(unique)}
-        return features[[row_of[text] for text in texts]] if len(unique) < len(texts) else features
 
     def encode_tokens(self, ids: Array) -> Array:
         """Run the text tower only: (B, L) ids, as `tokenizer` makes them, on any device.
@@ -406,48 +222,6 @@ class Encoder:
             TokenRangeError: if an id is outside of the vocabulary.
         """
         return match_type(ids, self.inference.encode_tokens(as_tensor(ids, "ids")))
-
-    @overload
-    def classify(  # type: ignore[overload-overlap]  # a string is one image, never several
-        self, images: ImageSource, labels: Labels, template: Templates | None = ..., top: int | None = ...
-    ) -> Ranking: ...
-
-    @overload
-    def classify(
-        self,
-        images: Iterable[ImageSource],
-        labels: Labels,
-        template: Templates | None = ...,
-        top: int | None = ...,
-    ) -> list[Ranking]: ...
-
-    def classify(
-        self, images: Images, labels: Labels, template: Templates | None = None, top: int | None = None
-    ) -> Ranking | list[Ranking]:
-        """Rank labels by how well they fit an image.
-
-        Args:
-            images: one image, or several, as in `encode_images`.
-            labels: what the image may show; all different.
-            template: a sentence with `{}` in place of the label, such as "a photo of a {}"; a function of the label;
-                or a list of these, see `encode_labels`.
-            top: number of labels to return; None for all.
-
-        Returns:
-            `[("a cat", 0.98), ("a dog", 0.02)]`, best first, for one image; a list of these for several. See
-            `probabilities` for the meaning of the numbers.
-
-        Raises:
-            ImageError: for an image that cannot be read.
-            TextError: for labels that are empty, too long or equal, or a template without `{}`.
-        """
-        if top is not None:
-            check_positive("top", top)
-        names = [labels] if isinstance(labels, str) else list(labels)
-        label_features = self.encode_labels(names, template)
-        rows = self.probabilities(self.encode_images(images), label_features)
-        rankings = [rank_labels(names, row, top) for row in rows]
-        return rankings[0] if is_single_image(images) else rankings
 
     def explain(
         self,
@@ -514,7 +288,7 @@ class Encoder:
             ConfigError: if the model has no decoder, or `search` contradicts itself.
         """
         captions: list[str] = []
-        with report_progress(progress, _count(images), "images") as advance:
+        with report_progress(progress, count_images(images), "images") as advance:
             for part in self.stream_captions(images, prompt=prompt, batch_size=batch_size, **search):
                 captions += part.captions
                 advance(len(part.captions))
@@ -542,29 +316,20 @@ class Encoder:
                     captions = captioner.write(torch.stack(pixels).to(self.device, self.inference.dtype))
                 yield CaptionedImages(captions, kept, skipped)
 
-    def encode_labels(self, labels: Labels, template: Templates | None = None) -> Features:
-        """Encode the labels of `classify`; labels that would make its result meaningless are refused.
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of the names, types, shapes and bytes of all tensors of the model, sorted by name."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            plain = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(plain.view(torch.uint8).numpy())  # raw bytes, also of bfloat16
+        return digest.hexdigest()
 
-        Args:
-            labels: M labels.
-            template: as of `classify`. The embeddings of several templates are averaged and normalized again, as in
-                published zero-shot classifiers (Radford et al. 2021, section 3.1.4).
+    def _token_ids(self, texts: list[str], overflow: Literal["error", "truncate"]) -> Tensor:
+        return self.tokenizer(texts, self.context_length, overflow=overflow)
 
-        Returns:
-            (M, D) float32 of unit length.
-
-        Raises:
-            TextError: as of `classify`.
-        """
-        names = [labels] if isinstance(labels, str) else list(labels)
-        prompts = label_prompts(names, template)
-        texts = [text for row in prompts for text in row]
-        ids = self.tokenizer(texts, self.context_length, overflow="error")
-        check_distinct(names, ids.numpy().reshape(len(names), -1))
-        features = self.encode_texts(texts)
-        if len(texts) == len(names):
-            return features
-        return mean_class_embeddings(torch.from_numpy(features), len(names)).numpy()
+    def _mean_of_prompts(self, features: Features, labels: int) -> Features:
+        return mean_class_embeddings(torch.from_numpy(features), labels).numpy()
 
     @overload
     def similarity(self, images: Tensor, texts: str | Iterable[str] | Features | Tensor) -> Tensor: ...
@@ -620,8 +385,3 @@ class Encoder:
         logits = (self.logit_scale * cosines + (bias or 0.0)).cpu().numpy()
         result = torch.from_numpy(probabilities(logits, independent=bias is not None))
         return match_type(image_features, result.to(cosines.device))
-
-
-def _count(images: Images) -> int | None:
-    """Return the number of images; None if it is unknown, as for a generator."""
-    return 1 if is_single_image(images) else len(images) if isinstance(images, Sized) else None

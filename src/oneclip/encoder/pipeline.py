@@ -1,27 +1,20 @@
-"""Pipelined encoding: the next batch is started before the last one's embeddings are fetched from the device.
+"""Path of batches to a model's device, through its towers, and back.
 
 Shapes: B batch, L tokens, D joint embedding, (H, W) pixels.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from oneclip.encoding.pipeline import PendingFeatures
 from oneclip.engine import DeviceTransfer, InferenceModel, normalized, to_finite_array
 from oneclip.image.uint8 import NormalizeUInt8, UInt8Preprocess
-
-PendingFeatures: TypeAlias = Callable[[], NDArray[np.float32]]  # waits for the embeddings and returns them
-K = TypeVar("K")
-V = TypeVar("V")
-P = TypeVar("P")
 
 
 class EncodePipeline:
@@ -67,37 +60,3 @@ class EncodePipeline:
     def _fetch(self, features: Tensor) -> PendingFeatures:
         wait, name = self._transfer.fetch(normalized(features)), self._inference.name
         return lambda: to_finite_array(wait(), name)
-
-
-def pipelined(
-    batches: Generator[tuple[K, V], None, None], start: Callable[[V], P], depth: int
-) -> Generator[tuple[K, P], None, None]:
-    """Start the work on each batch `depth` batches before its result is yielded.
-
-    Args:
-        batches: pairs of a key and the input of `start`.
-        start: starts the work on one batch.
-        depth: number of batches that are started ahead.
-
-    Yields:
-        The key and the result of `start` for each batch, in order. An error is raised after the results of the batches
-        before it.
-    """
-    pending: deque[tuple[K, P]] = deque()
-    error: Exception | None = None
-    with closing(batches):
-        while error is None:
-            try:
-                key, value = next(batches)
-                pending.append((key, start(value)))
-            except Exception as raised:
-                error = raised
-            else:
-                if len(pending) > depth:
-                    yield pending.popleft()
-        yield from pending
-        try:
-            if not isinstance(error, StopIteration):
-                raise error
-        finally:
-            del error  # it refers to this frame, which refers to it

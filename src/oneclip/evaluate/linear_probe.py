@@ -36,7 +36,7 @@ from oneclip.text.labels import probabilities
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
-    from oneclip.encoder.encoded import Images
+    from oneclip.encoding.encoded import Images
 
 
 __all__ = ["CompatSchedule", "LinearProbe", "score_linear_probe", "solver_device"]

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from oneclip.image.decode import ImageSource
 from oneclip.image.prefetch import SkippedImage
@@ -51,8 +50,8 @@ class Encoded(NamedTuple):
 
 
 def split_skipped(
-    batches: Generator[list[Tensor | SkippedImage], None, None], on_error: Raise | Skip
-) -> Generator[tuple[Places, list[Tensor]], None, None]:
+    batches: Generator[list[Any], None, None], on_error: Raise | Skip
+) -> Generator[tuple[Places, list[Any]], None, None]:
     """Split each batch into the images that were read and the others; closing this closes `batches`.
 
     Yields:
@@ -67,6 +66,6 @@ def split_skipped(
             skipped = [result for result in results if isinstance(result, SkippedImage)]
             if skipped and on_error == "raise":
                 raise skipped[0].error
-            kept = [first + i for i, result in enumerate(results) if isinstance(result, Tensor)]
+            kept = [first + i for i, result in enumerate(results) if not isinstance(result, SkippedImage)]
             first += len(results)
-            yield (kept, skipped), [result for result in results if isinstance(result, Tensor)]
+            yield (kept, skipped), [result for result in results if not isinstance(result, SkippedImage)]
