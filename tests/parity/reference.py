@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from functools import cache
@@ -146,10 +147,19 @@ def tokens(package: str, tokenizer: Any, tokenize: Any) -> dict[str, Any]:
 def of_clip_benchmark(package: Any) -> Groups:
     """Return the metrics of CLIP_benchmark, for models of open_clip_torch."""
     import cases_evaluate
+    import cases_evaluate_runs
     import run_clip_benchmark
 
     run_clip_benchmark.prepare()
-    return {"evaluate": lambda: cases_evaluate.of_clip_benchmark(package)}
+
+    def whole_runs() -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            return cases_evaluate_runs.of_clip_benchmark(package, Path(folder))
+
+    return {
+        "evaluate": lambda: cases_evaluate.of_clip_benchmark(package),
+        "evaluate runs": whole_runs,
+    }
 
 
 class Run(NamedTuple):
