@@ -23,6 +23,7 @@ OURS = [
     *(
         ROOT / "docs" / name
         for name in (
+            "adapters.md",
             "captioning.md",
             "cli.md",
             "data.md",
@@ -33,6 +34,7 @@ OURS = [
             "formats.md",
             "losses.md",
             "models.md",
+            "probe.md",
             "search.md",
             "tokenizers.md",
             "training.md",
