@@ -26,6 +26,7 @@ from oneclip.cli.finetune import finetune
 from oneclip.cli.index import index
 from oneclip.cli.inspect import inspect
 from oneclip.cli.models import models
+from oneclip.cli.probe import probe
 from oneclip.cli.pull import pull
 from oneclip.cli.search import search
 from oneclip.cli.serve import ENVIRONMENT_PREFIX, serve
@@ -94,6 +95,7 @@ for command in (
     inspect,
     convert,
     evaluate,
+    probe,
     finetune,
     train,
     doctor,

@@ -1,9 +1,11 @@
-"""`oneclip classify`: find the label that fits each image best."""
+"""`oneclip classify`: find the label that fits each image best, or the class of a linear probe."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,8 @@ from oneclip.errors import TextError
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoded, Encoder
+    from oneclip.encoding.encoded import Features
+    from oneclip.evaluate import LinearProbe
 
 DEFAULT_TOP = 5  # labels in the table
 USAGE_EXAMPLE = 'as in: oneclip classify cat.png --label "a cat" --label "a dog"'
@@ -27,15 +31,36 @@ def classify(
         typer.Option("--label", "-l", metavar="TEXT", help="What an image may show; give two or more."),
     ] = None,
     template: options.TemplateOption = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            "--probe", metavar="FILE", help="Classifier of `oneclip probe`, instead of labels and a model."
+        ),
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option(
             "--top", min=1, metavar="N", help=f"Labels to show. [default: {DEFAULT_TOP}; with --json, all]"
         ),
     ] = None,
-    model: options.ModelOption = "pocket",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Name from `oneclip models`, a file or a folder. [default: pocket; with --probe, its own]",
+        ),
+    ] = None,
     device: options.DeviceOption = None,
-    precision: options.PrecisionOption = options.PrecisionChoice.fp32,
+    precision: Annotated[
+        options.PrecisionChoice | None,
+        typer.Option(
+            "--precision",
+            help="Precision of the computation; auto: bf16 if the processor supports it. [default: fp32; with "
+            "--probe, its own]",
+        ),
+    ] = None,
     batch_size: options.BatchSizeOption = 32,
     max_pixels: options.MaxPixelsOption = None,
     truncated: options.TruncatedOption = options.TruncatedChoice.refuse,
@@ -52,38 +77,31 @@ def classify(
       oneclip classify examples/images/cat.png --label "a cat" --label "a dog"
       oneclip classify drawings/ -l "a tree" -l "a house" --json
       oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --model ViT-B-32-256:datacomp_s34b_b86k
+      oneclip classify holiday/ --probe my.probe
     """
-    from oneclip.text.labels import label_scores
-
     labels = label or []
-    if not labels:
-        raise typer.BadParameter(f"no labels given; give at least two, {USAGE_EXAMPLE}")
+    if probe is not None and (labels or template is not None):
+        raise typer.BadParameter("--probe has labels of its own; leave out --label and --template")
+    if probe is None and not labels:
+        raise typer.BadParameter(f"no labels given; give at least two, {USAGE_EXAMPLE}, or a --probe")
     check_labels(labels, template)
     paths, skipped, not_read = find_images(images, skip=skip)
-    encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
-    if len(labels) == 1 and encoder.model.logit_bias is None:
-        raise typer.BadParameter(f"only one label given; give at least two, {USAGE_EXAMPLE}")
-    try:
-        text_features = encoder.encode_labels(labels, template)
-    except TextError as error:
-        raise typer.BadParameter(str(error)) from error
+    rank: Callable[[Features], list[list[dict[str, Any]]]]
+    if probe is not None:
+        classifier = load_probe(probe, model, device, precision, max_pixels, truncated)
+        encoder, rank = classifier.encoder, partial(_rank_classes, classifier, top)
+    else:
+        precision = precision or options.PrecisionChoice.fp32
+        encoder = options.load_encoder(model or "pocket", device, precision, max_pixels, truncated)
+        rank = partial(_rank_labels, encoder, labels, _encode_labels(encoder, labels, template), top)
     found, interrupted = encode_images(encoder, paths, batch_size)
     skipped += [Failure(one.name, str(one.error)) for one in found.skipped]
-    rankings = label_scores(
-        labels,
-        encoder.probabilities(found.features, text_features),
-        found.features @ text_features.T,
-        top,
-    )
-    results = [{"path": paths[i], "labels": ranking} for i, ranking in zip(found.kept, rankings, strict=True)]
+    rankings = zip(found.kept, rank(found.features), strict=True)
+    results = [{"path": paths[i], "labels": ranking} for i, ranking in rankings]
     if as_json:
         skips = [{"path": one.name, "reason": one.reason} for one in skipped]
-        answer: dict[str, Any] = {
-            "model": encoder.name,
-            "template": template,
-            "images": results,
-            "skipped": skips,
-        }
+        what = {"template": template} if probe is None else {"probe": probe}
+        answer: dict[str, Any] = {"model": encoder.name, **what, "images": results, "skipped": skips}
         if interrupted:
             answer["interrupted"] = True
         print(json.dumps(answer, indent=2))
@@ -92,6 +110,55 @@ def classify(
     report_and_exit(
         len(results), len(paths), "are classified", skipped, not_read, interrupted=interrupted, skip=skip
     )
+
+
+def load_probe(
+    path: str,
+    model: str | None,
+    device: str | None,
+    precision: options.PrecisionChoice | None,
+    max_pixels: int | None,
+    truncated: options.TruncatedChoice,
+) -> LinearProbe:
+    """Load a probe with its model; `model` and `precision` only if they are given."""
+    from oneclip.evaluate import LinearProbe
+    from oneclip.evaluate.probe_file import read_probe
+
+    made_with = read_probe(path).embeddings
+    precision = precision or options.PrecisionChoice(made_with.precision)
+    encoder = options.load_encoder(model or made_with.model, device, precision, max_pixels, truncated)
+    return LinearProbe.load(path, encoder)
+
+
+def _encode_labels(encoder: Encoder, labels: list[str], template: str | None) -> Features:
+    """Encode the labels; what is wrong with them is an invalid command line."""
+    if len(labels) == 1 and encoder.model.logit_bias is None:
+        raise typer.BadParameter(f"only one label given; give at least two, {USAGE_EXAMPLE}")
+    try:
+        return encoder.encode_labels(labels, template)
+    except TextError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _rank_labels(
+    encoder: Encoder, labels: list[str], text_features: Features, top: int | None, features: Features
+) -> list[list[dict[str, Any]]]:
+    from oneclip.text.labels import label_scores
+
+    shares = encoder.probabilities(features, text_features)
+    return label_scores(labels, shares, features @ text_features.T, top)
+
+
+def _rank_classes(probe: LinearProbe, top: int | None, features: Features) -> list[list[dict[str, Any]]]:
+    from oneclip.text.labels import rank_labels
+
+    return [
+        [
+            {"label": label, "probability": round(share, 6)}
+            for label, share in rank_labels(probe.classes, row, top)
+        ]
+        for row in probe.probabilities(features)
+    ]
 
 
 def check_labels(labels: list[str], template: str | None) -> None:
@@ -143,7 +210,12 @@ def _print_table(results: list[dict[str, Any]], top: int) -> None:
         for place, found in enumerate(result["labels"][:top]):
             share = found["probability"]
             rows.append(
-                [result["path"] if place == 0 else "", found["label"], draw_bar(share), format_percent(share)]
+                [
+                    result["path"] if place == 0 else "",
+                    str(found["label"]),
+                    draw_bar(share),
+                    format_percent(share),
+                ]
             )
     columns = [
         Column("image", "cyan"),

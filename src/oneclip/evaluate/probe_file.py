@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from oneclip.checkpoint.readers.safetensors_reader import read_safetensors
+from oneclip.config.precision import LOAD_PRECISIONS, check_precision
 from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.errors import CheckpointError, CheckpointNotFoundError, DataError
 from oneclip.evaluate.logistic_regression import LinearClassifier
@@ -77,9 +78,11 @@ def read_probe(path: str | os.PathLike[str]) -> SavedProbe:
             raise CheckpointError(
                 f"{path} has format {values['format']!r:.20}; this version reads format {FORMAT}: update oneclip"
             )
+        embeddings = EmbeddingMetadata.from_dict(values["embeddings"])
+        check_precision(embeddings.precision, LOAD_PRECISIONS)
         probe = SavedProbe(
             plain_labels(values["classes"]),
-            EmbeddingMetadata.from_dict(values["embeddings"]),
+            embeddings,
             dict(values["made_by"]),
             LinearClassifier(tensors["weight"].double(), tensors["bias"].double()),
         )
