@@ -30,8 +30,9 @@ def second_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep embeddings out of the user's cache."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a temporary folder, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONECLIP_CACHE", str(tmp_path / "cache"))
 
 
@@ -105,6 +106,13 @@ def test_a_suite_goes_on_after_a_data_set_that_fails(run: Run, model: Path) -> N
     assert [one["dataset"] for one in evaluated(result)] == ["things"]
     assert [one["data"] for one in json.loads(result.out)["failed"]] == ["nowhere"]
     assert "error: nowhere was not evaluated: nowhere does not exist" in result.err
+
+
+def test_a_task_that_does_not_fit_does_not_stop_the_others(run: Run, model: Path, table: Path) -> None:
+    result = run("evaluate", model, "--data", table, "--task", "auto", "--task", "few-shot", "--json")
+    assert result.code == 3
+    assert [one["task"] for one in evaluated(result)] == ["zeroshot_retrieval"]
+    assert [one["data"] for one in json.loads(result.out)["failed"]] == ["captions, few-shot"]
 
 
 def test_an_unreadable_image_is_counted_and_named(run: Run, model: Path, table: Path) -> None:

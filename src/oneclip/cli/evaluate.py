@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -304,6 +304,7 @@ def evaluate(
 
     from oneclip.cli.evaluate_output import as_document, print_comparison, print_results
     from oneclip.evaluate.evaluated_model import EvaluatedModel
+    from oneclip.evaluate.report import write_report
     from oneclip.evaluate.run import evaluate_all
     from oneclip.evaluate.scoring import TaskOptions, parse_numbers
 
@@ -316,17 +317,18 @@ def evaluate(
         compat,
     )
     everything = _data_sets(data or [], suite, root)
+    tasks = task or ["auto"]
     failed: list[Failure] = []
     with ExitStack() as stack:
         results = evaluate_all(
             [EvaluatedModel(name, load, loading) for name in names],
             everything,
-            tasks=task or ["auto"],
+            tasks=tasks,
             options=task_options,
             out=out,
             cache=False if cache == "none" else cache,
             batch_size=batch_size,
-            events=_events(stack, len(everything), failed),
+            events=_events(stack, failed, goes_on=len(everything) * len(tasks) > 1),
             **{key: value for key, value in opening.items() if value is not None},
         )
     if as_json:
@@ -336,7 +338,9 @@ def evaluate(
         if compare:
             print_comparison(results)
     if results and (report or out):
-        _write_report(report or os.path.join(out or "", "report.html"), results, encoders)
+        path = report or os.path.join(out or "", "report.html")
+        write_report(path, results, encoders=encoders, failed=failed)
+        echo_stderr(f"report: {path}")
     _finish(results, failed)
 
 
@@ -369,8 +373,8 @@ def _data_sets(data: list[str], suite: str | None, root: str | None) -> list[Dat
     return [*data, *(open_suite(suite, root) if suite is not None else [])]
 
 
-def _events(stack: ExitStack, data_sets: int, failed: list[Failure]) -> EvaluationEvents:
-    """Show progress on stderr, and go on with the next data set if one of several cannot be evaluated."""
+def _events(stack: ExitStack, failed: list[Failure], *, goes_on: bool) -> EvaluationEvents:
+    """Show progress on stderr, and go on with the next data set or task if one of several cannot be evaluated."""
     from oneclip.evaluate.run import EvaluationEvents
 
     def show_split(dataset: str, split: str) -> Report:
@@ -388,14 +392,7 @@ def _events(stack: ExitStack, data_sets: int, failed: list[Failure]) -> Evaluati
         failed.append(failure)
         echo_stderr(f"{failure.name} was not evaluated: {failure.reason}", kind="error")
 
-    return EvaluationEvents(show_split, show_result, show_failure if data_sets > 1 else None)
-
-
-def _write_report(path: str, results: list[Result], encoders: dict[str, Any]) -> None:
-    from oneclip.evaluate.report import write_report
-
-    write_report(path, results, encoders=encoders)
-    echo_stderr(f"report: {path}")
+    return EvaluationEvents(show_split, show_result, show_failure if goes_on else None)
 
 
 def _finish(results: list[Result], failed: list[Failure]) -> None:

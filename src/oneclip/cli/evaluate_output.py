@@ -9,10 +9,9 @@ from typing import Any
 
 from oneclip.cli.table_output import Column, print_table
 from oneclip.embed.items import Failure
-from oneclip.errors import DataError
+from oneclip.evaluate.comparison import compare_results, group_results
 from oneclip.evaluate.result import Result
 from oneclip.evaluate.result_files import to_json
-from oneclip.evaluate.statistics import paired_difference
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -61,12 +60,9 @@ def comparisons(results: Sequence[Result]) -> list[dict[str, Any]]:
 
     Returns:
         JSON values: `dataset`, `task`, `metric`, `models` (the first, and the one compared with it), `difference` (of
-        the second to the first), its 95 % `interval`, or null without items, and `note`.
+        the second to the first), its 95 % `interval` or null, the number of `items` that both have, and `note`.
     """
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.dataset.name, result.task), []).append(result)
-    return [_compare(first, other) for first, *others in groups.values() for other in others]
+    return [_compare(first, other) for first, *others in group_results(results) for other in others]
 
 
 def as_document(results: Sequence[Result], failed: Sequence[Failure], *, compare: bool) -> str:
@@ -79,28 +75,17 @@ def as_document(results: Sequence[Result], failed: Sequence[Failure], *, compare
 
 
 def _compare(first: Result, other: Result) -> dict[str, Any]:
-    metric = first.score.headline
-    difference: float | None = other.metrics.get(metric, math.nan) - first.metrics[metric]
-    interval: tuple[float, float] | None = None
-    note = ""
-    if metric in first.score.items and metric in other.score.items:
-        try:
-            difference, *bounds = paired_difference(other.score.items[metric], first.score.items[metric])
-            interval = (bounds[0], bounds[1])
-        except DataError as error:
-            note = str(error)
-    if interval is not None and all(map(math.isfinite, interval)):
-        note = "no clear difference" if interval[0] <= 0 <= interval[1] else "clear"
-    else:
-        interval = None
+    found = compare_results(first, other)
+    interval = (found.low, found.high)
     return {
         "dataset": first.dataset.name,
         "task": first.task,
-        "metric": metric,
+        "metric": first.score.headline,
         "models": [first.model, other.model],
-        "difference": difference if difference is not None and math.isfinite(difference) else None,
-        "interval": interval,
-        "note": note,
+        "difference": found.difference if math.isfinite(found.difference) else None,
+        "interval": interval if all(map(math.isfinite, interval)) else None,
+        "items": found.items,
+        "note": found.note or ("clear" if found.is_clear else "no clear difference"),
     }
 
 

@@ -159,9 +159,9 @@ class _Run:
         """Return the results of a data set; none if it cannot be evaluated and the caller goes on."""
         try:
             dataset = self._open(data, opening)
-            own = data.task if isinstance(data, SuiteEntry) else "auto"
-            tasks = [resolve_task(own if task == "auto" else task, dataset) for task in self.tasks]
-            return list(self._evaluate(dataset, list(dict.fromkeys(tasks)), opening))
+            own, metric = (data.task, data.metric) if isinstance(data, SuiteEntry) else ("auto", "")
+            tasks = self._fitting_tasks(dataset, [own if task == "auto" else task for task in self.tasks])
+            return list(self._evaluate(dataset, tasks, metric, opening))
         except (OutputError, ConfigError):  # every data set would have it
             raise
         except (OneCLIPError, OSError) as error:
@@ -169,6 +169,21 @@ class _Run:
                 raise
             self.events.on_failure(Failure(_name_of(data), str(error)))
             return []
+
+    def _fitting_tasks(self, dataset: EvaluationDataset, names: Sequence[str]) -> list[str]:
+        """Return the tasks that a data set has the data for; of several tasks, the others are reported."""
+        tasks = []
+        for name in names:
+            try:
+                task = resolve_task(name, dataset)
+                splits_of_task(task, dataset)
+            except DataError as error:
+                if self.events.on_failure is None or len(names) == 1:
+                    raise
+                self.events.on_failure(Failure(f"{dataset.name}, {name}", str(error)))
+            else:
+                tasks.append(task)
+        return list(dict.fromkeys(tasks))
 
     def _open(self, data: Data, opening: Mapping[str, Any]) -> EvaluationDataset:
         """Open a data set; one with the name of another is called by its source."""
@@ -184,12 +199,13 @@ class _Run:
         return dataset
 
     def _evaluate(
-        self, dataset: EvaluationDataset, tasks: Sequence[str], opening: Mapping[str, Any]
+        self, dataset: EvaluationDataset, tasks: Sequence[str], metric: str, opening: Mapping[str, Any]
     ) -> Iterator[Result]:
+        """Yield a result for each task and model; `metric` is what the suite reports, "" for the main one."""
         earlier: dict[tuple[str, int], Result] = {}
         stamp = _data_stamp(dataset) if self.folder is not None else ""
         settings = {
-            (task, i): self._settings(model, dataset, task, {**opening, "stamp": stamp})
+            (task, i): self._settings(model, dataset, task, {**opening, "metric": metric, "files": stamp})
             for task in tasks
             for i, model in enumerate(self.models)
         }
@@ -202,7 +218,7 @@ class _Run:
         for (task, i), wanted in settings.items():
             result = earlier.get((task, i))
             if result is None:
-                result = self._score(dataset, task, self.models[i], encoded[i])
+                result = self._score(dataset, task, self.models[i], encoded[i], metric)
                 if self.folder is not None:
                     self.folder.write(self.models[i], result, wanted)
             self.events.on_result(result, (task, i) in earlier)
@@ -237,9 +253,11 @@ class _Run:
         task: str,
         model: EvaluatedModel,
         splits: Mapping[str, EncodedSplit],
+        metric: str,
     ) -> Result:
         used = {split: splits[split] for split in splits_of_task(task, dataset)}
         score = score_task(task, dataset, used, text_encoder(model, self.caches), self.options)
+        score.headline = metric if metric in score.metrics else score.headline
         made_by = {
             **model.describe(),
             "source": dataset.source,
