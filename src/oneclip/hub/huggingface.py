@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from oneclip._version import __version__
 from oneclip.errors import ChecksumError, DownloadError, OfflineError, OneCLIPError
@@ -183,7 +183,7 @@ def _verify(path: Path, name: str, repo: str, revision: str | None) -> None:
         )
 
 
-def _client_repo(repo: str) -> dict[str, str]:
+def _client_repo(repo: str) -> dict[str, Any]:
     """Return the arguments by which the hub's client knows a repository."""
     kind, _, name = repo.partition("/")
     if kind == "datasets" and "/" in name:

@@ -122,9 +122,8 @@ def arrange_splits(
         if chosen not in by_name:
             raise DataError(f"{source} has no split {wanted!r}; available: {has}")
     else:
-        usual = [name for name in ("test", "val") if name in by_name] or list(by_name)
-        if len(usual) != 1 and usual[:1] not in (["test"], ["val"]):
+        chosen = next((name for name in ("test", "val") if name in by_name), next(iter(by_name), ""))
+        if chosen not in ("test", "val") and len(by_name) != 1:
             raise DataError(f"{source} has no split 'test'; choose one of {has}")
-        chosen = usual[0]
     others = {name: samples for name, samples in by_name.items() if name not in (chosen, "test")}
     return {**others, "test": by_name[chosen]}

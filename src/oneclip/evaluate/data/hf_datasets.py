@@ -21,11 +21,17 @@ from oneclip.hub.dataset_rows import (
     IMAGE_COLUMNS,
     RowReader,
     choose_column,
+    has_image_column,
     open_rows,
     split_names,
 )
 
 PAIR_COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")  # of Winoground
+
+
+def is_image_parquet(path: Path, image_column: str | None = None) -> bool:
+    """Return whether a Parquet file contains images rather than their paths."""
+    return has_image_column(path, image_column) or has_image_column(path, PAIR_COLUMNS[0])
 
 
 def open_hf_dataset(

@@ -20,18 +20,20 @@ from oneclip.evaluate.data.caption_pairs import (
 from oneclip.evaluate.data.class_files import ClassSource, read_class_names, read_prompts, rename_classes
 from oneclip.evaluate.data.class_folders import open_class_folders
 from oneclip.evaluate.data.dataset import EvaluationDataset, Templates
-from oneclip.evaluate.data.hf_datasets import open_hf_dataset
+from oneclip.evaluate.data.hf_datasets import is_image_parquet, open_hf_dataset
 from oneclip.evaluate.data.remote_files import FindFile, files_at_address, files_in_folder, files_on_hub
 from oneclip.evaluate.data.tables import TableColumns, open_table
 from oneclip.evaluate.data.webdataset_folders import has_webdataset_folders, open_webdataset_folders
 from oneclip.evaluate.image_folder import class_folders, has_classes
 from oneclip.hub.addresses import is_address
-from oneclip.hub.dataset_rows import has_image_column, is_dataset
+from oneclip.hub.dataset_rows import is_dataset
 from oneclip.hub.pairs import is_pairs_table
 from oneclip.hub.tables import PARQUET_SUFFIXES
 
 HUB_OWNER = "clip-benchmark"
-_HUB_PAGE = re.compile(r"(?:https?://huggingface\.co/|hf://)datasets/([^/]+/[^/@]+)(?:/tree/|@)?(.*)")
+_HUB_PAGE = re.compile(
+    r"(?:https?://huggingface\.co/|hf://)datasets/([^/]+/[^/@]+)(?:(?:/tree/|/resolve/|@)(.+))?"
+)
 _HUB_NAME = re.compile(r"[\w.-]+/wds_[\w.-]+")
 EXPECTED = (
     "expected a folder of classes, a table (.csv, .tsv, .parquet), a folder or an address in CLIP_benchmark's "
@@ -104,7 +106,7 @@ def open_dataset(
         dataset = open_sugar_crepe([path], images)
     elif path.name == EXAMPLES:
         dataset = open_winoground(path, images, group_column)
-    elif path.suffix.lower() in PARQUET_SUFFIXES and has_image_column(path, image_column):
+    elif path.suffix.lower() in PARQUET_SUFFIXES and is_image_parquet(path, image_column):
         dataset = rows()
     elif is_pairs_table(path):
         columns = TableColumns(

@@ -59,12 +59,8 @@ def files_at_address(address: str) -> FindFile:
             if is_http(address):
                 return download(f"{address}/{name}", place)
             return _copy(f"{address}/{name}", folder / name)
-        except FileNotFoundError:
+        except (FileNotFoundError, OfflineError):
             return None
-        except OfflineError:
-            if any(folder.rglob("nshards.txt")):
-                return None  # the parts that were downloaded are used
-            raise
         except DownloadError as error:
             cause = error.__cause__
             if isinstance(cause, urllib.error.HTTPError) and cause.code in MISSING_STATUSES:

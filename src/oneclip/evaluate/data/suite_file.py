@@ -76,7 +76,9 @@ def _entry(entry: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
         types = OPTIONS[key]
         is_texts = not isinstance(value, list) or all(isinstance(each, str) for each in value)
         if not isinstance(value, types) or not is_texts or value in ("", []):
-            expected = {(str,): "a text", (bool,): "true or false"}.get(types, "a text or a list of texts")
+            expected = (
+                "true or false" if bool in types else "a text" + " or a list of texts" * (list in types)
+            )
             raise ConfigError(f"{key} in {where} is {value!r}; expected {expected}")
     found = {key: _relative(value, path.parent) if key in PATHS else value for key, value in entry.items()}
     own = {key: value for key, value in found.items() if key in ENTRY_KEYS}

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from oneclip.embed.items import Failure, Item
-from oneclip.errors import DataError
+from oneclip.errors import DataError, OfflineError, OneCLIPError
 from oneclip.evaluate.data.dataset import EvaluationDataset, Kind, LazySplit, Sample, arrange_splits
 from oneclip.evaluate.data.remote_files import FindFile
 from oneclip.evaluate.data.text_files import read_text
 from oneclip.evaluate.templates import check_templates
+from oneclip.hub.cache import OFFLINE_REASON, offline
 from oneclip.hub.ranges import read_ranges
 from oneclip.hub.tars import TAR_ERRORS, iter_members, open_tar
 
@@ -80,9 +81,10 @@ def open_webdataset_folders(
                 )
             counts[each] = int(count)
     if not counts:
-        raise DataError(
-            f"{source} has no split: neither test/nshards.txt nor train/nshards.txt was found. Expected "
-            "CLIP_benchmark's webdataset layout"
+        raise _missing(
+            source,
+            "has no split: neither test/nshards.txt nor train/nshards.txt was found. Expected CLIP_benchmark's "
+            "webdataset layout",
         )
     found = {
         each: LazySplit(
@@ -114,7 +116,7 @@ def _split_samples(
         name = f"{source}/{number}.tar"
         path = find(f"{split}/{number}.tar")
         if path is None:
-            raise DataError(f"{name} does not exist, although {split}/nshards.txt announces {count} tars")
+            raise _missing(name, f"does not exist, although {split}/nshards.txt announces {count} tars")
         samples: dict[str, dict[str, tuple[int, int]]] = {}
         damage = _index_tar(path, samples)
         for key, members in samples.items():
@@ -123,6 +125,13 @@ def _split_samples(
             yield Failure(
                 name, f"{name} is damaged after {len(samples)} samples: {damage}", hides_others=True
             )
+
+
+def _missing(name: str, what: str) -> OneCLIPError:
+    """Return the error for what was not found; offline, it may exist elsewhere."""
+    if offline() and not Path(name).parent.exists():
+        return OfflineError(f"{name} is not on this machine and {OFFLINE_REASON}")
+    return DataError(f"{name} {what}")
 
 
 def _index_tar(path: Path, samples: dict[str, dict[str, tuple[int, int]]]) -> str:
