@@ -1,13 +1,18 @@
-"""Evaluation of a model: zero-shot classification and image-text retrieval."""
+"""Evaluation of models: zero-shot classification, retrieval, linear probes and few-shot learning, with reports."""
 
-from oneclip.evaluate.data import EvaluationDataset, open_dataset, open_suite
+from oneclip.evaluate.data import EvaluationDataset, Sample, open_dataset, open_suite
 from oneclip.evaluate.feature_extractor import EncoderAdapter, FeatureExtractor, ModuleAdapter
 from oneclip.evaluate.image_folder import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
 from oneclip.evaluate.linear_probe import LinearProbe
 from oneclip.evaluate.pocket_heldout import load_pocket_heldout
 from oneclip.evaluate.recall import ranks, recall_at_k
+from oneclip.evaluate.report import write_report
+from oneclip.evaluate.result import Result
+from oneclip.evaluate.result_files import build_table
 from oneclip.evaluate.retrieval import Retrieval
+from oneclip.evaluate.run import EvaluationEvents, evaluate, evaluate_all
+from oneclip.evaluate.scoring import TaskOptions
 from oneclip.evaluate.tasks import EvaluationHook, Task, TaskSuite, open_task
 from oneclip.evaluate.templates import read_templates
 from oneclip.evaluate.zero_shot import zero_shot_classifier
@@ -19,15 +24,22 @@ __all__ = [
     "Classification",
     "EncoderAdapter",
     "EvaluationDataset",
+    "EvaluationEvents",
     "EvaluationHook",
     "FeatureExtractor",
     "LinearProbe",
     "ModuleAdapter",
+    "Result",
     "Retrieval",
+    "Sample",
     "Task",
+    "TaskOptions",
     "TaskSuite",
     "Template",
+    "build_table",
     "class_names",
+    "evaluate",
+    "evaluate_all",
     "fill_templates",
     "load_pocket_heldout",
     "open_dataset",
@@ -36,5 +48,6 @@ __all__ = [
     "ranks",
     "read_templates",
     "recall_at_k",
+    "write_report",
     "zero_shot_classifier",
 ]

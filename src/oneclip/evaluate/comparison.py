@@ -70,7 +70,7 @@ def group_results(results: Iterable[Result]) -> list[list[Result]]:
 
 def _common(first: Result, a: Values, other: Result, b: Values) -> tuple[Values, Values]:
     """Reduce values per image to the images that both models could read."""
-    if first.encoded is None or other.encoded is None or not first.skipped + other.skipped:
+    if first.encoded is None or other.encoded is None or not (first.skipped or other.skipped):
         return a, b
     names = [
         [sample.item.key for sample in result.encoded.samples] for result in (first, other) if result.encoded

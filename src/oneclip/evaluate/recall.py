@@ -76,24 +76,31 @@ def first_ranks(queries: Vectors, candidates: Vectors, targets: Sequence[Sequenc
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
 
-def top_candidates(queries: Vectors, candidates: Vectors, k: int) -> Iterator[Tensor]:
-    """Yield the k most similar candidates of each query, in parts (B, k) of the queries, best first.
+def top_candidates(queries: Vectors, candidates: Vectors, at: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Yield the k most similar candidates of each query, best first, for some values of k.
 
-    The order of ties is that of `torch.topk`. Memory does not depend on the number of candidates.
+    The order of ties is that of `torch.topk` with this k. Memory does not depend on the number of candidates.
 
     Args:
         queries, candidates: see `first_ranks`.
-        k: at most M.
+        at: values of k, each at most M.
+
+    Yields:
+        the indices (B, k) for each k, in parts of the queries.
     """
     for start in range(0, len(queries), QUERY_CHUNK):
         blocks = SimilarityBlocks(as_tensor(queries[start : start + QUERY_CHUNK]), candidates)
-        similarity, indices = blocks[0].topk(min(k, blocks[0].shape[1]))
-        for first in blocks.starts[1:]:
-            more = torch.cat([similarity, blocks[first]], dim=1)
-            place = torch.arange(first, first + blocks[first].shape[1]).expand(len(more), -1)
-            similarity, order = more.topk(min(k, more.shape[1]))
-            indices = torch.cat([indices, place], dim=1).gather(1, order)
-        yield indices
+        count = len(blocks.queries)
+        best = [(torch.empty(count, 0), torch.empty(count, 0, dtype=torch.long)) for _ in at]
+        for first in blocks.starts:
+            block = blocks[first]
+            places = torch.arange(first, first + block.shape[1]).expand(count, -1)
+            for i, k in enumerate(at):
+                similarity, order = torch.cat([best[i][0], block], dim=1).topk(
+                    min(k, best[i][0].shape[1] + block.shape[1])
+                )
+                best[i] = similarity, torch.cat([best[i][1], places], dim=1).gather(1, order)
+        yield [indices for _, indices in best]
 
 
 class SimilarityBlocks:

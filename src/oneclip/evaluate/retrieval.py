@@ -267,12 +267,13 @@ def _hits_by_topk(
     rows, columns = np.array(pairs).T
     texts = texts[columns]  # one for each caption, also for equal ones
     everyone = np.arange(len(images))
-    for k in at:
-        for kind, queries, candidates, query_image, candidate_image in (
-            ("image", texts, images, rows, everyone),
-            ("text", images, texts, everyone, rows),
-        ):
-            if k <= len(candidates):
-                found = torch.cat(list(top_candidates(queries, candidates, k))).numpy()
-                hits = (candidate_image[found] == query_image[:, None]).any(axis=1)
-                yield f"{kind}_retrieval_recall@{k}", hits.astype(np.float64), query_image
+    for kind, queries, candidates, query_image, candidate_image in (
+        ("image", texts, images, rows, everyone),
+        ("text", images, texts, everyone, rows),
+    ):
+        defined = [k for k in at if k <= len(candidates)]
+        parts = list(top_candidates(queries, candidates, defined))
+        for i, k in enumerate(defined):
+            found = torch.cat([part[i] for part in parts]).numpy()
+            hits = (candidate_image[found] == query_image[:, None]).any(axis=1)
+            yield f"{kind}_retrieval_recall@{k}", hits.astype(np.float64), query_image

@@ -105,7 +105,8 @@ def shots_plot(curves: Mapping[str, Curve], title: str) -> str:
     parts.append('<text x="238" y="260" text-anchor="middle">images per class</text>')
     for i, (name, curve) in enumerate(curves.items()):
         colour, dash = f"var(--c{i % COLOURS})", DASHES[i % COLOURS]
-        points = [(place(k), frame.y(value)) for k, value, _, _ in curve.points]
+        aside = 4 * (i - (len(curves) - 1) / 2)  # so that intervals do not cover each other
+        points = [(round(place(k) + aside, 1), frame.y(value)) for k, value, _, _ in curve.points]
         parts.append(_line(points, colour, dash, 2))
         for (x, y), (k, value, least, most) in zip(points, curve.points, strict=True):
             label = f"{name}, {k} per class: {value:.1%}"
