@@ -148,6 +148,7 @@ def of_clip_benchmark(package: Any) -> Groups:
     """Return the metrics of CLIP_benchmark, for models of open_clip_torch."""
     import cases_evaluate
     import cases_evaluate_runs
+    import cases_linear_probe
     import run_clip_benchmark
 
     run_clip_benchmark.prepare()
@@ -159,6 +160,7 @@ def of_clip_benchmark(package: Any) -> Groups:
     return {
         "evaluate": lambda: cases_evaluate.of_clip_benchmark(package),
         "evaluate runs": whole_runs,
+        "linear probe": cases_linear_probe.of_clip_benchmark,
     }
 
 
