@@ -64,6 +64,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).classes == ["green", "train"]
 
 
+def test_folders_beside_those_of_splits_are_not_classes(tmp_path: Path) -> None:
+    make_classes(tmp_path, splits={"train": 1, "test": 1})
+    (tmp_path / "annotations").mkdir()
+    assert open_dataset(tmp_path).classes == ["blue", "green", "red"]
+
+
 def test_folders_named_by_imagenets_ids_have_its_class_names(tmp_path: Path) -> None:
     for name in ("n02123045", "n01443537"):
         make_classes(tmp_path / "x", classes=("red",), per_class=1)
@@ -126,3 +132,5 @@ def test_groups_of_a_folder_of_classes_are_an_error(tmp_path: Path) -> None:
 def test_what_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist; expected a folder of classes, a table"):
         open_dataset(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no data set was named; expected a folder of classes"):
+        open_dataset("")

@@ -70,6 +70,8 @@ def test_groups_are_a_field_of_json_or_a_column_of_npy(tmp_path: Path) -> None:
     (tmp_path / "test" / "0.tar").write_bytes(tar(files))
     assert samples(tmp_path, group_column="camera")[0].group == "old"
     assert float(samples(tmp_path, group_column="npy:0")[0].group) == np.float32(1)
+    (failure,) = open_dataset(tmp_path, group_column="lens").split("test")
+    assert "its annotation cannot be read: the group 'lens' is missing" in str(failure)
 
 
 def test_a_sample_without_annotation_is_a_failure(tmp_path: Path) -> None:
@@ -231,6 +233,8 @@ def test_a_data_set_at_an_address_is_used_offline(
 def test_an_address_without_a_data_set_is_an_error(address: tuple[str, list[str]]) -> None:
     with pytest.raises(DataError, match=r"has no split: neither test/nshards.txt nor train/nshards.txt"):
         open_dataset(f"{address[0]}/other")
+    with pytest.raises(DataError, match=r"table\.csv: tables are read from this machine"):
+        open_dataset(f"{address[0]}/table.csv")
 
 
 def test_a_data_set_in_a_file_system_of_fsspec_is_copied_to_the_cache(

@@ -65,11 +65,15 @@ def open_class_folders(folder: Path, split: str | None = None) -> EvaluationData
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits by name; empty if the folders inside are classes."""
+    """Return the folders of splits by name; empty if the folders inside are classes.
+
+    One class may be called "train". Two such folders, each with folders inside, are splits, whatever is beside them.
+    """
     inside = class_folders(folder)
-    if not all(path.name.lower() in SPLITS and class_folders(path) for path in inside):
-        return {}
-    return {path.name.lower(): path for path in inside}
+    splits = {
+        path.name.lower(): path for path in inside if path.name.lower() in SPLITS and class_folders(path)
+    }
+    return splits if len(splits) > 1 or len(splits) == len(inside) else {}
 
 
 def _samples(

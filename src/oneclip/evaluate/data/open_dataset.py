@@ -82,6 +82,8 @@ def open_dataset(
         MissingExtraError: for Parquet and Arrow without pyarrow.
     """
     source = os.fspath(source)
+    if not source.strip():
+        raise DataError(f"no data set was named; {EXPECTED}")
     given = None if classes is None else read_class_names(classes, name or default_name(source))
     path, names = Path(source), given if isinstance(given, list) else []
     rows = partial(
@@ -152,6 +154,8 @@ def _remote_files(source: str) -> FindFile | None:
     if page := _HUB_PAGE.fullmatch(source.rstrip("/")):
         return files_on_hub(page[1], page[2] or None)
     if is_address(source):
+        if is_pairs_table(source):
+            raise DataError(f"{source}: tables are read from this machine; download it with its images first")
         return files_at_address(source)
     if source.startswith("wds/"):
         return files_on_hub(f"{HUB_OWNER}/wds_{source.removeprefix('wds/').replace('/', '-')}")

@@ -12,7 +12,7 @@ from oneclip.embed.items import Failure, Item
 from oneclip.embed.sources.files import file_item
 from oneclip.errors import DataError
 from oneclip.evaluate.data.dataset import EvaluationDataset, Kind, LazySplit, Sample, arrange_splits
-from oneclip.hub.addresses import with_slashes
+from oneclip.hub.addresses import is_address, with_slashes
 from oneclip.hub.pairs import CaptionPairs, read_pairs, with_existing_images
 from oneclip.hub.tables import TableReader
 
@@ -72,7 +72,9 @@ def open_table(
     rows = _read_rows(path, replace(columns, label=label))
     missing: dict[str, str] = {}
     names = [row.image for row in rows]
-    with_existing_images(CaptionPairs(str(path), names, names), folder, missing if skip_missing else None)
+    with_existing_images(
+        CaptionPairs(str(path), names, names), folder, missing if skip_missing else None, is_address
+    )
     kind: Kind = "multilabel" if label == "labels" else "classes"
     numbers = label_numbers(
         (label for row in rows for label in row.labels), classes, f"{path}, column {label!r}"
@@ -117,7 +119,7 @@ def _open_captions(path: Path, columns: TableColumns, folder: Path, skip_missing
         path, image_column=columns.image, caption_column=columns.caption, separator=columns.separator
     )
     missing: dict[str, str] = {}
-    existing = with_existing_images(pairs, folder, missing if skip_missing else None)
+    existing = with_existing_images(pairs, folder, missing if skip_missing else None, is_address)
     texts: dict[str, dict[str, None]] = {}  # of each image, in order and without repetitions
     for image, caption in zip(existing.images, existing.captions, strict=True):
         texts.setdefault(image, {})[caption] = None
@@ -202,5 +204,7 @@ def _class_samples(
 
 
 def listed_image(name: str, folder: Path) -> Item:
-    """Return the item of an image that a table names, relative to a folder; it keeps the name in the table."""
+    """Return the item of a path, relative to a folder, or of an address; it keeps the name in the table."""
+    if is_address(name):
+        return file_item(name)
     return replace(file_item(with_slashes(os.path.join(folder, name))), name=name, key="")

@@ -194,12 +194,14 @@ def _labels(content: bytes, kind: Kind) -> tuple[int, ...]:
 
 def _group(path: str, members: Mapping[str, tuple[int, int]], column: str) -> str:
     """Return the group of a sample, from a field of its `json` or a column of its `npy`."""
-    array, is_npy, index = column.partition(":")
-    kind = "npy" if is_npy and array == "npy" else "json"
-    content = _read_range(path, *members[kind])
-    if kind == "npy":
-        return str(np.load(io.BytesIO(content), allow_pickle=False).reshape(-1)[int(index)])
-    return str(json.loads(content)[column])
+    kind, _, index = column.partition(":")
+    try:
+        if kind == "npy":
+            array = np.load(io.BytesIO(_read_range(path, *members["npy"])), allow_pickle=False)
+            return str(array.reshape(-1)[int(index)])
+        return str(json.loads(_read_range(path, *members["json"]))[column])
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"the group {column!r} is missing ({error})") from error
 
 
 def _read_range(path: str, start: int, stop: int) -> bytes:
