@@ -154,8 +154,8 @@ def test_nothing_is_downloaded_for_an_invalid_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "a", "-m", "b", "--data", "x.csv"], "two models given, a and --model b"),
-        (["evaluate", "--data", "x.csv"], "no model given: oneclip evaluate MODEL --data DATA"),
+        (["inspect", "a", "-m", "b"], "two models given, a and --model b"),
+        (["evaluate", "--data", "x.csv"], "no model given: oneclip evaluate MODEL... --data DATA"),
         (["convert", "a", "--to", "openai"], "expected a model and a target"),
         (["convert", "a", "b", "-o", "c", "--to", "openai"], "expected a model and a target"),
         (["finetune", "-m", "pocket", "-o", "out"], "DATA is missing: oneclip finetune MODEL DATA -o FOLDER"),
