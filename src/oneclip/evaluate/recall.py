@@ -79,7 +79,8 @@ def first_ranks(queries: Vectors, candidates: Vectors, targets: Sequence[Sequenc
 def top_candidates(queries: Vectors, candidates: Vectors, at: Sequence[int]) -> Iterator[list[Tensor]]:
     """Yield the k most similar candidates of each query, best first, for some values of k.
 
-    The order of ties is that of `torch.topk` with this k. Memory does not depend on the number of candidates.
+    The order of ties is that of `torch.topk` with this k, unless the candidates are in several blocks. Memory does not
+    depend on the number of candidates.
 
     Args:
         queries, candidates: see `first_ranks`.
@@ -90,16 +91,18 @@ def top_candidates(queries: Vectors, candidates: Vectors, at: Sequence[int]) -> 
     """
     for start in range(0, len(queries), QUERY_CHUNK):
         blocks = SimilarityBlocks(as_tensor(queries[start : start + QUERY_CHUNK]), candidates)
-        count = len(blocks.queries)
-        best = [(torch.empty(count, 0), torch.empty(count, 0, dtype=torch.long)) for _ in at]
+        best: list[tuple[Tensor, Tensor]] = []
         for first in blocks.starts:
-            block = blocks[first]
-            places = torch.arange(first, first + block.shape[1]).expand(count, -1)
             for i, k in enumerate(at):
-                similarity, order = torch.cat([best[i][0], block], dim=1).topk(
-                    min(k, best[i][0].shape[1] + block.shape[1])
-                )
-                best[i] = similarity, torch.cat([best[i][1], places], dim=1).gather(1, order)
+                similarity, indices = blocks[first].topk(min(k, blocks[first].shape[1]))
+                indices += first
+                if first == 0:
+                    best.append((similarity, indices))
+                    continue
+                similarity = torch.cat([best[i][0], similarity], dim=1)
+                indices = torch.cat([best[i][1], indices], dim=1)
+                similarity, order = similarity.topk(min(k, similarity.shape[1]))
+                best[i] = similarity, indices.gather(1, order)
         yield [indices for _, indices in best]
 
 
