@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import small_datasets
 import tiny_tokenizers
 from mutated_checkpoints import CFG, PIXELS, Format
 from PIL import Image
@@ -292,6 +295,45 @@ def read_the_templates(folder: Path) -> None:
     label_prompts(["cat", "dog"], read_templates(str(folder / "t.txt")))
 
 
+def evaluated(name: str = "") -> Callable[[Path], object]:
+    """Read all samples of a data set for an evaluation, and their images."""
+
+    def read(folder: Path) -> None:
+        from oneclip.evaluate.data import Sample, open_dataset
+
+        for split in open_dataset(folder / name).splits.values():
+            for sample in split:
+                if isinstance(sample, Sample):
+                    with suppress(OSError):  # which `Item.read` may raise
+                        sample.item.read()
+
+    return read
+
+
+def suite(folder: Path) -> None:
+    (folder / "mine.toml").write_text(
+        'suites = ["vtab"]\n\n[[dataset]]\nsource = "colours"\nclasses = ["a", "b"]\nskip_missing = true\n'
+    )
+
+
+def read_suite(folder: Path) -> None:
+    from oneclip.evaluate.data import open_suite
+
+    open_suite(str(folder / "mine.toml"))
+
+
+def class_files(folder: Path) -> None:
+    small_datasets.make_classes(folder / "colours", classes=("blue", "red"), per_class=1)
+    (folder / "names.json").write_text(json.dumps({"colours": ["sky", "rose"], "other": ["a"]}))
+    (folder / "prompts.json").write_text(json.dumps({"colours": {"sky": ["the sky"]}, "other": ["a {c}"]}))
+
+
+def read_class_files(folder: Path) -> None:
+    from oneclip.evaluate.data import open_dataset
+
+    open_dataset(folder / "colours", classes=folder / "names.json", templates=folder / "prompts.json")
+
+
 def lines(folder: Path) -> None:
     pictures(folder)
     (folder / "list.txt").write_text("0.png\n1.png\n# a remark\n./2.png\n")
@@ -339,3 +381,13 @@ def formats() -> Iterator[tuple[str, Format]]:
     yield "model.json", Format(model_json, read_model_json)
     yield "folder of a run", Format(run_folder, read_run_folder)
     yield "templates", Format(templates, read_the_templates)
+    yield "webdataset, classes", Format(small_datasets.make_wds, evaluated(), ("**/*",))
+    several = partial(small_datasets.make_wds, kind="multilabel")
+    yield "webdataset, multilabel", Format(several, evaluated(), ("**/*",))
+    yield "Arrow dataset, classes", Format(small_datasets.make_hf_dataset, evaluated(), ("**/*",))
+    rows = partial(small_datasets.make_hf_dataset, form="parquet")
+    yield "Parquet dataset, classes", Format(rows, evaluated(), ("**/*",))
+    yield "Winoground", Format(small_datasets.make_winoground, evaluated(), ("examples.jsonl",))
+    yield "SugarCrepe", Format(small_datasets.make_sugar_crepe, evaluated(), ("*.json",))
+    yield "suite", Format(suite, read_suite)
+    yield "class names and prompts", Format(class_files, read_class_files, ("*.json",))

@@ -50,7 +50,7 @@ IMPORTED = (  # imported once, before processes start
         "oneclip.train.data.open_dataset",
         "oneclip.train.checkpointing.dcp",
         "oneclip.config.run",
-        "oneclip.evaluate.templates",
+        "oneclip.evaluate.data",
     ),
     *(
         "pyarrow.parquet",

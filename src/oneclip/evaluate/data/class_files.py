@@ -37,7 +37,7 @@ def read_class_names(source: ClassSource, dataset: str = "") -> list[str] | dict
     if source == "imagenet":
         return list(class_names())
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(
             f"classes is {str(source)!r}; expected 'imagenet', or a text or JSON file with the names of the classes"
         )

@@ -100,9 +100,9 @@ def open_dataset(
         dataset = open_webdataset_folders(
             remote, default_name(source), source, split=split, group_column=group_column
         )
-    elif path.is_dir():
+    elif os.path.isdir(source):
         dataset = _open_folder(path, split, group_column, images, rows)
-    elif not path.exists():
+    elif not os.path.exists(source):  # unlike Path.exists, also for an impossible path
         raise DataError(f"{source} does not exist; {EXPECTED}")
     elif path.stem in SUGAR_CREPE_KINDS and path.suffix == ".json":
         dataset = open_sugar_crepe([path], images)
@@ -149,7 +149,7 @@ def default_name(source: str) -> str:
 
 def _remote_files(source: str) -> FindFile | None:
     """Return the files of a data set that is not on this machine; None for a path."""
-    if Path(source).exists():
+    if os.path.exists(source):
         return None
     if page := _HUB_PAGE.fullmatch(source.rstrip("/")):
         return files_on_hub(page[1], page[2] or None)

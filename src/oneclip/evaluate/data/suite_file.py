@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +88,7 @@ def _entry(entry: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
 
 def _relative(value: Any, folder: Path) -> Any:
     """Return a path relative to the folder of the file, if it leads to something there."""
-    return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
+    return str(folder / value) if isinstance(value, str) and os.path.exists(folder / value) else value
 
 
 def _check_keys(found: Mapping[str, Any], known: Mapping[str, Any] | tuple[str, ...], where: str) -> None:
