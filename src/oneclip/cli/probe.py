@@ -75,8 +75,9 @@ def probe(
     echo_skipped(skipped, skip=skip)
     echo_not_read(dataset.not_read)
     if skipped and not skip:
+        total = len(skipped) + sum(map(len, splits.values()))
         raise ImageError(
-            f"{len(skipped)} images cannot be read, so {out} was not written; --skip leaves them out"
+            f"{out} was not written, because {len(skipped)} of {total} images cannot be read; --skip leaves them out"
         )
     fitted, facts = _fit(dataset, encoder, splits, regularization, seed)
     fitted.save(out)
