@@ -18,6 +18,7 @@ ROWS = (
     ("checkpoint", "engine"),
     ("explain", "encoding"),
     ("encoder", "runtime"),
+    ("load_model",),
     ("embed", "export"),
     ("evaluate",),
     ("search", "train", "adapters"),

@@ -44,11 +44,11 @@ _ATTRIBUTE_MODULES = {
     "LinearProbe": "evaluate",
     "accelerate": "engine",
     "list_models": "zoo",
-    "load": "encoder",
+    "load": "load_model",
 }
 _SUBMODULES = (
-    *("adapters", "checkpoint", "config", "embed", "encoder", "engine", "evaluate", "explain"),
-    *("hub", "image", "losses", "model", "search", "text", "train", "zoo"),
+    *("adapters", "checkpoint", "config", "embed", "encoder", "encoding", "engine", "evaluate"),
+    *("explain", "hub", "image", "losses", "model", "runtime", "search", "text", "train", "zoo"),
 )
 
 __all__ = ["Encoder", "Index", "LinearProbe", "__version__", "accelerate", "errors", "list_models", "load"]

@@ -22,7 +22,7 @@ from oneclip.text.protocol import Tokenizer
 CLIP_OPTIONS = ("clean", "additional_special_tokens", "reduction_mask")
 # arguments of HFTokenizer that a configuration file cannot set
 RESERVED_OPTIONS = ("source", "context_length", "tokenizer_mode", "cache_dir")
-MODEL_FILES = ("open_clip_config.json", "config.json")
+MODEL_FILES = ("open_clip_config.json", "config.json", "oneclip.json")
 TOKENIZER_IN_MODEL_FOLDER = "local-dir:."
 """`hf_tokenizer_name` of a tokenizer whose only files are in the folder of its model."""
 

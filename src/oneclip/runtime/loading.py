@@ -1,0 +1,49 @@
+"""Load an exported folder."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from oneclip.errors import ConfigError
+from oneclip.image import Truncated
+from oneclip.runtime.encoder import RuntimeEncoder
+from oneclip.runtime.exported_model import ExportedModel
+
+
+def load_exported(
+    folder: str | os.PathLike[str],
+    device: Any = None,
+    precision: str | None = None,
+    *,
+    max_pixels: int | None = None,
+    truncated: Truncated = "refuse",
+    **others: Any,
+) -> RuntimeEncoder:
+    """Load an exported model.
+
+    Args:
+        folder: that `oneclip export` wrote.
+        device: "cpu" or "cuda"; None for the CPU.
+        precision: one that was exported; None or "auto" for "fp32" if it was, else for the first that was.
+        max_pixels, truncated: see `RuntimeEncoder`.
+        others: options of `oneclip.load` that only a model in torch has; None for all of them.
+
+    Raises:
+        CheckpointError: if the folder is incomplete, damaged or changed.
+        ConfigError: for a precision that was not exported, an unknown device, or an option that an exported model does
+            not have.
+        MissingExtraError: without the runtime, at the first image or text.
+    """
+    given = [name for name, value in others.items() if value is not None and name != "cache_dir"]
+    if given:
+        raise ConfigError(
+            f"{folder} is an exported model, which has no {', '.join(given)}; set it when the model is exported"
+        )
+    return RuntimeEncoder(
+        ExportedModel.open(folder),
+        precision=None if precision == "auto" else precision,
+        device="cpu" if device is None else str(device),
+        max_pixels=max_pixels,
+        truncated=truncated,
+    )
