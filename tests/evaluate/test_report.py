@@ -116,7 +116,10 @@ def write(tmp_path: Path, *results: Result, **options) -> Page:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("report")
-    skipped = [Failure("photos/a.jpg", "truncated"), Failure("photos/b.jpg", "truncated")]
+    skipped = [
+        Failure("photos/a.jpg", "truncated"),
+        Failure("photos/b.jpg", "the image in photos/b.jpg is truncated"),
+    ]
     first = dataclasses.replace(make_result("ViT-B-32:openai", WORSE, groups=True), skipped=skipped)
     return write(folder, first, make_result("tiny", GOOD), failed=[Failure("gone", "no such folder")])
 
@@ -209,6 +212,13 @@ def test_mistakes_have_heat_maps_with_an_encoder(tmp_path: Path) -> None:
     result = make_result("pocket", [1, 1], classes=["cat", "dog"], name="two")
     page = write(tmp_path, result, encoders={"pocket": oneclip.load("pocket")})
     assert [each["alt"] for each in page.all("img")] == ["", "why “dog”", "why “cat”"]
+
+
+def test_linear_probe_has_no_heat_maps_of_texts(tmp_path: Path) -> None:
+    result = make_result("pocket", [1, 1], classes=["cat", "dog"], name="two")
+    result.task = "linear_probe"
+    page = write(tmp_path, result, encoders={"pocket": None})
+    assert len(page.all("img")) == 1
 
 
 def test_image_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -105,12 +105,8 @@ def echo_skipped(skipped: Sequence[Failure], limit: int = 20, *, skip: bool = Tr
 
 def _line(failure: Failure) -> str:
     """Return "a.png: empty (0 bytes)" for the reason "a.png is empty (0 bytes)"."""
-    reason = str(failure)
-    for start in (f"the image in {failure.name} ", f"{failure.name} "):
-        if reason.startswith(start):
-            rest = reason.removeprefix(start).removeprefix("is ").removeprefix("cannot be read: ")
-            return f"{failure.name}: {rest}"
-    return reason
+    is_shorter = failure.short_reason != failure.reason
+    return f"{failure.name}: {failure.short_reason}" if is_shorter else str(failure)
 
 
 def echo_not_read(not_read: UnsupportedFiles) -> None:

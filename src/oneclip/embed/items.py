@@ -94,6 +94,14 @@ class Failure:
             return not is_address(key) and not os.path.isabs(key)
         return key.startswith((root + "/", root + ":", root.rstrip(os.sep) + os.sep))
 
+    @property
+    def short_reason(self) -> str:
+        """The reason without the name at its start: "empty (0 bytes)" for "a.png is empty (0 bytes)"."""
+        for start in (f"the image in {self.name} ", f"{self.name} "):
+            if self.reason.startswith(start):
+                return self.reason.removeprefix(start).removeprefix("is ").removeprefix("cannot be read: ")
+        return self.reason
+
     def __str__(self) -> str:
         return self.reason if self.name in self.reason else f"{self.name}: {self.reason}"
 

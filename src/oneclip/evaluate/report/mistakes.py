@@ -28,6 +28,7 @@ IMAGES = 240  # of all results of a report together
 MAPPED = 24  # of them, with heat maps, which take the time of a few images each
 IMAGES_OF_RESULT = range(3, 13)  # fewest and most images of a result
 MAX_TEXTS = 2000  # among which the closest one is looked for
+LEARNED = ("linear_probe", "few_shot")  # a map of texts says nothing about what was learned from images
 PIXELS = 192  # the longer side of an image on the page
 
 Encoders = Mapping[str, "Encoder"]
@@ -67,7 +68,7 @@ class MistakesPart:
         """Show the worst mistakes of each model; results are of the same data set and task."""
         parts = []
         for result in results:
-            mistakes = find_mistakes(result, self.count, self.encoders.get(result.model))
+            mistakes = find_mistakes(result, self.count, self._encoder(result))
             if mistakes:
                 cards = self._cards(result, mistakes)
                 parts.append(
@@ -77,15 +78,19 @@ class MistakesPart:
             return ""
         has_confidence = results[0].score.predictions is not None
         about = f"Wrong answers{', the most confident first' if has_confidence else ''}."
-        if any(result.model in self.encoders for result in results):
+        if any(self._encoder(result) for result in results):
             about += (
                 " Heat maps show where the image is more similar to one of the two texts than to the other: evidence "
                 "of similarity, not a segmentation. Their colours share one scale per image."
             )
         return f"<h3>Worst mistakes</h3>\n<p>{about}</p>{''.join(parts)}"
 
+    def _encoder(self, result: Result) -> Encoder | None:
+        """Return the encoder that explains a result; None if it was not decided by texts."""
+        return None if result.task in LEARNED else self.encoders.get(result.model)
+
     def _cards(self, result: Result, mistakes: Sequence[Mistake]) -> str:
-        encoder = self.encoders.get(result.model)
+        encoder = self._encoder(result)
         cards = [
             _card(mistake, encoder if i < self.mapped else None, result.dataset)
             for i, mistake in enumerate(mistakes)

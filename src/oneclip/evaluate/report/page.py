@@ -113,6 +113,7 @@ def _dataset_section(
         for result in group
         if result.dataset.name == dataset.name and result.task == "zeroshot_classification"
     ]
+    is_few_shot = results[0].task == "few_shot"
     images = results[0].made_by.get("images")
     facts = [count(images, "image")] if images else []
     facts += [count(len(dataset.classes), "class")] if dataset.classes else []
@@ -121,7 +122,8 @@ def _dataset_section(
         (
             f"<p>{escape(' · '.join(facts))}</p>\n" if facts else "",
             metrics_part(results),
-            shots_part(results, zero_shot) if results[0].task == "few_shot" else "",
+            shots_part(results, zero_shot) if is_few_shot else "",
+            "<p>What follows is of one of the draws of images to learn from.</p>" if is_few_shot else "",
             groups_part(results),
             classes_part(results),
             confusions_part(results),

@@ -43,7 +43,7 @@ def skipped_part(groups: Sequence[Sequence[Result]], failed: Sequence[Failure]) 
 def _images_by_reason(failures: Iterable[Failure]) -> str:
     by_reason: dict[str, dict[str, None]] = {}
     for failure in failures:
-        by_reason.setdefault(failure.reason, {})[failure.name] = None
+        by_reason.setdefault(failure.short_reason, {})[failure.name] = None
     rows = []
     for reason, found in sorted(by_reason.items(), key=lambda each: -len(each[1])):
         names = list(found)
