@@ -2,9 +2,9 @@
 
 The scan reads the dimensions of greatest variance first, and stops as soon as few rows can still be among the best.
 What unread dimensions add to the products of a query has the variance `sum(query ** 2 * variances)` over these
-dimensions, which is known in advance; a margin of `MARGIN` standard deviations of all that the scan neglects decides.
-It then reads the other dimensions of the rows that are left, and at last their residuals, for the exact products of the
-last few. Threads take turns of rows, not of operations: they wait for each other once in each step.
+dimensions, which is known in advance; a margin of some standard deviations of all that the scan neglects decides.
+It then reads the other dimensions of the rows that are left, in steps, and at last their residuals, for the exact
+products of the last few. Threads take turns of rows, not of operations: they wait for each other once in each step.
 
 Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the other ("global rows"), M some of them.
 """
@@ -20,19 +20,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneclip.errors import ShapeError
-from oneclip.search.segments import BLOCK, Segment
+from oneclip.search.segment_scan import SegmentScan, read_on
+from oneclip.search.segments import Segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-MARGIN = 5.0  # standard deviations of what the scan neglects
-UNREAD = (0.3, 0.15, 0.05, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
-TURN = 32_768  # rows that a thread reads at once, of all
-PICKED_TURN = 1_024  # and of those that are left
-FEW = 1_000  # rows that get exact products at once; for so many, a scan would not be faster
+UNREAD = (0.4, 0.15, 0.05, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
+PICKED_TURN = 1_024  # rows that a thread reads at once, of those that are left
+FEW = 1_000  # for so many rows, a scan would not be faster than exact products, nor several steps than one
+WORTH = 5  # times the candidates; for fewer rows, exact products of all take less time than another step
 LEFT = 16  # the scan stops if one row in so many is left
-_BF16_STEP = 2.0**-8
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ class VectorScan:
         """Return the products (Q, N) float32 of all rows, as accurate as their int8 codes."""
         queries = self._checked(queries)
         found = np.empty((len(queries), len(self)), np.float32)
-        parts = [_SegmentScan(segment, self.blocks(i), queries) for i, segment in enumerate(self.segments)]
-        _read(parts, 0.0)
-        for number, part in enumerate(parts):
-            found[:, self._slice(number)] = part.scores
+        read_on(self._parts(queries, found), 0.0)
         return found
 
     def rescore(
@@ -178,54 +174,91 @@ class VectorScan:
         candidates: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return rows that contain the best `k` of a query (D,), made of `queries` (Q, D), and their exact products."""
-        few = max(FEW, candidates)
-        selected = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
-        if len(selected) <= few:
-            return selected, self.rescore(query[None], selected)[0]
-        parts = [
-            _SegmentScan(segment, self.blocks(i), query[None], queries)
+        selected = None if mask is None else np.flatnonzero(mask)
+        count = len(self) if selected is None else len(selected)
+        if count <= max(FEW, candidates):
+            rows = np.arange(count) if selected is None else selected
+            return rows, self.rescore(query[None], rows)[0]
+        scores = np.empty((1, len(self)), np.float32)
+        parts = self._parts(query[None], scores, queries)
+        known: dict[int, float] = {}
+        for share in UNREAD:
+            read_on(parts, share)
+            some = scores[0] if selected is None else scores[0, selected]
+            rows = self._possible(selected, some, parts, k, candidates, known)
+            if len(rows) <= max(FEW, len(self) // LEFT):
+                break
+        while len(rows) > WORTH * candidates and any(part.read_blocks < part.blocks for part in parts):
+            self._read_rows(parts, rows, 1 if len(rows) > FEW else None)
+            rows = self._possible(rows, scores[0, rows], parts, k, candidates, known)
+        return rows, self._exact(parts, rows, known)
+
+    def _parts(
+        self,
+        queries: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        parts: NDArray[np.float32] | None = None,
+    ) -> list[SegmentScan]:
+        """Return the scans of all segments; arguments as of `SegmentScan`, with the scores (Q, N) of all rows."""
+        return [
+            SegmentScan(segment, self.blocks(i), queries, scores[:, self._slice(i)], parts)
             for i, segment in enumerate(self.segments)
         ]
-        scores = np.empty(len(self), np.float32)
-        for share in UNREAD:
-            _read(parts, share)
-            for number, part in enumerate(parts):
-                scores[self._slice(number)] = part.scores[0]
-            some = scores if mask is None else scores[selected]
-            rows = selected[self._possible(selected, some, parts, k, candidates)]
-            if len(rows) <= max(few, len(self) // LEFT):
-                break
-        if len(rows) > few:
-            bounds = np.searchsorted(rows, self.starts)
-            left = [rows[bounds[i] : bounds[i + 1]] - self.starts[i] for i in range(len(parts))]
-            rows = rows[self._possible(rows, np.concatenate(_read_rows(parts, left)), parts, k, candidates)]
-        return rows, self._exact(parts, rows)
 
     def _possible(
         self,
-        rows: NDArray[np.int64],
+        rows: NDArray[np.int64] | None,
         scores: NDArray[np.float32],
-        parts: Sequence[_SegmentScan],
+        parts: Sequence[SegmentScan],
         k: int,
         candidates: int,
-    ) -> NDArray[np.bool_]:
-        """Return which of sorted rows (M,), with approximate scores (M,), may be among the best `k`: (M,)."""
-        best = _greatest(scores, candidates)
-        kth = float(np.sort(self._exact(parts, rows[best]))[-k]) if k else np.inf
-        bounds = np.searchsorted(rows, self.starts)
-        kept = np.zeros(len(rows), bool)
-        for number, part in enumerate(parts):
-            some = slice(bounds[number], bounds[number + 1])
-            kept[some] = scores[some] >= part.threshold(kth)
-        kept[best] = True
-        return kept
+        known: dict[int, float],
+    ) -> NDArray[np.int64]:
+        """Return which of sorted rows (M,), None for all, with approximate scores (M,), may be among the best `k`.
 
-    def _exact(self, parts: Sequence[_SegmentScan], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the exact products (M,) of the scanned query with rows (M,)."""
-        found = np.empty(len(rows), np.float32)
-        for number, places in self._by_segment(rows):
-            found[places] = parts[number].exact(rows[places] - self.starts[number])
-        return found
+        Those with the best approximate scores, `candidates` of them, are always among them.
+        """
+        best = _greatest(scores, candidates)
+        exact = self._exact(parts, np.sort(best if rows is None else rows[best]), known)
+        kth = float(np.sort(exact)[-k]) if k else np.inf
+        least = float(scores[best].min())
+        bounds = self.starts if rows is None else np.searchsorted(rows, self.starts)
+        kept = [
+            np.flatnonzero(scores[start:end] >= min(part.threshold(kth), least)) + start
+            for part, (start, end) in zip(parts, pairwise(bounds.tolist()), strict=True)
+        ]
+        places = np.concatenate(kept)
+        return places if rows is None else rows[places]
+
+    def _read_rows(self, parts: Sequence[SegmentScan], rows: NDArray[np.int64], blocks: int | None) -> None:
+        """Read on in sorted rows (M,): some blocks, or all that are left."""
+        from oneclip.engine.thread_groups import run_in_groups
+
+        ends = [
+            part.blocks if blocks is None else min(part.read_blocks + blocks, part.blocks) for part in parts
+        ]
+        jobs = [
+            (part, piece - start, end)
+            for part, start, end, some in zip(parts, self.starts, ends, self._split(rows), strict=False)
+            for piece in np.array_split(some, -(-len(some) // PICKED_TURN) or 1)
+        ]
+        run_in_groups(lambda job: job[0].read_rows(job[1], job[2]), jobs)
+        for part, end in zip(parts, ends, strict=True):
+            part.read_blocks = end
+
+    def _exact(
+        self, parts: Sequence[SegmentScan], rows: NDArray[np.int64], known: dict[int, float]
+    ) -> NDArray[np.float32]:
+        """Return the exact products (M,) of the scanned query with sorted rows (M,); `known` has those of before."""
+        new = np.array([row for row in rows.tolist() if row not in known], np.int64) if known else rows
+        for part, start, some in zip(parts, self.starts, self._split(new), strict=False):
+            if len(some):
+                known.update(zip(some.tolist(), part.exact(some - start).tolist(), strict=True))
+        return np.array([known[row] for row in rows.tolist()], np.float32)
+
+    def _split(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Split sorted rows by segment."""
+        return [rows[start:end] for start, end in pairwise(np.searchsorted(rows, self.starts).tolist())]
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         dim = self.segments[0].dim if self.segments else queries.shape[-1]
@@ -254,146 +287,11 @@ class VectorScan:
         return self._views[number]
 
 
-class _SegmentScan:
-    """Products of the rows of one segment with queries, over the blocks of dimensions that were read so far.
-
-    Args:
-        segment: that is scanned.
-        codes: its blocks.
-        queries: (Q, D); of the methods, some use only the first.
-        parts: (P, D), what the first query is made of, for `threshold`.
-    """
-
-    def __init__(
-        self,
-        segment: Segment,
-        codes: Sequence[Tensor],
-        queries: NDArray[np.float32],
-        parts: NDArray[np.float32] | None = None,
-    ) -> None:
-        import torch
-
-        self.segment, self._codes = segment, codes
-        self.blocks, self.read_blocks = len(codes), 0
-        centred = [] if parts is None else [parts - segment.mean]
-        rotated = segment.rotate(np.concatenate([queries, *centred]))
-        self.rotated, self._centred_parts = rotated[: len(queries)], rotated[len(queries) :]
-        padded = np.zeros((len(queries), self.blocks, BLOCK), np.float32)
-        padded.reshape(len(queries), -1)[:, : segment.dim] = self.rotated * segment.scales
-        self._scaled = torch.from_numpy(np.ascontiguousarray(padded.swapaxes(0, 1)))
-        self.offsets = segment.offsets(queries)
-        self._scores = torch.from_numpy(np.repeat(self.offsets[:, None], segment.rows, axis=1))
-
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._scores.numpy()
-        return found
-
-    def read(self, rows: slice, blocks: int) -> Tensor:
-        """Add blocks to the scores of some rows, up to `blocks` in all; return these scores."""
-        from oneclip.engine.kernels import int8_products
-
-        scores = self._scores[:, rows]
-        for number in range(self.read_blocks, blocks):
-            scores += int8_products(self._codes[number][rows], self._scaled[number])
-        return scores
-
-    def read_rows(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the scores (M,) of the first query with rows (M,), over all blocks."""
-        import torch
-
-        from oneclip.engine.kernels import int8_products
-
-        indices = torch.from_numpy(rows)
-        scores = self._scores[0].index_select(0, indices)
-        for number in range(self.read_blocks, self.blocks):
-            scores += int8_products(self._codes[number].index_select(0, indices), self._scaled[number, :1])[0]
-        return scores
-
-    def enough(self, share: float) -> int:
-        """Return how many blocks leave out at most `share` of the standard deviation of the products."""
-        if self.segment.rotation is None or not share:
-            return self.blocks
-        left = self._variance_after()
-        return int(np.argmax(left <= share**2 * left[0]))
-
-    def exact(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the exact products (M,) of the first query with rows (M,)."""
-        found: NDArray[np.float32] = (
-            self.segment.rotated_products(self.rotated[:1], rows)[0] + self.offsets[0]
-        )
-        return found
-
-    def threshold(self, kth: float) -> float:
-        """Return the least approximate score of a row that may have a greater exact one than `kth`.
-
-        Besides the usual row, whose neglected part is as random as its variance says, there is the row that equals a
-        part of the query: its neglected part is as great as can be.
-        """
-        read = min(self.read_blocks * BLOCK, self.segment.dim)
-        whole = self._centred_parts @ self.rotated[0] + self.offsets[0]
-        seen = self._centred_parts[:, :read] @ self.rotated[0, :read] + self.offsets[0]
-        least = min([kth, *seen[whole >= kth].tolist()])
-        rounding = _BF16_STEP * abs(least - self.offsets[0])
-        return float(least - rounding - MARGIN * self._deviation())
-
-    def _variance_after(self) -> NDArray[np.float64]:
-        """Return the variance of what 0, 1, … B blocks leave out of the products of the first query: (B + 1,)."""
-        ends = np.minimum(np.arange(self.blocks + 1) * BLOCK, self.segment.dim)
-        sums = np.cumsum(np.append(0, self.rotated[0].astype(np.float64) ** 2 * self.segment.variances))
-        left: NDArray[np.float64] = np.maximum(sums[-1] - sums[ends], 0)
-        return left
-
-    def _deviation(self) -> float:
-        """Return the standard deviation of what is neglected: unread dimensions, and rounding of rows and query."""
-        read = min(self.read_blocks * BLOCK, self.segment.dim)
-        left = self._variance_after()[self.read_blocks] if self.segment.rotation is not None else 0.0
-        steps = self.rotated[0, :read] * self.segment.scales[:read]
-        query = (_BF16_STEP * self.rotated[0, :read]) ** 2 @ self.segment.variances[:read] / 12
-        return float(np.sqrt(left + (steps @ steps) / 12 + query))
-
-
-def _read(parts: Sequence[_SegmentScan], share: float) -> None:
-    """Read on in all segments, until unread dimensions have at most a share of the standard deviation."""
-    from oneclip.engine.thread_groups import run_in_groups
-
-    ends = [max(part.enough(share), part.read_blocks) for part in parts]
-    jobs = [
-        (part, rows, end)
-        for part, end in zip(parts, ends, strict=True)
-        if end > part.read_blocks
-        for rows in _turns(part.segment.rows)
-    ]
-    run_in_groups(lambda job: job[0].read(job[1], job[2]), jobs)
-    for part, end in zip(parts, ends, strict=True):
-        part.read_blocks = end
-
-
-def _read_rows(parts: Sequence[_SegmentScan], rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-    """Read all dimensions of some rows of each segment; return their scores with the first query."""
-    from oneclip.engine.thread_groups import run_in_groups
-
-    jobs = [
-        (part, piece)
-        for part, some in zip(parts, rows, strict=True)
-        for piece in np.array_split(some, -(-len(some) // PICKED_TURN) or 1)
-    ]
-    found = run_in_groups(lambda job: job[0].read_rows(job[1]), jobs)
-    for part in parts:
-        part.read_blocks = part.blocks
-    return [scores.numpy() for scores in found]
-
-
-def _turns(rows: int) -> list[slice]:
-    """Divide rows into equal turns."""
-    ends = np.linspace(0, rows, -(-rows // TURN) + 1).astype(int).tolist()
-    return [slice(start, end) for start, end in pairwise(ends)]
-
-
 def _greatest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return where the greatest scores are: (count,). Most rows are left out by a guess, which takes less time."""
     sample = scores[:: max(1, len(scores) // 2_000)]
-    guess = np.quantile(sample, max(0.0, 1 - 4 * (count + 5) / len(scores)))
+    above = min(len(sample), 4 * (count + 5) * len(sample) // len(scores) + 1)
+    guess = np.partition(sample, -above)[-above]
     some = np.flatnonzero(scores >= guess)
     if len(some) < count:
         return np.argpartition(scores, -count)[-count:]

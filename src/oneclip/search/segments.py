@@ -16,6 +16,7 @@ import json
 import secrets
 import struct
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,18 +119,20 @@ class Segment:
         found = np.empty((len(rotated), len(indices)), np.float32)
         for start in range(0, len(indices), ROWS_AT_ONCE):
             part = self._rotated(indices[start : start + ROWS_AT_ONCE])
-            found[:, start : start + ROWS_AT_ONCE] = scaled @ part.T
+            found[:, start : start + ROWS_AT_ONCE] = _product(scaled, part.T)
         return found
 
     def rotate(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate queries (Q, D) as the stored rows are, but without centring them."""
         if self.rotation is None:
             return queries
-        if len(queries) > 4:
-            found: NDArray[np.float32] = queries @ self.rotation
-            return found
-        # a product of a few rows would wait for all threads of the BLAS, for milliseconds if one is delayed
-        return np.stack([query @ self.rotation for query in queries])
+        return _product(queries, self.rotation)
+
+    @cached_property
+    def rotated_mean(self) -> NDArray[np.float32]:
+        """The mean (D,), rotated as the rows are."""
+        found: NDArray[np.float32] = self.rotate(self.mean[None])[0]
+        return found
 
     def offsets(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the products (Q,) of queries with the mean, which centring has removed from the rows."""
@@ -155,6 +158,7 @@ class Segment:
             "rotation",
             "log_normalizers",
             "_tensors",
+            "rotated_mean",
         ):
             self.__dict__.pop(name, None)
 
@@ -170,6 +174,16 @@ class Segment:
         codes = np.moveaxis(self.codes[:, rows], 0, 1).reshape(len(rows), -1)
         found += codes[:, : self.dim]
         return found
+
+
+def _product(few: NDArray[np.float32], many: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply (Q, D) by (D, M).
+
+    The BLAS would start all its threads, which wait for each other, and then keep the processors busy for milliseconds.
+    A sum also does not depend on M this way, so equal rows get equal products.
+    """
+    found: NDArray[np.float32] = np.einsum("qd,dm->qm", few, many) if len(few) <= 4 else few @ many
+    return found
 
 
 def write_segment(
