@@ -61,7 +61,9 @@ def zero_shot_classifier(
         embeddings = [
             mean_class_embeddings(features, 1)
             for batch in progress(batches)
-            for features in encode([text for row in batch for text in row]).split([len(row) for row in batch])
+            for features in torch.split(
+                encode([text for row in batch for text in row]), [len(row) for row in batch]
+            )
         ]
     return torch.cat(embeddings).T
 
