@@ -60,3 +60,10 @@ def test_images_without_any_class_are_an_error() -> None:
         )
     with pytest.raises(DataError, match="has no class names"):
         score_multilabel(dataset_of(split, "multilabel"), split, text_encoder(VECTORS), templates=["{}"])
+
+
+def test_a_class_without_a_name_is_an_error() -> None:
+    split = split_of(IMAGES[:2], labels=[(0,), (1, 4)])
+    dataset = dataset_of(split, "multilabel", CLASSES)
+    with pytest.raises(DataError, match=r"1\.png has the class 4, and generated has only 4 class names"):
+        score_multilabel(dataset, split, text_encoder(VECTORS), templates=["{}"])

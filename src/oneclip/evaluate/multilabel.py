@@ -43,7 +43,7 @@ def score_multilabel(
         `mean_average_precision`; its items and interval are over the classes.
 
     Raises:
-        DataError: if there are no images or classes, or no image has a class.
+        DataError: if there are no images or classes, no image has a class, or a class has no name.
         TextError: see `oneclip.evaluate.zero_shot_classifier`.
     """
     check_not_empty(dataset, split)
@@ -52,6 +52,11 @@ def score_multilabel(
     positives: list[list[int]] = [[] for _ in dataset.classes]
     for row, sample in enumerate(split.samples):
         for label in sample.labels:
+            if not 0 <= label < len(positives):
+                raise DataError(
+                    f"{sample.item.name} has the class {label}, and {dataset.name} has only {len(positives)} class "
+                    "names, counted from 0"
+                )
             positives[label].append(row)
     if not any(positives):
         raise DataError(f"no image of {dataset.name} has a class; expected at least one")
