@@ -71,6 +71,7 @@ def test_a_missing_file_of_classes_is_an_error(classes: Path) -> None:
         ("t.txt", "a {c}.\n\nthe {}\n", ["a {}.", "the {}"]),
         ("t.json", ["a {c}."], ["a {}."]),
         ("t.json", {"colours": ["a {c}."], "imagenet1k": ["the {c}"]}, ["a {}."]),
+        ("t.json", {"mnist": ["no {c}"], "imagenet1k": ["the {c}"]}, ["the {}"]),
         ("t.json", {"red": ["a rose"], "blue": ["the sky"]}, {"red": ["a rose"], "blue": ["the sky"]}),
         ("t.json", {"colours": {"red": ["a rose"]}}, {"red": ["a rose"]}),
     ],
@@ -89,7 +90,7 @@ def test_prompts_may_be_named_or_given(classes: Path) -> None:
     assert open_dataset(classes, templates=["the {}"]).templates == ["the {}"]
 
 
-@pytest.mark.parametrize("content", [["a photo"], {"colours": "a {}"}, {}])
+@pytest.mark.parametrize("content", [["a photo"], {"colours": "a {}"}, {"mnist": ["no {c}"]}, {}])
 def test_a_file_of_prompts_that_does_not_fit_is_an_error(tmp_path: Path, classes: Path, content: Any) -> None:
     with pytest.raises(DataError, match=r"t\.json has "):
         open_dataset(classes, templates=write(tmp_path / "t.json", content))

@@ -12,7 +12,9 @@ from oneclip.evaluate.data.dataset import EvaluationDataset, Templates
 from oneclip.evaluate.data.text_files import parse_json, read_text
 from oneclip.evaluate.imagenet import class_names
 from oneclip.evaluate.templates import check_templates, read_templates
+from oneclip.text.prompts import has_placeholder
 
+OTHERS = "imagenet1k"  # CLIP_benchmark uses its templates for data sets that a file does not name
 ClassSource = Sequence[str] | str | os.PathLike[str]
 
 
@@ -98,11 +100,15 @@ def read_prompts(source: Templates | str | os.PathLike[str], dataset: str = "") 
     path = Path(source)
     if path.suffix.lower() != ".json":
         return read_templates(os.fspath(source))
-    content = _of_dataset(parse_json(read_text(path), str(path)), dataset, (list, dict))
+    content = _of_dataset(parse_json(read_text(path), str(path)), dataset, (list, dict), OTHERS)
     if isinstance(content, list) and all(isinstance(line, str) for line in content):
         return check_templates(content, str(path))
     is_by_class = isinstance(content, dict) and all(
-        isinstance(prompts, list) and prompts and all(isinstance(prompt, str) for prompt in prompts)
+        isinstance(prompts, list)
+        and prompts
+        and all(
+            isinstance(prompt, str) and not has_placeholder(prompt.replace("{c}", "{}")) for prompt in prompts
+        )
         for prompts in content.values()
     )
     if not is_by_class or not content:
@@ -113,15 +119,12 @@ def read_prompts(source: Templates | str | os.PathLike[str], dataset: str = "") 
     return {name: list(prompts) for name, prompts in content.items()}
 
 
-def _of_dataset(content: Any, dataset: str, kind: type | tuple[type, ...]) -> Any:
-    """Return the part of an object that is for a data set, or all of it if it does not name the data set.
-
-    CLIP_benchmark uses ImageNet's templates for a data set that the file does not name.
-    """
+def _of_dataset(content: Any, dataset: str, kind: type | tuple[type, ...], others: str = "") -> Any:
+    """Return the part of an object that is for a data set, or for others, or all of it if it names neither."""
     if not isinstance(content, dict):
         return content
     short = dataset.removeprefix("wds/")
-    for name in (dataset, short, short.rpartition("/")[2]):
+    for name in (dataset, short, short.rpartition("/")[2], others):
         if isinstance(content.get(name), kind):
             return content[name]
     return content

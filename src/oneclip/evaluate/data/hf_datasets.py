@@ -74,18 +74,17 @@ def open_hf_dataset(
     else:
         image = choose_column(image_column, IMAGE_COLUMNS, columns, f"images of {source}", "image_column")
         label = label_column or (None if caption_column else _label_column(first))
-        if label is not None:
+        if label is None:
+            what = f"captions or classes of {source}"
+            caption = choose_column(caption_column, CAPTION_COLUMNS, columns, what, "caption_column")
+            list_samples = partial(_captioned, image=image, caption=caption)
+        else:
             choose_column(label, (), columns, f"classes of {source}", "label_column")
             numbers = _numbers(readers.values(), label, classes, source)
             dataset.kind, dataset.classes = _kind(first, label), list(numbers.classes)
             list_samples = partial(
                 _classified, image=image, label=label, group=group_column, numbers=numbers, kind=dataset.kind
             )
-        else:
-            caption = choose_column(
-                caption_column, CAPTION_COLUMNS, columns, f"captions or classes of {source}", "caption_column"
-            )
-            list_samples = partial(_captioned, image=image, caption=caption)
     folder = place if place.is_dir() else place.parent
     found = {
         name: LazySplit(

@@ -96,6 +96,16 @@ def open_dataset(
         group_column=group_column,
         classes=names,
     )
+    columns = TableColumns(
+        image_column or TableColumns.image,
+        caption_column or TableColumns.caption,
+        label_column,
+        group_column,
+        separator,
+    )
+    table = partial(
+        *(open_table, path, columns), images=images, split=split, classes=names, skip_missing=skip_missing
+    )
     if (remote := _remote_files(source)) is not None:
         dataset = open_webdataset_folders(
             remote, default_name(source), source, split=split, group_column=group_column
@@ -104,25 +114,10 @@ def open_dataset(
         dataset = _open_folder(path, split, group_column, images, rows)
     elif not os.path.exists(source):  # unlike Path.exists, also for an impossible path
         raise DataError(f"{source} does not exist; {EXPECTED}")
-    elif path.stem in SUGAR_CREPE_KINDS and path.suffix == ".json":
-        dataset = open_sugar_crepe([path], images)
-    elif path.name == EXAMPLES:
-        dataset = open_winoground(path, images, group_column)
     elif path.suffix.lower() in PARQUET_SUFFIXES and is_image_parquet(path, image_column):
         dataset = rows()
-    elif is_pairs_table(path):
-        columns = TableColumns(
-            image_column or TableColumns.image,
-            caption_column or TableColumns.caption,
-            label_column,
-            group_column,
-            separator,
-        )
-        dataset = open_table(
-            path, columns, images=images, split=split, classes=names, skip_missing=skip_missing
-        )
     else:
-        raise DataError(f"{source} has an unknown format; {EXPECTED}")
+        dataset = table() if is_pairs_table(path) else _open_pairs(path, group_column, images)
     dataset.name, dataset.language = name or dataset.name, language
     if given is not None:
         rename_classes(dataset, given)
@@ -189,6 +184,16 @@ def _open_folder(
     if is_classes or class_folders(folder):
         return open_class_folders(folder, split)
     raise DataError(f"{folder} has no data set; {EXPECTED}")
+
+
+def _open_pairs(
+    path: Path, group_column: str | None, images: str | os.PathLike[str] | None
+) -> EvaluationDataset:
+    if path.name == EXAMPLES:
+        return open_winoground(path, images, group_column)
+    if path.stem in SUGAR_CREPE_KINDS and path.suffix == ".json":
+        return open_sugar_crepe([path], images)
+    raise DataError(f"{path} has an unknown format; {EXPECTED}")
 
 
 def _check_classes(dataset: EvaluationDataset) -> None:
