@@ -132,7 +132,7 @@ def load_probe(
 
 def _encode_labels(encoder: Encoder, labels: list[str], template: str | None) -> Features:
     """Encode the labels; what is wrong with them is an invalid command line."""
-    if len(labels) == 1 and encoder.model.logit_bias is None:
+    if len(labels) == 1 and encoder.logit_bias is None:
         raise typer.BadParameter(f"only one label given; give at least two, {USAGE_EXAMPLE}")
     try:
         return encoder.encode_labels(labels, template)
@@ -185,7 +185,7 @@ def encode_images(encoder: Encoder, paths: list[str], batch_size: int) -> tuple[
         The results, and True if Ctrl-C stopped the loop.
     """
     from oneclip.cli.progress_bars import progress_bar
-    from oneclip.encoder import Encoded
+    from oneclip.encoding import Encoded
 
     done: list[Encoded] = []
     interrupted = False

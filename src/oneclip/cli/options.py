@@ -131,11 +131,14 @@ def load_encoder(
     with message_if_slow(f"loading {name} …"):
         check_model(name)
         import oneclip
+        from oneclip.runtime.exported_model import is_exported
 
+        # fp32 is the default here, which an exported folder may lack
+        is_default = precision is PrecisionChoice.fp32 and is_exported(name)
         encoder = oneclip.load(
             name,
             device=device,
-            precision=precision.value,
+            precision=None if is_default else precision.value,
             max_pixels=max_pixels,
             truncated=truncated.value,
         )

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from oneclip.embed.prefetch import DecodedItem
 from oneclip.embed.rows import Decode
-from oneclip.engine import is_out_of_memory
 from oneclip.errors import CheckpointError, ConfigError, TextError
 from oneclip.image import check_header, open_image
 
@@ -165,6 +164,8 @@ def _as_memory_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # PyTorch raises several types
+        from oneclip.engine import is_out_of_memory
+
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise
