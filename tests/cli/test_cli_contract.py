@@ -20,7 +20,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_the_list_of_commands() -> None:
     assert list(COMMANDS) == [
-        *("classify", "caption", "embed", "search", "index", "duplicates", "sort"),
+        *("classify", "explain", "caption", "embed", "search", "index", "duplicates", "sort"),
         *("models", "pull", "inspect", "convert", "evaluate", "probe", "finetune", "train", "doctor"),
         "serve",
     ]

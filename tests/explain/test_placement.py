@@ -39,7 +39,8 @@ def test_what_the_crop_removes_is_nan() -> None:
     placement = Placement.of_preprocess(PreprocessCfg(size=48), 60, 100)
     values = placement.resample(np.ones((2, 4, 4), np.float32))
     assert values.shape == (2, 60, 100)
-    assert np.isnan(values[:, :, :20]).all() and np.isnan(values[:, :, 80:]).all()
+    assert np.isnan(values[:, :, :20]).all()
+    assert np.isnan(values[:, :, 80:]).all()
     assert (values[:, :, 21:79] == 1).all()
 
 

@@ -22,6 +22,7 @@ from oneclip.cli.duplicates import duplicates
 from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, echo_stderr, report_error
+from oneclip.cli.explain import explain
 from oneclip.cli.finetune import finetune
 from oneclip.cli.index import index
 from oneclip.cli.inspect import inspect
@@ -84,6 +85,7 @@ app = typer.Typer(
 )
 for command in (
     classify,
+    explain,
     caption,
     embed,
     search,

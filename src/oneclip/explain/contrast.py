@@ -11,19 +11,47 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 
 
-def contrast(places: Features, texts: Features, generic: Features | None) -> NDArray[np.float32]:
+SAME = 0.95  # generic texts with at least this cosine mean the same as the text
+
+
+def contrast(places: Features, texts: Features, generic: Features, scale: float) -> Features:
     """Compare places of an image with texts.
 
     Args:
         places: (P, D) of unit length.
         texts: (T, D) of unit length.
-        generic: (G, D) of unit length, to contrast one text with; None to contrast each text with the others.
+        generic: (G, D) of unit length, to contrast one text with; not used for several.
+        scale: of the model, factor of cosines.
 
     Returns:
-        (T, P): the cosine of the text, less the mean cosine of those that it is contrasted with.
+        (T, P): the cosine of the text, less a soft maximum of the cosines of those it is contrasted with,
+        log(mean(exp(scale * cosine))) / scale: at least their mean, at most the largest.
     """
-    own = texts @ places.T  # (T, P)
-    if generic is not None:
-        return np.asarray(own - generic.mean(axis=0) @ places.T, np.float32)
-    count = len(texts)
-    return np.asarray((own - own.mean(axis=0)) * (count / (count - 1)), np.float32)
+    own = texts @ places.T
+    if len(texts) == 1:
+        others = others_of(texts[0], generic) @ places.T
+        return np.asarray(own - _soft_maximum(others, scale), np.float32)
+    rows = [row - _soft_maximum(np.delete(own, index, axis=0), scale) for index, row in enumerate(own)]
+    return np.asarray(rows, np.float32)
+
+
+def contrast_directions(texts: Features, generic: Features) -> Features:
+    """Return what places are multiplied with where only a linear contrast is possible, (T, D).
+
+    A direction is the text, less the mean of those that it is contrasted with.
+    """
+    if len(texts) == 1:
+        return np.asarray(texts - others_of(texts[0], generic).mean(axis=0), np.float32)
+    return np.asarray((texts - texts.mean(axis=0)) * (len(texts) / (len(texts) - 1)), np.float32)
+
+
+def others_of(text: Features, generic: Features) -> Features:
+    """Return the generic texts (G, D) that mean something else than a text (D,); all if none does."""
+    other = generic[generic @ text < SAME]
+    return other if len(other) else generic
+
+
+def _soft_maximum(cosines: Features, scale: float) -> Features:
+    """Compute log(mean(exp(scale * cosine))) / scale over the texts, (T, P) -> (P,)."""
+    largest = cosines.max(axis=0)
+    return np.asarray(largest + np.log(np.exp(scale * (cosines - largest)).mean(axis=0)) / scale)

@@ -33,6 +33,9 @@ class ExplainedEncoder(Protocol):
     def preprocess_cfg(self) -> PreprocessCfg: ...
 
     @property
+    def logit_scale(self) -> float: ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property

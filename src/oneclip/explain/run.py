@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from oneclip.config import as_pair
 from oneclip.errors import ConfigError
-from oneclip.explain.contrast import contrast
-from oneclip.explain.dense import dense_features
+from oneclip.explain.contrast import contrast, contrast_directions
+from oneclip.explain.gradient import legrad
 from oneclip.explain.maps import Maps
 from oneclip.explain.placement import Placement
 from oneclip.explain.protocol import ExplainedEncoder, Features
+from oneclip.explain.towers import DenseTower, TokenTower, dense_tower, shared_copy
 from oneclip.explain.windows import average_windows, cut_windows
 from oneclip.image import Preprocess
 from oneclip.image.decode import ImageSource, open_image
@@ -27,8 +28,8 @@ from oneclip.text.generic_texts import generic_texts
 from oneclip.text.labels import Templates
 
 Method = Literal["auto", "dense", "gradient", "windows"]
-METHODS = ("auto", "dense", "gradient", "windows")
-LEAST_CELLS = 7  # rows and columns; the input of a tower with fewer is enlarged
+METHODS: tuple[str, ...] = get_args(Method)
+LEAST_CELLS = 4  # rows and columns; the input of a tower with fewer is enlarged
 
 
 def explain(
@@ -42,23 +43,26 @@ def explain(
 ) -> Maps:
     """Compute where an image is similar to texts; see `oneclip.Encoder.explain`."""
     if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; expected {', '.join(map(repr, METHODS))}")
+        raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     names = (texts,) if isinstance(texts, str) else tuple(texts)
-    text_features = encoder.encode_labels(names, template)
-    generic = encoder.encode_texts(generic_texts()) if len(names) == 1 else None
+    features = encoder.encode_labels(names, template)
+    generic = encoder.encode_texts(generic_texts()) if len(names) == 1 else features[:0]
     opened = open_image(image, max_pixels=encoder.max_pixels, truncated=encoder.truncated)
-    scores = (encoder.encode_images([opened]) @ text_features.T)[0]
+    scores = (encoder.encode_images([opened]) @ features.T)[0]
     used = method
     if method == "auto":
-        used = "windows" if dense_features(encoder.model.visual) is None else "dense"
+        used = "windows" if dense_tower(encoder.model.visual) is None else "dense"
     if used == "windows":
         placement = Placement.of_preprocess(encoder.preprocess_cfg, opened.height, opened.width)
         windows, covered = cut_windows(opened, placement)
-        grid = average_windows(contrast(encoder.encode_images(windows), text_features, generic), covered)
+        values = contrast(encoder.encode_images(windows), features, generic, encoder.logit_scale)
+        grid = average_windows(values, covered)
     else:
-        cells, placement = _dense_cells(encoder, opened, image_size)
-        values = contrast(cells.reshape(-1, cells.shape[-1]), text_features, generic)
-        grid = values.reshape(len(names), *cells.shape[:2])
+        tower, pixels, placement = _prepare(encoder, opened, image_size, used)
+        if used == "dense":
+            grid = _dense_grid(tower, pixels, features, generic, encoder.logit_scale)
+        else:
+            grid = _gradient_grid(tower, pixels, contrast_directions(features, generic))
     return Maps(
         texts=names,
         scores=np.asarray(scores, np.float32),
@@ -66,38 +70,52 @@ def explain(
         placement=placement,
         image=opened.convert("RGB"),
         method=used,
-        contrast="the other labels" if generic is None else "generic texts",
+        contrast="generic texts" if len(names) == 1 else "the other labels",
     )
 
 
-def _dense_cells(
-    encoder: ExplainedEncoder, image: Image.Image, image_size: int | tuple[int, int] | None
-) -> tuple[Features, Placement]:
-    """Return the features (R, C, D) of unit length of an image's cells, and where they lie."""
+def _prepare(
+    encoder: ExplainedEncoder, image: Image.Image, image_size: int | tuple[int, int] | None, method: str
+) -> tuple[DenseTower, Tensor, Placement]:
+    """Return the tower and its input (1, 3, H, W), and where the input lies in the image."""
     visual = encoder.model.visual
-    compute = dense_features(visual)
-    if compute is None:
+    if any(module.training for module in visual.modules()):  # batch norms would change their statistics
+        visual = shared_copy(visual).eval()
+    grid = None if dense_tower(visual) is None else visual.grid_size
+    size = _input_size(encoder.image_size, grid) if image_size is None else as_pair(image_size)
+    tower = dense_tower(visual, size)
+    if tower is None:
         raise ConfigError(
-            f"{encoder.name} has an image tower whose patches cannot be compared with texts; use method='windows'"
+            f"the image tower of {encoder.name} has no patches that can be compared with texts; use method='windows'"
         )
-    size = _input_size(encoder) if image_size is None else as_pair(image_size)
+    if method == "gradient" and not (
+        isinstance(tower, TokenTower) and all(block.has_plain_attention for block in tower.blocks)
+    ):
+        raise ConfigError(
+            f"the image tower of {encoder.name} has no blocks of plain attention, which the gradient is computed of; "
+            "use method='dense' or method='windows'"
+        )
     preprocess = Preprocess(replace(encoder.preprocess_cfg, size=size))
     pixels = preprocess(image)[None].to(encoder.device, encoder.inference.dtype)
-    with torch.inference_mode():
-        cells = F.normalize(compute(_in_evaluation_mode(visual), pixels).float(), dim=-1)
-    return cells.cpu().numpy(), Placement.of_preprocess(preprocess.cfg, image.height, image.width)
+    return tower, pixels, Placement.of_preprocess(preprocess.cfg, image.height, image.width)
 
 
-def _input_size(encoder: ExplainedEncoder) -> tuple[int, int]:
-    """Return the size of the tower's images, enlarged to at least `LEAST_CELLS` cells per side."""
-    height, width = encoder.image_size
-    rows, columns = encoder.model.visual.grid_size
-    factor = max(1, -(-LEAST_CELLS // min(rows, columns)))
-    return height * factor, width * factor
+def _dense_grid(
+    tower: DenseTower, pixels: Tensor, texts: Features, generic: Features, scale: float
+) -> NDArray[np.float32]:
+    with torch.no_grad():
+        cells = F.normalize(tower.cells(pixels).float(), dim=-1).cpu().numpy()
+    rows, columns, width = cells.shape
+    return contrast(cells.reshape(-1, width), texts, generic, scale).reshape(-1, rows, columns)
 
 
-def _in_evaluation_mode(visual: nn.Module) -> nn.Module:
-    """Return the tower, or a copy of a tower that is being trained: batch norms would change their statistics."""
-    if not any(module.training for module in visual.modules()):
-        return visual
-    return copy.deepcopy(visual).eval()
+def _gradient_grid(tower: DenseTower, pixels: Tensor, directions: Features) -> NDArray[np.float32]:
+    assert isinstance(tower, TokenTower)
+    sensitivity, (rows, columns) = legrad(tower, pixels, torch.from_numpy(directions).to(pixels.device))
+    return sensitivity.reshape(-1, rows, columns).cpu().numpy()
+
+
+def _input_size(image_size: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the size of a tower's images, enlarged to at least `LEAST_CELLS` cells per side."""
+    factor = 1 if grid is None else -(-LEAST_CELLS // min(*grid, LEAST_CELLS))
+    return image_size[0] * factor, image_size[1] * factor

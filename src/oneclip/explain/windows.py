@@ -39,7 +39,11 @@ def cut_windows(image: Image.Image, placement: Placement) -> tuple[list[Image.Im
 
 
 def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np.float32]:
-    """Average values (T, windows) of windows over the cells that they cover: (T, CELLS, CELLS)."""
+    """Average values (T, windows) of windows over the cells that they cover: (T, CELLS, CELLS).
+
+    Cells at the border are in few windows. With half of the greatest weight or less, their values shrink towards 0, so
+    that a map does not peak in a corner because of one window.
+    """
     total = np.zeros((len(values), CELLS, CELLS))
     weight = np.zeros((CELLS, CELLS))
     for value, cells in zip(values.T, covered, strict=True):
@@ -48,7 +52,7 @@ def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np
         share = np.outer(hat, hat)
         total[:, cells[0], cells[1]] += share * value[:, None, None]
         weight[cells] += share
-    return (total / np.maximum(weight, 1e-12)).astype(np.float32)
+    return (total / np.maximum(weight, weight.max() / 2)).astype(np.float32)
 
 
 def _pixels(placement: Placement, top: int, left: int, side: int) -> tuple[int, int, int, int] | None:
