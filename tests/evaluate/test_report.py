@@ -265,6 +265,20 @@ def test_few_shot_curve_has_intervals_and_the_zero_shot_accuracy(tmp_path: Path)
     assert "acc1@4 70.0 60.0 to 80.0" in page.rows
 
 
+def test_mean_over_data_sets_is_that_of_the_models_on_all_of_them(tmp_path: Path) -> None:
+    page = write(tmp_path, make_result("a", GOOD), make_result("a", WORSE, name="b"), make_result("c", GOOD))
+    assert "Mean of 2: zero-shot classification acc1 95.0 –" in page.rows
+
+
+def test_multilabel_classes_have_their_average_precision(tmp_path: Path) -> None:
+    dataset = EvaluationDataset("many", "multilabel", {"test": []}, ["cat", "dog"])
+    name = "mean_average_precision"
+    score = Score({name: 0.75}, name, per_class={"cat": 1.0, "dog": 0.5})
+    page = write(tmp_path, Result("tiny", "tiny", "", dataset, "zeroshot_classification", score))
+    assert "dog 50.0" in page.rows
+    assert "2 classes, worst first; mean average precision, percent" in page.words
+
+
 def test_doubtful_published_figure_is_marked(tmp_path: Path) -> None:
     result = make_result("ViT-B-32:datacomp_s_s13m_b4k", GOOD)
     assert any("all figures equal those of" in row for row in write(tmp_path, result).rows)

@@ -15,6 +15,7 @@ from oneclip.evaluate.report.elements import (
     count,
     folded,
     interval,
+    metric_name,
     percent,
     row,
     table,
@@ -41,17 +42,22 @@ def classes_part(results: Sequence[Result]) -> str:
     rows = [
         row(
             name,
-            [cell(f"{counts[name]:,}") if name in counts else "<td></td>"]
+            ([cell(f"{counts[name]:,}")] if counts else [])
             + [bar_cell(result.score.per_class.get(name)) for result in with_classes],
         )
         for name in names
     ]
-    header = ["class", "images", *(result.model for result in with_classes)]
+    header = ["class", *(["images"] if counts else []), *(result.model for result in with_classes)]
     shown, others = rows[:SHOWN_CLASSES], rows[SHOWN_CLASSES:]
     what = "worst first" + (f" by {with_classes[0].model}" if len(with_classes) > 1 else "")
-    body = table(header, shown, f"{count(len(names), 'class')}, {what}; percent of the images of the class")
+    of_what = (
+        "percent of the images of the class"
+        if counts
+        else f"{metric_name(with_classes[0].score.headline)}, percent"
+    )
+    body = table(header, shown, f"{count(len(names), 'class')}, {what}; {of_what}")
     if others:
-        body += folded(f"the other {len(others):,} classes", table(header, others))
+        body += folded(f"the other {len(others):,} classes", table(header, others), is_long=True)
     return f"<h3>Classes</h3>\n{body}"
 
 

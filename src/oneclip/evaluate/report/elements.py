@@ -93,6 +93,7 @@ def bar_cell(value: float | None) -> str:
     )
 
 
-def folded(title: str, body: str, is_open: bool = False) -> str:
-    """Put HTML into a part that can be opened and closed; on paper it is open."""
-    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{body}</details>\n"
+def folded(title: str, body: str, *, is_open: bool = False, is_long: bool = False) -> str:
+    """Put HTML into a part that can be opened and closed; on paper it is open, unless it is long."""
+    attributes = (" open" if is_open else "") + (" class=long" if is_long else "")
+    return f"<details{attributes}><summary>{escape(title)}</summary>{body}</details>\n"

@@ -61,8 +61,26 @@ def summary_part(groups: Sequence[Sequence[Result]], models: Sequence[str]) -> s
         best = _best([result.metrics.get(headline, math.nan) for result in results], headline)
         cells = [_headline_cell(by_model.get(model), headline, best, len(models)) for model in models]
         rows.append(row(group_title(results), cells, metric_name(headline)))
+    rows += _mean_rows(groups, models)
     caption = "Main metric in percent, with 95 % intervals"
     return table(["", *models], rows, caption + ("; the best of a row is bold" if len(models) > 1 else ""))
+
+
+def _mean_rows(groups: Sequence[Sequence[Result]], models: Sequence[str]) -> Iterator[str]:
+    """Yield the mean over data sets for each task and metric that has several."""
+    by_metric: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for results in groups:
+        metric = results[0].score.headline
+        values = {result.model: result.metrics.get(metric, math.nan) for result in results}
+        by_metric.setdefault((results[0].task, metric), []).append(values)
+    for (task, metric), found in by_metric.items():
+        if len(found) > 1:
+            means = [sum(values.get(model, math.nan) for values in found) / len(found) for model in models]
+            best = _best(means, metric)
+            cells = [
+                cell(percent(mean), "", "best" if len(models) > 1 and mean == best else "") for mean in means
+            ]
+            yield row(f"Mean of {len(found)}: {TASK_NAMES.get(task, task)}", cells, metric_name(metric))
 
 
 def _headline_cell(result: Result | None, headline: str, best: float, models: int) -> str:
