@@ -159,6 +159,10 @@ GOOD: dict[str, list[Any]] = {
         {"images": [CAT], "labels": ["a cat", "a dog"], "template": "a drawing of {}", "top": 1},
         {"images": [CAT, CAT], "labels": ["a cat"], "template": ["{}", "a {}"]},
     ],
+    "/v1/explain": [
+        {"image": CAT, "texts": ["a cat", "a dog"], "template": "a drawing of {}", "size": 64},
+        {"image": {"sha256": "0" * 64}, "texts": ["a cat"], "method": "dense", "index": "images"},
+    ],
     "/v1/search": [
         {"query": ["a cat", "2:animal"], "not": ["a car"], "where": "width >= 10 and format = png", "top": 3},
         {"like": [CAT], "min_relevance": 0.1, "sort": "date", "distinct": True, "offset": 0},

@@ -391,6 +391,51 @@ def test_full_view_links_to_the_file_on_this_machine(page):
     assert page.locator("#path a").get_attribute("href") == Path(path).as_uri()
 
 
+def test_why_shows_a_heat_map_of_the_words_and_hides_it(page):
+    page.goto("/?q=2%3Aa+cat&not=a+dog")
+    wait_for_first(page, "cat.png")
+    page.locator("#grid .open").first.click()
+    why = page.locator("#actions button", has_text="Why?")
+    with page.expect_request("**/v1/explain") as sent:
+        why.click()
+    assert sent.value.post_data_json["texts"] == ["a cat"]
+    page.locator("#map").wait_for()
+    assert why.get_attribute("aria-pressed") == "true"
+    boxes = [page.locator(name).bounding_box() for name in ("#map", "#large")]
+    assert boxes[0] == boxes[1]
+    why.click()
+    page.locator("#map").wait_for(state="hidden")
+    assert why.get_attribute("aria-pressed") == "false"
+
+
+def test_why_is_of_one_image_only(page):
+    page.goto("/?q=a+cat")
+    wait_for_first(page, "cat.png")
+    page.locator("#grid .open").first.click()
+    page.locator("#actions button", has_text="Why?").click()
+    page.locator("#map").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.locator("#map").wait_for(state="hidden")
+
+
+def test_why_says_on_its_button_why_not(page):
+    error = {"error": {"message": "the model is tired", "param": None}}
+    page.route("**/v1/explain", lambda route: route.fulfill(status=400, json=error))
+    page.goto("/?q=a+cat")
+    wait_for_first(page, "cat.png")
+    page.locator("#grid .open").first.click()
+    page.locator("#actions button", has_text="Why?").click()
+    page.locator("#actions button", has_text="the model is tired").wait_for()
+
+
+def test_without_words_there_is_nothing_to_explain(page):
+    page.goto("/")
+    names(page, 9)
+    page.locator("#grid .open").first.click()
+    page.locator("#actions button", has_text="Exclude").wait_for()
+    assert page.locator("#actions button", has_text="Why?").count() == 0
+
+
 def test_filters_become_an_expression_that_means_their_values(page):
     page.goto("/")
     folder, camera = 'a "b" and c', "it's"

@@ -427,6 +427,7 @@ def test_the_documentation_names_all_routes_and_loads_nothing(bare: TestClient) 
         "/v2/embed",
         "/v1/images/embed",
         "/v1/classify",
+        "/v1/explain",
         "/v1/search",
         "/predict",
     } <= set(schema["paths"])

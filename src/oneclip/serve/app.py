@@ -27,14 +27,14 @@ from oneclip.serve.embedder import Embedder
 from oneclip.serve.errors import ItemError, RequestError
 from oneclip.serve.indexes import ServedIndexes, indexed_model
 from oneclip.serve.request_limits import RequestLimits
-from oneclip.serve.routes import classify, cohere, images, immich, openai, page, search, status
+from oneclip.serve.routes import classify, cohere, explain, images, immich, openai, page, search, status
 from oneclip.serve.settings import ServeSettings
 from oneclip.serve.state import ServerState
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
-ROUTERS = (openai, cohere, images, classify, search, immich, status, page)
+ROUTERS = (openai, cohere, images, classify, explain, search, immich, status, page)
 PROBED_PATHS = ("/health", "/ready", "/ping", "/v1/models")  # also with HEAD, as load balancers do
 POLL_SECONDS = 0.2
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -30,6 +31,7 @@ from oneclip.text.batching.length_buckets import SORT_WINDOW, bucket_by_length
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder, Features
+    from oneclip.explain import Maps
     from oneclip.serve.settings import ServeSettings
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class Embedder:
         self._tokens = TextTokenizer(encoder)
         threads = decoding_threads()
         self._pool = DecodePool(threads, max_decoded=2 * settings.max_batch + threads)
+        self._explaining = ThreadPoolExecutor(1, thread_name_prefix="oneclip-explain")
         images, texts = encoder.pipeline(), encoder.pipeline()
         self._preprocess = images.preprocess
         shared: Any = {
@@ -139,6 +142,28 @@ class Embedder:
             self._pool.submit(self._tokenize, request, truncate)
             return await self._answer(request), request.token_counts
 
+    async def explain(self, image: bytes, texts: Sequence[str], **options: Any) -> Maps:
+        """Make heat maps of an image, one request after the other: each occupies the processor for itself.
+
+        Args:
+            image: the file of the image.
+            texts: what to look for in it.
+            options: of `oneclip.Encoder.explain`.
+
+        Raises:
+            ImageError, TextError, ConfigError: as by `oneclip.Encoder.explain`.
+            QueueFullError, DeadlineError, NotReadyError: as by `embed_images`.
+        """
+        with self._accepted("image", 1):
+            try:
+                future = self._explaining.submit(self.encoder.explain, image, texts, **options)
+            except RuntimeError as error:  # the pool was shut down
+                raise _stopping() from error
+            try:
+                return await asyncio.wait_for(asyncio.wrap_future(future), self.settings.timeout)
+            except asyncio.TimeoutError as error:
+                raise DeadlineError(self.settings.timeout) from error
+
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in the pool of threads that decode images.
 
@@ -160,6 +185,7 @@ class Embedder:
         for queue in (self._images, self._texts):
             queue.close(self.settings.timeout)
         self._pool.close()
+        self._explaining.shutdown()
 
     @contextmanager
     def _accepted(self, kind: str, count: int) -> Iterator[None]:

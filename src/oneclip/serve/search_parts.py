@@ -57,11 +57,11 @@ def parse_parts(query: Any, like: Any, exclude: Any, min_relevance: float | None
         RequestError: 400, naming the part that is not valid.
     """
     parts = [] if query == "" else [_parse_words(*one) for one in _several(query, "query")]
-    parts += [_parse_image(*one) for one in _several(like, "like")]
+    parts += [parse_image(*one) for one in _several(like, "like")]
     is_asked = bool(parts)
     for value, param in _several(exclude, "not"):
         is_text = isinstance(value, str) and not _IMAGE_START.match(value)
-        part = _parse_words(value, param) if is_text else _parse_image(value, param)
+        part = _parse_words(value, param) if is_text else parse_image(value, param)
         parts.append(part._replace(weight=-part.weight))
     if parts and not is_asked:
         raise bad_item("not needs words or an image to look for besides", "not", "invalid_value")
@@ -99,7 +99,12 @@ def _parse_words(value: Any, param: str) -> SearchPart:
     return SearchPart("text", query.value, param, query.weight)
 
 
-def _parse_image(value: Any, param: str) -> SearchPart:
+def parse_image(value: Any, param: str) -> SearchPart:
+    """Check an image of a request: one that is sent, or `{"sha256": …}` for one of the index.
+
+    Raises:
+        RequestError: 400, if it is neither.
+    """
     if isinstance(value, str):
         return SearchPart("image", value, param)
     if not isinstance(value, dict) or len(value) != 1 or not {"sha256", "image"} & value.keys():

@@ -43,13 +43,13 @@ function askForKey(refusal) {
   ui.keyDialog.returnValue = "";
   ui.keyDialog.showModal();
   return new Promise((resolve, reject) => {
-    ui.keyDialog.addEventListener("close", () => {
+    ui.keyDialog.onclose = () => {
       asking = null;
       const key = ui.key.value.trim();
       ui.key.value = "";
       if (ui.keyDialog.returnValue && key) resolve(sessionStorage.setItem(KEY, key));
       else reject(new Error("This server needs an API key. Reload the page to enter one."));
-    }, { once: true });
+    };
   });
 }
 
@@ -65,11 +65,8 @@ export async function showThumbnail(image, index, sha256, size = 256) {
   pending.set(image, controller);
   try {
     const url = URL.createObjectURL(await (await send(path, { signal: controller.signal })).blob());
-    const revoke = () => URL.revokeObjectURL(url); // what is shown stays
-    image.addEventListener("load", revoke, { once: true });
-    image.addEventListener("error", revoke, { once: true });
-    if (controller.signal.aborted) revoke();
-    else image.src = url;
+    if (!controller.signal.aborted) image.src = url;
+    image.decode().catch(() => {}).then(() => URL.revokeObjectURL(url)); // what is shown stays
   } catch (error) {
     if (!isAbort(error)) image.dispatchEvent(new Event("error"));
   }

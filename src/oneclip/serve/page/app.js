@@ -2,14 +2,14 @@
 
 import { isAbort, request, showThumbnail } from "./api.js";
 import { drawChips, drawCut, drawFilters, relevanceAt } from "./controls.js";
-import { baseName, button, debounce, formatCount, formatPercent, h, icon, iconButton, plural, ui } from "./dom.js";
+import { bar, baseName, button, debounce, formatCount, formatPercent, h, icon, iconButton, plural, ui } from "./dom.js";
 import { droppedImage, droppedName, isDropped, takeImage } from "./dropped.js";
 import { Duplicates } from "./duplicates.js";
 import { BLOCK, Grid } from "./grid.js";
 import { Labels } from "./labels.js";
-import { hasTexts, isQuery, partsOf, searchBody, typedPart, whereOf } from "./query.js";
+import { hasTexts, isQuery, partsOf, searchBody, typedPart, whereOf, wordsOf } from "./query.js";
 import { address, FILTERS, readState } from "./state.js";
-import { Viewer } from "./viewer.js";
+import { Viewer, whyButton } from "./viewer.js";
 
 const DELAY_MS = 120; // after the last letter
 const POLL_MS = { updating: 1000, idle: 20_000 };
@@ -36,7 +36,7 @@ function showError(error) {
 // navigation
 
 /** Change the state. Changes of one kind that follow each other, such as typing, are one step of the history. */
-function navigate(change, { kind = "", replace = false } = {}) {
+function navigate(change, { kind, replace } = {}) {
   const next = { ...state, ...change };
   if (address(next) === address(state)) return;
   const isSame = replace || (kind && history.state?.kind === kind);
@@ -125,8 +125,7 @@ async function search(scroll = 0) {
   } catch (error) {
     if (!removeRefused(error, body)) showError(error);
   }
-  if (wanted !== key) return;
-  wanted = ui.grid.ariaBusy = null;
+  if (wanted === key) wanted = ui.grid.ariaBusy = null;
 }
 
 /** Remove the chip of an image that was given and that the server cannot read; return whether it was that. */
@@ -162,7 +161,8 @@ const grid = new Grid(ui.grid, makeTile, showError);
 function makeTile({ path, sha256, relevance }, number) {
   const name = baseName(path);
   const percent = relevance === null ? "" : formatPercent(relevance);
-  const image = h("img", { alt: "", onload: () => tile.classList.add("loaded") });
+  const onerror = () => image.replaceWith(`${name} cannot be read`);
+  const image = h("img", { alt: "", onload: () => tile.classList.add("loaded"), onerror });
   const open = h("button", {
     class: "open",
     "aria-label": percent ? `${name}, ${percent} relevant` : name,
@@ -172,11 +172,8 @@ function makeTile({ path, sha256, relevance }, number) {
     iconButton("like", `More like ${name}`, () => like(sha256)),
     iconButton("minus", `Not like ${name}`, () => addImage(sha256, true)),
   ];
-  const bar = h("i");
-  bar.style.width = `${100 * relevance}%`;
   const tile = h("li", {}, open, h("div", { "aria-hidden": "true" }, h("span", {}, name), percent),
-    percent && bar, h("span", { class: "actions" }, actions));
-  image.addEventListener("error", () => image.replaceWith(`${name} cannot be read`));
+    percent && bar(relevance), h("span", { class: "actions" }, actions));
   const index = currentIndex().name;
   return Object.assign(tile, { image, buttons: [open, ...actions], load: () => showThumbnail(image, index, sha256) });
 }
@@ -193,6 +190,7 @@ const viewer = new Viewer({
     button("More like this", () => like(sha256), icon("like")),
     button("Add to the search", () => addImage(sha256, false)),
     button("Exclude", () => addImage(sha256, true)),
+    wordsOf(state) && whyButton({ image: { sha256 }, texts: [wordsOf(state)], index: currentIndex().name }),
   ],
 });
 
@@ -245,15 +243,15 @@ async function useImage(files) {
 const searchLater = debounce(() => navigate({ q: ui.q.value.trim() }, { kind: "typing" }), DELAY_MS);
 const cutLater = debounce((min) => navigate({ min: min ? String(min) : "" }, { kind: "cut" }), DELAY_MS);
 
-/** Make a chip of the typed words. */
-function addTyped(event, isExcluded) {
+/** Make a chip of the typed words; a click excludes them. */
+function addTyped(event) {
   event.preventDefault();
   searchLater.cancel();
   const [part] = typedPart(ui.q.value);
   ui.q.value = "";
   ui.q.focus();
   if (!part) return;
-  const parts = [...state.parts, { ...part, not: isExcluded || part.not }];
+  const parts = [...state.parts, { ...part, not: event.type === "click" || part.not }];
   navigate({ q: "", parts }, { replace: history.state?.kind === "typing" });
 }
 
@@ -262,14 +260,13 @@ listen("q", "keydown", ({ key }) => {
   if (key === "Backspace" && !ui.q.value) navigate({ parts: state.parts.slice(0, -1) });
   else if (key === "ArrowDown") grid.focus(0);
 });
-listen("search", "submit", (event) => addTyped(event, false));
-listen("exclude", "click", (event) => addTyped(event, true));
+listen("search", "submit", addTyped);
+listen("exclude", "click", addTyped);
 listen("pick", "change", async () => {
   await useImage(ui.pick.files);
   ui.pick.value = "";
 });
-listen("sort", "change", () => navigate({ sort: ui.sort.value }));
-listen("index", "change", () => navigate({ index: ui.index.value }));
+for (const id of ["sort", "index"]) listen(id, "change", () => navigate({ [id]: ui[id].value }));
 listen("min", "input", () => {
   const min = relevanceAt(ui.min.value);
   drawCut(min);

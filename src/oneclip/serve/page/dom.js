@@ -18,6 +18,7 @@ export function h(tag, properties = {}, ...children) {
 export function icon(name) {
   const [svg, use] = ["svg", "use"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
   svg.classList.add("icon");
+  svg.setAttribute("viewBox", "0 0 16 16");
   use.setAttribute("href", `#i-${name}`);
   svg.append(use);
   return svg;
@@ -28,15 +29,14 @@ export const button = (label, onclick, ...icons) => h("button", { type: "button"
 export const iconButton = (name, label, onclick) =>
   h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick }, icon(name));
 
+/** Make a bar that is as long as a share. */
+export const bar = (share) => Object.assign(h("i"), { style: `width: ${100 * share}%` });
+
 /** Make a button that copies a path. Browsers have a clipboard only on https and on this machine. */
 export function copyButton(path) {
   const copy = button("Copy path", async () => {
-    try {
-      await navigator.clipboard.writeText(path);
-      copy.textContent = "Copied";
-    } catch {
-      copy.textContent = "Select the path to copy it";
-    }
+    const isCopied = await navigator.clipboard?.writeText(path).then(() => true, () => false);
+    copy.textContent = isCopied ? "Copied" : "Select the path to copy it";
   });
   return copy;
 }

@@ -37,13 +37,12 @@ async function shrink(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   const scale = bitmap && Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   if (!bitmap || (scale === 1 && file.size <= LARGEST_FILE)) return file;
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.ceil(bitmap.width * scale);
-  canvas.height = Math.ceil(bitmap.height * scale);
+  const size = [bitmap.width, bitmap.height].map((pixels) => Math.ceil(pixels * scale));
+  const canvas = new OffscreenCanvas(...size);
   const context = canvas.getContext("2d");
   context.fillStyle = "#fff"; // behind what is transparent, as in thumbnails
-  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.fillRect(0, 0, ...size);
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => canvas.toBlob((small) => resolve(small ?? file), "image/jpeg", 0.92));
+  context.drawImage(bitmap, 0, 0, ...size);
+  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }).catch(() => file);
 }

@@ -12,8 +12,7 @@ export class Duplicates {
     this.list = h("ol", { role: "list" });
     const end = h("div");
     section.append(this.count, this.list, end);
-    new IntersectionObserver((entries) => entries[0].isIntersecting && this.more(), { rootMargin: "800px" })
-      .observe(end);
+    new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.more(), { rootMargin: "800px" }).observe(end);
   }
 
   /** Find and show the duplicates of an index. */

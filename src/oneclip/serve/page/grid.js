@@ -1,7 +1,7 @@
 // Grid of any number of results. Only the images near the window are in the document. Results are fetched in blocks;
 // until then, the height of a block is estimated.
 
-import { cancelThumbnail, isAbort } from "./api.js";
+import { cancelThumbnail } from "./api.js";
 import { debounce, ui } from "./dom.js";
 import { GAP, placeImages, rowHeight } from "./layout.js";
 
@@ -9,13 +9,10 @@ export const BLOCK = 60; // results of one request
 const MARGIN = 500; // pixels above and below the window in which images are kept
 const FAST = 1000; // pixels in one frame; nothing is fetched before the scrolling is slower than this
 const STEPS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+const ROWS = { ArrowUp: -1, ArrowDown: 1 };
 
 export class Grid {
-  /**
-   * Make the grid of a list element.
-   *
-   * makeTile(hit, number) returns a list item with `image`, `load()` and `buttons`, the first of which opens it.
-   */
+  /** Make the grid of a list. makeTile(hit, number) makes an item with `image`, `load()` and `buttons`; the first opens it. */
   constructor(list, makeTile, onError) {
     Object.assign(this, { list, makeTile, onError, total: 0, blocks: [], tiles: new Map(), width: 0, view: 0 });
     this.active = 0; // number of the image that the Tab key leads to
@@ -30,7 +27,7 @@ export class Grid {
   /** Show new results: the first block, the number of all, and how to fetch others: (offset, count, signal). */
   show(hits, total, fetchBlock) {
     this.blocks.forEach((block) => block.controller?.abort());
-    [...this.tiles.keys()].forEach((number) => this.remove(number));
+    this.tiles.forEach((_, number) => this.remove(number));
     Object.assign(this, { total, fetchBlock, active: 0 });
     this.blocks = Array.from({ length: Math.ceil(total / BLOCK) }, (_, number) => ({ number, height: 0, top: 0 }));
     if (total) this.blocks[0].hits = hits;
@@ -46,11 +43,7 @@ export class Grid {
 
   /** Return the number of a result that was fetched; -1 if there is none. */
   find(sha256) {
-    for (const { number, hits } of this.blocks) {
-      const i = hits?.findIndex((hit) => hit.sha256 === sha256) ?? -1;
-      if (i >= 0) return number * BLOCK + i;
-    }
-    return -1;
+    return this.blocks.flatMap(({ hits }) => hits ?? Array(BLOCK)).findIndex((hit) => hit?.sha256 === sha256);
   }
 
   /** Scroll to an image and focus it. */
@@ -84,7 +77,7 @@ export class Grid {
         this.blocks.length = Math.ceil(this.total / BLOCK);
       });
     } catch (error) {
-      if (!isAbort(error)) this.onError(error);
+      this.onError(error);
     } finally {
       block.request = block.controller = undefined;
     }
@@ -98,8 +91,8 @@ export class Grid {
     const before = this.box(anchor)?.y;
     make();
     this.arrange();
-    const after = this.box(anchor)?.y;
-    if (after !== before && after !== undefined) scrollBy(0, after - before);
+    const shift = this.box(anchor)?.y - before;
+    if (shift) scrollBy(0, shift);
     this.tiles.forEach((tile, number) => this.place(tile, number));
     this.render(true);
   }
@@ -157,7 +150,7 @@ export class Grid {
       });
     }
     const focused = document.activeElement.closest("li")?.number;
-    for (const number of [...this.tiles.keys()]) {
+    for (const number of this.tiles.keys()) {
       if (!wanted.has(number) && number !== focused) this.remove(number);
     }
     wanted.forEach((number) => this.tiles.has(number) || this.add(number));
@@ -174,8 +167,8 @@ export class Grid {
     const tile = this.makeTile(this.blocks[Math.floor(number / BLOCK)].hits[number % BLOCK], number);
     tile.number = number;
     tile.buttons.forEach((button) => (button.tabIndex = -1));
-    tile.setAttribute("aria-posinset", number + 1);
-    tile.setAttribute("aria-setsize", this.total);
+    tile.ariaPosInSet = number + 1;
+    tile.ariaSetSize = this.total;
     this.place(tile, number);
     this.tiles.set(number, tile);
     const next = [...this.list.children].find((other) => other.number > number); // the order of screen readers
@@ -184,9 +177,8 @@ export class Grid {
 
   place(tile, number) {
     const { x, y, width, height } = this.box(number) ?? {};
-    tile.style.transform = `translate(${x}px, ${y}px)`;
-    tile.style.width = `${width}px`;
-    tile.style.height = `${height}px`;
+    const transform = `translate(${x}px, ${y}px)`;
+    Object.assign(tile.style, { transform, width: `${width}px`, height: `${height}px` });
   }
 
   remove(number) {
@@ -206,8 +198,8 @@ export class Grid {
 
   onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    let to = this.active + STEPS[event.key];
-    if (event.key === "ArrowUp" || event.key === "ArrowDown") to = this.neighbour(event.key === "ArrowUp" ? -1 : 1);
+    const row = ROWS[event.key];
+    const to = row ? this.neighbour(row) : this.active + STEPS[event.key];
     if (isNaN(to)) return;
     event.preventDefault();
     this.focus(Math.max(0, Math.min(this.total - 1, to)));

@@ -1,7 +1,7 @@
 // Labels for one image, with the probability of each.
 
 import { request } from "./api.js";
-import { debounce, formatPercent, h, icon } from "./dom.js";
+import { bar, debounce, formatPercent, h, icon } from "./dom.js";
 import { droppedImage, droppedName } from "./dropped.js";
 
 const EXAMPLES = "a cat, a dog, a person, a landscape, food, something else";
@@ -28,7 +28,7 @@ export class Labels {
     this.name.textContent = image ? droppedName(id) : "";
     if (image) this.image.src = image;
     if (document.activeElement !== this.input) this.input.value = labels || EXAMPLES;
-    const list = [...new Set(this.input.value.split(",").map((label) => label.trim()).filter(Boolean))];
+    const list = [...new Set(this.input.value.trim().split(/\s*,\s*/).filter(Boolean))];
     this.controller?.abort();
     this.controller = new AbortController();
     this.status.textContent = "Give an image, and two labels or more.";
@@ -37,11 +37,8 @@ export class Labels {
     try {
       const answer = await request("/v1/classify", this.controller.signal, { images: [image], labels: list });
       const found = answer.images[0].labels;
-      this.rows.replaceChildren(...found.map(({ label, probability }) => {
-        const bar = h("i");
-        bar.style.width = `${100 * probability}%`;
-        return h("li", {}, label, h("span", { class: "soft" }, formatPercent(probability)), h("div", {}, bar));
-      }));
+      this.rows.replaceChildren(...found.map(({ label, probability: share }) =>
+        h("li", {}, label, h("span", { class: "soft" }, formatPercent(share)), h("div", {}, bar(share)))));
       this.status.textContent = `Most probable of these labels, for ${answer.model}: ${found[0].label}`;
     } catch (error) {
       if (error.param) error.message = error.message.replace(error.param, () => droppedName(id));

@@ -7,9 +7,8 @@ const [NARROWEST, WIDEST] = [0.55, 2.4]; // aspect ratios; others are cropped
 export const rowHeight = (width) => Math.max(124, Math.min(190, width / 7));
 
 /**
- * Place the images of a block. All rows but the last one of the last block fill the width.
- *
- * Returns the box of each image, the height of the block with the gap below it, and the sum of the aspect ratios.
+ * Place the images of a block. All rows but the last one of the last block fill the width. Returns the box of each
+ * image, the height of the block with the gap below it, and the sum of the aspect ratios.
  */
 export function placeImages(hits, width, isLast) {
   const target = rowHeight(width);

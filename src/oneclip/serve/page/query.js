@@ -36,15 +36,19 @@ export const isQuery = (state) => partsOf(state).some((part) => !part.not);
 
 export const hasTexts = (state) => isQuery(state) && partsOf(state).some((part) => part.text);
 
+const select = (state, not, kind) => partsOf(state).filter((part) => part.not === not && part[kind])
+  .map((part) => part[kind]);
+
+/** Return the words that are looked for as one text, without their weights. */
+export const wordsOf = (state) => select(state, false, "text").map((text) => text.replace(/^[\d.]+:/, "")).join(", ");
+
 /** Return the body of the request. */
 export function searchBody(state) {
-  const image = (id) => (isDropped(id) ? droppedImage(id) : { sha256: id });
-  const select = (not, kind) => partsOf(state).filter((part) => part.not === not && part[kind])
-    .map((part) => (kind === "image" ? image(part.image) : part.text));
+  const images = (not) => select(state, not, "image").map((id) => (isDropped(id) ? droppedImage(id) : { sha256: id }));
   return {
-    query: select(false, "text"),
-    like: select(false, "image"),
-    not: isQuery(state) ? [...select(true, "text"), ...select(true, "image")] : undefined,
+    query: select(state, false, "text"),
+    like: images(false),
+    not: isQuery(state) ? [...select(state, true, "text"), ...images(true)] : undefined,
     where: whereOf(state) || undefined,
     sort: state.sort || undefined,
     min_relevance: state.min && hasTexts(state) ? Number(state.min) : undefined,

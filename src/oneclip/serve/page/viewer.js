@@ -1,7 +1,7 @@
 // Full view of one image: the image, its facts, and what to do with it.
 
-import { cancelThumbnail, showThumbnail } from "./api.js";
-import { baseName, copyButton, formatCount, formatDate, formatPercent, h, ui } from "./dom.js";
+import { cancelThumbnail, request, showThumbnail } from "./api.js";
+import { baseName, button, copyButton, formatCount, formatDate, formatPercent, h, ui } from "./dom.js";
 
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 const isThisMachine = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(location.hostname);
@@ -27,22 +27,22 @@ export class Viewer {
   show(hit, index, number, total) {
     if (this.hit === hit) return;
     this.hit = hit;
-    ui.problem.hidden = true;
+    ui.problem.hidden = ui.map.hidden = true;
     ui.large.classList.remove("loaded");
-    for (const [image, size] of [[ui.small, 256], [ui.large, 1600]]) {
-      image.style.width = `${hit.width}px`;
-      image.style.height = `${hit.height}px`;
+    for (const image of [ui.small, ui.large, ui.map]) {
+      Object.assign(image, { width: hit.width, height: hit.height });
       image.removeAttribute("src");
-      showThumbnail(image, index, hit.sha256, size);
     }
+    showThumbnail(ui.small, index, hit.sha256);
+    showThumbnail(ui.large, index, hit.sha256, 1600);
     ui.large.alt = ui.name.textContent = baseName(hit.path);
     ui.position.textContent = `${formatCount(number + 1)} of ${formatCount(total)}`;
     ui.previous.disabled = number === 0;
     ui.next.disabled = number >= total - 1;
     ui.facts.replaceChildren(...facts(hit));
-    ui.actions.replaceChildren(...this.actions(hit));
-    const buttons = h("div", { class: "buttons" }, copyButton(hit.path), fileLink(hit.path));
-    ui.path.replaceChildren(h("code", {}, hit.path), buttons);
+    ui.actions.replaceChildren(...this.actions(hit).filter(Boolean));
+    ui.path.replaceChildren(
+      h("code", {}, hit.path), h("div", { class: "buttons" }, copyButton(hit.path), fileLink(hit.path)));
     if (!ui.viewer.open) ui.viewer.showModal();
     if (!ui.viewer.contains(document.activeElement)) ui.close.focus(); // it was on a button that was replaced
   }
@@ -55,6 +55,24 @@ export class Viewer {
     ui.viewer.close();
     return wasShown;
   }
+}
+
+/** Make a button that shows and hides where the image is like a text. */
+export function whyButton(body) {
+  let map;
+  const why = button("Why?", async () => {
+    why.ariaBusy = "true";
+    try {
+      map ??= (await request("/v1/explain", null, body)).maps[0].overlay;
+      if (!why.isConnected) return; // another image is shown
+      ui.map.src = map;
+      why.ariaPressed = !ui.map.toggleAttribute("hidden");
+    } catch (error) {
+      why.textContent = error.message;
+    }
+    why.ariaBusy = null;
+  });
+  return why;
 }
 
 function facts({ relevance, score, taken_at: taken, camera, width, height, latitude, longitude }) {

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
-from starlette.datastructures import FormData, UploadFile
+from pydantic import BaseModel, Field, WithJsonSchema
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from oneclip.serve.bodies import checked, read_json, split_form
 from oneclip.serve.embedder import Embedder
-from oneclip.serve.errors import RequestError
-from oneclip.serve.items import Items, bad_item
+from oneclip.serve.items import Items
 from oneclip.serve.json_response import json_response
 from oneclip.serve.label_embeddings import embed_labels
 from oneclip.serve.model_names import check_model
@@ -71,10 +69,10 @@ async def classify(
     items = Items(state.settings)
     if media_type(request) == FORM:
         async with read_form(request, state.settings.max_queue) as form:
-            body = _checked(await _read_form(form, items))
+            body = checked(ClassifyRequest, await _read_form(form, items))
         names = body.images
     else:
-        body = _checked(_read_json(await request.body()))
+        body = checked(ClassifyRequest, read_json(await request.body()))
         names = [f"images[{i}]" for i in range(len(body.images))]
         for image, name in zip(body.images, names, strict=True):
             items.begin()
@@ -90,42 +88,15 @@ async def classify(
     return json_response({"model": encoder.name, "template": body.template, "images": found, "skipped": []})
 
 
-def _checked(body: Any) -> ClassifyRequest:
-    """Raise RequestValidationError for what is not a request."""
-    try:
-        return ClassifyRequest.model_validate(body)
-    except ValidationError as error:
-        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        raise RequestValidationError(errors) from error
-
-
-def _read_json(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not JSON: {error}", code="invalid_json") from error
-
-
 async def _read_form(form: FormData, items: Items) -> dict[str, Any]:
     """Add the files of a form to the items; return the other fields, and for each file its name."""
-    fields: dict[str, Any] = {"images": [], "labels": []}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            param = f"images[{items.count}]"
-            items.begin()
-            items.add_image(await value.read(), param)
-            fields["images"].append((value.filename or param)[:1000])
-        elif name == "labels" and value.lstrip().startswith("["):
-            found = _read_json(value.encode())
-            fields["labels"] += found if isinstance(found, list) else [found]
-        elif name == "labels":
-            fields["labels"].append(value)
-        elif name == "template":
-            fields["template"] = [*fields.get("template", []), value]
-        elif name in ("top", "model"):
-            fields[name] = value
-        else:
-            raise bad_item(f"unknown field {name[:100]!r}", name[:100], "invalid_value")
+    fields, files = split_form(form, single=("top", "model"), repeated=("template",), lists=("labels",))
+    names = []
+    for _, file in files:
+        param = f"images[{items.count}]"
+        items.begin()
+        items.add_image(await file.read(), param)
+        names.append((file.filename or param)[:1000])
     if len(template := fields.get("template", [])) == 1:
         fields["template"] = template[0]
-    return fields
+    return {"labels": [], **fields, "images": names}
