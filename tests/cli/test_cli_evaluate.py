@@ -65,8 +65,7 @@ def test_several_models_and_data_sets_become_one_table(
 ) -> None:
     make_classes(Path("things"), per_class=2)
     make_classes(Path("more"), per_class=2)
-    data = [word for name in ("things", "more", table) for word in ("--data", name)]
-    result = run("evaluate", model, second_model, *data, "--compare")
+    result = run("evaluate", model, second_model, "--data", "things", "more", table, "--compare")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert lines[0].split() == ["data", "task", "metric", str(model), str(second_model)]

@@ -15,6 +15,7 @@ from oneclip.cli.images import echo_not_read, echo_skipped
 from oneclip.cli.progress_bars import throughput_bar
 from oneclip.embed.items import Failure
 from oneclip.hub.file_types import UnsupportedFiles
+from oneclip.hub.pairs import is_pairs_table
 
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from oneclip.evaluate.result import Result
     from oneclip.evaluate.run import Data, EvaluationEvents
 
+# ends of file names in a folder with a model
+OF_MODELS = (*(".safetensors", ".bin", ".pt", ".pth", ".npz", ".metadata"), *("config.json", "modules.json"))
 BUILD = "build"  # as in CLIP_benchmark; a model of this name is ./build
 DATA, TASK, OUTPUT = "Options of the data", "Options of the tasks", "Options of the output"
 
@@ -277,11 +280,12 @@ def evaluate(
       oneclip evaluate ViT-B/32 --suite vtab+ --out results/
       oneclip evaluate build results/ --out benchmark.csv
     """
-    names = [*(models or []), *(model_option or [])]
-    if names[:1] == [BUILD]:
-        _build(names[1:], out or "benchmark.csv")
+    if models and models[0] == BUILD:
+        _build(models[1:], out or "benchmark.csv")
         return
-    _check_names(names, data, suite)
+    names = [*(name for name in models or [] if not _is_data(name)), *(model_option or [])]
+    sources = [*(data or []), *(name for name in models or [] if _is_data(name))]
+    _check_names(names, sources, suite)
     opening = {
         "split": split,
         "classes": classes,
@@ -316,7 +320,7 @@ def evaluate(
         seed,
         compat,
     )
-    everything = _data_sets(data or [], suite, root)
+    everything = _data_sets(sources, suite, root)
     tasks = task or ["auto"]
     failed: list[Failure] = []
     with ExitStack() as stack:
@@ -354,7 +358,14 @@ def _build(paths: list[str], target: str) -> None:
     echo_stderr(f"wrote {rows} result{'s' * (rows != 1)} to {target}")
 
 
-def _check_names(models: list[str], data: list[str] | None, suite: str | None) -> None:
+def _is_data(name: str) -> bool:
+    """Return whether a name after `--data A`, which the parser takes for a model, is another data set: `--data A B`."""
+    if os.path.isdir(name):
+        return not any(file.endswith(OF_MODELS) for file in os.listdir(name))
+    return name.startswith("wds/") or (is_pairs_table(name) and os.path.exists(name))
+
+
+def _check_names(models: list[str], data: list[str], suite: str | None) -> None:
     """Check what is required, and that models exist, before torch is imported, which takes seconds."""
     usage = "oneclip evaluate MODEL... --data DATA"
     if not models:
@@ -383,6 +394,8 @@ def _events(stack: ExitStack, failed: list[Failure], *, goes_on: bool) -> Evalua
 
     def show_result(result: Result, is_earlier: bool) -> None:
         stack.close()
+        if goes_on:
+            result.encoded = None  # not the images of all data sets at once; the report lists them again
         if is_earlier:
             what = f"{result.dataset.name}, {result.task}, {result.model}"
             echo_stderr(f"{what}: read from the result file", kind="note")
