@@ -1,11 +1,13 @@
 """Evaluation of models: zero-shot classification, retrieval, linear probes and few-shot learning, with reports."""
 
+from oneclip.evaluate.comparison import Comparison, compare_results
 from oneclip.evaluate.data import EvaluationDataset, Sample, open_dataset, open_suite
 from oneclip.evaluate.feature_extractor import EncoderAdapter, FeatureExtractor, ModuleAdapter
 from oneclip.evaluate.image_folder import Classification
 from oneclip.evaluate.imagenet import SIMPLE_TEMPLATES, TEMPLATES, class_names
 from oneclip.evaluate.linear_probe import LinearProbe
 from oneclip.evaluate.pocket_heldout import load_pocket_heldout
+from oneclip.evaluate.published import PublishedFigure, doubtful_figures, published_figures
 from oneclip.evaluate.recall import ranks, recall_at_k
 from oneclip.evaluate.report import write_report
 from oneclip.evaluate.result import Result
@@ -22,6 +24,7 @@ __all__ = [
     "SIMPLE_TEMPLATES",
     "TEMPLATES",
     "Classification",
+    "Comparison",
     "EncoderAdapter",
     "EvaluationDataset",
     "EvaluationEvents",
@@ -29,6 +32,7 @@ __all__ = [
     "FeatureExtractor",
     "LinearProbe",
     "ModuleAdapter",
+    "PublishedFigure",
     "Result",
     "Retrieval",
     "Sample",
@@ -38,6 +42,8 @@ __all__ = [
     "Template",
     "build_table",
     "class_names",
+    "compare_results",
+    "doubtful_figures",
     "evaluate",
     "evaluate_all",
     "fill_templates",
@@ -45,6 +51,7 @@ __all__ = [
     "open_dataset",
     "open_suite",
     "open_task",
+    "published_figures",
     "ranks",
     "read_templates",
     "recall_at_k",

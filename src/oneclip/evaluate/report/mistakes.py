@@ -14,6 +14,7 @@ from PIL import Image
 from oneclip.embed.items import Failure
 from oneclip.errors import OneCLIPError
 from oneclip.evaluate.data.dataset import EvaluationDataset, Sample
+from oneclip.evaluate.encoded import Predictions
 from oneclip.evaluate.report.elements import folded
 from oneclip.evaluate.result import Result
 from oneclip.evaluate.scoring import templates_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 IMAGES = 240  # of all results of a report together
 MAPPED = 24  # of them, with heat maps, which take the time of a few images each
 IMAGES_OF_RESULT = range(3, 13)  # fewest and most images of a result
-MAX_TEXTS = 2000  # among which the closest one is looked for
+MAX_TEXTS = 500  # among which the closest one is looked for
 LEARNED = ("linear_probe", "few_shot")  # a map of texts says nothing about what was learned from images
 PIXELS = 192  # the longer side of an image on the page
 
@@ -63,12 +64,13 @@ class MistakesPart:
         self.count = max(IMAGES_OF_RESULT[0], min(IMAGES_OF_RESULT[-1], IMAGES // max(results, 1)))
         self.mapped = min(6, max(1, MAPPED // max(results, 1)))
         self.encoders = encoders
+        self._listed: dict[int, list[Sample]] = {}
 
     def render(self, results: Sequence[Result]) -> str:
         """Show the worst mistakes of each model; results are of the same data set and task."""
         parts = []
         for result in results:
-            mistakes = find_mistakes(result, self.count, self._encoder(result))
+            mistakes = find_mistakes(result, self._samples(result), self.count, self._encoder(result))
             if mistakes:
                 cards = self._cards(result, mistakes)
                 parts.append(
@@ -89,6 +91,23 @@ class MistakesPart:
         """Return the encoder that explains a result; None if it was not decided by texts."""
         return None if result.task in LEARNED else self.encoders.get(result.model)
 
+    def _samples(self, result: Result) -> Sequence[Sample]:
+        """Return the images of a result in the order of its items; empty if they are unknown.
+
+        A result that was read from a file has no embeddings; the images of its data set are listed again, once.
+        """
+        dataset = result.dataset
+        if result.encoded is not None:
+            return result.encoded.samples
+        if id(dataset) not in self._listed:
+            try:
+                found = [one for one in dataset.split("test") if not isinstance(one, Failure)]
+            except OneCLIPError:  # such as a data set that was moved
+                found = []
+            self._listed[id(dataset)] = found
+        skipped = {failure.name for failure in result.skipped}
+        return [sample for sample in self._listed[id(dataset)] if sample.item.name not in skipped]
+
     def _cards(self, result: Result, mistakes: Sequence[Mistake]) -> str:
         encoder = self._encoder(result)
         cards = [
@@ -98,20 +117,23 @@ class MistakesPart:
         return f'<ul class="cards{"" if encoder else " plain"}">{"".join(cards)}</ul>\n'
 
 
-def find_mistakes(result: Result, most: int, encoder: Encoder | None = None) -> list[Mistake]:
+def find_mistakes(
+    result: Result, samples: Sequence[Sample], most: int, encoder: Encoder | None = None
+) -> list[Mistake]:
     """Find the worst mistakes of a result.
 
     Args:
         result: of a task that knows which images were recognized.
+        samples: its images, in the order of its items.
         most: how many.
         encoder: finds the text that was closest instead, in retrieval among few texts.
 
     Returns:
         Mistakes, the most confident first where there is a confidence; empty if the images are unknown.
     """
-    score, samples = result.score, samples_of(result)
-    if score.predictions is not None and len(samples) == len(score.predictions.labels):
-        return _wrong_classes(result, samples, most)
+    predictions = result.score.predictions
+    if predictions is not None and len(samples) == len(predictions.labels):
+        return _wrong_classes(predictions, result.dataset.classes, samples, most)
     if result.dataset.kind == "captions":
         return _missed_texts(result, [sample for sample in samples if sample.texts], most, encoder)
     if result.dataset.kind == "caption_selection":
@@ -119,26 +141,9 @@ def find_mistakes(result: Result, most: int, encoder: Encoder | None = None) -> 
     return []
 
 
-def samples_of(result: Result) -> Sequence[Sample]:
-    """Return the images of a result in the order of its items; empty if they are unknown.
-
-    A result that was read from a file has no embeddings; its images are listed again.
-    """
-    if result.encoded is not None:
-        return result.encoded.samples
-    if "test" not in result.dataset.splits:
-        return []
-    skipped = {failure.name for failure in result.skipped}
-    try:
-        listed = [one for one in result.dataset.split("test") if not isinstance(one, Failure)]
-    except OneCLIPError:  # such as a data set that was moved
-        return []
-    return [sample for sample in listed if sample.item.name not in skipped]
-
-
-def _wrong_classes(result: Result, samples: Sequence[Sample], most: int) -> list[Mistake]:
-    predictions, classes = result.score.predictions, result.dataset.classes
-    assert predictions is not None
+def _wrong_classes(
+    predictions: Predictions, classes: Sequence[str], samples: Sequence[Sample], most: int
+) -> list[Mistake]:
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:most]
     return [
