@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from images import write_image
 from tiny import write_tiny_model
 
@@ -136,6 +137,57 @@ def test_another_model_of_the_same_width_is_refused_with_the_command_that_rebuil
 def test_the_same_weights_under_another_name_are_accepted(full: Index, tmp_path: Path) -> None:
     again = write_tiny_model(tmp_path / "again.safetensors")
     assert len(Index(full.path, model=str(again)).search("x")) == 6
+
+
+@pytest.fixture
+def named(tmp_path: Path, photos: Path) -> Path:
+    """The folder of an index that loads its model from a file by name."""
+    (tmp_path / "weights").mkdir()
+    model = write_tiny_model(tmp_path / "weights" / "tiny.safetensors")
+    with Index(tmp_path / "named.index", model=str(model)) as index:
+        index.update(photos)
+    return tmp_path / "named.index"
+
+
+def test_weights_are_hashed_again_only_if_their_file_has_changed(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    digest = oneclip.Encoder.weights_digest
+    monkeypatch.setattr(oneclip.Encoder, "weights_digest", lambda model: hashed.append(1) or digest(model))
+    assert len(Index(named).search("x")) == 6
+    assert not hashed
+    os.utime(tmp_path / "weights" / "tiny.safetensors")
+    for _ in range(2):
+        assert len(Index(named).search("x")) == 6
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_replaced_weights_of_the_same_size_and_time_are_refused(
+    named: Path, tmp_path: Path, in_place: bool
+) -> None:
+    file = tmp_path / "weights" / "tiny.safetensors"
+    other = write_tiny_model(tmp_path / "other.safetensors", seed=1)
+    before = file.stat()
+    assert other.stat().st_size == before.st_size
+    if in_place:
+        file.write_bytes(other.read_bytes())
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        other.replace(file)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="with other settings"):
+            Index(named).search("x")
+
+
+def test_a_given_encoder_is_always_hashed(named: Path, tmp_path: Path) -> None:
+    encoder = oneclip.load(tmp_path / "weights" / "tiny.safetensors")
+    with torch.no_grad():
+        next(encoder.model.parameters()).add_(1)
+    with pytest.raises(ConfigError, match="with other settings"):
+        Index(named, model=encoder).search("x")
 
 
 def test_an_index_loads_its_own_model(full: Index, tmp_path: Path, model_file: Path, photos: Path) -> None:

@@ -91,15 +91,17 @@ class EmbeddingMetadata:
     stored: str = "fp32"
 
     @classmethod
-    def for_encoder(cls, encoder: Encoder, decode: Decode, stored: str = "fp32") -> EmbeddingMetadata:
-        """Return the metadata of an encoder. Hashes all weights, which takes a moment."""
+    def for_encoder(
+        cls, encoder: Encoder, decode: Decode, stored: str = "fp32", weights: str | None = None
+    ) -> EmbeddingMetadata:
+        """Return the metadata of an encoder. Hashes all weights, which takes a moment, unless the digest is given."""
         settings = {
             "model": encoder.cfg.to_dict(),
             "preprocess": encoder.preprocess_cfg.to_dict(),
         }
         return cls(
             model=encoder.name,
-            weights=encoder.weights_digest(),
+            weights=weights or encoder.weights_digest(),
             settings=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
             precision=encoder.precision,
             decode=decode,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 SEGMENTS = "segments"
 RELEVANCE = "relevance.npz"
+STAMP = "weights"  # key of the stamp of the weights' files whose digest is in the metadata
 DEFAULT_MODEL = "pocket"
 
 
@@ -83,6 +84,7 @@ class Index:
         self.catalogue = Catalogue(self.path, create=create)
         self._given, self._device, self._precision, self._decode = model, device, precision, decode
         self._snapshot: Snapshot | None = None
+        self._stamp: dict[str, Any] | None = None  # of the weights, if they were loaded by name
 
     @classmethod
     def for_root(cls, root: str | os.PathLike[str], **options: Any) -> Index:
@@ -139,19 +141,29 @@ class Index:
         given = self._given if self._given is not None else self.catalogue.info("model") or DEFAULT_MODEL
         if isinstance(given, str):
             import oneclip
+            from oneclip.search.weights_stamp import weights_stamp
 
             precision = self._precision or (found.precision if found is not None else "fp32")
+            stamp = weights_stamp(given, precision)
             encoder = oneclip.load(given, device=self._device, precision=precision)
+            if stamp == weights_stamp(given, precision):
+                self._stamp = stamp
         else:
             encoder = given
         if found is not None:
+            is_known = self._stamp is not None and self._stamp == self.catalogue.info(STAMP)
             roots = " ".join(self.catalogue.roots()) or "ROOT"
             require_same_model(
                 f"the index {self.path}",
                 found,
-                EmbeddingMetadata.for_encoder(encoder, self.decode),
+                EmbeddingMetadata.for_encoder(
+                    encoder, self.decode, weights=found.weights if is_known else None
+                ),
                 f"make the index again: oneclip index {roots} --index {self.path} --model {encoder.name} --rebuild",
             )
+            if self._stamp is not None and not is_known and not self.catalogue.is_read_only:
+                with suppress(OutputError), self.catalogue.transaction():
+                    self.catalogue.set_info({STAMP: self._stamp})
         return encoder
 
     @cached_property
@@ -177,6 +189,7 @@ class Index:
                 {
                     "model": os.path.abspath(name) if os.path.exists(name) else name,
                     "metadata": EmbeddingMetadata.for_encoder(self.encoder, self.decode).to_dict(),
+                    STAMP: self._stamp,
                 }
             )
 
