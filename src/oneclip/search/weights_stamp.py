@@ -33,6 +33,7 @@ def weights_stamp(model: str, precision: str) -> dict[str, Any] | None:
     path = source.path if source.pretrained is None else cached_weights(source.pretrained)
     if path is None:
         return None
+    path = path.absolute()
     try:
         files = sorted(islice(_files(path), MAX_FILES + 1))
     except OSError:
