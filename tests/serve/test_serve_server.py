@@ -276,6 +276,9 @@ def test_several_processes_share_a_port_and_are_replaced_when_they_die(
     running = start(workers=2)
     pids = wait_for(lambda: found if len(found := known_pids(running)) == 2 else None, running)
     assert running.process.pid not in pids
+    wait_for(
+        lambda: counted_requests(running) == len(running.answered), running
+    )  # it is counted once it is answered
     os.kill(min(pids), signal.SIGKILL)
     wait_for(lambda: len(known_pids(running) - {min(pids)}) == 2, running)
     wait_for(lambda: counted_requests(running) == len(running.answered), running)
