@@ -138,6 +138,6 @@ def _train(
             share = (number + epoch * len(loader)) / steps
             optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * share)) * schedule.learning_rate
             optimizer.zero_grad()
-            F.cross_entropy(layer(embeddings), labels).backward()
+            F.cross_entropy(layer(embeddings), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return LinearClassifier(layer.weight.detach(), layer.bias.detach())

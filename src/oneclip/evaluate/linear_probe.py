@@ -159,8 +159,9 @@ class LinearProbe:
     def _encode(self, images: Images | NDArray[np.float32], progress: Progress) -> NDArray[np.float32]:
         """Encode images; embeddings are normalized."""
         if isinstance(images, np.ndarray) and are_image_features(images, self.encoder.embed_dim):
-            rows = images.astype(np.float32)
-            return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            rows: NDArray[np.float32] = images.astype(np.float32)
+            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            return rows
         return self.encoder.encode_images(images, batch_size=self.batch_size, progress=progress)
 
     def _fitted(self) -> LinearClassifier:
@@ -270,7 +271,7 @@ def _sorted_classes(labels: Sequence[Label]) -> list[Any]:
     kinds = {type(label) for label in labels}
     if len(kinds) > 1:
         raise DataError("labels and validation labels are of different types; expected strings, or integers")
-    classes = sorted(set(labels))  # type: ignore[type-var]  # all of one type
+    classes = sorted(set(labels))  # all of one type
     if len(classes) < 2:
         found = f"one class, {classes[0]!r}" if classes else "no labels"
         raise DataError(f"found {found}; expected images of at least two classes")

@@ -5,6 +5,7 @@ Shapes: N images, C classes, D joint embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,11 +112,9 @@ class _Objective:
         self.rows = torch.tensor(embeddings, device=self.device)  # (N, D) float32
         self.targets, self.classes = torch.from_numpy(targets).to(self.device), classes
         self.mean = self.rows.mean(dim=0, dtype=torch.float64)
-        square = sum(
-            float((part.double() - self.mean).square().sum()) for part in self.rows.split(CHUNK_ROWS)
-        )
-        self.scale = (square / self.rows.numel()) ** 0.5 or 1.0
-        # the two weights of a binary problem are one weight and its negative: half of the norm of scikit-learn's
+        squares = [float((part.double() - self.mean).square().sum()) for part in _chunks(self.rows)]
+        self.scale = math.sqrt(sum(squares) / self.rows.numel()) or 1.0
+        # two weights w and -w have half the squared norm of the one weight 2w that scikit-learn has for two classes
         penalty = 2 if classes == 2 else 1
         self.penalty = penalty / (C * self.count * self.scale**2)
 
@@ -123,7 +122,7 @@ class _Objective:
         """Return the mean loss, and its gradient (C, D + 1)."""
         weight, bias = parameters[:, :-1], parameters[:, -1]
         gradient, loss = torch.zeros_like(parameters), 0.0
-        for part, target in zip(self.rows.split(CHUNK_ROWS), self.targets.split(CHUNK_ROWS), strict=True):
+        for part, target in zip(_chunks(self.rows), _chunks(self.targets), strict=True):
             centred = (part.double() - self.mean) / self.scale
             log_probabilities = F.log_softmax(F.linear(centred, weight, bias), dim=1)
             loss -= float(log_probabilities.gather(1, target[:, None]).sum())
@@ -259,3 +258,7 @@ def split_folds(labels: Labels, seed: int = 0) -> list[Fold]:
     used = 1 if len(labels) > MAX_CROSS_VALIDATED else FOLDS
     divided = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(used)]
     return [(fitted, held_out) for fitted, held_out in divided if len(held_out)]
+
+
+def _chunks(rows: Tensor) -> list[Tensor]:
+    return [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
