@@ -64,7 +64,7 @@ class MistakesPart:
         self.count = max(IMAGES_OF_RESULT[0], min(IMAGES_OF_RESULT[-1], IMAGES // max(results, 1)))
         self.mapped = min(6, max(1, MAPPED // max(results, 1)))
         self.encoders = encoders
-        self._listed: dict[int, list[Sample]] = {}
+        self._listed: tuple[EvaluationDataset, list[Sample]] | None = None
 
     def render(self, results: Sequence[Result]) -> str:
         """Show the worst mistakes of each model; results are of the same data set and task."""
@@ -94,19 +94,20 @@ class MistakesPart:
     def _samples(self, result: Result) -> Sequence[Sample]:
         """Return the images of a result in the order of its items; empty if they are unknown.
 
-        A result that was read from a file has no embeddings; the images of its data set are listed again, once.
+        A result that was read from a file has no embeddings; the images of its data set are listed again, once
+        for all models.
         """
         dataset = result.dataset
         if result.encoded is not None:
             return result.encoded.samples
-        if id(dataset) not in self._listed:
+        if self._listed is None or self._listed[0] is not dataset:
             try:
                 found = [one for one in dataset.split("test") if not isinstance(one, Failure)]
             except OneCLIPError:  # such as a data set that was moved
                 found = []
-            self._listed[id(dataset)] = found
+            self._listed = dataset, found
         skipped = {failure.name for failure in result.skipped}
-        return [sample for sample in self._listed[id(dataset)] if sample.item.name not in skipped]
+        return [sample for sample in self._listed[1] if sample.item.name not in skipped]
 
     def _cards(self, result: Result, mistakes: Sequence[Mistake]) -> str:
         encoder = self._encoder(result)
