@@ -103,9 +103,6 @@ def open_dataset(
         group_column,
         separator,
     )
-    table = partial(
-        *(open_table, path, columns), images=images, split=split, classes=names, skip_missing=skip_missing
-    )
     if (remote := _remote_files(source)) is not None:
         dataset = open_webdataset_folders(
             remote, default_name(source), source, split=split, group_column=group_column
@@ -116,8 +113,12 @@ def open_dataset(
         raise DataError(f"{source} does not exist; {EXPECTED}")
     elif path.suffix.lower() in PARQUET_SUFFIXES and is_image_parquet(path, image_column):
         dataset = rows()
+    elif is_pairs_table(path):
+        dataset = open_table(
+            path, columns, images=images, split=split, classes=names, skip_missing=skip_missing
+        )
     else:
-        dataset = table() if is_pairs_table(path) else _open_pairs(path, group_column, images)
+        dataset = _open_pairs(path, group_column, images)
     dataset.name, dataset.language = name or dataset.name, language
     if given is not None:
         rename_classes(dataset, given)
