@@ -33,6 +33,7 @@ from oneclip.encoding.checks import check_preprocess
 from oneclip.encoding.encoded import Decode, Features, Images, Labels, Raise, Skip
 from oneclip.engine import InferenceModel, logit_scale_and_bias, mean_class_embeddings, resolve_device
 from oneclip.explain import Maps, Method, explain
+from oneclip.explain.towers import shared_copy
 from oneclip.image import FastPreprocess, Preprocess, Truncated
 from oneclip.image.decode import ImageSource
 from oneclip.image.prefetch import is_single_image
@@ -254,7 +255,11 @@ class Encoder(BaseEncoder):
             TextError: as of `classify`.
             ConfigError: if the tower does not support the method or the size, or `preprocess` has no configuration.
         """
-        return explain(self, image, texts, method=method, template=template, image_size=image_size)
+        encoder: Encoder = self
+        if any(module.training for module in self.model.modules()):  # batch norms would change their statistics
+            encoder = object.__new__(type(self))
+            encoder.__setstate__({**self.__getstate__(), "model": shared_copy(self.model)})
+        return explain(encoder, image, texts, method=method, template=template, image_size=image_size)
 
     @overload
     def caption(self, images: ImageSource, **options: Any) -> str: ...

@@ -20,7 +20,7 @@ from oneclip.explain.gradient import legrad
 from oneclip.explain.maps import Maps
 from oneclip.explain.placement import Placement
 from oneclip.explain.protocol import ExplainedEncoder, Features
-from oneclip.explain.towers import DenseTower, TokenTower, dense_tower, shared_copy
+from oneclip.explain.towers import DenseTower, TokenTower, dense_tower
 from oneclip.explain.windows import average_windows, cut_windows
 from oneclip.image import Preprocess
 from oneclip.image.decode import ImageSource, open_image
@@ -41,7 +41,10 @@ def explain(
     template: Templates | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> Maps:
-    """Compute where an image is similar to texts; see `oneclip.Encoder.explain`."""
+    """Compute where an image is similar to texts; see `oneclip.Encoder.explain`.
+
+    The modules of the encoder are in evaluation mode.
+    """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     names = (texts,) if isinstance(texts, str) else tuple(texts)
@@ -79,8 +82,6 @@ def _prepare(
 ) -> tuple[DenseTower, Tensor, Placement]:
     """Return the tower and its input (1, 3, H, W), and where the input lies in the image."""
     visual = encoder.model.visual
-    if any(module.training for module in visual.modules()):  # batch norms would change their statistics
-        visual = shared_copy(visual).eval()
     grid = None if dense_tower(visual) is None else visual.grid_size
     size = _input_size(encoder.image_size, grid) if image_size is None else as_pair(image_size)
     tower = dense_tower(visual, size)

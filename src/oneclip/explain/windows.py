@@ -41,8 +41,8 @@ def cut_windows(image: Image.Image, placement: Placement) -> tuple[list[Image.Im
 def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np.float32]:
     """Average values (T, windows) of windows over the cells that they cover: (T, CELLS, CELLS).
 
-    Cells at the border are in few windows. With half of the greatest weight or less, their values shrink towards 0, so
-    that a map does not peak in a corner because of one window.
+    Cells at the border are in few windows. Below half of the greatest weight, the mean over all windows makes up for
+    what is missing, so that a map does not peak in a corner because of one window.
     """
     total = np.zeros((len(values), CELLS, CELLS))
     weight = np.zeros((CELLS, CELLS))
@@ -52,7 +52,9 @@ def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np
         share = np.outer(hat, hat)
         total[:, cells[0], cells[1]] += share * value[:, None, None]
         weight[cells] += share
-    return (total / np.maximum(weight, weight.max() / 2)).astype(np.float32)
+    missing = np.maximum(0, weight.max() / 2 - weight)
+    total += missing * values.mean(axis=1)[:, None, None]
+    return (total / (weight + missing)).astype(np.float32)
 
 
 def _pixels(placement: Placement, top: int, left: int, side: int) -> tuple[int, int, int, int] | None:
