@@ -1,7 +1,7 @@
 """Heat maps from sliding windows: any tower, and the best maps for small ones, at many times the cost.
 
 Windows of several sizes are cut out of the image, and each is encoded as an image of its own. The value of a cell is
-the mean over the windows that cover it, those of a size together weighing as much as those of another.
+the weighted mean over the windows that cover it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np
     for value, cells in zip(values.T, covered, strict=True):
         side = cells[0].stop - cells[0].start
         hat = 1 - np.abs(np.arange(side) + 0.5 - side / 2) / side  # the middle of a window counts most
-        share = np.outer(hat, hat)
+        share = (
+            np.outer(hat, hat) * side**2
+        )  # a window weighs as much as its area: small ones see parts of things
         total[:, cells[0], cells[1]] += share * value[:, None, None]
         weight[cells] += share
     missing = np.maximum(0, weight.max() / 2 - weight)
