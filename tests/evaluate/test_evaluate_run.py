@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_datasets import make_classes
 from tiny import picture, tiny_cfg, write_tiny_model
 
 import oneclip
@@ -19,9 +20,10 @@ from oneclip import checkpoint
 from oneclip.config import CLIPVisionCfg, PreprocessCfg
 from oneclip.embed.items import Failure, Item
 from oneclip.encoder import Encoder
-from oneclip.errors import ConfigError, DataError
+from oneclip.errors import CheckpointError, ConfigError, DataError
 from oneclip.evaluate import encodings
 from oneclip.evaluate.data import EvaluationDataset, Sample
+from oneclip.evaluate.data.suites import SuiteEntry
 from oneclip.evaluate.encoded import Score
 from oneclip.evaluate.encodings import EmbeddingCaches, encode_split, text_encoder
 from oneclip.evaluate.evaluated_model import EvaluatedModel
@@ -345,8 +347,46 @@ def test_a_split_without_a_readable_image_is_an_error(model: Encoder, files: lis
 
 def test_a_data_set_that_fails_does_not_stop_the_others(model: Encoder, dataset: EvaluationDataset) -> None:
     failed: list[Failure] = []
-    broken = replace(dataset, name="broken", classes=CLASSES[:1])
+    broken = replace(dataset, name="broken", splits={"test": []})
     events = EvaluationEvents(on_failure=failed.append)
     results = evaluate_all([model], [broken, dataset], cache=False, events=events)
     assert [result.dataset.name for result in results] == ["things"]
     assert [failure.name for failure in failed] == ["broken"]
+
+
+def test_a_task_that_fails_does_not_stop_the_others(
+    model: Encoder, dataset: EvaluationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(task: str, *arguments: Any) -> Score:
+        if task == "few-shot":
+            raise DataError("too few images")
+        return Score({"acc1": 1.0}, "acc1")
+
+    monkeypatch.setattr("oneclip.evaluate.run.score_task", fail)
+    failed: list[Failure] = []
+    events = EvaluationEvents(on_failure=failed.append)
+    results = evaluate_all([model], [dataset], tasks=["few-shot", "zero-shot"], cache=False, events=events)
+    assert [result.task for result in results] == ["zeroshot_classification"]
+    assert [str(failure.reason) for failure in failed] == ["too few images"]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(dataset: EvaluationDataset, tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    failed: list[Failure] = []
+    events = EvaluationEvents(on_failure=failed.append)
+    with pytest.raises(CheckpointError, match="broken"):
+        evaluate_all([tmp_path / "broken.safetensors"], [dataset, dataset], cache=False, events=events)
+    assert failed == []
+
+
+def test_two_data_sets_of_one_name_are_told_apart(model: Encoder, tmp_path: Path) -> None:
+    folders = [make_classes(tmp_path / place / "things", per_class=2) for place in ("a", "b")]
+    results = evaluate_all([model], folders, out=tmp_path / "out", cache=False)
+    assert [result.dataset.name for result in results] == ["things", str(folders[1])]
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def test_a_suite_reports_the_metric_that_it_names(model: Encoder, tmp_path: Path) -> None:
+    entry = SuiteEntry("the name", str(make_classes(tmp_path / "a")), metric="mean_per_class_recall")
+    (result,) = evaluate_all([model], [entry], cache=False)
+    assert (result.dataset.name, result.score.headline) == ("the name", "mean_per_class_recall")

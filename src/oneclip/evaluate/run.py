@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from oneclip.embed.items import Failure
 from oneclip.errors import ConfigError, DataError, OneCLIPError, OutputError
@@ -34,6 +35,7 @@ from oneclip.evaluate.scoring import (
 if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
+T = TypeVar("T")
 Model: TypeAlias = "str | os.PathLike[str] | Encoder | EvaluatedModel"
 Data: TypeAlias = "str | os.PathLike[str] | EvaluationDataset | SuiteEntry"
 Cache: TypeAlias = "str | os.PathLike[str] | Literal[False] | None"
@@ -139,6 +141,28 @@ def evaluate_all(
 
 
 @dataclass
+class _Plan:
+    """What is to be done for a data set.
+
+    Attributes:
+        dataset: the data set.
+        metric: that its suite reports; "" for the main one of the task.
+        settings: that decide a figure, by task and number of the model.
+        earlier: results of an earlier run.
+    """
+
+    dataset: EvaluationDataset
+    metric: str
+    settings: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    earlier: dict[tuple[str, int], Result] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> list[tuple[str, int]]:
+        """Tasks and models without a result."""
+        return [key for key in self.settings if key not in self.earlier]
+
+
+@dataclass
 class _Run:
     """Settings of a run; see `evaluate_all`.
 
@@ -156,33 +180,55 @@ class _Run:
     names: dict[str, str] = field(default_factory=dict)
 
     def evaluate_data(self, data: Data, opening: Mapping[str, Any]) -> list[Result]:
-        """Return the results of a data set; none if it cannot be evaluated and the caller goes on."""
+        """Return the results of a data set; without what cannot be evaluated, if the caller goes on."""
+        name = data.name if isinstance(data, (EvaluationDataset, SuiteEntry)) else os.fspath(data)
+        plan = self._attempt(name, lambda: self._plan(data, opening))
+        if plan is None:
+            return []
+        for i in {i for _, i in plan.unfinished}:
+            _ = self.models[i].encoder  # an error of a model ends the run, unlike one of a data set
+        encoded = self._attempt(name, lambda: self._encode(plan.dataset, plan.unfinished))
+        if encoded is None:
+            return []
+        results = [self._finish(plan, task, i, encoded) for task, i in plan.settings]
+        return [result for result in results if result is not None]
+
+    def _attempt(self, name: str, work: Callable[[], T]) -> T | None:
+        """Return the result of some work; None if the data does not allow it and the caller goes on."""
         try:
-            dataset = self._open(data, opening)
-            own, metric = (data.task, data.metric) if isinstance(data, SuiteEntry) else ("auto", "")
-            tasks = self._fitting_tasks(dataset, [own if task == "auto" else task for task in self.tasks])
-            return list(self._evaluate(dataset, tasks, metric, opening))
+            return work()
         except (OutputError, ConfigError):  # every data set would have it
             raise
         except (OneCLIPError, OSError) as error:
             if self.events.on_failure is None:
                 raise
-            self.events.on_failure(Failure(_name_of(data), str(error)))
-            return []
+            self.events.on_failure(Failure(name, str(error)))
+            return None
+
+    def _plan(self, data: Data, opening: Mapping[str, Any]) -> _Plan:
+        """Open a data set, and read the results that are finished."""
+        dataset = self._open(data, opening)
+        own, metric = (data.task, data.metric) if isinstance(data, SuiteEntry) else ("auto", "")
+        tasks = self._fitting_tasks(dataset, [own if task == "auto" else task for task in self.tasks])
+        more = {"metric": metric, "files": _data_stamp(dataset) if self.folder is not None else ""}
+        plan = _Plan(dataset, metric)
+        for task in tasks:
+            for i, model in enumerate(self.models):
+                wanted = self._settings(model, dataset, task, {**opening, **more})
+                plan.settings[task, i] = wanted
+                name = TASKS[task].published_name
+                found = self.folder.find(model, dataset, name, wanted) if self.folder else None
+                if found is not None:
+                    plan.earlier[task, i] = found
+        return plan
 
     def _fitting_tasks(self, dataset: EvaluationDataset, names: Sequence[str]) -> list[str]:
         """Return the tasks that a data set has the data for; of several tasks, the others are reported."""
-        tasks = []
+        if len(names) == 1:
+            return _fitting_task(names[0], dataset)
+        tasks: list[str] = []
         for name in names:
-            try:
-                task = resolve_task(name, dataset)
-                splits_of_task(task, dataset)
-            except DataError as error:
-                if self.events.on_failure is None or len(names) == 1:
-                    raise
-                self.events.on_failure(Failure(f"{dataset.name}, {name}", str(error)))
-            else:
-                tasks.append(task)
+            tasks += self._attempt(f"{dataset.name}, {name}", partial(_fitting_task, name, dataset)) or []
         return list(dict.fromkeys(tasks))
 
     def _open(self, data: Data, opening: Mapping[str, Any]) -> EvaluationDataset:
@@ -198,31 +244,20 @@ class _Run:
             dataset = replace(dataset, name=source)
         return dataset
 
-    def _evaluate(
-        self, dataset: EvaluationDataset, tasks: Sequence[str], metric: str, opening: Mapping[str, Any]
-    ) -> Iterator[Result]:
-        """Yield a result for each task and model; `metric` is what the suite reports, "" for the main one."""
-        earlier: dict[tuple[str, int], Result] = {}
-        stamp = _data_stamp(dataset) if self.folder is not None else ""
-        settings = {
-            (task, i): self._settings(model, dataset, task, {**opening, "metric": metric, "files": stamp})
-            for task in tasks
-            for i, model in enumerate(self.models)
-        }
-        for (task, i), wanted in settings.items():
-            name = TASKS[task].published_name
-            found = self.folder.find(self.models[i], dataset, name, wanted) if self.folder else None
-            if found is not None:
-                earlier[task, i] = found
-        encoded = self._encode(dataset, [key for key in settings if key not in earlier])
-        for (task, i), wanted in settings.items():
-            result = earlier.get((task, i))
+    def _finish(
+        self, plan: _Plan, task: str, i: int, encoded: Mapping[int, Mapping[str, EncodedSplit]]
+    ) -> Result | None:
+        """Return a result, read or computed now; None if the data does not allow it and the caller goes on."""
+        model, result = self.models[i], plan.earlier.get((task, i))
+        if result is None:
+            name = f"{plan.dataset.name}, {task}, {model.name}"
+            result = self._attempt(name, lambda: self._score(plan, task, model, encoded[i]))
             if result is None:
-                result = self._score(dataset, task, self.models[i], encoded[i], metric)
-                if self.folder is not None:
-                    self.folder.write(self.models[i], result, wanted)
-            self.events.on_result(result, (task, i) in earlier)
-            yield result
+                return None
+            if self.folder is not None:
+                self.folder.write(model, result, plan.settings[task, i])
+        self.events.on_result(result, (task, i) in plan.earlier)
+        return result
 
     def _encode(
         self, dataset: EvaluationDataset, needed: Sequence[tuple[str, int]]
@@ -248,16 +283,12 @@ class _Run:
         return encoded
 
     def _score(
-        self,
-        dataset: EvaluationDataset,
-        task: str,
-        model: EvaluatedModel,
-        splits: Mapping[str, EncodedSplit],
-        metric: str,
+        self, plan: _Plan, task: str, model: EvaluatedModel, splits: Mapping[str, EncodedSplit]
     ) -> Result:
+        dataset = plan.dataset
         used = {split: splits[split] for split in splits_of_task(task, dataset)}
         score = score_task(task, dataset, used, text_encoder(model, self.caches), self.options)
-        score.headline = metric if metric in score.metrics else score.headline
+        score.headline = plan.metric if plan.metric in score.metrics else score.headline
         made_by = {
             **model.describe(),
             "source": dataset.source,
@@ -295,6 +326,13 @@ class _Run:
         }
 
 
+def _fitting_task(name: str, dataset: EvaluationDataset) -> list[str]:
+    """Return the task in a list; raises DataError if the data set has not what it needs."""
+    task = resolve_task(name, dataset)
+    splits_of_task(task, dataset)
+    return [task]
+
+
 def _data_stamp(dataset: EvaluationDataset) -> str:
     """Return a digest of the files of a data set on this machine; "" for others, whose names say what they are."""
     if os.path.isdir(dataset.source):
@@ -323,7 +361,3 @@ def _published(model: EvaluatedModel, dataset: EvaluationDataset, metric: str) -
     """Return the published value of a metric, if there is one."""
     figures = published_figures(model.architecture, model.pretrained, dataset.name, len(dataset.classes))
     return figures[metric].value if metric in figures else None
-
-
-def _name_of(data: Data) -> str:
-    return data.name if isinstance(data, (EvaluationDataset, SuiteEntry)) else os.fspath(data)
