@@ -21,8 +21,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 def test_the_list_of_commands() -> None:
     assert list(COMMANDS) == [
         *("classify", "explain", "caption", "embed", "search", "index", "duplicates", "sort"),
-        *("models", "pull", "inspect", "convert", "evaluate", "probe", "finetune", "train", "doctor"),
-        "serve",
+        *("models", "pull", "inspect", "convert", "export", "evaluate", "probe", "finetune", "train"),
+        *("doctor", "serve"),
     ]
 
 
@@ -84,11 +84,11 @@ def test_help_shows_whole_summaries_and_no_python_types(run: Run, monkeypatch: p
         assert not re.search(r"<(list|str|path|int|float)\b", text), name
 
 
-@pytest.mark.parametrize("name", ["evaluate", "inspect", "convert", "pull", "finetune"])
+@pytest.mark.parametrize("name", ["evaluate", "inspect", "convert", "export", "pull", "finetune"])
 def test_a_model_is_an_argument_or_an_option(name: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert {"--model", "-m"} <= options
-    if name in ("convert", "pull", "finetune"):
+    if name in ("convert", "export", "pull", "finetune"):
         assert {"--out", "-o"} <= options
 
 
@@ -98,6 +98,8 @@ UNKNOWN = [
     "inspect -m nosuch",
     "convert -m nosuch -o x.pt --to openai",
     "convert nosuch x.pt --to openai",
+    "export nosuch folder",
+    "export -m nosuch -o folder",
     "pull -m nosuch",
     "finetune -m nosuch pairs.csv -o tuned",
     "finetune nosuch pairs.csv -o tuned",

@@ -23,6 +23,7 @@ from oneclip.cli.embed import embed
 from oneclip.cli.evaluate import evaluate
 from oneclip.cli.exits import ExitCode, echo_stderr, report_error
 from oneclip.cli.explain import explain
+from oneclip.cli.export import export
 from oneclip.cli.finetune import finetune
 from oneclip.cli.index import index
 from oneclip.cli.inspect import inspect
@@ -96,6 +97,7 @@ for command in (
     pull,
     inspect,
     convert,
+    export,
     evaluate,
     probe,
     finetune,

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oneclip._version import __version__
 from oneclip.encoder import Encoder
 from oneclip.encoder import load as load_encoder
-from oneclip.errors import ConfigError
-from oneclip.export.onnx_export import DEFAULT_OPSET, write_onnx
-from oneclip.export.parity_report import compare, write_parity
-from oneclip.export.towers import (
-    IMAGE_INPUT,
-    IMAGE_OUTPUT,
-    TEXT_INPUT,
-    TEXT_OUTPUT,
-    has_dynamic_length,
-    image_tower,
-    text_tower,
+from oneclip.errors import ConfigError, OutputError
+from oneclip.export.folder import (
+    describe_tower,
+    write_description,
+    write_preprocessor_config,
+    write_tokenizer,
 )
-from oneclip.hub.atomic import replace_folder
-from oneclip.runtime.exported_model import DESCRIPTION, FORMAT
+from oneclip.export.onnx_export import write_onnx
+from oneclip.export.parity_report import compare, write_parity
+from oneclip.export.request import (
+    DEFAULT_OPSET,
+    PRECISIONS,
+    TARGETS,
+    WITHOUT_ONNX,
+    ExportRequest,
+    Towers,
+    writer,
+)
+from oneclip.export.towers import exported_tower, has_dynamic_length
+from oneclip.hub.atomic import names_in, replace_folder
+from oneclip.runtime import is_exported
+from oneclip.runtime.exported_model import Side
 
-PRECISIONS = ("fp32", "fp16", "int8")
-TARGETS = ("onnx", "openvino", "immich", "transformersjs", "coreml")
+SIDES: tuple[Side, ...] = ("image", "text")
+FILES = {"image": "vision_model", "text": "text_model"}
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+"""Names of the ONNX files, as in transformers.js."""
 
 
 @dataclass
@@ -40,12 +47,12 @@ class ExportReport:
     """What was exported, and how far it is from the model in torch.
 
     Attributes:
-        folder: that was written; None if nothing was.
+        folder: that was written.
         files: names of its files.
         parity: see `oneclip.export.parity_report`.
     """
 
-    folder: Path | None
+    folder: Path
     files: list[str] = field(default_factory=list)
     parity: dict[str, Any] = field(default_factory=dict)
 
@@ -66,7 +73,7 @@ def export(
     """Export a model to a folder that runs without torch. The model is not changed.
 
     Args:
-        model: an encoder in fp32, or a name for `oneclip.load`.
+        model: an encoder in fp32 on the CPU, or a name for `oneclip.load`.
         out: folder to write.
         to: one of `TARGETS`.
         precisions: of `PRECISIONS`.
@@ -81,115 +88,116 @@ def export(
         ConfigError: for an unknown target or precision, a model that is not in fp32, an operator that cannot be
             exported, or a model that differs more than `max_drop`.
         OutputError: if the folder may not be replaced or cannot be written.
+        DataError: if `check` cannot be read.
         MissingExtraError: without the packages that the target needs.
     """
-    check_request(to, precisions)
-    if isinstance(model, Encoder):
+    request = ExportRequest(
+        to, tuple(dict.fromkeys(precisions)), opset or DEFAULT_OPSET, uint8_input, max_drop, check
+    )
+    if names_in(Path(out)) and not force:
+        raise OutputError(f"{out} exists and is not empty; it is replaced only with --force")
+    encoder = _encoder(model, image_size)
+    with replace_folder(out, force=force) as folder, _unchanged(encoder.model), torch.no_grad():
+        towers = _write_towers(encoder, folder, request)
+        if TARGETS[to]:
+            towers = writer(TARGETS[to])(folder, towers, encoder=encoder, request=request)
+        write_tokenizer(encoder, folder)
+        if to == "onnx":
+            write_preprocessor_config(encoder, folder)
+        parity: dict[str, Any] = {}
+        if towers:
+            write_description(encoder, folder, towers, request, None)
+            parity = compare(encoder, folder, request.precisions, check)
+            write_parity(parity, folder)
+            _check_drop(parity, out, max_drop, force)
+            write_description(encoder, folder, towers, request, _summary(parity))
+    return ExportReport(Path(out), sorted(_files(Path(out))), parity)
+
+
+def _encoder(model: Encoder | str | os.PathLike[str], image_size: int | tuple[int, int] | None) -> Encoder:
+    """Load the model if it is a name.
+
+    Raises:
+        ConfigError: for a model that cannot be compared in fp32.
+    """
+    if not isinstance(model, (str, os.PathLike)):
         encoder = model
         if image_size is not None:
             raise ConfigError(
                 "image_size is of a model that is loaded by name: oneclip.load(name, image_size=…)"
             )
+    elif is_exported(model):
+        raise ConfigError(f"{model} is an exported model already; export the model that it was made from")
     else:
         encoder = load_encoder(model, device="cpu", image_size=image_size)
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(
+            f"{encoder!r} is not a model in torch; export the model that it was made from, by its name"
+        )
     if encoder.precision != "fp32" or encoder.device.type != "cpu":
         raise ConfigError(
             f"the model is in {encoder.precision} on {encoder.device}; load it in fp32 on the CPU to export it"
         )
-    was_training, requires_grad = (
-        encoder.model.training,
-        [p.requires_grad for p in encoder.model.parameters()],
-    )
-    try:
-        with replace_folder(out, force=force) as folder, torch.no_grad():
-            towers = {
-                "image": _write_tower(encoder, "image", folder, opset or DEFAULT_OPSET, uint8_input),
-                "text": _write_tower(encoder, "text", folder, opset or DEFAULT_OPSET, uint8_input),
-            }
-            _write_tokenizer(encoder, folder)
-            _write_description(encoder, folder, towers, opset or DEFAULT_OPSET, uint8_input)
-            parity = compare(encoder, folder, precisions, check)
-            write_parity(parity, folder)
-            if parity["drop"] > max_drop and not force:
-                raise ConfigError(
-                    f"{out} was not written: the exported model differs by {parity['drop']:.2g} from the model in "
-                    f"torch, more than {max_drop:g} ({parity['reason']}). Use another precision, a higher --max-drop, "
-                    "or --force"
-                )
-    finally:
-        encoder.model.train(was_training)
-        for parameter, wanted in zip(encoder.model.parameters(), requires_grad, strict=True):
-            parameter.requires_grad_(wanted)
-    return ExportReport(Path(out), sorted(os.listdir(out)), parity)
+    return encoder
 
 
-def check_request(to: str, precisions: Sequence[str]) -> None:
-    """Raise ConfigError for an unknown target or precision."""
-    if to not in TARGETS:
-        raise ConfigError(f"unknown target {to!r}; available: {', '.join(TARGETS)}")
-    unknown = [one for one in precisions if one not in PRECISIONS]
-    if unknown or not precisions:
+def _write_towers(encoder: Encoder, folder: Path, request: ExportRequest) -> Towers:
+    """Write the ONNX files of both towers in every precision, and return their description."""
+    towers: Towers = {side: {} for side in SIDES}
+    if request.to in WITHOUT_ONNX:
+        return {}
+    for side in SIDES:
+        tower = exported_tower(encoder, side, uint8_input=request.uint8_input)
+        fp32 = folder / f"{FILES[side]}.onnx"
+        write_onnx(
+            tower.module.eval(),
+            tower.example,
+            fp32,
+            input_name=tower.input_name,
+            output_name=tower.output_name,
+            opset=request.opset,
+            longest=encoder.context_length if side == "text" and has_dynamic_length(encoder) else None,
+        )
+        for precision in request.precisions:
+            path = folder / f"{FILES[side]}{SUFFIXES[precision]}.onnx"
+            if precision != "fp32":
+                writer(PRECISIONS[precision])(fp32, path, side=side, encoder=encoder, request=request)
+            files = [name for name in (path.name, f"{path.name}_data") if (folder / name).is_file()]
+            towers[side][precision] = describe_tower(
+                folder, "onnx", path.name, tower.input_name, tower.output_name, files
+            )
+        if "fp32" not in request.precisions:
+            for name in (fp32.name, f"{fp32.name}_data"):
+                (folder / name).unlink(missing_ok=True)
+    return towers
+
+
+def _check_drop(parity: dict[str, Any], out: str | os.PathLike[str], max_drop: float, force: bool) -> None:
+    if not parity["drop"] <= max_drop and not force:  # also if it is not a number
         raise ConfigError(
-            f"unknown precision {', '.join(map(repr, unknown)) or 'nothing'}; available: {', '.join(PRECISIONS)}"
+            f"{out} was not written: the exported model differs by {parity['drop']:.2g} from the model in torch, more "
+            f"than {max_drop:g} ({parity['reason']}). Use another precision, a higher --max-drop, or --force"
         )
 
 
-def _write_tower(
-    encoder: Encoder, side: str, folder: Path, opset: int, uint8_input: bool
-) -> dict[str, dict[str, Any]]:
-    """Write a tower in fp32 and return its part of the description."""
-    is_image = side == "image"
-    tower, example = image_tower(encoder, uint8_input=uint8_input) if is_image else text_tower(encoder)
-    names = (IMAGE_INPUT, IMAGE_OUTPUT) if is_image else (TEXT_INPUT, TEXT_OUTPUT)
-    path = folder / ("vision_model.onnx" if is_image else "text_model.onnx")
-    files = write_onnx(
-        tower.eval(),
-        example,
-        path,
-        input_name=names[0],
-        output_name=names[1],
-        opset=opset,
-        longest=encoder.context_length if not is_image and has_dynamic_length(encoder) else None,
-    )
-    return {"fp32": describe_tower(folder, "onnx", path.name, names[0], names[1], files)}
+def _summary(parity: dict[str, Any]) -> dict[str, Any]:
+    return {"drop": parity["drop"], "reason": parity["reason"]}
 
 
-def describe_tower(
-    folder: Path, runtime: str, file: str, input_name: str, output: str, files: Sequence[str]
-) -> dict[str, Any]:
-    """Return the description of a tower's files, see `oneclip.runtime.Tower`."""
-    sums = {}
-    for name in files:
-        content = (folder / name).read_bytes()
-        sums[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return {"runtime": runtime, "file": file, "inputs": [input_name], "output": output, "files": sums}
+def _files(folder: Path) -> Iterator[str]:
+    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _write_tokenizer(encoder: Encoder, folder: Path) -> None:
-    """Write the files of a tokenizer; CLIP's own needs none."""
-    tokenizer: Any = encoder.tokenizer
-    if hasattr(tokenizer, "save_pretrained"):
-        tokenizer.save_pretrained(folder)
-
-
-def _write_description(
-    encoder: Encoder, folder: Path, towers: dict[str, dict[str, Any]], opset: int, uint8_input: bool
-) -> None:
-    content = {
-        "format": FORMAT,
-        "name": encoder.name,
-        "made_by": {"oneclip": __version__, "torch": torch.__version__, "onnx": version("onnx")},
-        "opset": opset,
-        "model": encoder.cfg.to_dict(),
-        "preprocess": encoder.preprocess_cfg.to_dict(),
-        "embed_dim": encoder.embed_dim,
-        "context_length": encoder.context_length,
-        "image_size": list(encoder.image_size),
-        "logit_scale": encoder.logit_scale,
-        "logit_bias": encoder.logit_bias,
-        "weights": encoder.weights_digest(),
-        "dynamic_text_length": has_dynamic_length(encoder),
-        "uint8_input": uint8_input,
-        "towers": towers,
-    }
-    (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+@contextmanager
+def _unchanged(model: torch.nn.Module) -> Iterator[None]:
+    """Set a model to evaluation mode; restore the mode of each module and what needs gradients."""
+    modes = [(module, module.training) for module in model.modules()]
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, wanted in needs:
+            parameter.requires_grad_(wanted)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from oneclip.errors import ConfigError, MissingExtraError
+from oneclip.export.request import DEFAULT_OPSET
 
-DEFAULT_OPSET = 20
 MAX_INLINE_BYTES = 2**31 - 2**20  # a larger protobuf cannot be read; its weights go into a file beside it
 
 
@@ -29,8 +29,8 @@ def write_onnx(
     output_name: str,
     opset: int = DEFAULT_OPSET,
     longest: int | None = None,
-) -> list[str]:
-    """Write a tower with a dynamic batch.
+) -> None:
+    """Write a tower with a dynamic batch; weights beyond 2 GB go to a file beside it, `NAME.onnx_data`.
 
     Args:
         tower: with one input and one output.
@@ -39,9 +39,6 @@ def write_onnx(
         input_name, output_name: in the file.
         opset: version of the operators.
         longest: the greatest length of the second axis, if it is dynamic too.
-
-    Returns:
-        Names of the files that were written: weights beyond 2 GB are in a file of their own.
 
     Raises:
         MissingExtraError: without onnx and onnxscript.
@@ -69,10 +66,9 @@ def write_onnx(
                 f"the tower {type(tower).__name__} of this model cannot be exported to ONNX: {_reason(error)}"
             ) from error
     assert program is not None
-    weights = sum(t.nbytes for t in [*tower.parameters(), *tower.buffers()])
-    is_external = weights > MAX_INLINE_BYTES
-    program.save(str(path), external_data=is_external)
-    return sorted(file.name for file in path.parent.glob(f"{path.name}*"))
+    weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    data = f"{path.name}_data" if weights > MAX_INLINE_BYTES else None
+    require("onnx_ir").save(program.model, path, external_data=data)
 
 
 def require(package: str) -> Any:

@@ -5,6 +5,7 @@ Shapes: B batch, (H, W) pixels, L tokens, D joint embedding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError
 from oneclip.image.uint8 import NormalizeUInt8, UInt8Preprocess
+from oneclip.runtime.exported_model import Side
 
 IMAGE_INPUT, IMAGE_OUTPUT = "pixel_values", "image_embeds"  # names of transformers and transformers.js
 TEXT_INPUT, TEXT_OUTPUT = "input_ids", "text_embeds"
@@ -54,26 +56,39 @@ class ExportedTextTower(nn.Module):
         return F.normalize(self.model.encode_text(input_ids).float(), dim=-1)
 
 
-def image_tower(encoder: Encoder, *, uint8_input: bool = False) -> tuple[ExportedImageTower, Tensor]:
-    """Make the image tower of an encoder, and an input (2, 3, H, W) to export it with.
+@dataclass(frozen=True)
+class TowerToExport:
+    """Tower, and what is needed to export it.
+
+    Attributes:
+        module: the tower, with one input and one output.
+        example: input of two rows.
+        input_name, output_name: in the exported file.
+    """
+
+    module: nn.Module
+    example: Tensor
+    input_name: str
+    output_name: str
+
+
+def exported_tower(encoder: Encoder, side: Side, *, uint8_input: bool = False) -> TowerToExport:
+    """Make the image or the text tower of an encoder for an export.
 
     Raises:
         ConfigError: if images cannot be normalized inside of the tower.
     """
-    height, width = encoder.image_size
-    if not uint8_input:
-        return ExportedImageTower(encoder.model), torch.zeros(2, 3, height, width)
-    steps = UInt8Preprocess.of(encoder.preprocess)
-    if steps is None:
-        raise ConfigError("the preprocessing was edited, so the tower cannot normalize bytes itself")
-    normalize = NormalizeUInt8(steps.normalize, torch.device("cpu"))
-    return ExportedImageTower(encoder.model, normalize), torch.zeros(2, 3, height, width, dtype=torch.uint8)
-
-
-def text_tower(encoder: Encoder) -> tuple[ExportedTextTower, Tensor]:
-    """Make the text tower of an encoder, and token ids (2, L) to export it with."""
-    ids = encoder.tokenizer(["a photo of a cat on a mat", "a dog"], encoder.context_length)
-    return ExportedTextTower(encoder.model), ids
+    if side == "text":
+        ids = encoder.tokenizer(["a photo of a cat on a mat", "a dog"], encoder.context_length)
+        return TowerToExport(ExportedTextTower(encoder.model), ids, TEXT_INPUT, TEXT_OUTPUT)
+    normalize, dtype = None, torch.float32
+    if uint8_input:
+        steps = UInt8Preprocess.of(encoder.preprocess)
+        if steps is None:
+            raise ConfigError("the preprocessing was edited, so the tower cannot normalize bytes itself")
+        normalize, dtype = NormalizeUInt8(steps.normalize, torch.device("cpu")), torch.uint8
+    example = torch.zeros(2, 3, *encoder.image_size, dtype=dtype)
+    return TowerToExport(ExportedImageTower(encoder.model, normalize), example, IMAGE_INPUT, IMAGE_OUTPUT)
 
 
 def has_dynamic_length(encoder: Encoder) -> bool:
