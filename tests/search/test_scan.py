@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,17 @@ def test_the_top_rows_of_vectors_without_decay_are_those_of_float64(tmp_path: Pa
     scan = scan_of(tmp_path, vectors, [6000])
     for query, row in zip(queries, cosines(queries, vectors), strict=True):
         np.testing.assert_array_equal(scan.top(query[None], 10).rows, best(row, 10))
+
+
+def test_the_top_rows_are_those_of_float64_without_torch(
+    tmp_path: Path, cloud: Cloud, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # to import it raises
+    scan, queries = scan_of(tmp_path, images, [7000, 4990, 10]), cloud.texts(40)
+    assert isinstance(scan.blocks(0)[0], np.ndarray)
+    for query, row in zip(queries, cosines(queries, images), strict=True):
+        np.testing.assert_array_equal(scan.top(query[None], 10).rows, best(row, 10))
+    np.testing.assert_allclose(scan.scores(queries[:2]), cosines(queries[:2], images), atol=0.01)
 
 
 def test_an_image_finds_itself_even_where_all_others_lie_in_other_directions(tmp_path: Path) -> None:

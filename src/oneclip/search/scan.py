@@ -11,7 +11,6 @@ Shapes: Q queries, D dimensions, N rows of all segments, numbered one after the 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneclip.errors import ShapeError
+from oneclip.search.code_products import run_in_threads, view_codes
 from oneclip.search.segment_scan import SegmentScan, read_on
 from oneclip.search.segments import Segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
+
+    from oneclip.search.code_products import Codes
 
 UNREAD = (0.4, 0.15, 0.05, 0.0)  # shares of the deviation of the products that it may leave unread, in turn
 PICKED_TURN = 1_024  # rows that a thread reads at once, of those that are left
@@ -64,7 +65,7 @@ class VectorScan:
             raise ShapeError(f"the segments have vectors of different widths: {sorted(widths)}")
         self.segments = list(segments)
         self.starts = np.cumsum([0] + [segment.rows for segment in segments])
-        self._views: list[list[Tensor]] | None = None
+        self._views: list[Sequence[Codes]] | None = None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -232,8 +233,6 @@ class VectorScan:
 
     def _read_rows(self, parts: Sequence[SegmentScan], rows: NDArray[np.int64], blocks: int | None) -> None:
         """Read on in sorted rows (M,): some blocks, or all that are left."""
-        from oneclip.engine.thread_groups import run_in_groups
-
         ends = [
             part.blocks if blocks is None else min(part.read_blocks + blocks, part.blocks) for part in parts
         ]
@@ -242,7 +241,7 @@ class VectorScan:
             for part, start, end, some in zip(parts, self.starts, ends, self._split(rows), strict=False)
             for piece in np.array_split(some, -(-len(some) // PICKED_TURN) or 1)
         ]
-        run_in_groups(lambda job: job[0].read_rows(job[1], job[2]), jobs)
+        run_in_threads(lambda job: job[0].read_rows(job[1], job[2]), jobs)
         for part, end in zip(parts, ends, strict=True):
             part.read_blocks = end
 
@@ -276,14 +275,10 @@ class VectorScan:
         owners = np.searchsorted(self.starts, rows, side="right") - 1
         return [(int(number), np.flatnonzero(owners == number)) for number in np.unique(owners)]
 
-    def blocks(self, number: int) -> list[Tensor]:
-        """Return the int8 codes of a segment as tensors (N, BLOCK) that share the memory of its file."""
+    def blocks(self, number: int) -> Sequence[Codes]:
+        """Return the int8 codes of a segment, blocks (N, BLOCK) that share the memory of its file."""
         if self._views is None:
-            import torch
-
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to them
-                self._views = [[torch.from_numpy(block) for block in s.codes] for s in self.segments]
+            self._views = [view_codes(segment.codes) for segment in self.segments]
         return self._views[number]
 
 

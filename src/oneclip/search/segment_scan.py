@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oneclip.search.code_products import add_products, run_in_threads
 from oneclip.search.segments import BLOCK, Segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
+
+    from oneclip.search.code_products import Codes
 
 MARGIN = 5.0  # standard deviations of what the scan neglects
 TURN = 32_768  # rows that a thread reads at once
@@ -28,7 +30,7 @@ class SegmentScan:
 
     Args:
         segment: that is scanned.
-        codes: its blocks.
+        codes: its blocks, from `view_codes`.
         queries: (Q, D); of the methods, some use only the first.
         scores: (Q, N), to write to.
         parts: (P, D), what the first query is made of, for `threshold`.
@@ -37,13 +39,11 @@ class SegmentScan:
     def __init__(
         self,
         segment: Segment,
-        codes: Sequence[Tensor],
+        codes: Sequence[Codes],
         queries: NDArray[np.float32],
         scores: NDArray[np.float32],
         parts: NDArray[np.float32] | None = None,
     ) -> None:
-        import torch
-
         self.segment, self._codes = segment, codes
         self.blocks, self.read_blocks = len(codes), 0
         self.rotated = segment.rotate(queries)
@@ -54,34 +54,22 @@ class SegmentScan:
             self._centred_parts = rotated - segment.rotated_mean
         padded = np.zeros((len(queries), self.blocks, BLOCK), np.float32)
         padded.reshape(len(queries), -1)[:, : segment.dim] = self.rotated * segment.scales
-        self._scaled = torch.from_numpy(np.ascontiguousarray(padded.swapaxes(0, 1)))
-        self.offsets = segment.offsets(queries)
-        self._offsets, self._scores = torch.from_numpy(self.offsets)[:, None], torch.from_numpy(scores)
+        self._scaled = np.ascontiguousarray(padded.swapaxes(0, 1))
+        self.offsets, self._scores = segment.offsets(queries), scores
 
-    def read(self, rows: slice, blocks: int) -> Tensor:
-        """Add blocks to the scores of some rows, up to `blocks` in all; return these scores."""
-        import torch
-
-        from oneclip.engine.kernels import int8_products
-
+    def read(self, rows: slice, blocks: int) -> None:
+        """Add blocks to the scores of some rows, up to `blocks` in all."""
         scores = self._scores[:, rows]
         for number in range(self.read_blocks, blocks):
-            products = int8_products(self._codes[number][rows], self._scaled[number])
-            torch.add(scores if number else self._offsets, products, out=scores)
-        return scores
+            base = scores if number else self.offsets[:, None]
+            add_products(self._codes[number], rows, self._scaled[number], base, scores)
 
-    def read_rows(self, rows: NDArray[np.int64], blocks: int) -> Tensor:
-        """Add blocks to the scores of rows (M,) with the first query, up to `blocks` in all; return them."""
-        import torch
-
-        from oneclip.engine.kernels import int8_products
-
-        indices = torch.from_numpy(rows)
-        scores = self._scores[0].index_select(0, indices)
+    def read_rows(self, rows: NDArray[np.int64], blocks: int) -> None:
+        """Add blocks to the scores of rows (M,) with the first query, up to `blocks` in all."""
+        scores = self._scores[:1, rows]
         for number in range(self.read_blocks, blocks):
-            scores += int8_products(self._codes[number].index_select(0, indices), self._scaled[number, :1])[0]
-        self._scores[0].index_copy_(0, indices, scores)
-        return scores
+            add_products(self._codes[number], rows, self._scaled[number, :1], scores, scores)
+        self._scores[:1, rows] = scores
 
     def enough(self, share: float) -> int:
         """Return how many blocks leave out at most `share` of the standard deviation of the products."""
@@ -127,8 +115,6 @@ class SegmentScan:
 
 def read_on(parts: Sequence[SegmentScan], share: float) -> None:
     """Read on in all segments, until unread dimensions have at most a share of the standard deviation."""
-    from oneclip.engine.thread_groups import run_in_groups
-
     ends = [max(part.enough(share), part.read_blocks) for part in parts]
     jobs = [
         (part, rows, end)
@@ -136,7 +122,7 @@ def read_on(parts: Sequence[SegmentScan], share: float) -> None:
         if end > part.read_blocks
         for rows in _turns(part.segment.rows)
     ]
-    run_in_groups(lambda job: job[0].read(job[1], job[2]), jobs)
+    run_in_threads(lambda job: job[0].read(job[1], job[2]), jobs)
     for part, end in zip(parts, ends, strict=True):
         part.read_blocks = end
 

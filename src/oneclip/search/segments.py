@@ -15,6 +15,7 @@ import hashlib
 import json
 import secrets
 import struct
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -119,14 +120,14 @@ class Segment:
         found = np.empty((len(rotated), len(indices)), np.float32)
         for start in range(0, len(indices), ROWS_AT_ONCE):
             part = self._rotated(indices[start : start + ROWS_AT_ONCE])
-            found[:, start : start + ROWS_AT_ONCE] = _product(scaled, part.T)
+            found[:, start : start + ROWS_AT_ONCE] = product(scaled, part.T)
         return found
 
     def rotate(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rotate queries (Q, D) as the stored rows are, but without centring them."""
         if self.rotation is None:
             return queries
-        return _product(queries, self.rotation)
+        return product(queries, self.rotation)
 
     @cached_property
     def rotated_mean(self) -> NDArray[np.float32]:
@@ -176,7 +177,7 @@ class Segment:
         return found
 
 
-def _product(few: NDArray[np.float32], many: NDArray[np.float32]) -> NDArray[np.float32]:
+def product(few: NDArray[np.float32], many: NDArray[np.float32]) -> NDArray[np.float32]:
     """Multiply (Q, D) by (D, M).
 
     The BLAS would start all its threads, which wait for each other, and then keep the processors busy for milliseconds.
@@ -255,13 +256,18 @@ def _principal_components(centred: NDArray[np.float32]) -> NDArray[np.float32]:
 
     In one thread: several would wait for each other in each of many small steps, for seconds while images are decoded.
     """
-    import torch
+    covariance = (centred.T @ centred).astype(np.float64)
+    if sys.modules.get("torch") is None:  # as in `code_products`
+        vectors = np.linalg.eigh(covariance)[1]
+    else:
+        import torch
 
-    from oneclip.engine.thread_groups import get_thread_groups
+        from oneclip.engine.thread_groups import get_thread_groups
 
-    covariance = torch.from_numpy((centred.T @ centred).astype(np.float64))
-    (vectors,) = get_thread_groups(1, 1).map(lambda matrix: torch.linalg.eigh(matrix)[1], [covariance])
-    return np.ascontiguousarray(vectors.numpy()[:, ::-1], np.float32)
+        groups = get_thread_groups(1, 1)
+        (found,) = groups.map(lambda matrix: torch.linalg.eigh(matrix)[1], [torch.from_numpy(covariance)])
+        vectors = found.numpy()
+    return np.ascontiguousarray(vectors[:, ::-1], np.float32)
 
 
 def _checksum(tensors: Mapping[str, NDArray[Any]]) -> str:
