@@ -24,7 +24,7 @@ REFERENCE = (
         "oneclip.text",
     ),
     *("oneclip.model", "oneclip.checkpoint", "oneclip.engine", "oneclip.embed", "oneclip.search"),
-    *("oneclip.evaluate", "oneclip.adapters"),
+    *("oneclip.evaluate", "oneclip.explain", "oneclip.adapters"),
     *("oneclip.losses", "oneclip.train", "oneclip.train.data", "oneclip.train.finetune"),
 )
 

@@ -30,6 +30,7 @@ OURS = [
             "encoder.md",
             "engine.md",
             "evaluate.md",
+            "explain.md",
             "finetune.md",
             "formats.md",
             "losses.md",

@@ -132,7 +132,7 @@ class Maps:
         if not 0 <= q <= 1:
             raise ConfigError(f"q is {q}; expected a quantile from 0 to 1")
         visible = self._visible()
-        threshold = max(float(np.nanquantile(visible, q)), np.finfo(np.float32).tiny)
+        threshold = max(float(np.nanquantile(visible, q)), float(np.finfo(np.float32).tiny))
         rows, columns = (
             np.clip(np.round(edges), *axis.seen).astype(int)
             for axis, edges in zip((self.placement.rows, self.placement.columns), self._edges(), strict=True)
@@ -189,7 +189,7 @@ class Maps:
             masks.append([0 <= centre <= axis.pixels for centre in centres])
             if not any(masks[-1]):  # the image is thinner than a cell
                 masks[-1][cells // 2] = True
-        return np.where(np.outer(*masks), self.grid, np.float32(np.nan))
+        return np.where(np.outer(masks[0], masks[1]), self.grid, np.float32(np.nan))
 
     def _edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the edges of the rows and of the columns of cells, in pixels of the image."""

@@ -30,7 +30,7 @@ def blend(image: Image.Image, values: NDArray[np.float32], ceiling: float, opaci
     """Draw values (H, W) over an image of that size; see `Maps.overlay`."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     outside = np.isnan(values)
-    share = np.clip(np.where(outside, 0, values) / (ceiling or 1), 0, 1)
+    share = np.clip(np.where(outside, 0, values) / (ceiling or 1), 0, 1).astype(np.float32)
     weight = (opacity * share)[..., None]
     drawn = pixels * (1 - weight) + colorize(share) * weight
     drawn[outside] = pixels[outside].mean(axis=-1, keepdims=True) * 0.4

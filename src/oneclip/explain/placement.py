@@ -54,7 +54,7 @@ class Axis:
         place = np.clip(position / self.input_pixels * cells - 0.5, 0, cells - 1)
         weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
         weights[(position < 0) | (position > self.input_pixels)] = np.nan
-        return weights.astype(np.float32)
+        return np.asarray(weights, np.float32)
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,12 @@ def average_windows(values: NDArray[np.float32], covered: Windows) -> NDArray[np
     for value, cells in zip(values.T, covered, strict=True):
         side = cells[0].stop - cells[0].start
         hat = 1 - np.abs(np.arange(side) + 0.5 - side / 2) / side  # the middle of a window counts most
-        share = (
-            np.outer(hat, hat) * side**2
-        )  # a window weighs as much as its area: small ones see parts of things
+        share = np.outer(hat, hat) * side**2  # by area: small windows show parts of things
         total[:, cells[0], cells[1]] += share * value[:, None, None]
         weight[cells] += share
     missing = np.maximum(0, weight.max() / 2 - weight)
     total += missing * values.mean(axis=1)[:, None, None]
-    return (total / (weight + missing)).astype(np.float32)
+    return np.asarray(total / (weight + missing), np.float32)
 
 
 def _pixels(placement: Placement, top: int, left: int, side: int) -> tuple[int, int, int, int] | None:
