@@ -151,6 +151,11 @@ def test_a_missing_image_is_an_error_unless_skipped(run: Run, model: Path, table
         (["--data", "images"], 1, "images has no data set; expected a folder of classes"),
         (["--data", "captions.csv", "--task", "zero"], 1, "unknown task 'zero'; expected auto, zero-shot"),
         (["--data", "captions.csv", "--task", "linear-probe"], 1, "has captions, and the task linear-probe"),
+        (
+            ["--data", "captions.csv", "--task", "few-shot", "--compat"],
+            1,
+            "few-shot learning has no counterpart",
+        ),
         (["--data", "captions.csv", "--shots", "1,x"], 1, "--shots is '1,x'; expected whole numbers"),
         (["--data", "captions.csv", "--root", "."], 2, "--root is only for --suite"),
         (["--suite", "vtab++"], 1, "'vtab++' is not a suite; did you mean vtab+"),
