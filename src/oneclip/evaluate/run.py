@@ -127,7 +127,8 @@ def evaluate_all(
         raise ConfigError("nothing to evaluate; expected at least one model, one data set and one task")
     if "few-shot" in tasks and options is not None and options.compat:
         raise ConfigError(
-            "few-shot learning has no counterpart in CLIP_benchmark, whose figures compat requests; leave one of them out"
+            "few-shot learning has no counterpart in CLIP_benchmark, whose figures compat requests; leave out one of "
+            "them, or use the task linear-probe"
         )
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected at least 1")
