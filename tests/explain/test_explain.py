@@ -153,6 +153,22 @@ def test_one_text_is_contrasted_with_generic_texts_that_mean_something_else(pock
         np.testing.assert_allclose(one.grid[0], several.grid[0], atol=1e-5)
 
 
+def test_generic_texts_are_encoded_once_and_again_when_the_model_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = encoder_of(small_vit())
+    encoded: list[int] = []
+    original = encoder.encode_texts
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: encoded.append(len(texts)) or original(texts))
+    for _ in range(2):
+        encoder.explain(picture(), "a dog")
+    assert encoded.count(len(generic_texts())) == 1
+    with torch.no_grad():
+        encoder.model.token_embedding.weight.mul_(1.5)
+    encoder.explain(picture(), "a dog")
+    assert encoded.count(len(generic_texts())) == 2
+
+
 def test_the_scores_are_the_similarity_of_the_whole_image(vit: oneclip.Encoder) -> None:
     maps = vit.explain(picture(), TEXTS, template="a photo of {}")
     expected = vit.similarity([picture()], [f"a photo of {text}" for text in TEXTS])[0]

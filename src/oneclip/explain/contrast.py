@@ -5,12 +5,20 @@ Shapes: T texts, G generic texts, P places, D joint embedding.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
-from numpy.typing import NDArray
 
-Features = NDArray[np.float32]
+from oneclip.engine import InferenceModel
+from oneclip.engine.staleness import ModuleFingerprint
+from oneclip.explain.protocol import ExplainedEncoder, Features
+from oneclip.text import Tokenizer
+from oneclip.text.generic_texts import generic_texts
 
-
+# for each model: its state and the tokenizer that the embeddings of the generic texts were made with, and these
+_GENERIC: WeakKeyDictionary[InferenceModel, tuple[ModuleFingerprint, Tokenizer, Features]] = (
+    WeakKeyDictionary()
+)
 SAME = 0.95  # generic texts with at least this cosine mean the same as the text
 
 
@@ -43,6 +51,17 @@ def contrast_directions(texts: Features, generic: Features) -> Features:
     if len(texts) == 1:
         return np.asarray(texts - others_of(texts[0], generic).mean(axis=0), np.float32)
     return np.asarray((texts - texts.mean(axis=0)) * (len(texts) / (len(texts) - 1)), np.float32)
+
+
+def encode_generic_texts(encoder: ExplainedEncoder) -> Features:
+    """Return the embeddings (G, D) of the generic texts, which are kept until the model changes."""
+    found = _GENERIC.get(encoder.inference)
+    if found is not None and found[0].is_current() and found[1] is encoder.tokenizer:
+        return found[2]
+    fingerprint = ModuleFingerprint([encoder.model])
+    features = encoder.encode_texts(generic_texts())
+    _GENERIC[encoder.inference] = fingerprint, encoder.tokenizer, features
+    return features
 
 
 def others_of(text: Features, generic: Features) -> Features:

@@ -13,6 +13,7 @@ from PIL import Image
 from oneclip.config import PreprocessCfg
 from oneclip.engine import InferenceModel
 from oneclip.image.decode import Truncated
+from oneclip.text import Tokenizer
 from oneclip.text.labels import Templates
 
 Features = NDArray[np.float32]
@@ -31,6 +32,9 @@ class ExplainedEncoder(Protocol):
 
     @property
     def preprocess_cfg(self) -> PreprocessCfg: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def logit_scale(self) -> float: ...

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from oneclip.config import as_pair
 from oneclip.errors import ConfigError
-from oneclip.explain.contrast import contrast, contrast_directions
+from oneclip.explain.contrast import contrast, contrast_directions, encode_generic_texts
 from oneclip.explain.gradient import legrad
 from oneclip.explain.maps import Maps
 from oneclip.explain.placement import Placement
@@ -24,7 +24,6 @@ from oneclip.explain.towers import DenseTower, TokenTower, dense_tower
 from oneclip.explain.windows import average_windows, cut_windows
 from oneclip.image import Preprocess
 from oneclip.image.decode import ImageSource, open_image
-from oneclip.text.generic_texts import generic_texts
 from oneclip.text.labels import Templates
 
 Method = Literal["auto", "dense", "gradient", "windows"]
@@ -49,7 +48,7 @@ def explain(
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     names = (texts,) if isinstance(texts, str) else tuple(texts)
     features = encoder.encode_labels(names, template)
-    generic = encoder.encode_texts(generic_texts()) if len(names) == 1 else features[:0]
+    generic = encode_generic_texts(encoder) if len(names) == 1 else features[:0]
     opened = open_image(image, max_pixels=encoder.max_pixels, truncated=encoder.truncated)
     scores = (encoder.encode_images([opened]) @ features.T)[0]
     used = method
