@@ -283,6 +283,11 @@ def test_a_tower_without_plain_attention_has_no_gradient(pocket: oneclip.Encoder
         pocket.explain(picture(), TEXTS, method="gradient")
 
 
+def test_windows_take_no_image_size(vit: oneclip.Encoder) -> None:
+    with pytest.raises(ConfigError, match="image_size is 64, but windows have the size of the model"):
+        vit.explain(picture(), TEXTS, method="windows", image_size=64)
+
+
 def test_an_input_that_is_no_multiple_of_the_patches_is_refused(vit: oneclip.Encoder) -> None:
     with pytest.raises(
         ConfigError, match="image_size is 30 x 30; expected multiples of the patches of 8 x 8"

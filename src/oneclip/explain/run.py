@@ -54,6 +54,10 @@ def explain(
     used = method
     if method == "auto":
         used = "windows" if dense_tower(encoder.model.visual) is None else "dense"
+    if used == "windows" and image_size is not None:
+        raise ConfigError(
+            f"image_size is {image_size}, but windows have the size of the model; leave it out, or use method='dense'"
+        )
     if used == "windows":
         placement = Placement.of_preprocess(encoder.preprocess_cfg, opened.height, opened.width)
         windows, covered = cut_windows(opened, placement)
