@@ -17,6 +17,7 @@ from torch import Tensor
 
 Compute = Callable[[Tensor], Tensor]
 T = TypeVar("T")
+R = TypeVar("R")
 
 # above this size of one activation, glibc maps and clears new memory for each, which took 25 % of the time
 MAX_ACTIVATION_BYTES = 32 * 2**20
@@ -43,9 +44,7 @@ def run_chunked(compute: Compute, hidden: int, tokens: int | None, batch: Tensor
     return torch.cat(run_in_groups(compute, batch.tensor_split(chunks), groups))
 
 
-def run_in_groups(
-    compute: Callable[[T], Tensor], jobs: Sequence[T], groups: int | None = None
-) -> list[Tensor]:
+def run_in_groups(compute: Callable[[T], R], jobs: Sequence[T], groups: int | None = None) -> list[R]:
     """Compute every job, in `groups` groups of threads; None for one group for each thread or job."""
     threads = torch.get_num_threads()
     groups = _group_count(threads, len(jobs)) if groups is None else groups
@@ -82,11 +81,11 @@ class ThreadGroups:
         started.wait()
         torch.set_num_threads(own)  # for threads that start later
 
-    def map(self, compute: Callable[[T], Tensor], jobs: Sequence[T]) -> list[Tensor]:
+    def map(self, compute: Callable[[T], R], jobs: Sequence[T]) -> list[R]:
         """Compute every job in the caller's gradient mode; an error is raised once all jobs have ended."""
         inference = torch.is_inference_mode_enabled()
 
-        def run(job: T) -> Tensor:
+        def run(job: T) -> R:
             with torch.inference_mode(inference), torch.no_grad():
                 return compute(job)
 

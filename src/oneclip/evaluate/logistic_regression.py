@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from oneclip.engine.thread_groups import get_thread_groups, run_in_groups
 from oneclip.errors import DataError
 
 CHUNK_ROWS = 16_384  # images whose logits are in memory at once
@@ -23,6 +25,8 @@ FOLDS = 5
 MAX_CROSS_VALIDATED = 20_000  # images; of more, one fold is held out instead of each in turn
 COARSE_C = tuple(10.0**power for power in range(-1, 7))
 REFINEMENTS = (0.5, 0.25)  # in powers of ten, around the best so far
+VALIDATION_TOLERANCE = 1e-4  # of the gradient, where only accuracies are compared
+SMALL = 1 << 26  # N x D x C; one thread computes a smaller step faster than several
 DEFAULT_C = 100.0  # without an image to validate on; with so few images, accuracy hardly depends on it
 
 Embeddings = NDArray[np.float32]
@@ -74,6 +78,24 @@ def fit_logistic_regression(
     Raises:
         DataError: if all images have one class.
     """
+    fit = partial(_fit, embeddings, labels, classes, C, start, tolerance, device)
+    if torch.device(device).type != "cpu" or embeddings.size * classes > SMALL:
+        return fit()
+    # threads would wait for each other in each of many small steps
+    (classifier,) = get_thread_groups(1, 1).map(lambda compute: compute(), [fit])
+    return classifier
+
+
+def _fit(
+    embeddings: Embeddings,
+    labels: Labels,
+    classes: int,
+    C: float,
+    start: LinearClassifier | None,
+    tolerance: float,
+    device: str | torch.device,
+) -> LinearClassifier:
+    """Fit in the calling thread; arguments as of `fit_logistic_regression`."""
     present, targets = np.unique(labels, return_inverse=True)
     if len(present) < 2:
         raise DataError(f"the images have {len(present)} class; expected at least two classes to tell apart")
@@ -215,26 +237,26 @@ def _validate(
     device: str | torch.device,
 ) -> list[tuple[float, float]]:
     """Return the number of right predictions and the negative cross-entropy for each C, over all folds."""
-    scores = np.zeros((len(values), 2))
-    for fitted, held_out in folds:
+
+    def validate(fold: Fold) -> Tensor:
+        fitted, held_out = fold
+        targets = torch.from_numpy(labels[held_out])
+        found = torch.zeros(len(values), 2, dtype=torch.float64)
         classifier: LinearClassifier | None = None
         for i, C in enumerate(
             values
         ):  # from strong to weak regularization, each starting from the one before
-            classifier = fit_logistic_regression(
-                embeddings[fitted],
-                labels[fitted],
-                classes,
-                C,
-                start=classifier,
-                tolerance=1e-4,
-                device=device,
+            classifier = _fit(
+                embeddings[fitted], labels[fitted], classes, C, classifier, VALIDATION_TOLERANCE, device
             )
             logits = classifier.scores(torch.from_numpy(embeddings[held_out]))
-            targets = torch.from_numpy(labels[held_out])
-            scores[i, 0] += int((logits.argmax(dim=1) == targets).sum())
-            scores[i, 1] -= float(F.cross_entropy(logits, targets, reduction="sum"))
-    return [(float(right), float(likelihood)) for right, likelihood in scores]
+            found[i, 0] = (logits.argmax(dim=1) == targets).sum()
+            found[i, 1] = -F.cross_entropy(logits, targets, reduction="sum")
+        return found
+
+    is_cpu = torch.device(device).type == "cpu"
+    scores = torch.stack(run_in_groups(validate, folds, None if is_cpu else 1)).sum(dim=0)
+    return [(right, likelihood) for right, likelihood in scores.tolist()]
 
 
 def split_folds(labels: Labels, seed: int = 0) -> list[Fold]:
