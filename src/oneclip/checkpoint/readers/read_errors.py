@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ def as_checkpoint_error(path: Path) -> Iterator[None]:
         why = "truncated or damaged" if "not a zip file" in str(error) else f"damaged ({error})"
         size = path.stat().st_size
         raise CheckpointError(f"{path} is {why}; it has {size:,} bytes. Download it again") from error
-    except (OSError, ValueError, RuntimeError, EOFError, LookupError, ArithmeticError, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ArithmeticError,
+        struct.error,
+        zlib.error,
+    ) as error:
         why = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise CheckpointError(f"{path} cannot be used: it is truncated or damaged ({why})") from error
