@@ -92,6 +92,9 @@ def report_error(error: BaseException, *, debug: bool) -> int:
         # errors name arguments of Python; show them as options
         text = text.replace("force=True", "--force").replace("skip_broken", "--skip")
         echo_stderr(text, kind="error")
+    elif isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        text = "this needs PyTorch, which is not installed: pip install torch. Exported models run without it"
+        echo_stderr(text, kind="error")
     elif isinstance(error, MemoryError):
         echo_stderr("out of memory; try a smaller --batch-size", kind="error")
     else:

@@ -7,6 +7,7 @@ embeddings.
 from __future__ import annotations
 
 import io
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -164,6 +165,8 @@ def _as_memory_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # PyTorch raises several types
+        if sys.modules.get("torch") is None:
+            raise
         from oneclip.engine import is_out_of_memory
 
         if is_out_of_memory(error):

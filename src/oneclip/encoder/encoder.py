@@ -8,11 +8,13 @@ Shapes: N items, M labels, B items of a batch, L tokens, D joint embedding, H an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.config import ModelCfg, PreprocessCfg, as_pair
@@ -256,7 +258,9 @@ class Encoder(BaseEncoder):
             ConfigError: if the tower does not support the method or the size, or `preprocess` has no configuration.
         """
         encoder: Encoder = self
-        if any(module.training for module in self.model.modules()):  # batch norms would change their statistics
+        if any(
+            module.training for module in self.model.modules()
+        ):  # batch norms would change their statistics
             encoder = object.__new__(type(self))
             encoder.__setstate__({**self.__getstate__(), "model": shared_copy(self.model)})
         return explain(encoder, image, texts, method=method, template=template, image_size=image_size)
@@ -330,10 +334,17 @@ class Encoder(BaseEncoder):
             digest.update(plain.view(torch.uint8).numpy())  # raw bytes, also of bfloat16
         return digest.hexdigest()
 
-    def _token_ids(self, texts: list[str], overflow: Literal["error", "truncate"]) -> Tensor:
-        return self.tokenizer(texts, self.context_length, overflow=overflow)
+    def token_ids(
+        self,
+        texts: Sequence[str],
+        overflow: Literal["error", "truncate"] = "error",
+        context_length: int | None = None,
+    ) -> NDArray[np.int64]:
+        """See `BaseEncoder.token_ids`."""
+        return self.tokenizer(texts, context_length or self.context_length, overflow=overflow).numpy()
 
-    def _mean_of_prompts(self, features: Features, labels: int) -> Features:
+    def mean_of_prompts(self, features: Features, labels: int) -> Features:
+        """See `BaseEncoder.mean_of_prompts`."""
         return mean_class_embeddings(torch.from_numpy(features), labels).numpy()
 
     @overload

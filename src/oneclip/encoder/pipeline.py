@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oneclip.encoding.pipeline import PendingFeatures
@@ -53,9 +54,9 @@ class EncodePipeline:
             batch = self._normalize(batch)
         return self._fetch(self._inference.encode_pixels(batch))
 
-    def start_texts(self, ids: Tensor) -> PendingFeatures:
+    def start_texts(self, ids: NDArray[np.int64] | Tensor) -> PendingFeatures:
         """Start to encode token ids (B, L), as `start_images` does images."""
-        return self._fetch(self._inference.encode_tokens(ids))
+        return self._fetch(self._inference.encode_tokens(torch.as_tensor(ids)))
 
     def _fetch(self, features: Tensor) -> PendingFeatures:
         wait, name = self._transfer.fetch(normalized(features)), self._inference.name

@@ -6,12 +6,13 @@ Shapes: N items, M labels, B items of a batch, L tokens, D joint embedding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from contextlib import closing
 from functools import partial
 from typing import Any, Literal, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oneclip.config import PreprocessCfg
 from oneclip.encoding.checks import cfg_of, check_choice, check_positive, check_tokenizer, is_tokenizer
@@ -115,11 +116,28 @@ class BaseEncoder(ABC):
         """Return the SHA-256 that is equal for encoders of the same weights."""
 
     @abstractmethod
-    def _token_ids(self, texts: list[str], overflow: Literal["error", "truncate"]) -> Any:
-        """Tokenize texts to ids (N, L), of the type that `Pipeline.start_texts` takes."""
+    def token_ids(
+        self,
+        texts: Sequence[str],
+        overflow: Literal["error", "truncate"] = "error",
+        context_length: int | None = None,
+    ) -> NDArray[np.int64]:
+        """Tokenize texts for `Pipeline.start_texts`.
+
+        Args:
+            texts: N texts.
+            overflow: "error" or "truncate", for a text with more than L tokens.
+            context_length: L; None for that of the model.
+
+        Returns:
+            (N, L) int64 ids, with padding.
+
+        Raises:
+            TextTypeError, TextTooLongError: as of `encode_texts`.
+        """
 
     @abstractmethod
-    def _mean_of_prompts(self, features: Features, labels: int) -> Features:
+    def mean_of_prompts(self, features: Features, labels: int) -> Features:
         """Average the features of the prompts of each label: (M * K, D) to (M, D), of unit length."""
 
     # --------------------------------------------------------------------------------------------- what all of them do
@@ -270,7 +288,7 @@ class BaseEncoder(ABC):
         except TypeError:  # an item is not hashable, so it is not a string: the tokenizer raises for it
             unique = texts
         features = np.empty((len(unique), self.embed_dim), dtype=np.float32)
-        tokenize = partial(self._token_ids, overflow=overflow)
+        tokenize = partial(self.token_ids, overflow=overflow)
         with report_progress(progress, len(texts), "texts") as advance:
             try:
                 pipeline = self.pipeline()
@@ -344,10 +362,10 @@ class BaseEncoder(ABC):
         names = [labels] if isinstance(labels, str) else list(labels)
         prompts = label_prompts(names, template)
         texts = [text for row in prompts for text in row]
-        ids = np.asarray(self._token_ids(texts, "error"))
+        ids = self.token_ids(texts)
         check_distinct(names, ids.reshape(len(names), -1))
         features = self.encode_texts(texts)
-        return features if len(texts) == len(names) else self._mean_of_prompts(features, len(names))
+        return features if len(texts) == len(names) else self.mean_of_prompts(features, len(names))
 
 
 def count_images(images: Images) -> int | None:

@@ -40,7 +40,7 @@ class Pipeline(Protocol):
         """
         ...
 
-    def start_texts(self, ids: Any) -> PendingFeatures:
+    def start_texts(self, ids: NDArray[np.int64]) -> PendingFeatures:
         """Start to encode token ids (B, L), as `start_images` does images."""
         ...
 

@@ -29,6 +29,12 @@ from oneclip.text.labels import probabilities
 Pixels = NDArray[Any]
 EPSILON = 1e-12  # smallest length that a vector is divided by, as in torch
 
+_ONLY_IN_TORCH = ("caption", "explain", "inference", "model", "stream_captions", "to")  # of `oneclip.Encoder`
+
+
+class _OnlyInTorchError(ConfigError, AttributeError):
+    """Use of what only a model in torch has."""
+
 
 class RuntimeEncoder(BaseEncoder):
     """An exported model with its preprocessing and its tokenizer. Each tower is loaded at its first use.
@@ -83,6 +89,13 @@ class RuntimeEncoder(BaseEncoder):
         pixels = "x".join(map(str, self.image_size))
         runtime = self._towers["image"].runtime
         return f"<RuntimeEncoder {self.name}: {pixels} pixels, {self.embed_dim} numbers, {self.precision}, {runtime}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ONLY_IN_TORCH:
+            raise _OnlyInTorchError(
+                f"{self.name} is an exported model, which has no {name!r}; load the model itself for that"
+            )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
     def cfg(self) -> ModelCfg:
@@ -206,12 +219,19 @@ class RuntimeEncoder(BaseEncoder):
         logits = self.logit_scale * self.similarity(image_features, text_features) + (bias or 0.0)
         return probabilities(logits, independent=bias is not None)
 
-    def _token_ids(self, texts: Sequence[str], overflow: Literal["error", "truncate"]) -> NDArray[np.int64]:
+    def token_ids(
+        self,
+        texts: Sequence[str],
+        overflow: Literal["error", "truncate"] = "error",
+        context_length: int | None = None,
+    ) -> NDArray[np.int64]:
+        """See `BaseEncoder.token_ids`."""
         tokenizer: Any = self.tokenizer
-        ids: NDArray[np.int64] = tokenizer.token_ids(texts, self.context_length, overflow=overflow)
-        return ids
+        tokenize = getattr(tokenizer, "token_ids", tokenizer)  # one that was assigned may only make tensors
+        return np.asarray(tokenize(texts, context_length or self.context_length, overflow=overflow))
 
-    def _mean_of_prompts(self, features: Features, labels: int) -> Features:
+    def mean_of_prompts(self, features: Features, labels: int) -> Features:
+        """See `BaseEncoder.mean_of_prompts`."""
         each = _normalized(features).reshape(labels, -1, features.shape[-1])
         return _normalized(each.mean(axis=1))
 

@@ -25,7 +25,8 @@ def load_exported(
     Args:
         folder: that `oneclip export` wrote.
         device: "cpu" or "cuda"; None for the CPU.
-        precision: one that was exported; None or "auto" for "fp32" if it was, else for the first that was.
+        precision: one that was exported, such as "int8", or as `RuntimeEncoder.precision` has it, such as "onnx-int8";
+            None or "auto" for "fp32" if it was exported, else for the first that was.
         max_pixels, truncated: see `RuntimeEncoder`.
         others: options of `oneclip.load` that only a model in torch has; None for all of them.
 
@@ -40,6 +41,8 @@ def load_exported(
         raise ConfigError(
             f"{folder} is an exported model, which has no {', '.join(given)}; set it when the model is exported"
         )
+    if precision is not None:
+        precision = precision.removeprefix("onnx-").removeprefix("openvino-")
     return RuntimeEncoder(
         ExportedModel.open(folder),
         precision=None if precision == "auto" else precision,

@@ -5,6 +5,7 @@ Shapes: B batch, D joint embedding.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +50,9 @@ class OnnxSession:
                 f"this ONNX Runtime has no {provider}, only {', '.join(available)}; for CUDA install onnxruntime-gpu"
             )
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = available_processors()
+        # the variable divides processors among processes, as those of `oneclip serve --workers`
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdecimal() else available_processors()
         options.log_severity_level = 3  # errors
         self._output = output
         try:
@@ -59,9 +62,11 @@ class OnnxSession:
                 f"ONNX Runtime {runtime.__version__} cannot open {path}: {str(error)[:300]}. Update onnxruntime, or "
                 "export the model again with a lower --opset"
             ) from error
+        self._int32 = {one.name for one in self._session.get_inputs() if one.type == "tensor(int32)"}
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
         """See `Session`."""
+        inputs = {name: x.astype(np.int32) if name in self._int32 else x for name, x in inputs.items()}
         (embeddings,) = self._session.run([self._output], inputs)
         return np.asarray(embeddings, np.float32)
 

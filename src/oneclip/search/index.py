@@ -143,10 +143,10 @@ class Index:
             import oneclip
             from oneclip.search.weights_stamp import weights_stamp
 
-            precision = self._precision or (found.precision if found is not None else "fp32")
-            stamp = weights_stamp(given, precision)
+            precision = self._precision or (found.precision if found is not None else None)
+            stamp = weights_stamp(given, precision or "fp32")
             encoder = oneclip.load(given, device=self._device, precision=precision)
-            if stamp == weights_stamp(given, precision):
+            if stamp == weights_stamp(given, precision or "fp32"):
                 self._stamp = stamp
         else:
             encoder = given

@@ -32,7 +32,7 @@ from oneclip.serve.settings import ServeSettings
 from oneclip.serve.state import ServerState
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder
+    from oneclip.encoding import BaseEncoder
 
 ROUTERS = (openai, cohere, images, classify, explain, search, immich, status, page)
 PROBED_PATHS = ("/health", "/ready", "/ping", "/v1/models")  # also with HEAD, as load balancers do
@@ -147,12 +147,12 @@ async def _stop(state: ServerState) -> None:
         await _in_thread(state.embedder.close)
 
 
-def _load(settings: ServeSettings) -> Encoder:
+def _load(settings: ServeSettings) -> BaseEncoder:
     import oneclip
 
-    indexed_name, indexed_precision = indexed_model(settings) or (DEFAULT_MODEL, "fp32")
+    indexed_name, indexed_precision = indexed_model(settings) or (DEFAULT_MODEL, None)
     name = settings.model or indexed_name
-    precision = settings.precision or (indexed_precision if name == indexed_name else "fp32")
+    precision = settings.precision or (indexed_precision if name == indexed_name else None)
     encoder = oneclip.load(name, settings.device, precision, max_pixels=settings.max_pixels)
     encoder.encode_images([Image.new("RGB", (8, 8))])  # the first of each takes longer than others
     encoder.encode_texts(["a text"])  # raises if the files of the tokenizer are missing

@@ -14,8 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from oneclip.errors import ImageError, OneCLIPError
 from oneclip.hardware import decoding_threads
@@ -30,7 +29,7 @@ from oneclip.serve.tower_queue import Batch, QueuedItem, TowerQueue
 from oneclip.text.batching.length_buckets import SORT_WINDOW, bucket_by_length
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
     from oneclip.explain import Maps
     from oneclip.serve.settings import ServeSettings
 
@@ -57,7 +56,7 @@ class Embedder:
         is_closed: whether new items are refused.
     """
 
-    def __init__(self, encoder: Encoder, settings: ServeSettings, metrics: Metrics | None = None) -> None:
+    def __init__(self, encoder: BaseEncoder, settings: ServeSettings, metrics: Metrics | None = None) -> None:
         self.encoder, self.settings, self.metrics = encoder, settings, metrics or Metrics()
         self._waiting = {"image": 0, "text": 0}  # items that were accepted and are not answered yet
         self.is_closed = False
@@ -82,7 +81,7 @@ class Embedder:
         self._max_texts = TEXTS_PER_IMAGE * settings.max_batch
         self._texts = TowerQueue(
             "text",
-            lambda ids: texts.start_texts(torch.stack(list(ids))),
+            lambda ids: texts.start_texts(np.stack(ids)),
             max_batch=self._max_texts,
             window=self._max_texts * SORT_WINDOW,
             arrange=self._arrange_texts,
@@ -92,7 +91,7 @@ class Embedder:
     @property
     def is_batch_invariant(self) -> bool:
         """Whether the vector of an item depends on it alone, up to rounding."""
-        return self.encoder.precision != "int8"
+        return not self.encoder.precision.endswith("int8")
 
     async def embed_images(self, images: Sequence[bytes]) -> Features:
         """Encode the files of images.
@@ -156,7 +155,8 @@ class Embedder:
         """
         with self._accepted("image", 1):
             try:
-                future = self._explaining.submit(self.encoder.explain, image, texts, **options)
+                explain: Callable[..., Maps] = self.encoder.explain  # type: ignore[attr-defined]  # or ConfigError
+                future = self._explaining.submit(explain, image, texts, **options)
             except RuntimeError as error:  # the pool was shut down
                 raise _stopping() from error
             try:
@@ -245,16 +245,15 @@ class Embedder:
         request.settle(index, error=error)
         return False
 
-    def _read(self, image: bytes) -> Tensor:
+    def _read(self, image: bytes) -> Any:
         limit = self.settings.max_pixels or self.encoder.max_pixels
         try:
             opened = open_image(image, max_pixels=limit, truncated=self.encoder.truncated)
-            pixels: Tensor = self._preprocess(opened)
+            return self._preprocess(opened)
         except OneCLIPError:
             raise
         except Exception as error:  # from a library
             raise ImageError(f"it cannot be read: {type(error).__name__}: {error}") from error
-        return pixels
 
     def _tokenize(self, request: PendingRequest, truncate: bool) -> None:
         """Tokenize the texts of a request for their queue."""
@@ -284,8 +283,8 @@ class Embedder:
             by_text.setdefault(item.value.text, []).append(item)
         texts = list(by_text)
 
-        def rows(some: Sequence[str]) -> Tensor:
-            return torch.stack([by_text[text][0].value.ids for text in some])
+        def rows(some: Sequence[str]) -> NDArray[np.int64]:
+            return np.stack([by_text[text][0].value.ids for text in some])
 
         for positions, ids in bucket_by_length(texts, rows, self._max_texts, self._tokens.pad_id):
             yield [(by_text[texts[position]], row) for position, row in zip(positions, ids, strict=True)]
@@ -295,7 +294,7 @@ class _TokenizedText(NamedTuple):
     """Text in its queue, with its ids (L,)."""
 
     text: str
-    ids: Tensor
+    ids: NDArray[np.int64]
 
 
 def _stopping() -> NotReadyError:

@@ -6,14 +6,11 @@ Shapes: M labels, D joint embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 
-from oneclip.engine import mean_class_embeddings
 from oneclip.errors import TextError
 from oneclip.serve.errors import ItemError
 from oneclip.serve.items import bad_item, check_text, item_error
@@ -22,7 +19,7 @@ from oneclip.text.labels import check_distinct, label_prompts
 from oneclip.text.prompts import has_placeholder
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Features
+    from oneclip.encoding import Features
     from oneclip.serve.embedder import Embedder
 
 CACHE_BYTES = 64 * 2**20
@@ -100,14 +97,10 @@ async def _embed(names: list[str], templates: tuple[str, ...] | None, embedder: 
             parts.append((await embedder.embed_texts(texts[start : start + TEXTS_AT_ONCE]))[0])
         except ItemError as error:
             raise item_error(error.error, f"labels[{(start + error.index) // per_label}]") from error
-    features = torch.from_numpy(np.concatenate(parts))
-    tokenize = partial(encoder.tokenizer, context_length=encoder.context_length, overflow="error")
-    ids = await embedder.run(tokenize, texts)
+    ids = await embedder.run(encoder.token_ids, texts)
     try:
-        check_distinct(names, ids.numpy().reshape(len(names), -1))
+        check_distinct(names, ids.reshape(len(names), -1))
     except TextError as error:
         raise bad_item(str(error), "labels", "invalid_value") from error
-    if per_label > 1:
-        features = mean_class_embeddings(features, len(names))
-    found: Features = features.numpy()
-    return found
+    features: Features = np.concatenate(parts)
+    return features if per_label == 1 else encoder.mean_of_prompts(features, len(names))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from oneclip.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from oneclip.encoding import BaseEncoder
 
 MAX_SPECIAL_TOKENS = 8  # around a text; published tokenizers have at most 3
 
@@ -26,7 +27,7 @@ class TextTokenizer:
         encoder: the model.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: BaseEncoder) -> None:
         self._encoder = encoder
 
     @property
@@ -34,14 +35,13 @@ class TextTokenizer:
         """Id of the padding."""
         return self._encoder.tokenizer.pad_token_id
 
-    def rows(self, texts: Sequence[str], truncate: bool) -> Tensor:
+    def rows(self, texts: Sequence[str], truncate: bool) -> NDArray[np.int64]:
         """Return the ids (N, L) of texts, with padding.
 
         Raises:
             TextError: for a text that cannot be used, such as one that is too long.
         """
-        overflow: Any = "truncate" if truncate else "error"
-        return self._encoder.tokenizer(texts, self._encoder.context_length, overflow=overflow)
+        return self._encoder.token_ids(texts, "truncate" if truncate else "error")
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text that the model reads, with start and end, without padding."""
@@ -68,7 +68,7 @@ class TextTokenizer:
         """Number of special tokens around a text: the shortest row that takes an empty text has no others."""
         for length in range(1, MAX_SPECIAL_TOKENS + 1):
             try:
-                self._encoder.tokenizer("", length, overflow="error")
+                self._encoder.token_ids([""], context_length=length)
             except (ConfigError, TextError):
                 continue
             return length - len(self._encode([""])[0])
