@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oneclip.checkpoint import read, save
+from oneclip.checkpoint.readers.safetensors_reader import read_safetensors
 from oneclip.errors import CheckpointError
 
 WEIGHTS = {
@@ -140,6 +141,13 @@ def test_other_files_are_refused_and_described(tmp_path: Path, content: bytes, m
     with pytest.raises(CheckpointError, match=message) as caught:
         read(tmp_path / "m.pt")
     assert str(tmp_path / "m.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_a_safetensors_file_without_a_whole_header_is_refused(tmp_path: Path, length: int) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"\7" * length)
+    with pytest.raises(CheckpointError, match=r"m\.safetensors cannot be used: it is truncated"):
+        read_safetensors(tmp_path / "m.safetensors")
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:

@@ -69,8 +69,7 @@ def read_probe(path: str | os.PathLike[str]) -> SavedProbe:
         raise CheckpointNotFoundError(
             f"{path} is not a file; expected a linear probe, as `oneclip probe` writes it"
         )
-    holds_header = path.stat().st_size > 8  # after the bytes of its length
-    tensors, metadata = read_safetensors(path) if holds_header else ({}, {})
+    tensors, metadata = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is not a linear probe; `oneclip probe DATA -o {path.name}` makes one")
     try:
