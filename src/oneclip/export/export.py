@@ -99,9 +99,9 @@ def export(
     encoder = _encoder(model, image_size)
     with replace_folder(out, force=force) as folder, _unchanged(encoder.model), torch.no_grad():
         towers = _write_towers(encoder, folder, request)
+        write_tokenizer(encoder, folder)
         if TARGETS[to]:
             towers = writer(TARGETS[to])(folder, towers, encoder=encoder, request=request)
-        write_tokenizer(encoder, folder)
         if to == "onnx":
             write_preprocessor_config(encoder, folder)
         parity: dict[str, Any] = {}

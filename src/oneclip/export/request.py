@@ -31,7 +31,7 @@ MIN_OPSET, DEFAULT_OPSET, MAX_OPSET = 18, 20, 23
 
 PACKAGES = {  # extra and its packages that a target needs
     "openvino": ("export,openvino", ("onnx", "onnxscript", "onnxruntime", "openvino")),
-    "coreml": ("export", ()),
+    "coreml": ("coreml", ("coremltools",)),
 }
 
 Towers = dict[str, dict[str, dict[str, Any]]]
