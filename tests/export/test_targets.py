@@ -5,20 +5,28 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import torch
+from onnx import helper
 from tokenizers import Tokenizer
 
 import oneclip
-from oneclip.errors import ConfigError
+from oneclip.errors import ConfigError, MissingExtraError
 from oneclip.export import ExportRequest, export
-from oneclip.export.immich import write_immich
+from oneclip.export.coreml import export_program, require_coremltools, write_coreml
+from oneclip.export.immich import rename_inputs, write_immich
 from oneclip.export.onnx_export import write_onnx
+from oneclip.export.tokenizer_json import write_tokenizer_json
+from oneclip.export.towers import exported_tower
 from oneclip.export.transformersjs import write_transformersjs
-from tests.tiny import PIXELS, picture, write_tiny_model
+from oneclip.text.clip.tokenizer import CLIPTokenizer
+from tests.tiny import PIXELS, picture, write_tiny_coca, write_tiny_model
 
 TEXTS = ("a photo of a cat", "Two  Dogs\ton a field!", "un café, s'il vous plaît", "many words " * 60)
 
@@ -144,3 +152,74 @@ def test_transformersjs_finds_towers_tokenizer_and_processor(transformersjs: Pat
 
 def test_transformersjs_loads_the_classes_of_clip(transformersjs: Path) -> None:
     assert json.loads((transformersjs / "config.json").read_text())["model_type"] == "clip"
+
+
+def test_a_tower_that_reads_padding_gets_the_padding_it_was_trained_with(tmp_path: Path) -> None:
+    coca = oneclip.load(write_tiny_coca(tmp_path / "coca"), device="cpu")
+    write_tokenizer_json(coca, tmp_path, "Immich")
+    padding = json.loads((tmp_path / "tokenizer_config.json").read_text())["pad_token"]
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).token_to_id(padding) == 0
+
+
+def test_a_tokenizer_with_a_step_that_its_file_lacks_is_refused(
+    encoder: oneclip.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "tokenizer", CLIPTokenizer(clean="canonicalize"))
+    with pytest.raises(ConfigError, match="a step that tokenizer"):
+        write_tokenizer_json(encoder, tmp_path, "transformers.js")
+
+
+def test_weights_beside_a_tower_get_the_name_that_immich_looks_for(tmp_path: Path) -> None:
+    weights = np.arange(1000, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["B", 1000])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["B", 1000])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "tower.onnx", save_as_external_data=True, location="tower.onnx_data")
+    (tmp_path / "visual").mkdir()
+    files = ["tower.onnx", "tower.onnx_data"]
+    tower = {"file": "tower.onnx", "files": dict.fromkeys(files)}
+    written = rename_inputs(tmp_path, tower, tmp_path / "visual" / "model.onnx", "image")
+    assert written == ["visual/model.onnx", "visual/model.onnx_data"]
+    for name in files:
+        (tmp_path / name).unlink()
+    np.testing.assert_array_equal(
+        run(tmp_path / "visual" / "model.onnx", image=np.zeros((1, 1000), np.float32))[0], weights
+    )
+
+
+def test_core_ml_is_refused_in_int8(encoder: oneclip.Encoder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp32 and fp16, not in int8"):
+        write_coreml(tmp_path, {}, encoder=encoder, request=SimpleNamespace(precisions=("int8",)))
+
+
+def test_core_ml_names_its_extra(
+    encoder: oneclip.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    with pytest.raises(MissingExtraError, match="coreml"):
+        require_coremltools()
+
+
+def test_the_program_for_core_ml_computes_what_the_tower_does(encoder: oneclip.Encoder) -> None:
+    tower = exported_tower(encoder, "text")
+    tower.module.eval()
+    with torch.no_grad():
+        program = export_program(tower)
+        assert not [node for node in program.graph.nodes if "alias" in str(node.target)]
+        found, expected = program.module()(tower.example[1:]), tower.module(tower.example[1:])
+    torch.testing.assert_close(found, expected)
+
+
+def test_core_ml_packages_have_the_inputs_and_outputs_of_the_towers(
+    encoder: oneclip.Encoder, tmp_path: Path
+) -> None:
+    pytest.importorskip("coremltools")
+    write_coreml(tmp_path, {}, encoder=encoder, request=ExportRequest())  # checks the structure
+    assert {"text_model.mlpackage", "vision_model.mlpackage", "coreml.json", "tokenizer.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
