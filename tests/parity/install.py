@@ -19,6 +19,7 @@ TRANSFORMERS4 = FOLDER / "transformers4"
 CLIP_BENCHMARK = FOLDER / "clip_benchmark"
 ADAPTED = FOLDER / "adapted"
 PUBLISHED_TESTS = FOLDER / "published_tests"
+COREML = FOLDER / "coreml"
 
 REQUIREMENTS = (
     "open_clip_torch==3.3.0",
@@ -60,6 +61,15 @@ REQUIREMENTS_OF_ADAPTERS = (
     "pytrec-eval-terrier==0.5.11",
 )
 
+# converts towers for Core ML; it runs none outside of macOS
+REQUIREMENTS_OF_COREML = (
+    "coremltools==9.0",
+    "attrs==26.1.0",
+    "cattrs==26.2.1",
+    "pyaml==26.7.0",
+    "tqdm==4.70.1",
+)
+
 # only the source distribution contains the tests
 SOURCE = (
     "open_clip_torch==3.3.0",
@@ -71,6 +81,7 @@ CONTENTS = {
     TRANSFORMERS4: REQUIREMENTS_OF_CAPTIONING,
     CLIP_BENCHMARK: REQUIREMENTS_OF_EVALUATION,
     ADAPTED: REQUIREMENTS_OF_ADAPTERS,
+    COREML: REQUIREMENTS_OF_COREML,
     PUBLISHED_TESTS: SOURCE,
 }
 

@@ -5,10 +5,11 @@ Core ML runs on Apple's systems only: the packages are converted and their struc
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def export_program(tower: TowerToExport) -> Any:
     """
     example = tower.example[:1]
     try:
-        program = torch.export.export(tower.module.eval(), (example,)).run_decompositions({})
+        with _quiet():
+            program = torch.export.export(tower.module.eval(), (example,)).run_decompositions({})
     except Exception as error:  # of many types, without a base class
         raise ConfigError(
             f"the tower {type(tower.module).__name__} cannot be exported for Core ML: {error}"
@@ -157,12 +159,12 @@ def require_coremltools() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence coremltools: it warns of newer versions of torch, and that it cannot run models here."""
+    """Silence coremltools, which warns of newer versions of torch and that it cannot run models here."""
     logger = logging.getLogger("coremltools")
     level = logger.level
     try:
         logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # its progress bars
             warnings.simplefilter("ignore")
             yield
     finally:

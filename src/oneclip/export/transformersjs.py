@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from oneclip.checkpoint.formats.transformers_preprocessor import write_preprocessor
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError
 from oneclip.export.folder import describe_tower
 from oneclip.export.request import ExportRequest, Towers
 from oneclip.export.tokenizer_json import write_json, write_tokenizer_json
+from oneclip.image.transformers_preprocessor import write_preprocessor
 
 FOLDER = "onnx"
 
@@ -52,7 +52,7 @@ def write_transformersjs(folder: Path, towers: Towers, *, encoder: Encoder, requ
                 folder,
                 tower["runtime"],
                 f"{FOLDER}/{tower['file']}",
-                *tower["inputs"],
+                tower["inputs"][0],
                 tower["output"],
                 files,
             )
