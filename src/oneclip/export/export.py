@@ -21,7 +21,7 @@ from oneclip.export.folder import (
     write_tokenizer,
 )
 from oneclip.export.onnx_export import write_onnx
-from oneclip.export.parity_report import compare, write_parity
+from oneclip.export.parity_report import Reference, compare, write_parity
 from oneclip.export.request import (
     DEFAULT_OPSET,
     PRECISIONS,
@@ -91,23 +91,25 @@ def export(
         DataError: if `check` cannot be read.
         MissingExtraError: without the packages that the target needs.
     """
-    request = ExportRequest(
-        to, tuple(dict.fromkeys(precisions)), opset or DEFAULT_OPSET, uint8_input, max_drop, check
-    )
+    opset = DEFAULT_OPSET if opset is None else opset
+    request = ExportRequest(to, tuple(dict.fromkeys(precisions)), opset, uint8_input, max_drop, check)
     if names_in(Path(out)) and not force:
         raise OutputError(f"{out} exists and is not empty; it is replaced only with --force")
     encoder = _encoder(model, image_size)
     with replace_folder(out, force=force) as folder, _unchanged(encoder.model), torch.no_grad():
+        reference = (
+            None if to in WITHOUT_ONNX else Reference(encoder, check)
+        )  # first: bad data is an error at once
         towers = _write_towers(encoder, folder, request)
-        write_tokenizer(encoder, folder)
+        write_tokenizer(encoder, folder)  # a target may replace its files
         if TARGETS[to]:
             towers = writer(TARGETS[to])(folder, towers, encoder=encoder, request=request)
         if to == "onnx":
             write_preprocessor_config(encoder, folder)
         parity: dict[str, Any] = {}
-        if towers:
+        if towers and reference is not None:
             write_description(encoder, folder, towers, request, None)
-            parity = compare(encoder, folder, request.precisions, check)
+            parity = compare(reference, folder, request.precisions)
             write_parity(parity, folder)
             _check_drop(parity, out, max_drop, force)
             write_description(encoder, folder, towers, request, _summary(parity))

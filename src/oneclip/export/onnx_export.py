@@ -66,7 +66,8 @@ def write_onnx(
                 f"the tower {type(tower).__name__} of this model cannot be exported to ONNX: {_reason(error)}"
             ) from error
     assert program is not None
-    weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    constants = [value.const_value for value in program.model.graph.initializers.values()]
+    weights = sum(int(tensor.nbytes) for tensor in constants if tensor is not None)
     data = f"{path.name}_data" if weights > MAX_INLINE_BYTES else None
     require("onnx_ir").save(program.model, path, external_data=data)
 

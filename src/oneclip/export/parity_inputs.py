@@ -107,7 +107,7 @@ def _read_check(check: str | os.PathLike[str]) -> HeldOutPairs:
     samples = [one for one in dataset.split("test") if isinstance(one, Sample)]
     samples = samples[:: max(1, len(samples) // CHECK_IMAGES)][:CHECK_IMAGES]
     if dataset.classes:
-        texts = [fill_templates(SIMPLE_TEMPLATES, name)[0] for name in dataset.classes]
+        texts = [fill_templates(name, SIMPLE_TEMPLATES)[0] for name in dataset.classes]
         right = [frozenset(one.labels or (one.label,)) for one in samples]
     else:
         texts = list(dict.fromkeys(text for one in samples for text in one.texts))

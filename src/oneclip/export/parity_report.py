@@ -47,24 +47,21 @@ class Reference:
         self.heldout = [encode_pairs(self.encoder, one) for one in self.pairs]
 
 
-def compare(
-    encoder: Encoder, folder: Path, precisions: Sequence[str], check: str | os.PathLike[str] | None = None
-) -> dict[str, Any]:
+def compare(reference: Reference, folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
     """Compare every exported precision with the model in torch.
 
     Args:
-        encoder: the model in torch.
+        reference: embeddings of the model in torch.
         folder: the exported folder.
         precisions: to compare.
-        check: data of `oneclip.evaluate.open_dataset`; None for pocket's sample.
 
     Returns:
         `precisions`: for each one what `compare_precision` returns; `drop`, the greatest of all differences, and
         `reason`, what differs. In fp32 the difference is 1 - the worst cosine, because every input must be equal; in
         other precisions, 1 - the median cosine of a batch size. A fall of recall by more than one image counts, too.
     """
-    reference, exported = Reference(encoder, check), ExportedModel.open(folder)
-    report: dict[str, Any] = {"model": encoder.name, "drop": 0.0, "reason": "", "precisions": {}}
+    exported = ExportedModel.open(folder)
+    report: dict[str, Any] = {"model": reference.encoder.name, "drop": 0.0, "reason": "", "precisions": {}}
     for precision in precisions:
         runtime = RuntimeEncoder(exported, precision=precision)
         found = compare_precision(reference, runtime)
