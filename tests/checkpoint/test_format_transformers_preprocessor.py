@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oneclip.checkpoint.formats.transformers_preprocessor import read_preprocessor, write_preprocessor
 from oneclip.config import OPENAI_MEAN, OPENAI_STD, PreprocessCfg
 from oneclip.errors import ConfigError
 from oneclip.image import Preprocess
+from oneclip.image.transformers_preprocessor import read_preprocessor, write_preprocessor
 
 HALF = (0.5, 0.5, 0.5)
 SQUARE = {"height": 64, "width": 64}

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from oneclip._version import __version__
-from oneclip.checkpoint.formats.transformers_preprocessor import write_preprocessor
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError
 from oneclip.export.request import ExportRequest, Towers
 from oneclip.export.towers import has_dynamic_length
 from oneclip.hub import sha256_of
+from oneclip.image.transformers_preprocessor import write_preprocessor
 from oneclip.runtime.exported_model import DESCRIPTION, FORMAT
 from oneclip.text.hf.tokenizer import HFTokenizer
 

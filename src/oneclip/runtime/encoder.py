@@ -5,6 +5,7 @@ Shapes: N images, M texts, B batch, L tokens, D joint embedding.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +20,7 @@ from oneclip.encoding import BaseEncoder, Features, Images
 from oneclip.encoding.encoded import Decode
 from oneclip.encoding.pipeline import PendingFeatures
 from oneclip.errors import CheckpointError, ConfigError, ShapeError
+from oneclip.hub import sha256_of
 from oneclip.image import FastPreprocess, Preprocess, Truncated
 from oneclip.image.preprocess import apply_steps
 from oneclip.runtime.exported_model import ExportedModel, Side
@@ -145,8 +147,14 @@ class RuntimeEncoder(BaseEncoder):
         return self.exported.preprocess_cfg
 
     def weights_digest(self) -> str:
-        """Return the SHA-256 of the weights that were exported, see `Encoder.weights_digest`."""
-        return self.exported.weights
+        """Return the SHA-256 of the weights that were exported, see `Encoder.weights_digest`.
+
+        That of a published export is of its files, because nothing says from which weights they were made.
+        """
+        if self.exported.weights:
+            return self.exported.weights
+        files = [self.exported.folder / name for tower in self._towers.values() for name in tower.files]
+        return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
     def pipeline(self, decode: Decode = "exact") -> RuntimePipeline:
         """Make the path of batches through the towers; `decode` is that of `encode_images`."""
@@ -198,7 +206,10 @@ class RuntimeEncoder(BaseEncoder):
         for name in self._towers["text"].inputs:
             values[name] = np.ascontiguousarray(ids, np.int64)
             if name == "attention_mask":
-                values[name] = (ids != self.tokenizer.pad_token_id).astype(np.int64)
+                used = (
+                    ids != self.tokenizer.pad_token_id
+                )  # up to the last: a text may contain the id of padding
+                values[name] = np.maximum.accumulate(used[:, ::-1], axis=1)[:, ::-1].astype(np.int64)
         return self._run(self._text_session, values)
 
     def similarity(self, images: Images | Features, texts: str | Iterable[str] | Features) -> Features:

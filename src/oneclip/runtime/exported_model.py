@@ -29,7 +29,7 @@ class Tower:
         file: name of the file that the runtime opens.
         inputs: names of the inputs: pixels, or token ids and, for some towers, the attention mask.
         output: name of the output, embeddings (B, D).
-        files: size in bytes and SHA-256 of each file of the tower, by name.
+        files: size in bytes and SHA-256 of each file of the tower, by name; an empty SHA-256 is not checked.
     """
 
     runtime: str
@@ -51,7 +51,7 @@ class ExportedModel:
         embed_dim: D.
         context_length: greatest number of tokens of a text.
         logit_scale, logit_bias: see `oneclip.Encoder`.
-        weights: digest of the weights that were exported, see `Encoder.weights_digest`.
+        weights: digest of the weights that were exported, see `Encoder.weights_digest`; empty if it is unknown.
         dynamic_text_length: whether texts may be shorter than `context_length`.
         uint8_input: whether the image tower takes bytes and normalizes them itself.
         is_normalized: whether the outputs have unit length.
@@ -139,9 +139,11 @@ class ExportedModel:
             CheckpointError: if one differs.
         """
         for name, (_, expected) in tower.files.items():
+            if not expected:
+                continue
             with (self.folder / name).open("rb") as file:
                 found = _digest(file)
-            if expected and found != expected:
+            if found != expected:
                 raise CheckpointError(
                     f"{self.folder / name} was changed: its SHA-256 is {found[:12]}…, not {expected[:12]}…; copy the "
                     "whole folder again, or export the model again"

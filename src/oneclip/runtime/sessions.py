@@ -62,11 +62,11 @@ class OnnxSession:
                 f"ONNX Runtime {runtime.__version__} cannot open {path}: {str(error)[:300]}. Update onnxruntime, or "
                 "export the model again with a lower --opset"
             ) from error
-        self._int32 = {one.name for one in self._session.get_inputs() if one.type == "tensor(int32)"}
+        self._types = {one.name: one.type for one in self._session.get_inputs()}
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
         """See `Session`."""
-        inputs = {name: x.astype(np.int32) if name in self._int32 else x for name, x in inputs.items()}
+        inputs = {name: _cast(x, self._types[name]) for name, x in inputs.items() if name in self._types}
         (embeddings,) = self._session.run([self._output], inputs)
         return np.asarray(embeddings, np.float32)
 
@@ -98,6 +98,10 @@ class OpenVinoSession:
         """See `Session`."""
         found = self._model.create_infer_request().infer(inputs)
         return np.array(found[self._output], np.float32)
+
+
+def _cast(values: NDArray[Any], kind: str) -> NDArray[Any]:
+    return values.astype(np.int32) if kind == "tensor(int32)" else values
 
 
 def open_session(runtime: str, path: Path, output: str, device: str) -> Session:

@@ -28,9 +28,9 @@ from oneclip.checkpoint.formats.transformers_common import (
     require_dual_encoder,
     write_tokenizer_fields,
 )
-from oneclip.checkpoint.formats.transformers_preprocessor import read_preprocessor, write_preprocessor
 from oneclip.config import CLIPTextCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
+from oneclip.image.transformers_preprocessor import read_preprocessor, write_preprocessor
 
 FORM = "transformers' ChineseCLIPModel"
 CONTEXT_LENGTH = 52  # tokens of a text in training (Yang et al. 2022, Chinese CLIP)

@@ -10,12 +10,14 @@ from typing import Any
 from oneclip.checkpoint.formats.keymap import Rule, concatenated, renamed
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
 from oneclip.errors import ConfigError
+from oneclip.image.transformers_preprocessor import MAX_INT as MAX_INT
+from oneclip.image.transformers_preprocessor import check_number as check_number
+from oneclip.image.transformers_preprocessor import check_square as check_square
 from oneclip.text.factory import TOKENIZER_IN_MODEL_FOLDER
 
 CLIP_VOCABULARY = 49408  # size of CLIP's own vocabulary
 TOKENIZER_FIELDS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 ONECLIP_KEY = "oneclip"  # key of the fields that transformers does not know; it keeps them unchanged
-MAX_INT = 2**31 - 1  # of the integers in a configuration
 _EDGES = ("image_size", "patch_size")
 DEFAULT_EPS = 1e-5  # of our layer norms without `norm_kwargs`
 
@@ -99,13 +101,6 @@ def check_value(value: Any, default: Any, what: str) -> Any:
     return value
 
 
-def check_number(value: Any, what: str) -> float:
-    """Return a value of a JSON file as float; raise ConfigError unless it is a number of ordinary size."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_INT:
-        raise ConfigError(f"{what} is {str(value)[:80]!r}; expected a number")
-    return float(value)
-
-
 def write_tokenizer_fields(text: CLIPTextCfg) -> dict[str, Any]:
     """Return the fields of `config.json` that only we read: which tokenizer, and how texts are cleaned.
 
@@ -178,14 +173,6 @@ def require_defaults(cfg: CLIPVisionCfg | CLIPTextCfg, may_differ: tuple[str, ..
     changed = [f"{key}={value!r}" for key, value in cfg.to_dict().items() if key not in may_differ]
     if changed:
         raise ConfigError(f"{form} cannot store {', '.join(changed)} of a {type(cfg).__name__}")
-
-
-def check_square(value: Any, what: str) -> int:
-    """Return the side of a square, given as one number or two equal ones."""
-    edges = set(value) if isinstance(value, list | tuple) else {value}
-    if len(edges) != 1 or not isinstance(edge := edges.pop(), int):
-        raise ConfigError(f"{what} is {value!r}; the towers of transformers need a square")
-    return edge
 
 
 def require_dual_encoder(cfg: ModelCfg, form: str) -> None:

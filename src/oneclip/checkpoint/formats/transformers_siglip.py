@@ -31,9 +31,9 @@ from oneclip.checkpoint.formats.transformers_common import (
     write_norm_eps,
     write_tokenizer_fields,
 )
-from oneclip.checkpoint.formats.transformers_preprocessor import HALF, read_preprocessor, write_preprocessor
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg, PreprocessCfg
 from oneclip.errors import ConfigError
+from oneclip.image.transformers_preprocessor import HALF, read_preprocessor, write_preprocessor
 from oneclip.model.siglip_names import TrunkCfg, is_siglip
 from oneclip.text.factory import TOKENIZER_IN_MODEL_FOLDER
 

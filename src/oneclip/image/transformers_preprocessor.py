@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from oneclip.checkpoint.formats.transformers_common import check_number, check_square
 from oneclip.config import PreprocessCfg
 from oneclip.errors import ConfigError
 
@@ -18,6 +17,7 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 INTERPOLATION = {name: number for number, name in RESAMPLE.items()}
 HALF = (0.5, 0.5, 0.5)
 RESCALE = 1 / 255
+MAX_INT = 2**31 - 1  # of the integers in a configuration
 
 # Defaults of each kind of processor, for fields that are missing in the file.
 _CLIP_DEFAULTS: dict[str, Any] = {
@@ -172,3 +172,18 @@ def _three(values: Any, what: str) -> tuple[float, float, float]:
         raise ConfigError(f"{what} is {values!r}; expected three numbers, one per channel")
     red, green, blue = (check_number(value, what) for value in values)
     return red, green, blue
+
+
+def check_number(value: Any, what: str) -> float:
+    """Return a value of a JSON file as float; raise ConfigError unless it is a number of ordinary size."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_INT:
+        raise ConfigError(f"{what} is {str(value)[:80]!r}; expected a number")
+    return float(value)
+
+
+def check_square(value: Any, what: str) -> int:
+    """Return the side of a square, given as one number or two equal ones."""
+    edges = set(value) if isinstance(value, list | tuple) else {value}
+    if len(edges) != 1 or not isinstance(edge := edges.pop(), int):
+        raise ConfigError(f"{what} is {value!r}; the towers of transformers need a square")
+    return edge
