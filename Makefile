@@ -24,9 +24,9 @@ alive = (while sleep 5; do printf .; done) & dots=$$!; $(1); status=$$?; kill $$
 demo: $(VENV)/.installed
 	@sh examples/demo.sh $(BIN)/oneclip
 
-# the packages of .parity are fetched beside the checks
+# the packages of .parity and .runtime are fetched beside the checks
 test:
-	@$(MAKE) --no-print-directory --jobs=2 check .parity/.installed
+	@$(MAKE) --no-print-directory --jobs=2 check .parity/.installed .runtime/.installed
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.testing
@@ -87,5 +87,13 @@ $(VENV)/.benching: $(VENV)/.testing
 	@$(call alive,$(BIN)/python tests/parity/install.py)
 	@touch $@
 
+# where torch is not installed, and oneclip is imported from src
+.runtime/.installed: requirements-runtime.txt constraints.txt
+	@printf "making the environment .runtime, without torch"
+	@$(PYTHON) -m venv .runtime
+	@$(call alive,.runtime/bin/python -m pip --disable-pip-version-check --quiet install --no-compile \
+		--constraint constraints.txt --requirement requirements-runtime.txt)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .parity
+	rm -rf $(VENV) .parity .runtime
