@@ -48,6 +48,7 @@ def write_fp16(source: Path, target: Path, **_: Any) -> None:
     graph = graph_of(model)
     _join_casts(graph)
     graph.prune_graph()
+    _drop_shapes(model.graph)
     graph.topological_sort()  # the converter appends its casts at the end
     save_onnx(model, target)
 
@@ -55,11 +56,26 @@ def write_fp16(source: Path, target: Path, **_: Any) -> None:
 def _join_casts(graph: Any) -> None:
     """Let an operator in fp32 read the output of another directly; the converter rounds it to fp16 in between."""
     types = require("onnx").TensorProto
-    parents = graph.output_name_to_node()
-    for node in graph.nodes():
+    parents, outputs = graph.output_name_to_node(), set(graph.get_graphs_output_names())
+    for node in list(graph.nodes()):
         parent = parents.get(node.input[0]) if _is_cast(node, types.FLOAT) else None
-        if parent is not None and _is_cast(parent, types.FLOAT16):
-            node.input[0] = parent.input[0]
+        if parent is None or not _is_cast(parent, types.FLOAT16):
+            continue
+        name, exact = node.output[0], parent.input[0]
+        graph.remove_node(node)
+        if name in outputs:
+            graph.replace_output_of_all_nodes(exact, name)
+            graph.replace_input_of_all_nodes(exact, name)
+        else:
+            graph.replace_input_of_all_nodes(name, exact)
+
+
+def _drop_shapes(graph: Any) -> None:
+    """Drop the types and shapes of tensors that are gone; ONNX Runtime needs those of the others."""
+    computed = {name for node in graph.node for name in node.output} - {one.name for one in graph.output}
+    kept = [one for one in graph.value_info if one.name in computed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _is_cast(node: Any, to: int) -> bool:

@@ -1,9 +1,9 @@
 """Quantize an exported tower to int8 with ONNX Runtime's tools.
 
-Matrix products are quantized dynamically: the range of their inputs is measured in each call, so that no data is needed.
-A tower that consists of convolutions is quantized statically, because ONNX Runtime has no fast dynamic convolution: the
-ranges are measured once, on calibration data. Weights have a scale per output channel. The first and the last layer stay
-in fp32.
+Matrix products are quantized dynamically: the range of their inputs is measured in each call, so no data is needed. A
+tower that consists of convolutions is quantized statically, because ONNX Runtime has no fast dynamic convolution: the
+ranges are measured once, on calibration data. Weights have a scale per output channel. The first and the last layer
+stay in fp32.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from oneclip.runtime.sessions import open_session
 
 Batches = Sequence[Mapping[str, NDArray[Any]]]
 
-WEIGHTS = ({"weight_type": "QInt8", "reduce_range": True}, {"weight_type": "QUInt8", "reduce_range": False})
-"""Signed weights of 7 bits: with 8, processors without VNNI overflow when they add pairs of products in 16 bits.
-Unsigned weights of 8 bits do not overflow, are more accurate, and slower on such processors."""
+WEIGHTS = (("QInt8", True), ("QUInt8", False))
+"""Type of the weights, and whether they have 7 bits. Processors without VNNI add pairs of products in 16 bits, which
+overflow with signed weights of 8 bits. Unsigned weights do not overflow, but are slower on such processors."""
 CONVOLUTIONAL = 0.5
 """Share of the weights in convolutions from which a tower is quantized statically."""
 COMPARED = 4
@@ -58,8 +58,8 @@ def write_int8(source: Path, target: Path, *, side: Side, encoder: Encoder, requ
     compared = batches[:: max(1, -(-len(batches) // COMPARED))]
     output = require("onnx").load(str(source), load_external_data=False).graph.output[0].name
     expected = _run(source, output, compared)
-    for weights in WEIGHTS:
-        quantize(source, target, batches, **weights)
+    for weight_type, reduce_range in WEIGHTS:
+        quantize(source, target, batches, weight_type=weight_type, reduce_range=reduce_range)
         if np.median((expected * _run(target, output, compared)).sum(1)) >= 1 - request.max_drop / 2:
             return
 
@@ -109,12 +109,10 @@ def quantize(source: Path, target: Path, batches: Batches, *, weight_type: str, 
 
 
 def convolutional_share(graph: Any) -> float:
-    """Return the share of the weights that are in convolutions; embeddings of tokens do not count."""
-    counts = {"Conv": 0, "others": 0}
-    for node, count in weight_layers(graph):
-        if node.op_type != "Gather":
-            counts["Conv" if node.op_type == "Conv" else "others"] += count
-    return counts["Conv"] / max(1, sum(counts.values()))
+    """Return the share of the weights between the first and the last layer that are in convolutions."""
+    layers = list(weight_layers(graph))[1:-1]
+    convolutions = sum(count for node, count in layers if node.op_type == "Conv")
+    return convolutions / max(1, sum(count for _, count in layers))
 
 
 class _Reader:

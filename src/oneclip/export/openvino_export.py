@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from oneclip.errors import ConfigError, MissingExtraError
+from oneclip.errors import ConfigError
 from oneclip.export.folder import describe_tower
 from oneclip.export.request import Towers
+from oneclip.runtime.sessions import import_runtime
 
 
 def write_openvino(folder: Path, towers: Towers, **_: Any) -> Towers:
@@ -26,10 +27,7 @@ def write_openvino(folder: Path, towers: Towers, **_: Any) -> Towers:
         MissingExtraError: without OpenVINO.
         ConfigError: if OpenVINO cannot convert a file; the message has its reason.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("Exporting a model for OpenVINO", "openvino") from error
+    openvino = import_runtime("openvino", "OpenVINO", "openvino")
     converted: Towers = {side: {} for side in towers}
     for side, precisions in towers.items():
         for precision, tower in precisions.items():
