@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._decomp import get_decompositions
 
 from oneclip.encoder import Encoder
 from oneclip.errors import ConfigError, MissingExtraError
@@ -28,6 +29,12 @@ FILES: dict[Side, str] = {"image": "vision_model", "text": "text_model"}
 SUFFIXES = {"fp32": "", "fp16": "_fp16"}
 IN_FP32 = ("layer_norm", "batch_norm", "softmax", "reduce_l2_norm", "maximum", "real_div")
 """Operators that stay in fp32 in a package with fp16: norms and softmax."""
+LOGICAL = {
+    torch.ops.aten.__and__.Tensor: torch.ops.aten.logical_and.default,
+    torch.ops.aten.bitwise_and.Tensor: torch.ops.aten.logical_and.default,
+    torch.ops.aten.bitwise_not.default: torch.ops.aten.logical_not.default,
+}
+"""Operators on masks, to those that coremltools has for them."""
 DESCRIPTION = "coreml.json"
 
 
@@ -88,16 +95,19 @@ def export_program(tower: TowerToExport) -> Any:
     example = tower.example[:1]
     try:
         with _quiet():
-            program = torch.export.export(tower.module.eval(), (example,)).run_decompositions({})
+            others = get_decompositions([torch.ops.aten.new_ones, torch.ops.aten.new_zeros])
+            program = torch.export.export(tower.module.eval(), (example,)).run_decompositions(others)
     except Exception as error:  # of many types, without a base class
         raise ConfigError(
             f"the tower {type(tower.module).__name__} cannot be exported for Core ML: {error}"
         ) from error
     graph = program.graph
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is torch.ops.aten.alias.default:
-            node.replace_all_uses_with(node.args[0])  # coremltools has no such operator
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+        elif node.target in LOGICAL and node.meta["val"].dtype == torch.bool:
+            node.target = LOGICAL[node.target]
     return program
 
 

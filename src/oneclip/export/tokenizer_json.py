@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers
 
 from oneclip.checkpoint.formats.clip_tokenizer import write_clip_tokenizer
 from oneclip.encoder import Encoder
@@ -28,9 +28,11 @@ TEXTS = (
     "a very long description of a picture " * 50,
 )
 
+PUNCTUATION = r"[!-/:-@\[-`{-~]"
+
 
 def write_tokenizer_json(
-    encoder: Encoder, folder: Path, target: str, clean: Callable[[str], str] = str
+    encoder: Encoder, folder: Path, target: str, clean: Callable[[str], str] | None = None
 ) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, and compare the ids of texts with those of the model.
 
@@ -38,7 +40,8 @@ def write_tokenizer_json(
         encoder: the model in torch.
         folder: an existing folder.
         target: what the files are for, in messages.
-        clean: how the target changes a text before the tokenizer.
+        clean: how the target changes a text before the tokenizer; None if it does not, so that the cleaning of the
+            model becomes a part of the file.
 
     Raises:
         ConfigError: for a tokenizer that cannot be written as `tokenizer.json`, or whose ids then differ.
@@ -55,6 +58,9 @@ def write_tokenizer_json(
             f"{target} needs a tokenizer.json, and the tokenizer of {encoder.name} has none; use --to onnx"
         )
     written = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+    if clean is None:
+        _add_cleaning(written, encoder)
+        written.save(str(folder / TOKENIZER_JSON))
     # CLIP was trained on rows padded with 0; the files of transformers state another token.
     pad_id, length = tokenizer.pad_token_id, encoder.context_length
     pad_token = written.id_to_token(pad_id)
@@ -66,11 +72,25 @@ def write_tokenizer_json(
     written.enable_padding(length=length, pad_id=pad_id, pad_token=pad_token)
     for text in TEXTS:
         expected = tokenizer.token_ids([text], length)[0]
-        if not np.array_equal(expected, written.encode(clean(text)).ids):
+        if not np.array_equal(expected, written.encode(clean(text) if clean else text).ids):
             raise ConfigError(
                 f"{target} would read the text {text[:40]!r} as other tokens than {encoder.name} does: its tokenizer "
                 "has a step that tokenizer.json does not; use --to onnx"
             )
+
+
+def _add_cleaning(written: Tokenizer, encoder: Encoder) -> None:
+    """Put the cleaning of the model in front of the other steps; CLIP's own file has that of CLIP."""
+    default = "whitespace" if isinstance(encoder.tokenizer, HFTokenizer) else ""
+    kind = (encoder.cfg.text_cfg.tokenizer_kwargs or {}).get("clean", default)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    if kind == "canonicalize":
+        removed = [normalizers.Replace("_", " "), normalizers.Replace(Regex(PUNCTUATION), "")]
+        steps = [*removed, normalizers.Lowercase(), *steps]
+    elif kind == "lower":
+        steps += [normalizers.Lowercase()]
+    if kind:
+        written.normalizer = normalizers.Sequence([*steps, *filter(None, [written.normalizer])])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
