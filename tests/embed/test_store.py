@@ -124,16 +124,16 @@ def test_the_cache_finds_content_under_any_name_for_one_model_only(
     encoder: oneclip.Encoder, run: Embed, photos: Path
 ) -> None:
     exact = EmbeddingMetadata.for_encoder(encoder, "exact")
-    with EmbeddingCache(Path("cache"), exact) as cache:
+    with EmbeddingCache(Path("cache"), exact, DIM) as cache:
         run(photos, cache=cache)
         photos.rename("renamed")
         outcome = run("renamed", output="b.npz", cache=cache)
     assert (outcome.encoded, outcome.repeated) == (0, 6)
     np.testing.assert_array_equal(np.load("vectors.npz")["vectors"], np.load("b.npz")["vectors"])
-    with EmbeddingCache(Path("cache"), EmbeddingMetadata.for_encoder(encoder, "fast")) as other:
+    with EmbeddingCache(Path("cache"), EmbeddingMetadata.for_encoder(encoder, "fast"), DIM) as other:
         digest = np.load("b.npz")["sha256"][0].decode()
         assert other.find(digest) is None
-    with EmbeddingCache(Path("cache"), exact) as cache:
+    with EmbeddingCache(Path("cache"), exact, DIM) as cache:
         found = cache.find(digest)
         assert found is not None
         assert found.shape == (DIM,)
@@ -141,17 +141,40 @@ def test_the_cache_finds_content_under_any_name_for_one_model_only(
 
 def test_a_damaged_cache_is_reported(encoder: oneclip.Encoder, photos: Path) -> None:
     metadata = EmbeddingMetadata.for_encoder(encoder, "exact")
-    with EmbeddingCache(Path("cache"), metadata) as cache:
+    with EmbeddingCache(Path("cache"), metadata, DIM) as cache:
         path = cache.path
     path.write_bytes(b"no data base" * 1000)
-    with pytest.raises(OutputError, match="delete that file"):
-        EmbeddingCache(Path("cache"), metadata)
+    with pytest.raises(OutputError, match=r"not a database\. Delete that file, or run without --cache"):
+        EmbeddingCache(Path("cache"), metadata, DIM)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"xx", b"", "text", b"\0\0\xc0\x7f" * DIM], ids=["short", "empty", "text", "nan"]
+)
+def test_a_damaged_embedding_is_computed_again(
+    encoder: oneclip.Encoder, run: Embed, photos: Path, damaged: object
+) -> None:
+    with EmbeddingCache(Path("cache"), EmbeddingMetadata.for_encoder(encoder, "exact"), DIM) as cache:
+        run(photos, cache=cache)
+        with cache._base:
+            cache._base.execute("UPDATE vectors SET vector = ?", (damaged,))
+        assert run(photos, output="b.npz", cache=cache).encoded == 6
+        assert run(photos, output="c.npz", cache=cache).encoded == 0
+    np.testing.assert_array_equal(np.load("vectors.npz")["vectors"], np.load("c.npz")["vectors"])
+
+
+def test_the_folder_of_a_cache_that_cannot_be_made(encoder: oneclip.Encoder, photos: Path) -> None:
+    Path("file").write_text("")
+    with pytest.raises(
+        OutputError, match=r"folder file/cache of the cache cannot be made: Not a directory\. Choose"
+    ):
+        EmbeddingCache(Path("file/cache"), EmbeddingMetadata.for_encoder(encoder, "exact"), DIM)
 
 
 def test_a_failing_cache_ends_the_run_without_blaming_an_image(
     encoder: oneclip.Encoder, run: Embed, photos: Path
 ) -> None:
-    cache = EmbeddingCache(Path("cache"), EmbeddingMetadata.for_encoder(encoder, "exact"))
+    cache = EmbeddingCache(Path("cache"), EmbeddingMetadata.for_encoder(encoder, "exact"), DIM)
     cache._base.close()
     with pytest.raises(OutputError, match="cannot be used") as caught:
         run(photos, cache=cache)

@@ -223,7 +223,7 @@ def cache(folder: Path) -> None:
     from oneclip.embed.cache import EmbeddingCache
     from oneclip.embed.rows import EmbeddingMetadata
 
-    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS)) as kept:
+    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS), 8) as kept:
         kept.add({f"{n}" * 64: np.ones(8, np.float32) for n in range(9)})
 
 
@@ -231,7 +231,7 @@ def read_cache(folder: Path) -> None:
     from oneclip.embed.cache import EmbeddingCache
     from oneclip.embed.rows import EmbeddingMetadata
 
-    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS)) as kept:
+    with EmbeddingCache(folder, EmbeddingMetadata(**FACTS), 8) as kept:
         for n in range(9):
             kept.find(f"{n}" * 64)
         kept.add({"a" * 64: np.ones(8, np.float32)})

@@ -227,7 +227,7 @@ def embed(
         if engine is EngineChoice.ray:
             outcome = job.embed(found, store, report=report)
         else:
-            base = None if cache is None else stack.enter_context(EmbeddingCache(cache, metadata))
+            base = None if cache is None else stack.enter_context(EmbeddingCache(cache, metadata, dim))
             outcome = embed_local(
                 encoder,
                 found,

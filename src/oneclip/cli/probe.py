@@ -111,7 +111,7 @@ def _check_target(path: str) -> None:
 def _encode(dataset: EvaluationDataset, encoder: Encoder, batch_size: int) -> Mapping[str, EncodedSplit]:
     """Encode the splits to learn from and to measure on. A data set without splits has only "train"."""
     from oneclip.cli.progress_bars import throughput_bar
-    from oneclip.evaluate.encodings import EmbeddingCaches, default_cache, encode_split
+    from oneclip.evaluate.encodings import encode_split, open_caches
     from oneclip.evaluate.evaluated_model import EvaluatedModel
 
     learned = {name: name for name in ("train", "val", "test") if name in dataset.splits}
@@ -119,7 +119,7 @@ def _encode(dataset: EvaluationDataset, encoder: Encoder, batch_size: int) -> Ma
         learned = {"train": "test"}
     model = EvaluatedModel(encoder)
     encoded = {}
-    with EmbeddingCaches(default_cache()) as caches:
+    with open_caches(remedy="set ONECLIP_CACHE to another folder") as caches:
         for use, name in learned.items():
             with throughput_bar("images") as show:
                 (encoded[use],) = encode_split(

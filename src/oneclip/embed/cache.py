@@ -30,24 +30,35 @@ class EmbeddingCache:
     Args:
         folder: of the cache; created if necessary.
         metadata: what makes the embeddings.
+        dim: D, their number of dimensions; damaged ones are not found, and so are computed again.
+        remedy: how to do without the cache, for errors.
 
     Raises:
         OutputError: if the cache cannot be written or is damaged.
     """
 
-    def __init__(self, folder: Path, metadata: EmbeddingMetadata) -> None:
+    def __init__(
+        self, folder: Path, metadata: EmbeddingMetadata, dim: int, *, remedy: str = "run without --cache"
+    ) -> None:
+        self._dim, self._remedy = dim, remedy
         self.path = (
             folder / f"{metadata.kind}-{metadata.precision}-{metadata.decode}-{metadata.identity}.sqlite"
         )
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(
+                f"the folder {folder} of the cache cannot be made: {reason}. Choose another folder, or {remedy}"
+            ) from error
+        try:
             self._base = sqlite3.connect(self.path, LOCK_TIMEOUT, check_same_thread=False)
             with self._base:
                 self._base.execute(
                     "CREATE TABLE IF NOT EXISTS vectors (sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
                 )
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise self._unusable(error) from error
 
     def __enter__(self) -> EmbeddingCache:
@@ -57,7 +68,7 @@ class EmbeddingCache:
         self._base.close()
 
     def find(self, digest: str) -> Features | None:
-        """Return the embedding (D,) of content with this SHA-256, or None."""
+        """Return the embedding (D,) of content with this SHA-256; None if there is none, or a damaged one."""
         try:
             with self._lock:
                 found = self._base.execute(
@@ -66,7 +77,10 @@ class EmbeddingCache:
                 row = found.fetchone()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
-        return None if row is None else np.frombuffer(row[0], "<f4").astype(np.float32)
+        if row is None or not isinstance(row[0], bytes) or len(row[0]) != 4 * self._dim:
+            return None
+        vector = np.frombuffer(row[0], "<f4").astype(np.float32)
+        return vector if np.isfinite(vector).all() else None
 
     def add(self, vectors: Mapping[str, Features]) -> None:
         """Store embeddings (D,) by their digests."""
@@ -78,6 +92,7 @@ class EmbeddingCache:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> OutputError:
-        return OutputError(
-            f"the cache {self.path} cannot be used: {error}. Run without --cache, or delete that file"
-        )
+        # the subclass means a lock, a full disk or missing rights, not a damaged file
+        is_damaged = not isinstance(error, sqlite3.OperationalError)
+        advice = "Delete that file" if is_damaged else "Choose another folder"
+        return OutputError(f"the cache {self.path} cannot be used: {error}. {advice}, or {self._remedy}")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from oneclip.encoder import Encoder
 
 Report = Callable[[EmbedProgress], None]
+Cache: TypeAlias = "str | os.PathLike[str] | Literal[False] | None"
+REMEDY = "use --cache none (in Python, cache=False)"
 Pixels = dict[int, Any]  # tensors (3, H, W), by the number of their preprocessing
 
 
@@ -40,9 +43,11 @@ class EmbeddingCaches:
 
     Args:
         folder: of the caches; None for a temporary folder, which is removed at the end.
+        remedy: how to do without the caches, for errors.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, remedy: str = REMEDY) -> None:
+        self._remedy = remedy
         self._open = ExitStack()
         self.folder = folder or Path(self._open.enter_context(tempfile.TemporaryDirectory()))
         self._caches: dict[EmbeddingMetadata, EmbeddingCache] = {}
@@ -62,21 +67,40 @@ class EmbeddingCaches:
             OutputError: if it cannot be written.
         """
         complete = model.encoder.truncated == "refuse"
-        return self._cache(model.metadata, self.folder if complete else self.folder / "truncated")
+        return self._cache(model, model.metadata, self.folder if complete else self.folder / "truncated")
 
     def texts_of(self, model: EvaluatedModel) -> EmbeddingCache:
         """Return the cache of a model's text embeddings; see `images_of`."""
-        return self._cache(model.text_metadata, self.folder)
+        return self._cache(model, model.text_metadata, self.folder)
 
-    def _cache(self, metadata: EmbeddingMetadata, folder: Path) -> EmbeddingCache:
+    def _cache(self, model: EvaluatedModel, metadata: EmbeddingMetadata, folder: Path) -> EmbeddingCache:
         if metadata not in self._caches:
-            self._caches[metadata] = self._open.enter_context(EmbeddingCache(folder, metadata))
+            cache = EmbeddingCache(folder, metadata, model.encoder.embed_dim, remedy=self._remedy)
+            self._caches[metadata] = self._open.enter_context(cache)
         return self._caches[metadata]
 
 
 def default_cache() -> Path:
     """Return the folder of the caches: `embeddings` in the folder of downloads, see `oneclip.hub.cache_folder`."""
     return cache_folder() / "embeddings"
+
+
+def open_caches(cache: Cache = None, remedy: str = REMEDY) -> EmbeddingCaches:
+    """Open the caches.
+
+    Args:
+        cache: their folder; None for `default_cache()`, or a temporary folder if that cannot be written; False for a
+            temporary folder.
+        remedy: see `EmbeddingCaches`.
+    """
+    if cache is None:
+        folder = default_cache()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            cache = folder if os.access(folder, os.W_OK) else False
+        except OSError:
+            cache = False
+    return EmbeddingCaches(None if cache is False else Path(cache), remedy)
 
 
 def encode_split(

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from oneclip.embed.items import Failure
 from oneclip.errors import ConfigError, DataError, OneCLIPError, OutputError
 from oneclip.evaluate.data import EvaluationDataset, Sample, open_dataset
 from oneclip.evaluate.data.suites import SuiteEntry
 from oneclip.evaluate.encoded import EncodedSplit
-from oneclip.evaluate.encodings import EmbeddingCaches, Report, default_cache, encode_split, text_encoder
+from oneclip.evaluate.encodings import Cache, EmbeddingCaches, Report, encode_split, open_caches, text_encoder
 from oneclip.evaluate.evaluated_model import EvaluatedModel, file_stamp
 from oneclip.evaluate.published import published_figures
 from oneclip.evaluate.result import Result
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Model: TypeAlias = "str | os.PathLike[str] | Encoder | EvaluatedModel"
 Data: TypeAlias = "str | os.PathLike[str] | EvaluationDataset | SuiteEntry"
-Cache: TypeAlias = "str | os.PathLike[str] | Literal[False] | None"
 
 
 @dataclass
@@ -137,7 +135,7 @@ def evaluate_all(
             [one if isinstance(one, EvaluatedModel) else EvaluatedModel(one) for one in models],
             tasks,
             options or TaskOptions(),
-            stack.enter_context(_open_caches(cache)),
+            stack.enter_context(open_caches(cache)),
             batch_size,
             ResultFolder(out) if out is not None else None,
             events or EvaluationEvents(),
@@ -346,20 +344,6 @@ def _data_stamp(dataset: EvaluationDataset) -> str:
         return ""
     samples = (sample for split in dataset.splits.values() for sample in split if isinstance(sample, Sample))
     return file_stamp(dataset.source, *(sample.item.file for sample in samples if sample.item.file))
-
-
-def _open_caches(cache: Cache) -> EmbeddingCaches:
-    """Open the caches; without a folder of the caller's, a temporary one if the default cannot be written."""
-    if cache is False:
-        return EmbeddingCaches(None)
-    if cache is not None:
-        return EmbeddingCaches(Path(cache))
-    folder = default_cache()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return EmbeddingCaches(None)
-    return EmbeddingCaches(folder if os.access(folder, os.W_OK) else None)
 
 
 def _published(model: EvaluatedModel, dataset: EvaluationDataset, metric: str) -> float | None:
