@@ -42,7 +42,7 @@ def load(
     from oneclip.encoder import load as load_module
 
     try:
-        return load_module(name, device, precision or "fp32", **options)
+        return load_module(name, device, precision, **options)
     except (DownloadError, UnknownModelError):  # a repository may contain an ONNX export alone
         if (published := _load_published(name, device, precision, options)) is None:
             raise

@@ -23,7 +23,7 @@ from oneclip.image import check_header, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
 
 FinishBatch: TypeAlias = "Callable[[], tuple[dict[str, Features | str], set[str]]]"
 RECENT_CACHE_BYTES = 64 << 20  # of recent embeddings, so that repeated content is encoded once
@@ -45,7 +45,7 @@ class ItemDecoder:
 
 
 def item_decoder(
-    encoder: Encoder, decode: Decode, open_file: Callable[..., Image.Image] | None = None
+    encoder: BaseEncoder, decode: Decode, open_file: Callable[..., Image.Image] | None = None
 ) -> ItemDecoder:
     """Return the decoder of an encoder's items.
 
@@ -85,7 +85,7 @@ class BatchEncoder:
         depth: how many batches may be started before the first is finished; more than 0 keeps a GPU busy.
     """
 
-    def __init__(self, encoder: Encoder, decode: Decode) -> None:
+    def __init__(self, encoder: BaseEncoder, decode: Decode) -> None:
         self._encoder = encoder
         self.is_image = decode in ("exact", "fast")
         self._pipeline = encoder.pipeline("fast" if decode == "fast" else "exact")

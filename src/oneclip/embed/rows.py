@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from oneclip.encoder import Encoder
+    from oneclip.encoding import BaseEncoder
 
 Decode = Literal["exact", "fast", "text", "truncate"]
 """Decode mode: of images "exact" or "fast", of texts "text" or "truncate"."""
@@ -92,7 +92,7 @@ class EmbeddingMetadata:
 
     @classmethod
     def for_encoder(
-        cls, encoder: Encoder, decode: Decode, stored: str = "fp32", weights: str | None = None
+        cls, encoder: BaseEncoder, decode: Decode, stored: str = "fp32", weights: str | None = None
     ) -> EmbeddingMetadata:
         """Return the metadata of an encoder. Hashes all weights, which takes a moment, unless the digest is given."""
         settings = {

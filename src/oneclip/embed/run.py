@@ -23,7 +23,7 @@ from oneclip.errors import CheckpointError, OutputError
 from oneclip.hub.file_types import UnsupportedFiles
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
 
 
 class FailureTable(Protocol):
@@ -115,7 +115,7 @@ class EmbedOutcome:
 
 
 def embed(
-    encoder: Encoder,
+    encoder: BaseEncoder,
     sources: Sequence[ItemSource],
     store: EmbeddingTarget,
     *,

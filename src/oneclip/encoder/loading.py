@@ -25,7 +25,7 @@ from oneclip.text.hf.tokenizer_files import find_tokenizer_files, is_folder
 def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
-    precision: str = "fp32",
+    precision: str | None = "fp32",
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     max_pixels: int | None = None,
@@ -44,9 +44,9 @@ def load(
         name: "pocket", an OpenAI name ("ViT-B/32"), "ARCHITECTURE:tag", "hf-hub:owner/repository",
             "ARCHITECTURE:path/to/file", or the path of a folder or file that contains its configuration.
         device: "cpu", "cuda:0", …; None for the first CUDA device, or the CPU if there is no CUDA device.
-        precision: of the arithmetic: "fp32", "bf16", "fp16" or "int8"; or "auto": bf16 if the processor supports it
-            (fp16 on a GPU without bf16), else fp32. `model` stays in fp32 beside the packed weights. Its own weights
-            are converted for fp16 on a CPU, and on a GPU without enough memory for both.
+        precision: of the arithmetic: "fp32" (or None), "bf16", "fp16" or "int8"; or "auto": bf16 if the processor
+            supports it (fp16 on a GPU without bf16), else fp32. `model` stays in fp32 beside the packed weights. Its own
+            weights are converted for fp16 on a CPU, and on a GPU without enough memory for both.
         cache_dir: folder for downloads; None for the default.
         max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         truncated: "refuse" or "accept" image files whose pixel data is incomplete.
@@ -67,6 +67,7 @@ def load(
         ConfigError: for an unknown device or precision.
         MissingExtraError: for a tower that needs a package that is not installed.
     """
+    precision = precision or "fp32"
     check_precision(precision, LOAD_PRECISIONS)
     target = resolve_device(device)
     if precision == "auto":

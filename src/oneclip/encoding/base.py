@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from oneclip.config import PreprocessCfg
+from oneclip.config import ModelCfg, PreprocessCfg
 from oneclip.encoding.checks import cfg_of, check_choice, check_positive, check_tokenizer, is_tokenizer
 from oneclip.encoding.encoded import (
     Decode,
@@ -48,7 +48,12 @@ class BaseEncoder(ABC):
         name: of the model in messages and stored results.
         max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         truncated: "refuse" or "accept" image files whose pixel data is incomplete.
+
+    Attributes:
+        cfg: configuration of the model.
     """
+
+    cfg: ModelCfg
 
     def __init__(
         self,

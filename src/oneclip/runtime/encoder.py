@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from oneclip.config import ModelCfg, PreprocessCfg
+from oneclip.config import PreprocessCfg
 from oneclip.encoding import BaseEncoder, Features, Images
 from oneclip.encoding.encoded import Decode
 from oneclip.encoding.pipeline import PendingFeatures
@@ -75,7 +75,7 @@ class RuntimeEncoder(BaseEncoder):
             raise ConfigError(f"device is {device!r}; an exported model runs on 'cpu' or 'cuda'")
         both = model.precisions
         self._exported_precision = precision or ("fp32" if "fp32" in both else both[0])
-        self.exported, self.device = model, device
+        self.exported, self.cfg, self.device = model, model.cfg, device
         self._towers = {side: model.select(side, self._exported_precision) for side in ("image", "text")}
         self._preprocess = Preprocess(model.preprocess_cfg)
 
@@ -98,11 +98,6 @@ class RuntimeEncoder(BaseEncoder):
                 f"{self.name} is an exported model, which has no {name!r}; load the model itself for that"
             )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-
-    @property
-    def cfg(self) -> ModelCfg:
-        """Configuration of the model that was exported."""
-        return self.exported.cfg
 
     @property
     def embed_dim(self) -> int:
@@ -220,7 +215,7 @@ class RuntimeEncoder(BaseEncoder):
             ImageError, TextError: for images and texts that cannot be encoded.
         """
         is_features = isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f"
-        image_features: Any = images if is_features else self.encode_images(images)  # type: ignore[arg-type]
+        image_features: Any = images if is_features else self.encode_images(images)
         text_features: Any = texts if isinstance(texts, np.ndarray) else self.encode_texts(texts)
         return _unit(image_features, self.embed_dim) @ _unit(text_features, self.embed_dim).T
 
@@ -356,4 +351,6 @@ def _unit(features: object, width: int) -> Features:
 
 def _normalized(features: NDArray[np.floating[Any]]) -> Features:
     wide = np.asarray(features, np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), EPSILON).astype(np.float32)
+    lengths: Any = np.linalg.norm(wide, axis=-1, keepdims=True).astype(np.float32)
+    normalized: Features = wide / np.maximum(lengths, np.float32(EPSILON))
+    return normalized

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def view_codes(codes: Sequence[NDArray[np.int8]]) -> Sequence[Codes]:
-    """Return the blocks of a segment as `add_products` takes them; no codes are copied."""
+def view_codes(codes: NDArray[np.int8]) -> Sequence[Codes]:
+    """Return the blocks of a segment (B, N, BLOCK), as `add_products` takes them; no codes are copied."""
     if not _is_torch_loaded():
-        return codes
+        return list(codes)
     import torch
 
     with warnings.catch_warnings():
@@ -74,7 +74,7 @@ def run_in_threads(work: Callable[[T], None], jobs: Sequence[T]) -> None:
     if _is_torch_loaded():
         from oneclip.engine.thread_groups import run_in_groups
 
-        run_in_groups(work, jobs)  # type: ignore[arg-type]  # its results are not used
+        run_in_groups(work, jobs)
         return
     threads = min(len(jobs), available_processors())
     if threads <= 1:

@@ -31,7 +31,7 @@ from oneclip.search.snapshot import MAX_ATTEMPTS, Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     from oneclip.embed.throughput import EmbedProgress
-    from oneclip.encoder import Encoder
+    from oneclip.encoding import BaseEncoder
     from oneclip.search.duplicates import DuplicateGroup
 
 LOCK = ".lock"
@@ -66,7 +66,7 @@ class Index:
         self,
         path: str | os.PathLike[str],
         *,
-        model: str | os.PathLike[str] | Encoder | None = None,
+        model: str | os.PathLike[str] | BaseEncoder | None = None,
         device: str | None = None,
         precision: str | None = None,
         decode: Literal["exact", "fast"] | None = None,
@@ -131,7 +131,7 @@ class Index:
         return "fast" if decode == "fast" else "exact"
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> BaseEncoder:
         """The model, loaded at the first use.
 
         Raises:
@@ -145,7 +145,7 @@ class Index:
 
             precision = self._precision or (found.precision if found is not None else None)
             stamp = weights_stamp(given, precision or "fp32")
-            encoder = oneclip.load(given, device=self._device, precision=precision)
+            encoder: BaseEncoder = oneclip.load(given, device=self._device, precision=precision)
             if stamp == weights_stamp(given, precision or "fp32"):
                 self._stamp = stamp
         else:

@@ -15,7 +15,7 @@ from oneclip.hub.file_types import is_image
 
 if TYPE_CHECKING:
     from oneclip.embed.rows import EmbeddingMetadata
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
 
 _WEIGHT = re.compile(r"(\d+(?:\.\d+)?|\.\d+):(?=\S|$)")
 MAX_WEIGHT = 1000.0
@@ -100,7 +100,7 @@ def require_same_model(
         )
 
 
-def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Features:
+def encode_queries(encoder: BaseEncoder, queries: Sequence[Query]) -> Features:
     """Encode queries.
 
     Returns:

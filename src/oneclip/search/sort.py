@@ -25,7 +25,7 @@ from oneclip.search.sort_files import Action, place_file
 from oneclip.search.sort_list import LIST, SortRow, append_rows, read_list
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
     from oneclip.search.index import Index
 
 ROWS_AT_ONCE = 8_192  # embeddings in memory
@@ -199,7 +199,7 @@ def exclude_folder(index: Index, folder: str) -> list[str]:
 
 
 def _classify(
-    collections: Sequence[Collection], encoder: Encoder, text_features: Features, into: str
+    collections: Sequence[Collection], encoder: BaseEncoder, text_features: Features, into: str
 ) -> list[tuple[Entry, int, float]]:
     """Return each file outside `into` with the number of its label and the probability, in the order given."""
     found, seen = [], set()

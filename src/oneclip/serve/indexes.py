@@ -25,7 +25,7 @@ from oneclip.serve.thumbnails import Thumbnails
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from oneclip.encoder import Encoder
+    from oneclip.encoding import BaseEncoder
     from oneclip.serve.embedder import Embedder
     from oneclip.serve.settings import ServeSettings
 
@@ -160,7 +160,7 @@ class ServedIndexes:
             due[index] = time.monotonic() + watch_pause(time.monotonic() - started)
 
 
-def _without_limit(encoder: Encoder) -> Encoder:
+def _without_limit(encoder: BaseEncoder) -> BaseEncoder:
     """Return the encoder without a limit of pixels that is lower than the usual one.
 
     Such a limit protects a server from requests. In an index, which other programs search too, it would mark images as

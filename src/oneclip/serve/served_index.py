@@ -18,7 +18,7 @@ from oneclip.serve.recent_cache import RecentCache
 
 if TYPE_CHECKING:
     from oneclip.embed.throughput import EmbedProgress
-    from oneclip.encoder import Encoder
+    from oneclip.encoding import BaseEncoder
     from oneclip.search.results import UpdateResult
 
 LOGGER = logging.getLogger("oneclip")
@@ -58,7 +58,7 @@ class ServedIndex:
         DataError, OutputError: if it cannot be opened.
     """
 
-    def __init__(self, name: str, place: SearchPlace, encoder: Encoder) -> None:
+    def __init__(self, name: str, place: SearchPlace, encoder: BaseEncoder) -> None:
         self.name, self.place, self.state = name, place, UpdateState()
         self.index = Index(place.path, model=encoder)
         self._is_known = self.index.metadata is not None

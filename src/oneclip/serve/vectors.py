@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from oneclip.serve.errors import RequestError
 
 if TYPE_CHECKING:
-    from oneclip.encoder import Encoder, Features
+    from oneclip.encoding import BaseEncoder, Features
 
 
 def unit(features: Features) -> Features:
@@ -25,7 +25,7 @@ def unit(features: Features) -> Features:
     return normalized
 
 
-def check_dimensions(dimensions: int | None, encoder: Encoder, param: str) -> None:
+def check_dimensions(dimensions: int | None, encoder: BaseEncoder, param: str) -> None:
     """Raise RequestError (400) if embeddings have fewer numbers than are requested, or not even one is."""
     if dimensions is not None and not 1 <= dimensions <= encoder.embed_dim:
         raise RequestError(
