@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -156,23 +156,10 @@ def test_weights_have_8_bits_where_7_differ_too_much(
 
 def test_convolutions_are_calibrated(tmp_path: Path, pixels: np.ndarray) -> None:
     torch.manual_seed(0)
-    convolutions = nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 3),
-        nn.ReLU(),
-        nn.Conv2d(16, 8, 3),
-        nn.Flatten(),
-        nn.Linear(5408, 4),
-    ).eval()
+    tower = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    example = torch.zeros(2, 3, PIXELS, PIXELS)
     with torch.no_grad():
-        write_onnx(
-            convolutions[:5],
-            torch.zeros(2, 3, PIXELS, PIXELS),
-            tmp_path / "x.onnx",
-            input_name="pixel_values",
-            output_name="y",
-        )
+        write_onnx(tower.eval(), example, tmp_path / "x.onnx", input_name="pixel_values", output_name="y")
     batches = [{"pixel_values": pixels}]
     quantize(tmp_path / "x.onnx", tmp_path / "q.onnx", batches, weight_type="QInt8", reduce_range=True)
     operators = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
@@ -183,8 +170,12 @@ def test_convolutions_are_calibrated(tmp_path: Path, pixels: np.ndarray) -> None
 
 
 def test_tower_of_one_layer_is_refused(tmp_path: Path) -> None:
-    with torch.no_grad():
-        write_onnx(nn.Linear(4, 4), torch.zeros(2, 4), tmp_path / "x.onnx", input_name="x", output_name="y")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "only")], "tower", [x], [y], [weight]
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
     with pytest.raises(ConfigError, match="no layer between its first and its last"):
         quantize(tmp_path / "x.onnx", tmp_path / "q.onnx", [], weight_type="QInt8", reduce_range=True)
 
