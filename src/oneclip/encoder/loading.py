@@ -45,8 +45,8 @@ def load(
             "ARCHITECTURE:path/to/file", or the path of a folder or file that contains its configuration.
         device: "cpu", "cuda:0", …; None for the first CUDA device, or the CPU if there is no CUDA device.
         precision: of the arithmetic: "fp32" (or None), "bf16", "fp16" or "int8"; or "auto": bf16 if the processor
-            supports it (fp16 on a GPU without bf16), else fp32. `model` stays in fp32 beside the packed weights. Its own
-            weights are converted for fp16 on a CPU, and on a GPU without enough memory for both.
+            supports it (fp16 on a GPU without bf16), else fp32. `model` stays in fp32 beside the packed weights. Its
+            own weights are converted for fp16 on a CPU, and on a GPU without enough memory for both.
         cache_dir: folder for downloads; None for the default.
         max_pixels: images with more pixels are refused; None for the limit of `oneclip.image.open_image`.
         truncated: "refuse" or "accept" image files whose pixel data is incomplete.
