@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import small_towers
 import torch
-from tiny import PIXELS, coca_cfg, tiny_cfg
-from torch import nn
+from torch import Tensor, nn
 
 from oneclip.config import CLIPTextCfg, CLIPVisionCfg, ModelCfg
+from oneclip.export.towers import ExportedImageTower, ExportedTextTower
 from oneclip.model import build_model
+from tests import small_towers
+from tests.tiny import PIXELS, coca_cfg, tiny_cfg
 
 TEXT = {"vocab_size": small_towers.IDS, "context_length": 12, "width": 32, "heads": 2, "layers": 1}
 
@@ -58,6 +59,34 @@ TEXT_TOWERS: dict[str, CLIPTextCfg] = {
     "text tower, first token": CLIPTextCfg(pool_type="first", no_causal_mask=True, **TEXT),
     "text tower, end token": CLIPTextCfg(pool_type="eos", **TEXT),
 }
+IMAGES = (*IMAGE_TOWERS, "CoCa", *TIMM)
+TEXTS = (*TEXT_TOWERS, *small_towers.TEXT)
+FAMILIES = (*IMAGES, *TEXTS)
+LENGTH = 12  # tokens
+
+
+def tower_and_inputs(family: str, folder: Path) -> tuple[nn.Module, list[Tensor], int | None]:
+    """Make a tower of `FAMILIES`, inputs of several sizes, and the greatest length of a text if it is dynamic."""
+    if family in IMAGES:
+        random = torch.Generator().manual_seed(1)
+        images = [torch.randn(size, 3, PIXELS, PIXELS, generator=random) for size in (1, 2, 7)]
+        return ExportedImageTower(build(image_cfg(family))), images, None
+    model: Any = build(text_cfg(family, folder))
+    pad, end = getattr(model.text, "pad_id", 0), 2 if family == "text tower, end token" else 89
+    is_dynamic = model.text_pooling().may_crop_padding
+    sizes = [(1, LENGTH), (2, LENGTH), (7, LENGTH), *([(2, 5), (1, 1)] if is_dynamic else [])]
+    ids = [_ids(pad, batch, length, end) for batch, length in sizes]
+    return ExportedTextTower(model), ids, LENGTH if is_dynamic else None
+
+
+def _ids(pad: int, batch: int, length: int, end: int) -> Tensor:
+    """Make texts of 3 tokens and more, which the end token ends."""
+    ids = torch.full((batch, length), pad)
+    for row in range(batch):
+        count = min(length, 3 + row)
+        ids[row, :count] = torch.arange(4, 4 + count) + row
+        ids[row, count - 1] = end
+    return ids
 
 
 def image_cfg(name: str) -> ModelCfg:
