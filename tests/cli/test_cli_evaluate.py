@@ -170,3 +170,39 @@ def test_what_cannot_be_evaluated_is_one_clear_error(
     assert result.code == code
     assert len(result.err.strip().splitlines()) == 1
     assert found in result.err
+
+
+def test_build_goes_on_after_files_that_are_not_results(run: Run, model: Path) -> None:
+    make_classes(Path("things"), per_class=1)
+    assert run("evaluate", model, "--data", "things", "--out", "results").code == 0
+    Path("results/a.json").write_bytes(b"\xff")
+    Path("results/b.json").write_text("{}")
+    result = run("evaluate", "build", "results", "--out", "all.csv")
+    assert result.code == 3
+    assert result.err.splitlines() == [
+        "skipped results/a.json: not a result: it is not JSON",
+        "skipped results/b.json: not a result: it has no 'metrics'",
+        "wrote 1 result to all.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the embeddings so far are kept, so the same command goes on from there"),
+        (("--cache", "none", "--out", "results"), "the finished results in results are kept"),
+        (("--cache", "none"), "nothing is kept"),
+    ],
+)
+def test_an_interrupted_run_says_what_is_kept(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    make_classes(Path("things"), per_class=1)
+    monkeypatch.setattr("oneclip.evaluate.run.encode_split", interrupt)
+    result = run("evaluate", model, "--data", "things", *arguments)
+    assert result.code == 130
+    assert f"interrupted; {message}" in result.err
+    assert not Path("results/details").exists()

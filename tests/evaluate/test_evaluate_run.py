@@ -20,7 +20,7 @@ from oneclip import checkpoint
 from oneclip.config import CLIPVisionCfg, PreprocessCfg
 from oneclip.embed.items import Failure, Item
 from oneclip.encoder import Encoder
-from oneclip.errors import CheckpointError, ConfigError, DataError
+from oneclip.errors import CheckpointError, ConfigError, DataError, OutputError
 from oneclip.evaluate import encodings
 from oneclip.evaluate.data import EvaluationDataset, Sample
 from oneclip.evaluate.data.suites import SuiteEntry
@@ -28,7 +28,7 @@ from oneclip.evaluate.encoded import Score
 from oneclip.evaluate.encodings import EmbeddingCaches, encode_split, text_encoder
 from oneclip.evaluate.evaluated_model import EvaluatedModel
 from oneclip.evaluate.result import Result
-from oneclip.evaluate.result_files import build_table
+from oneclip.evaluate.result_files import ResultFolder, build_table
 from oneclip.evaluate.run import EvaluationEvents, evaluate, evaluate_all
 from oneclip.evaluate.scoring import TaskOptions
 from oneclip.model import build_model
@@ -308,7 +308,7 @@ def test_results_become_one_table(tmp_path: Path) -> None:
     for name, metrics in (("a", {"acc1": 0.5}), ("b", {"r@10": 0.3, "r@5": 0.2})):
         content = {"dataset": name, "model": "M", "pretrained": "p", "task": "t", "metrics": metrics}
         (tmp_path / f"{name}.json").write_text(json.dumps(content | {"language": "en"}))
-    assert build_table([tmp_path], tmp_path / "table.csv") == 2
+    assert build_table([tmp_path], tmp_path / "table.csv") == (2, [])
     assert (tmp_path / "table.csv").read_text().splitlines() == [
         "dataset,model,pretrained,task,language,acc1,r@5,r@10,model_fullname",
         "a,M,p,t,en,0.5,,,M p",
@@ -316,10 +316,53 @@ def test_results_become_one_table(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_not_a_result_is_named(tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(DataError, match=r"other\.json is not a result"):
-        build_table([tmp_path], tmp_path / "table.csv")
+RESULT = {
+    "dataset": "a",
+    "model": "M",
+    "pretrained": "p",
+    "task": "t",
+    "metrics": {"acc1": 0.5},
+    "language": "en",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[]", "it is not a JSON object"),
+        (b"\xff{}", "it is not JSON"),
+        (
+            json.dumps({**RESULT, "metrics": {"acc1": {"a": 1}}}).encode(),
+            "its metric 'acc1' is {'a': 1}; expected",
+        ),
+        (json.dumps({**RESULT, "metrics": 1}).encode(), "its 'metrics' is 1; expected numbers"),
+        (json.dumps({**RESULT, "model": 1}).encode(), "its 'model' is 1; expected text"),
+        (json.dumps({k: v for k, v in RESULT.items() if k != "metrics"}).encode(), "it has no 'metrics'"),
+    ],
+)
+def test_a_file_that_is_not_a_result_is_named_and_the_others_become_rows(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(RESULT))
+    (tmp_path / "other.json").write_bytes(content)
+    rows, (bad,) = build_table([tmp_path], tmp_path / "table.csv")
+    assert rows == 1
+    assert f"other.json is not a result: {reason}" in bad.reason
+
+
+def test_a_table_of_results_has_no_formulas_of_spreadsheets(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({**RESULT, "dataset": "=cmd()", "metrics": {"@x": 0.5}}))
+    build_table([tmp_path], tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text().splitlines() == [
+        "dataset,model,pretrained,task,language,'@x,model_fullname",
+        "'=cmd(),M,p,t,en,0.5,M p",
+    ]
+
+
+def test_a_folder_of_results_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"the folder .*results cannot be created: Not a directory"):
+        ResultFolder(tmp_path / "file" / "results")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -323,7 +324,7 @@ def evaluate(
     everything = _data_sets(sources, suite, root)
     tasks = task or ["auto"]
     failed: list[Failure] = []
-    with ExitStack() as stack:
+    with _kept_on_interrupt(cache, out), ExitStack() as stack:
         results = evaluate_all(
             [EvaluatedModel(name, load, loading) for name in names],
             everything,
@@ -348,14 +349,36 @@ def evaluate(
     _finish(results, failed)
 
 
+@contextmanager
+def _kept_on_interrupt(cache: str | None, out: str | None) -> Iterator[None]:
+    """Print what Ctrl-C leaves, and how to go on, and exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = [
+            *(["the embeddings so far"] if cache != "none" else []),
+            *([f"the finished results in {out}"] if out else []),
+        ]
+        what = (
+            f"{' and '.join(kept)} are kept, so the same command goes on from there"
+            if kept
+            else "nothing is kept"
+        )
+        echo_stderr(f"interrupted; {what}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
 def _build(paths: list[str], target: str) -> None:
     """Make one CSV of result files."""
     if not paths:
         raise typer.BadParameter("no results given: oneclip evaluate build DIR... --out FILE.csv")
     from oneclip.evaluate.result_files import build_table
 
-    rows = build_table(paths, target)
+    rows, bad = build_table(paths, target)
+    echo_skipped(bad)
     echo_stderr(f"wrote {rows} result{'s' * (rows != 1)} to {target}")
+    if bad:
+        raise typer.Exit(ExitCode.SKIPPED)
 
 
 def _is_data(name: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from oneclip.embed.items import Failure
-from oneclip.errors import DataError
+from oneclip.errors import DataError, OutputError
 from oneclip.evaluate.data.dataset import EvaluationDataset
 from oneclip.evaluate.encoded import Predictions, Score
 from oneclip.evaluate.evaluated_model import EvaluatedModel
@@ -46,8 +46,10 @@ class ResultFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        with write_errors(self.folder):
-            (self.folder / DETAILS).mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the folder {folder} cannot be created: {error.strerror}") from error
 
     def path(self, model: EvaluatedModel, dataset: EvaluationDataset, task: str) -> Path:
         """Return the path of a result in CLIP_benchmark's format; `task` is CLIP_benchmark's name."""
@@ -97,6 +99,8 @@ class ResultFolder:
             "metrics": score.metrics,
             "language": result.dataset.language,
         }
+        with write_errors(self.folder):
+            (self.folder / DETAILS).mkdir(exist_ok=True)
         for target, data in (
             (_beside(path, ".npz"), content.getvalue()),
             (_beside(path, ".json"), json.dumps(details, indent=1, ensure_ascii=False).encode()),
@@ -129,24 +133,35 @@ def to_json(result: Result) -> dict[str, Any]:
     }
 
 
-def build_table(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> int:
+def build_table(
+    paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]
+) -> tuple[int, list[Failure]]:
     """Write one CSV file of results in CLIP_benchmark's format, with the columns of `clip_benchmark build`.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
 
     Args:
         paths: JSON files, and folders of them.
         target: path of the CSV file.
 
     Returns:
-        The number of rows.
+        The number of rows, and the files that are not results.
 
     Raises:
-        DataError: if a path does not exist, there are no results, or a file is not one.
+        DataError: if a path does not exist, or there are no results.
         OutputError: if the file cannot be written.
     """
-    rows = [row for path in paths for file in _result_files(Path(path)) for row in [_read_row(file)]]
+    rows: list[dict[str, Any]] = []
+    bad: list[Failure] = []
+    for file in [file for path in paths for file in _result_files(Path(path))]:
+        try:
+            rows.append(_read_row(file))
+        except DataError as error:
+            bad.append(Failure(str(file), str(error)))
     if not rows:
+        why = f" ({'; '.join(one.reason for one in bad[:5])})" if bad else ""
         raise DataError(
-            f"no results in {', '.join(map(str, paths))}; expected JSON files of `oneclip evaluate --out`"
+            f"no results in {', '.join(map(str, paths))}{why}; expected JSON files of `oneclip evaluate --out`"
         )
     others = {name for row in rows for name in row} - {*FIRST_COLUMNS, "model_fullname"}
     columns = [*FIRST_COLUMNS, *sorted(others, key=_natural), "model_fullname"]
@@ -154,7 +169,7 @@ def build_table(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLi
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    return len(rows)
+    return len(rows), bad
 
 
 def _result_files(path: Path) -> list[Path]:
@@ -166,14 +181,38 @@ def _result_files(path: Path) -> list[Path]:
 
 
 def _read_row(file: Path) -> dict[str, Any]:
+    """Read a result as a row; raises DataError if the file is not one."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        metrics = data.pop("metrics")
-        return {**metrics, **data, "model_fullname": f"{data['model']} {data['pretrained']}"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{file} is not a result of an evaluation: {type(error).__name__}: {error}; move it elsewhere"
-        ) from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not a result: it is not JSON") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{file} is not a result: it is not a JSON object")
+    for name in ("metrics", *FIRST_COLUMNS):
+        if name not in data:
+            raise DataError(f"{file} is not a result: it has no {name!r}")
+        if name != "metrics" and not isinstance(data[name], str):
+            raise DataError(f"{file} is not a result: its {name!r} is {data[name]!r:.40}; expected text")
+    metrics = data["metrics"]
+    if not isinstance(metrics, dict):
+        raise DataError(f"{file} is not a result: its 'metrics' is {metrics!r:.40}; expected numbers by name")
+    for name, value in metrics.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(
+                f"{file} is not a result: its metric {name!r} is {value!r:.40}; expected a number"
+            )
+    text = {name: _plain_text(data[name]) for name in FIRST_COLUMNS}
+    full_name = _plain_text(f"{data['model']} {data['pretrained']}")
+    return (
+        {_plain_text(name): value for name, value in metrics.items()} | text | {"model_fullname": full_name}
+    )
+
+
+def _plain_text(text: str) -> str:
+    """Return a text with an apostrophe before it if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
