@@ -51,7 +51,7 @@ def test_the_maps_are_written_side_by_side(run: Run, images: Path, model: Path) 
     ("options", "message"),
     [
         ((), "no labels given"),
-        (("-l", " "), "a --label is empty"),
+        (("-l", " "), "a --label is empty; give words that describe an image, as in: oneclip explain"),
         (("-l", "cat", "-l", "cat"), "given twice"),
         (("-l", "cat", "--template", "a photo"), "no {} where the label goes"),
     ],
@@ -64,9 +64,19 @@ def test_a_command_line_without_proper_labels_is_refused(
     assert message in err
 
 
-def test_an_unknown_image_format_is_refused_before_the_maps_are_drawn(
-    run: Run, images: Path, model: Path
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("images/cat.png", "-o", "map.xyz"), "map.xyz: no image format has the ending '.xyz'; use .png,"),
+        (("images/cat.png", "-o", "no/map.png"), "no/map.png cannot be written: there is no folder no"),
+        (("missing.png",), "missing.png: no such file"),
+        (("images",), "images is a folder; expected an image file"),
+    ],
+)
+def test_files_are_checked_before_the_model_is_loaded(
+    run: Run, images: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = run("explain", images / "cat.png", "-l", "cat", "--model", model, "-o", "map.xyz")
+    monkeypatch.setattr("oneclip.cli.options.load_encoder", lambda *_: pytest.fail("the model was loaded"))
+    code, _, err = run("explain", *arguments, "-l", "cat")
     assert code == 1
-    assert "map.xyz: no image format has the ending '.xyz'; use .png, .jpg or .webp" in err
+    assert message in err

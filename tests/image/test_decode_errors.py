@@ -44,7 +44,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_is_reported_as_a_folder(tmp_path):
-    with pytest.raises(ImageError, match="is a folder; give the images in it"):
+    with pytest.raises(ImageError, match="is a folder; expected an image file"):
         open_image(tmp_path)
 
 

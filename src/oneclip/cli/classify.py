@@ -77,7 +77,7 @@ def classify(
       oneclip classify examples/images/cat.png --label "a cat" --label "a dog"
       oneclip classify drawings/ -l "a tree" -l "a house" --json
       oneclip classify holiday/ -l beach -l forest --template "a photo of a {}" --model ViT-B-32-256:datacomp_s34b_b86k
-      oneclip classify holiday/ --probe my.probe
+      oneclip classify drawings/ --probe my.probe
     """
     labels = label or []
     if probe is not None and (labels or template is not None):
@@ -161,8 +161,8 @@ def _rank_classes(probe: LinearProbe, top: int | None, features: Features) -> li
     ]
 
 
-def check_labels(labels: list[str], template: str | None) -> None:
-    """Check what can be checked of labels before a model is loaded."""
+def check_labels(labels: list[str], template: str | None, example: str = USAGE_EXAMPLE) -> None:
+    """Check what can be checked of labels before a model is loaded; `example` is of the command."""
     from oneclip.text.prompts import has_placeholder
 
     if template is not None and not has_placeholder(template):
@@ -171,9 +171,7 @@ def check_labels(labels: list[str], template: str | None) -> None:
         )
     for text in labels:
         if not text.strip():
-            raise typer.BadParameter(
-                f"a --label is empty; give words that describe an image, {USAGE_EXAMPLE}"
-            )
+            raise typer.BadParameter(f"a --label is empty; give words that describe an image, {example}")
         if labels.count(text) > 1:
             raise typer.BadParameter(f"--label {text!r} is given twice; leave one out")
 

@@ -11,6 +11,8 @@ import typer
 
 from oneclip.cli import options
 from oneclip.cli.classify import check_labels
+from oneclip.errors import OutputError
+from oneclip.hub.addresses import is_address, regular_file_size
 
 if TYPE_CHECKING:
     from oneclip.explain import Maps
@@ -91,7 +93,8 @@ def explain(
     labels = label or []
     if not labels:
         raise typer.BadParameter(f"no labels given; give at least one, {USAGE_EXAMPLE}")
-    check_labels(labels, template)
+    check_labels(labels, template, USAGE_EXAMPLE)
+    _check_files(image, out)
     encoder = options.load_encoder(model, device, precision, max_pixels, truncated)
     maps = encoder.explain(image, labels, method=method.value, template=template, image_size=image_size)
     if out is not None:
@@ -103,6 +106,18 @@ def explain(
         print(json.dumps({"model": encoder.name, "path": image, **size, **facts, "labels": found}, indent=2))
     else:
         _print_table(found)
+
+
+def _check_files(image: str, out: Path | None) -> None:
+    """Check that the image exists and that the maps can be written, before a model is loaded."""
+    from oneclip.explain.overlay import image_format
+
+    if not is_address(image):
+        regular_file_size(image)
+    if out is not None:
+        image_format(out)
+        if not out.parent.is_dir():
+            raise OutputError(f"{out} cannot be written: there is no folder {out.parent}")
 
 
 def _labels(maps: Maps, q: float) -> list[dict[str, Any]]:

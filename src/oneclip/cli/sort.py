@@ -121,7 +121,7 @@ def _check(
         raise typer.BadParameter(f"no --into DIR given, {USAGE_EXAMPLE}")
     if move and link:
         raise typer.BadParameter("--move and --link exclude each other")
-    check_labels(labels, template)
+    check_labels(labels, template, USAGE_EXAMPLE)
     target = into.expanduser()
     if target.exists() and not target.is_dir():
         raise OutputError(f"{into} is a file; expected a folder")

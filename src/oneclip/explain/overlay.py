@@ -37,14 +37,24 @@ def blend(image: Image.Image, values: NDArray[np.float32], ceiling: float, opaci
     return Image.fromarray(np.round(drawn).astype(np.uint8))
 
 
+def image_format(path: str | os.PathLike[str]) -> str:
+    """Return Pillow's name of the format that the ending of a path names.
+
+    Raises:
+        ConfigError: if Pillow does not write such files.
+    """
+    suffix = Path(path).suffix.lower()
+    kind = Image.registered_extensions().get(suffix, "")
+    if kind not in Image.SAVE:
+        raise ConfigError(f"{path}: no image format has the ending {suffix!r}; use .png, .jpg or .webp")
+    return kind
+
+
 def save_sheet(
     path: str | os.PathLike[str], overlays: Iterable[Image.Image], captions: Sequence[str], ceiling: float
 ) -> None:
     """Write overlays side by side with their captions and one colour scale; see `Maps.save`."""
-    suffix = Path(path).suffix.lower()
-    kind = Image.registered_extensions().get(suffix)
-    if kind not in Image.SAVE:
-        raise ConfigError(f"{path}: no image format has the ending {suffix!r}; use .png, .jpg or .webp")
+    kind = image_format(path)
     tiles = []
     for overlay in overlays:
         overlay.thumbnail((TILE_PIXELS, TILE_PIXELS))

@@ -85,7 +85,7 @@ def regular_file_size(path: str) -> int:
     except ValueError as error:  # a null character, or half of a pair of surrogates
         raise ImageError(f"{path!r} is not a path: {error}") from error
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{path} is a folder; give the images in it")
+        raise ImageError(f"{path} is a folder; expected an image file")
     if not stat.S_ISREG(found.st_mode):
         kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
         kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
