@@ -11,7 +11,7 @@ from oneclip.cli.options import note_pocket_scope
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTE = (
-    "note: pocket knows drawings (icons, emoji, clip art); for photographs use --model "
+    "note: pocket knows drawings (icons, emoji, clip art); for photographs use "
     f"{zoo.RECOMMENDED_FOR_PHOTOS}\n"
 )
 

@@ -152,6 +152,6 @@ def note_pocket_scope(name: str) -> None:
 
     if name == POCKET:
         echo_stderr(
-            f"pocket knows drawings (icons, emoji, clip art); for photographs use --model {RECOMMENDED_FOR_PHOTOS}",
+            f"pocket knows drawings (icons, emoji, clip art); for photographs use {RECOMMENDED_FOR_PHOTOS}",
             kind="note",
         )

@@ -133,8 +133,8 @@ def read_classes(folder: Path) -> tuple[list[str], list[int], list[str], Unsuppo
         labels += [label] * len(found)
     if len(folders) < 2:
         raise DataError(
-            f"{folder} has {len(folders)} folders; expected one folder of images for each of two or more "
-            "classes, or a table of images and captions"
+            f"{folder} has {len(folders)} folder{'s' * (len(folders) != 1)}; expected one folder of images for each of "
+            "two or more classes, or a table of images and captions"
         )
     return images, labels, [class_name(path.name) for path in folders], not_read
 

@@ -100,7 +100,7 @@ def test_files_in_other_formats_are_counted_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (("red",), "has 1 folders; expected one folder of images for each of two or more classes"),
+        (("red",), "has 1 folder; expected one folder of images for each of two or more classes"),
         ((), "has no data set; expected a folder of classes"),
     ],
 )

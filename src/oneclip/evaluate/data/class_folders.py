@@ -45,8 +45,8 @@ def open_class_folders(folder: Path, split: str | None = None) -> EvaluationData
         names.sort(key=int)
     if len(names) < 2:
         raise DataError(
-            f"{folder} has {len(names)} folders; expected one folder of images for each of two or more classes, or a "
-            "table of images and captions"
+            f"{folder} has {len(names)} folder{'s' * (len(names) != 1)}; expected one folder of images for each of two "
+            "or more classes, or a table of images and captions"
         )
     dataset = EvaluationDataset(
         name=folder.resolve().name,

@@ -128,8 +128,8 @@ def open_suite(name: str, root: str | None = None) -> list[SuiteEntry]:
         near = nearest_names(name, SUITES)
         raise ConfigError(
             f"{name!r} is not a suite; "
-            + (f"did you mean {' or '.join(near)}? " if near else "")
-            + f"There are {', '.join(SUITES)}, and files that end in .toml"
+            + (f"did you mean {' or '.join(near)}? Expected one of " if near else "expected one of ")
+            + f"{', '.join(SUITES)}, or a file that ends in .toml"
         )
     return list(suite) if root is None else [_in_folder(entry, Path(root)) for entry in suite]
 
