@@ -70,8 +70,15 @@ def test_groups_are_a_field_of_json_or_a_column_of_npy(tmp_path: Path) -> None:
     (tmp_path / "test" / "0.tar").write_bytes(tar(files))
     assert samples(tmp_path, group_column="camera")[0].group == "old"
     assert float(samples(tmp_path, group_column="npy:0")[0].group) == np.float32(1)
-    (failure,) = open_dataset(tmp_path, group_column="lens").split("test")
-    assert "its annotation cannot be read: the group 'lens' is missing" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("column", "place"), [("lens", "field 'lens' in its .json"), ("npy:9", "column '9' in its .npy")]
+)
+def test_a_group_column_that_does_not_exist_is_one_error(tmp_path: Path, column: str, place: str) -> None:
+    make_wds(tmp_path, splits={"test": 2}, shards=1)
+    with pytest.raises(DataError, match=f"has no group: there is no {place}. Expected in group_column"):
+        list(open_dataset(tmp_path, group_column=column).split("test"))
 
 
 def test_a_sample_without_annotation_is_a_failure(tmp_path: Path) -> None:

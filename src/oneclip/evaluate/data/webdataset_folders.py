@@ -167,11 +167,13 @@ def _sample(
     item = Item(f"{name}.{image}", read, str(path), size=stop - start)
     try:
         content = _read_range(str(path), *members[annotation])
-        group = "" if group_column is None else _group(str(path), members, group_column)
+        group = "" if group_column is None else _group(name, str(path), members, group_column)
         if dataset.kind == "captions":
             texts = tuple(line for line in content.decode().splitlines() if line.strip())
             return Sample(item, texts=texts) if texts else Failure(name, f"{name} has no captions")
         labels = _labels(content, dataset.kind)
+    except DataError:
+        raise
     except (ValueError, OSError, LookupError, TypeError) as error:
         return Failure(name, f"{name}: its annotation cannot be read: {error}")
     wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
@@ -192,8 +194,12 @@ def _labels(content: bytes, kind: Kind) -> tuple[int, ...]:
     return tuple(int(label) for label in np.flatnonzero(target > 0))
 
 
-def _group(path: str, members: Mapping[str, tuple[int, int]], column: str) -> str:
-    """Return the group of a sample, from a field of its `json` or a column of its `npy`."""
+def _group(name: str, path: str, members: Mapping[str, tuple[int, int]], column: str) -> str:
+    """Return the group of a sample, from a field of its `json` or a column of its `npy`.
+
+    Raises:
+        DataError: if the sample has none; that is a wrong option rather than one bad sample.
+    """
     kind, _, index = column.partition(":")
     try:
         if kind == "npy":
@@ -201,7 +207,11 @@ def _group(path: str, members: Mapping[str, tuple[int, int]], column: str) -> st
             return str(array.reshape(-1)[int(index)])
         return str(json.loads(_read_range(path, *members["json"]))[column])
     except (LookupError, TypeError, ValueError) as error:
-        raise DataError(f"the group {column!r} is missing ({error})") from error
+        where = f"column {index!r} in its .npy" if kind == "npy" else f"field {column!r} in its .json"
+        raise DataError(
+            f"{name} has no group: there is no {where}. Expected in group_column a field of the .json of every sample, "
+            "or npy:N for column N of its .npy"
+        ) from error
 
 
 def _read_range(path: str, start: int, stop: int) -> bytes:
