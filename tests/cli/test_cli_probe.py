@@ -74,7 +74,7 @@ def test_classify_refuses_another_model_or_precision(run: Run, colours: Path, mo
     image = colours / "test" / "red" / "00.png"
     code, _, err = run("classify", image, "--probe", "my.probe", "--model", other)
     assert code == 1
-    assert "my.probe was made with another model than other.safetensors" in err
+    assert f"my.probe was made with model {model}, not other.safetensors (" in err
     assert (
         "precision fp32, not bf16" in run("classify", image, "--probe", "my.probe", "--precision", "bf16").err
     )

@@ -5,9 +5,11 @@ Shapes: N images, C classes, D joint embedding.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +18,14 @@ from numpy.typing import NDArray
 
 from oneclip.embed.rows import EmbeddingMetadata
 from oneclip.encoder import load as load_encoder
-from oneclip.encoder.array_types import are_image_features
+from oneclip.encoding.checks import check_positive
 from oneclip.engine import resolve_device
 from oneclip.errors import ConfigError, DataError
 from oneclip.evaluate.classification import class_labels, embedding_batches, predict, score_predictions
 from oneclip.evaluate.compat_linear_probe import CompatSchedule, fit_with_schedule
 from oneclip.evaluate.data.dataset import EvaluationDataset
 from oneclip.evaluate.encoded import EncodedSplit, Score
+from oneclip.evaluate.given_embeddings import given_embeddings
 from oneclip.evaluate.logistic_regression import (
     LinearClassifier,
     Regularization,
@@ -67,14 +70,19 @@ class LinearProbe:
     def __init__(
         self, model: Encoder | str, *, C: float | None = None, seed: int = 0, batch_size: int = 32
     ) -> None:
-        if C is not None and not C > 0:
+        is_number = isinstance(C, Real) and not isinstance(C, bool)
+        if C is not None and not (is_number and 0 < C < math.inf):
             raise ConfigError(f"C is {C!r}; expected a number above 0, or None to choose it")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ConfigError(f"seed is {seed!r}; expected an integer of 0 or more")
+        check_positive("batch_size", batch_size)
         self.encoder = load_encoder(model) if isinstance(model, (str, os.PathLike)) else model
-        self.C, self.seed, self.batch_size = C, seed, batch_size
+        self.C = None if C is None else float(C)
+        self.seed, self.batch_size = int(seed), batch_size
         self.classes: list[Any] = []
         self.accuracy: float | None = None
         self.made_by: dict[str, Any] = {}
-        self._chosen = C
+        self._chosen = self.C
         self._classifier: LinearClassifier | None = None
 
     def fit(
@@ -93,25 +101,28 @@ class LinearProbe:
         Args:
             images: N images as in `Encoder.encode_images`, or their embeddings (N, D).
             labels: N strings or N integers, of at least two classes.
-            validation: images and labels to choose C with.
+            validation: images and labels to choose C with; labels of the same classes.
             progress: as in `Encoder.encode_images`.
 
         Returns:
             The probe itself.
 
         Raises:
-            DataError: for fewer than two classes, another number of labels, or labels of mixed types.
+            DataError: for fewer than two classes, another number of labels, labels of mixed types or empty ones, or
+                `validation` without images or with other classes.
+            ShapeError: for embeddings of another width, or that are not finite.
             ImageError: for an image that cannot be read.
         """
-        embeddings, names = self._encode(images, progress), plain_labels(labels)
+        names = plain_labels(labels)
+        classes = _sorted_classes(names)
+        held_out_names = _validation_labels(validation, classes)
+        embeddings = self._encode(images, progress)
+        _check_count(embeddings, names, "images")
+        held_out = embeddings[:0]
         if validation is not None:
             held_out = self._encode(validation[0], progress)
-            held_out_names = plain_labels(validation[1])
             _check_count(held_out, held_out_names, "validation images")
-        else:
-            held_out, held_out_names = embeddings[:0], []
-        _check_count(embeddings, names, "images")
-        self.classes = _sorted_classes([*names, *held_out_names])
+        self.classes = classes
         index = {name: i for i, name in enumerate(self.classes)}
         targets = np.array([index[name] for name in [*names, *held_out_names]], dtype=np.int64)
         rows = np.concatenate([embeddings, held_out])
@@ -158,10 +169,9 @@ class LinearProbe:
 
     def _encode(self, images: Images | NDArray[np.float32], progress: Progress) -> NDArray[np.float32]:
         """Encode images; embeddings are normalized."""
-        if isinstance(images, np.ndarray) and are_image_features(images, self.encoder.embed_dim):
-            rows: NDArray[np.float32] = images.astype(np.float32)
-            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-            return rows
+        embeddings = given_embeddings(images, self.encoder.embed_dim)
+        if embeddings is not None:
+            return embeddings
         return self.encoder.encode_images(images, batch_size=self.batch_size, progress=progress)
 
     def _fitted(self) -> LinearClassifier:
@@ -197,9 +207,10 @@ class LinearProbe:
         probe = cls(model)
         different = EmbeddingMetadata.for_encoder(probe.encoder, "exact").differences(saved.embeddings)
         if different:
+            first, *others = different
+            details = f" ({'; '.join(others)})" if others else ""
             raise DataError(
-                f"{path} was made with another model than {probe.encoder.name}: {'; '.join(different)}. Use the model "
-                "that it was made with, or make a probe for this one"
+                f"{path} was made with {first}{details}; use the model that it was made with, or make a probe for this one"
             )
         probe.classes, probe.made_by, probe._classifier = saved.classes, saved.made_by, saved.classifier
         probe.C, probe.accuracy = saved.made_by.get("C"), saved.made_by.get("accuracy")
@@ -268,14 +279,31 @@ def solver_device(device: torch.device) -> torch.device:
 
 def _sorted_classes(labels: Sequence[Label]) -> list[Any]:
     """Return the different labels, sorted; DataError for fewer than two."""
-    kinds = {type(label) for label in labels}
-    if len(kinds) > 1:
-        raise DataError("labels and validation labels are of different types; expected strings, or integers")
     classes = sorted(set(labels))  # all of one type
     if len(classes) < 2:
         found = f"one class, {classes[0]!r}" if classes else "no labels"
         raise DataError(f"found {found}; expected images of at least two classes")
     return classes
+
+
+def _validation_labels(
+    validation: tuple[Any, Iterable[Label]] | None, classes: Sequence[Label]
+) -> list[Label]:
+    """Return the labels of validation images; DataError for none, or for other classes."""
+    if validation is None:
+        return []
+    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        raise DataError("validation is not a pair; expected (images, labels)")
+    labels = plain_labels(validation[1])
+    if not labels:
+        raise DataError("validation has no labels; expected images and labels, or None to divide the images")
+    unknown = [label for label in dict.fromkeys(labels) if label not in classes]
+    if unknown:
+        raise DataError(
+            f"the validation label {unknown[0]!r} is not a class of the images to learn from; expected one of "
+            f"{', '.join(map(repr, classes[:10]))}{', …' * (len(classes) > 10)}"
+        )
+    return labels
 
 
 def _check_count(embeddings: NDArray[np.float32], labels: Sequence[Label], what: str) -> None:

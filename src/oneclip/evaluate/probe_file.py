@@ -100,11 +100,16 @@ def plain_labels(labels: Iterable[Any]) -> list[Label]:
     """Convert labels, such as NumPy integers, to Python strings or integers.
 
     Raises:
-        DataError: for other types, or both types.
+        DataError: for other types, both types, or an empty string.
     """
+    if isinstance(labels, str):
+        raise DataError(f"labels is the string {labels!r:.60}; expected a list with one label per image")
     plain = [label.item() if hasattr(label, "item") else label for label in labels]
     kinds = {type(label) for label in plain}
-    if len(kinds) > 1 or not kinds <= {str, int, bool}:
+    if len(kinds) > 1 or not kinds <= {str, int}:
         names = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise DataError(f"labels are of type {names}; expected only strings, or only integers")
+    empty = [i for i, label in enumerate(plain) if isinstance(label, str) and not label.strip()]
+    if empty:
+        raise DataError(f"label {empty[0]} is empty; expected the name of a class, such as 'a cat'")
     return plain
