@@ -86,7 +86,8 @@ class OpenVinoSession:
     def __init__(self, path: Path, output: str) -> None:
         runtime = import_runtime("openvino", "OpenVINO", "openvino")
         try:
-            self._model = runtime.Core().compile_model(str(path), "CPU")
+            # some processors would compute in bf16 otherwise
+            self._model = runtime.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             self._output = self._model.output(output)
         except Exception as error:  # of OpenVINO's own types
             raise CheckpointError(
