@@ -212,6 +212,7 @@ def test_mistakes_have_heat_maps_with_an_encoder(tmp_path: Path) -> None:
     result = make_result("pocket", [1, 1], classes=["cat", "dog"], name="two")
     page = write(tmp_path, result, encoders={"pocket": oneclip.load("pocket")})
     assert [each["alt"] for each in page.all("img")] == ["", "why “dog”", "why “cat”"]
+    assert "The first 6 of each model have heat maps" in page.words
 
 
 def test_linear_probe_has_no_heat_maps_of_texts(tmp_path: Path) -> None:

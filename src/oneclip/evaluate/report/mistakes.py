@@ -82,8 +82,9 @@ class MistakesPart:
         about = f"Wrong answers{', the most confident first' if has_confidence else ''}."
         if any(self._encoder(result) for result in results):
             about += (
-                " Heat maps show where the image is more similar to one of the two texts than to the other: evidence "
-                "of similarity, not a segmentation. Their colours share one scale per image."
+                f" The first {self.mapped} of each model have heat maps, which take time. They show where the "
+                "image is more similar to one of the two texts than to the other: evidence of similarity, not a "
+                "segmentation. Their colours share one scale per image."
             )
         return f"<h3>Worst mistakes</h3>\n<p>{about}</p>{''.join(parts)}"
 
