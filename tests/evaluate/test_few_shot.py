@@ -79,9 +79,15 @@ def test_the_mean_over_the_seeds_is_reported_with_students_interval() -> None:
         assert score.metrics[f"acc1@{shots}"] == pytest.approx(np.mean(each))
         assert score.items[f"acc1@{shots}"].mean() == pytest.approx(np.mean(each))
         half = 3.182446 * np.std(each, ddof=1) / 2  # t of 3 degrees of freedom
-        assert score.intervals[f"acc1@{shots}"] == pytest.approx((np.mean(each) - half, np.mean(each) + half))
+        expected = np.clip([np.mean(each) - half, np.mean(each) + half], 0, 1)
+        assert score.intervals[f"acc1@{shots}"] == pytest.approx(expected)
     assert score.headline == "acc1@4"
     assert json.dumps(score.details)
+
+
+def test_intervals_stay_within_0_and_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneclip.evaluate.few_shot.student_interval", lambda values: (-0.4, 1.2))
+    assert few_shot(shots=(1,), seeds=2).intervals["acc1@1"] == (0.0, 1.0)
 
 
 def test_one_seed_has_no_interval() -> None:

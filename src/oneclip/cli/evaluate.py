@@ -15,6 +15,7 @@ from oneclip.cli.exits import ExitCode, echo_stderr
 from oneclip.cli.images import echo_not_read, echo_skipped
 from oneclip.cli.progress_bars import throughput_bar
 from oneclip.embed.items import Failure
+from oneclip.errors import OutputError
 from oneclip.hub.file_types import UnsupportedFiles
 from oneclip.hub.pairs import is_pairs_table
 
@@ -287,6 +288,8 @@ def evaluate(
     names = [*(name for name in models or [] if not _is_data(name)), *(model_option or [])]
     sources = [*(data or []), *(name for name in models or [] if _is_data(name))]
     _check_names(names, sources, suite)
+    if report and not os.path.isdir(folder := os.path.dirname(report) or "."):
+        raise OutputError(f"{report} cannot be written: there is no folder {folder}")
     opening = {
         "split": split,
         "classes": classes,
@@ -428,7 +431,11 @@ def _events(stack: ExitStack, failed: list[Failure], *, goes_on: bool) -> Evalua
         failed.append(failure)
         echo_stderr(f"{failure.name} was not evaluated: {failure.reason}", kind="error")
 
-    return EvaluationEvents(show_split, show_result, show_failure if goes_on else None)
+    def show_note(note: str) -> None:
+        stack.close()
+        echo_stderr(note, kind="note")
+
+    return EvaluationEvents(show_split, show_result, show_failure if goes_on else None, show_note)
 
 
 def _finish(results: list[Result], failed: list[Failure]) -> None:

@@ -78,9 +78,9 @@ def score_few_shot(
         method: "linear", a linear probe; or "tip-adapter", which needs no training (Zhang et al. 2022).
 
     Returns:
-        `acc1@K`, the mean over the seeds; its interval is Student's for the mean of S draws, the test images being the
-        same. Predictions and accuracy per class are those of the most shots and seed 0. What was drawn and chosen is
-        in `details`.
+        `acc1@K`, the mean over the seeds; its interval is Student's for the mean of S draws, cut at 0 and 1, the test
+        images being the same. Predictions and accuracy per class are those of the most shots and seed 0. What was
+        drawn and chosen is in `details`.
 
     Raises:
         ConfigError: for an unknown method, or fewer than one shot or seed.
@@ -119,7 +119,8 @@ def score_few_shot(
         name = f"acc1@{k}"
         score.metrics[name], score.items[name] = float(correct.mean()), correct.mean(axis=0)
         if seeds > 1:
-            score.intervals[name] = student_interval(correct.mean(axis=1))
+            low, high = student_interval(correct.mean(axis=1))
+            score.intervals[name] = max(low, 0.0), min(high, 1.0)  # as wide as all accuracies, for two draws
     assert score.predictions is not None
     score.per_class = _accuracy_per_class(dataset.classes, score.predictions)
     return score

@@ -210,7 +210,8 @@ class LinearProbe:
             first, *others = different
             details = f" ({'; '.join(others)})" if others else ""
             raise DataError(
-                f"{path} was made with {first}{details}; use the model that it was made with, or make a probe for this one"
+                f"{path} was made with {first}{details}; use the model that it was made with, or make a "
+                "probe for this one"
             )
         probe.classes, probe.made_by, probe._classifier = saved.classes, saved.made_by, saved.classifier
         probe.C, probe.accuracy = saved.made_by.get("C"), saved.made_by.get("accuracy")

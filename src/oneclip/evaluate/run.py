@@ -22,6 +22,7 @@ from oneclip.evaluate.result_files import ResultFolder
 from oneclip.evaluate.scoring import (
     TASKS,
     TaskOptions,
+    check_metric,
     check_task,
     describe_templates,
     relevant_options,
@@ -48,11 +49,13 @@ class EvaluationEvents:
             called with the progress.
         on_result: called with each result, and whether it is from an earlier run.
         on_failure: called with a data set that cannot be evaluated; None raises the error.
+        on_note: called with a sentence about a result that is not quite what was asked for.
     """
 
     on_split: Callable[[str, str], Report] = lambda dataset, split: lambda report: None
     on_result: Callable[[Result, bool], None] = lambda result, is_earlier: None
     on_failure: Callable[[Failure], None] | None = None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 def evaluate(
@@ -128,6 +131,10 @@ def evaluate_all(
             "few-shot learning has no counterpart in CLIP_benchmark, whose figures compat requests; leave out one of "
             "them, or use the task linear-probe"
         )
+    for one in data:
+        if isinstance(one, SuiteEntry):
+            check_task(one.task)
+            check_metric(one.metric, one.task, options or TaskOptions(), one.name)
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected at least 1")
     with ExitStack() as stack:
@@ -150,12 +157,14 @@ class _Plan:
     Attributes:
         dataset: the data set.
         metric: that its suite reports; "" for the main one of the task.
+        metric_task: the task that must have the metric; "" if the caller chose other tasks than the suite.
         settings: that decide a figure, by task and number of the model.
         earlier: results of an earlier run.
     """
 
     dataset: EvaluationDataset
     metric: str
+    metric_task: str
     settings: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     earlier: dict[tuple[str, int], Result] = field(default_factory=dict)
 
@@ -171,6 +180,7 @@ class _Run:
 
     Attributes:
         names: sources of the data sets so far, by name.
+        notes: that the caller was told.
     """
 
     models: Sequence[EvaluatedModel]
@@ -181,6 +191,7 @@ class _Run:
     folder: ResultFolder | None
     events: EvaluationEvents
     names: dict[str, str] = field(default_factory=dict)
+    notes: set[str] = field(default_factory=set)
 
     def evaluate_data(self, data: Data, opening: Mapping[str, Any]) -> list[Result]:
         """Return the results of a data set; without what cannot be evaluated, if the caller goes on."""
@@ -214,7 +225,10 @@ class _Run:
         own, metric = (data.task, data.metric) if isinstance(data, SuiteEntry) else ("auto", "")
         tasks = self._fitting_tasks(dataset, [own if task == "auto" else task for task in self.tasks])
         more = {"metric": metric, "files": _data_stamp(dataset) if self.folder is not None else ""}
-        plan = _Plan(dataset, metric)
+        metric_task = resolve_task(own, dataset) if metric and "auto" in self.tasks else ""
+        if metric_task:
+            check_metric(metric, metric_task, self.options, dataset.name)
+        plan = _Plan(dataset, metric, metric_task)
         for task in tasks:
             for i, model in enumerate(self.models):
                 wanted = self._settings(model, dataset, task, {**opening, **more})
@@ -291,7 +305,16 @@ class _Run:
         dataset = plan.dataset
         used = {split: splits[split] for split in splits_of_task(task, dataset)}
         score = score_task(task, dataset, used, text_encoder(model, self.caches), self.options)
-        score.headline = plan.metric if plan.metric in score.metrics else score.headline
+        if plan.metric in score.metrics:
+            score.headline = plan.metric
+        elif task == plan.metric_task and not self.options.compat:  # CLIP_benchmark has fewer metrics
+            raise DataError(
+                f"{dataset.name} has not what its metric {plan.metric} needs; computed were {', '.join(score.metrics)}"
+            )
+        for shots in score.details.get("left_out", ()):
+            self._note(
+                f"{dataset.name}: {shots} shots are left out, because a class has fewer training images"
+            )
         made_by = {
             **model.describe(),
             "source": dataset.source,
@@ -312,6 +335,12 @@ class _Run:
             made_by,
             _published(model, dataset, score.headline),
         )
+
+    def _note(self, note: str) -> None:
+        """Tell the caller once, not for every model."""
+        if note not in self.notes:
+            self.notes.add(note)
+            self.events.on_note(note)
 
     def _settings(
         self, model: EvaluatedModel, dataset: EvaluationDataset, task: str, opening: Mapping[str, Any]

@@ -48,21 +48,35 @@ class TaskFacts:
         kind: of the data sets that it is for.
         learns: whether it needs images to learn from, besides those that it is measured on.
         options: fields of `TaskOptions` that it depends on.
+        metrics: that it may compute; of those that end in "@", one for each number of images or shots.
     """
 
     published_name: str
     kind: Kind
     learns: bool = False
     options: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
+_CLASSIFIED = ("acc1", "acc5", "mean_per_class_recall", "ece", "worst_group_acc1")
+_RECALLS = ("image_retrieval_recall@", "text_retrieval_recall@")
 TASKS: Mapping[str, TaskFacts] = {
-    "zero-shot": TaskFacts("zeroshot_classification", "classes"),
-    "multilabel": TaskFacts("zeroshot_classification", "multilabel"),
-    "retrieval": TaskFacts("zeroshot_retrieval", "captions", options=("recall_at",)),
-    "caption-selection": TaskFacts("image_caption_selection", "caption_selection"),
-    "linear-probe": TaskFacts("linear_probe", "classes", learns=True, options=("seed",)),
-    "few-shot": TaskFacts("few_shot", "classes", learns=True, options=("shots", "seeds", "method")),
+    "zero-shot": TaskFacts("zeroshot_classification", "classes", metrics=_CLASSIFIED),
+    "multilabel": TaskFacts("zeroshot_classification", "multilabel", metrics=("mean_average_precision",)),
+    "retrieval": TaskFacts("zeroshot_retrieval", "captions", options=("recall_at",), metrics=_RECALLS),
+    "caption-selection": TaskFacts(
+        "image_caption_selection", "caption_selection", metrics=("image_acc", "text_acc", "acc")
+    ),
+    "linear-probe": TaskFacts(
+        "linear_probe",
+        "classes",
+        learns=True,
+        options=("seed",),
+        metrics=tuple(f"lp_{name}" for name in _CLASSIFIED),
+    ),
+    "few-shot": TaskFacts(
+        "few_shot", "classes", learns=True, options=("shots", "seeds", "method"), metrics=("acc1@",)
+    ),
 }
 KIND_NAMES: Mapping[Kind, str] = {
     "classes": "one class per image",
@@ -99,6 +113,28 @@ def check_task(name: str) -> None:
         near = nearest_names(name, list(TASKS))
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"unknown task {name!r}; expected auto, {', '.join(TASKS)}{hint}")
+
+
+def check_metric(metric: str, task: str, options: TaskOptions, of: str) -> None:
+    """Raise ConfigError if a task never computes a metric; "" is the main one.
+
+    Args:
+        metric: its name.
+        task: a key of `TASKS`, or "auto" for any of them.
+        options: of the tasks.
+        of: what the metric is for, in the message.
+    """
+    tasks = list(TASKS) if task == "auto" else [task]
+    numbers = {"image_retrieval_recall@": options.recall_at, "text_retrieval_recall@": options.recall_at}
+    numbers["acc1@"] = options.shots
+    names = [name for each in tasks for name in TASKS[each].metrics]
+    known = [f"{name}{number}" for name in names for number in numbers.get(name, ("",))]
+    if metric and metric not in known:
+        which = "any task" if task == "auto" else f"the task {task}"
+        raise ConfigError(
+            f"the metric {metric!r} of {of} is not one of {which}; expected {', '.join(known)}, or none for the main "
+            "one"
+        )
 
 
 def splits_of_task(task: str, dataset: EvaluationDataset) -> list[str]:
