@@ -157,6 +157,16 @@ def test_a_missing_image_is_an_error_unless_skipped(run: Run, model: Path, table
             "few-shot learning has no counterpart",
         ),
         (["--data", "captions.csv", "--shots", "1,x"], 1, "--shots is '1,x'; expected whole numbers"),
+        (
+            ["--data", "captions.csv", "--report", "no/r.html"],
+            1,
+            "no/r.html cannot be written: there is no folder",
+        ),
+        (
+            ["--data", "captions.csv", "--out", "captions.csv/x"],
+            1,
+            "the folder captions.csv/x cannot be created",
+        ),
         (["--data", "captions.csv", "--root", "."], 2, "--root is only for --suite"),
         (["--suite", "vtab++"], 1, "'vtab++' is not a suite; did you mean vtab+"),
         ([], 2, "no data given: oneclip evaluate MODEL... --data DATA"),

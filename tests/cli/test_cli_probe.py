@@ -127,3 +127,9 @@ def test_one_class_is_an_error(run: Run, colours: Path, model: Path) -> None:
     assert code == 1
     assert err.count("\n") == 1
     assert "two or more classes" in err
+
+
+def test_a_file_that_is_no_probe_is_named_as_that(run: Run, images: Path) -> None:
+    result = run("classify", "--probe", images / "cat.png", images / "cat.png")
+    assert result.code == 1
+    assert "cat.png is not a linear probe, as `oneclip probe` writes it, or it is damaged" in result.err

@@ -69,7 +69,12 @@ def read_probe(path: str | os.PathLike[str]) -> SavedProbe:
         raise CheckpointNotFoundError(
             f"{path} is not a file; expected a linear probe, as `oneclip probe` writes it"
         )
-    tensors, metadata = read_safetensors(path)
+    try:
+        tensors, metadata = read_safetensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} is not a linear probe, as `oneclip probe` writes it, or it is damaged"
+        ) from error
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is not a linear probe; `oneclip probe DATA -o {path.name}` makes one")
     try:
