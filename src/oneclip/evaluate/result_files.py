@@ -153,11 +153,11 @@ def build_table(
     """
     rows: list[dict[str, Any]] = []
     bad: list[Failure] = []
-    for file in [file for path in paths for file in _result_files(Path(path))]:
+    for found in [found for path in paths for found in _result_files(Path(path))]:
         try:
-            rows.append(_read_row(file))
+            rows.append(_read_row(found))
         except DataError as error:
-            bad.append(Failure(str(file), str(error)))
+            bad.append(Failure(str(found), str(error)))
     if not rows:
         why = f" ({'; '.join(one.reason for one in bad[:5])})" if bad else ""
         raise DataError(
