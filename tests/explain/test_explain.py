@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,6 +287,12 @@ def test_a_tower_without_plain_attention_has_no_gradient(pocket: oneclip.Encoder
 def test_windows_take_no_image_size(vit: oneclip.Encoder) -> None:
     with pytest.raises(ConfigError, match="image_size is 64, but windows have the size of the model"):
         vit.explain(picture(), TEXTS, method="windows", image_size=64)
+
+
+@pytest.mark.parametrize("size", [65.5, "a", 0, -64, True, (64,), (64, 64.5), (64, 64, 64)])
+def test_an_image_size_that_is_no_size_is_refused(vit: oneclip.Encoder, size: Any) -> None:
+    with pytest.raises(ConfigError, match=r"image_size is .*; expected an integer of 1 or more, or"):
+        vit.explain(picture(), TEXTS, image_size=size)
 
 
 def test_an_input_that_is_no_multiple_of_the_patches_is_refused(vit: oneclip.Encoder) -> None:

@@ -70,11 +70,7 @@ class LinearProbe:
     def __init__(
         self, model: Encoder | str, *, C: float | None = None, seed: int = 0, batch_size: int = 32
     ) -> None:
-        is_number = isinstance(C, Real) and not isinstance(C, bool)
-        if C is not None and not (is_number and 0 < C < math.inf):
-            raise ConfigError(f"C is {C!r}; expected a number above 0, or None to choose it")
-        if not isinstance(seed, Integral) or seed < 0:
-            raise ConfigError(f"seed is {seed!r}; expected an integer of 0 or more")
+        _check_options(C, seed)
         check_positive("batch_size", batch_size)
         self.encoder = load_encoder(model) if isinstance(model, (str, os.PathLike)) else model
         self.C = None if C is None else float(C)
@@ -276,6 +272,15 @@ def score_linear_probe(
 def solver_device(device: torch.device) -> torch.device:
     """Return where to fit a classifier of a model's embeddings: float64 is missing on some devices."""
     return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _check_options(C: object, seed: object) -> None:
+    """Raise ConfigError for values or types that are out of range; NumPy's numbers are numbers."""
+    is_number = isinstance(C, Real) and not isinstance(C, bool) and 0 < float(C) < math.inf
+    if C is not None and not is_number:
+        raise ConfigError(f"C is {C!r}; expected a number above 0, or None to choose it")
+    if not isinstance(seed, Integral) or int(seed) < 0:
+        raise ConfigError(f"seed is {seed!r}; expected an integer of 0 or more")
 
 
 def _sorted_classes(labels: Sequence[Label]) -> list[Any]:

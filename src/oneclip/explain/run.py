@@ -46,6 +46,7 @@ def explain(
     """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    _check_size(image_size)
     names = (texts,) if isinstance(texts, str) else tuple(texts)
     features = encoder.encode_labels(names, template)
     generic = encode_generic_texts(encoder) if len(names) == 1 else features[:0]
@@ -117,6 +118,15 @@ def _gradient_grid(tower: DenseTower, pixels: Tensor, directions: Features) -> N
     assert isinstance(tower, TokenTower)
     sensitivity, (rows, columns) = legrad(tower, pixels, torch.from_numpy(directions).to(pixels.device))
     return sensitivity.reshape(-1, rows, columns).cpu().numpy()
+
+
+def _check_size(size: object) -> None:
+    """Raise ConfigError unless this is None, a number of pixels, or height and width."""
+    pair = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
+    if size is not None and not all(
+        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair
+    ):
+        raise ConfigError(f"image_size is {size!r}; expected an integer of 1 or more, or (height, width)")
 
 
 def _input_size(image_size: tuple[int, int], grid: tuple[int, int] | None) -> tuple[int, int]:
