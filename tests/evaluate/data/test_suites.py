@@ -47,7 +47,7 @@ def test_the_names_of_clip_benchmark_are_understood() -> None:
 
 def test_an_unknown_suite_is_an_error() -> None:
     with pytest.raises(
-        ConfigError, match=r"'vtab-plus' is not a suite; did you mean .*vtab.* There are vtab\+, vtab"
+        ConfigError, match=r"'vtab-plus' is not a suite; did you mean .*vtab.* Expected one of vtab\+, vtab"
     ):
         open_suite("vtab-plus")
 
