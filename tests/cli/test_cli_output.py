@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commandline import Run
 
-import oneclip
+from oneclip import encoder
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 LIBRARY = sorted(path for path in SRC.rglob("*.py") if "cli" not in path.relative_to(SRC).parts)
@@ -37,7 +37,7 @@ def test_only_the_command_line_prints_and_exits() -> None:
 def test_log_messages_of_the_library_are_notes_on_stderr(
     run: Run, images: Path, monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
-    load = oneclip.load
+    load = encoder.load
 
     def load_with_warning(*arguments: object, **options: object) -> object:
         logging.getLogger("oneclip").warning("a message with %d value", 1)
