@@ -387,7 +387,9 @@ def _build(paths: list[str], target: str) -> None:
 def _is_data(name: str) -> bool:
     """Return whether a name after `--data A`, which the parser takes for a model, is another data set: `--data A B`."""
     if os.path.isdir(name):
-        return not any(file.endswith(OF_MODELS) for file in os.listdir(name))
+        from oneclip.runtime.exported_model import is_exported
+
+        return not is_exported(name) and not any(file.endswith(OF_MODELS) for file in os.listdir(name))
     return name.startswith("wds/") or (is_pairs_table(name) and os.path.exists(name))
 
 

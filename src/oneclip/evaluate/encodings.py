@@ -193,7 +193,14 @@ class _Preprocessings:
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         keys = [
-            (str(encoder.preprocess_cfg.to_dict()), encoder.device.type, encoder.precision)
+            # an exported model takes arrays, of bytes if it normalizes them itself
+            (
+                str(encoder.preprocess_cfg.to_dict()),
+                str(encoder.device),
+                encoder.precision,
+                type(encoder),
+                getattr(getattr(encoder, "exported", None), "uint8_input", False),
+            )
             for encoder in encoders
         ]
         distinct = list(dict.fromkeys(keys))

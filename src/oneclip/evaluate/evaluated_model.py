@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from oneclip import zoo
 from oneclip._version import __version__
@@ -117,9 +117,9 @@ def file_stamp(*paths: str | os.PathLike[str]) -> str:
 
 
 def _load(name: str) -> Encoder:
-    from oneclip.encoder import load
+    from oneclip.load_model import load
 
-    return load(name)
+    return cast("Encoder", load(name))  # an exported model has what an evaluation asks for
 
 
 def _names(source: zoo.ModelSource) -> tuple[str, str]:
