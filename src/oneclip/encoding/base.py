@@ -1,4 +1,4 @@
-"""What encoders of all backends share: batches of images and texts, labels and their ranking. It imports no torch.
+"""Base class of encoders, without torch: batches of images and texts, labels and their ranking.
 
 Shapes: N items, M labels, B items of a batch, L tokens, D joint embedding.
 """

@@ -1,4 +1,4 @@
-"""Where the input of a model lies in the image it was made from.
+"""Position of a model's input in the image that it was made from.
 
 Preprocessing resizes an image, then crops or pads it. Each step is affine, so a pixel of the input is
 `scale * position + offset` of the image, per axis.

@@ -1,4 +1,4 @@
-"""What heat maps need of an `oneclip.Encoder`, which is defined below this folder."""
+"""Interface that heat maps need of an `oneclip.Encoder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported: targets, precisions and options, and the functions that write each of them."""
+"""Targets, precisions and options of an export, and the functions that write each of them."""
 
 from __future__ import annotations
 
