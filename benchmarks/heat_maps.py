@@ -10,7 +10,7 @@ A model that does not know a drawing cannot point at it, whatever the map, so th
 whose four drawings the model tells apart when each is shown alone, and on all. `alone` is the share of the names that
 find their drawing among the four shown alone, the most that a map can be expected to reach.
 
-Deletion and insertion (Petsiuk et al. 2018): the pixels of a composite that is told apart become its mean colour, those
+Deletion and insertion (Petsiuk et al. 2018): the pixels of a composite that the model knows take its mean colour, those
 with the highest values first, and the probability of the name among the four is averaged over the steps; lower is
 better. Insertion starts from the mean colour; higher is better. `random` takes blocks of 16 pixels in random order.
 
@@ -74,7 +74,7 @@ def main() -> None:
         for method in methods:
             hits = np.array([hits_of(encoder, one, method) for one in composites])
             pointing.setdefault(method, []).append([hits[known].mean(), hits.mean()])
-        print(f"seed {seed}: {known.sum()} of {len(known)} composites are told apart")
+        print(f"seed {seed}: {known.sum()} of {len(known)} composites are known to the model")
     print(f"\n{'pointing game':<14}{'told apart, per seed':<32}{'all, per seed'}")
     for name, rows in pointing.items():
         told, every = (" ".join(f"{row[i]:.3f}" for row in rows) for i in (0, 1))
@@ -117,7 +117,7 @@ def composed(drawings: list[Image.Image]) -> Image.Image:
 
 
 def recognised(encoder: Any, composites: list[Composite]) -> tuple[Any, Any]:
-    """Return which composites have drawings that are told apart when shown alone.
+    """Return which composites have four drawings that the model distinguishes when each is shown alone.
 
     Returns:
         (C,) for each composite, and (C, 4) whether each name finds its drawing among the four.

@@ -1,4 +1,4 @@
-"""Path of batches to a model's device, through its towers, and back.
+"""Encode batches on a model's device, and fetch their embeddings.
 
 Shapes: B batch, L tokens, D joint embedding, (H, W) pixels.
 """

@@ -1,4 +1,4 @@
-"""Steps from a PIL image to a normalized array or tensor; importing this module imports no torch.
+"""Preprocessing steps of a PIL image, up to a normalized array or tensor. They import torch only for tensors.
 
 Each equals the torchvision transform of the same name bit for bit, accepts any PIL image, and can be mixed with
 torchvision's. Sizes are (height, width) as in torchvision; Pillow's are (width, height).
